@@ -1,0 +1,170 @@
+"""The fast path: the same numbers as the hooked path, fused, and no hook fires.
+
+Attention goes through fused kernels, Q, K and V through one product, both streams through one
+product wherever the gates allow it (the local variant; the global one needs the whole clean stream
+before its gates can speak, so it reuses the clean stream's keys and values instead).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformer_lens import HookedTransformer
+from transformer_lens.components import MLP, TransformerBlock
+
+from sat_interp.attention import mixed_attention
+from sat_interp.block import (
+    SelfAblatingBlock,
+    Stream,
+    attention_scale,
+    layer_norm,
+    spread_over_coordinates,
+)
+
+# TransformerLens writes gelu_new and gelu_fast out in elementary operations; these are the same
+# functions as one kernel each.
+_FUSED_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+def embed(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Stream:
+    """Token plus position embedding."""
+    positions = model.pos_embed.W_pos[: tokens.shape[1]]
+    return F.embedding(tokens, model.embed.W_E) + positions
+
+
+def unembed(model: HookedTransformer, states: Stream) -> Float[Tensor, "batch pos d_vocab"]:
+    """Logits of states that have passed the final LN."""
+    return F.linear(states, model.unembed.W_U.T, model.unembed.b_U)
+
+
+def clean_pass(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], stop_at_layer: int | None = None
+) -> CleanPass:
+    """The clean stream alone, keeping what a later pass over the ablated stream will read.
+
+    Args:
+        stop_at_layer: run blocks before this one only, and no final LN.
+    """
+    stream = embed(model, tokens)
+    inputs, keys, values = [stream], [], []
+    for block in model.blocks[:stop_at_layer]:
+        queries, key, value = _queries_keys_values(block, stream)
+        stream = _after_attention(block, stream, _causal_attention(block, queries, key, value))
+        stream = _after_mlp(block, stream)
+        inputs.append(stream)
+        keys.append(key)
+        values.append(value)
+    final = stream if stop_at_layer is not None else layer_norm(model.ln_final, stream)
+    return CleanPass(final, inputs, keys, values)
+
+
+class CleanPass:
+    """What one pass of the clean stream leaves behind.
+
+    Attributes:
+        final: state after the final LN (or, stopped early, after the last block run).
+        states: stream before block 0, then after each block.
+        keys, values: per block, (batch, heads, pos, d_head).
+    """
+
+    def __init__(
+        self, final: Tensor, states: list[Tensor], keys: list[Tensor], values: list[Tensor]
+    ) -> None:
+        self.final, self.states, self.keys, self.values = final, states, keys, values
+
+
+def joint_block(
+    block: SelfAblatingBlock,
+    both: Float[Tensor, "two_batch pos d_model"],
+    attention_mask: Float[Tensor, "batch pos units"],
+    neuron_mask: Float[Tensor, "batch pos neurons"],
+) -> Float[Tensor, "two_batch pos d_model"]:
+    """One block on both streams, clean rows first: every weight is read once."""
+    n = attention_mask.shape[0]
+    queries, keys, values = _queries_keys_values(block, both)
+    clean_z = _causal_attention(block, queries[:n], keys[:n], values[:n])
+    ablated_z = _merge_heads(
+        mixed_attention(
+            queries[n:], keys[:n], values[:n], keys[n:], values[n:], attention_scale(block)
+        )
+    )
+    ablated_z = ablated_z * spread_over_coordinates(attention_mask, block.attn.W_Q)
+    both = _after_attention(block, both, torch.cat([clean_z, ablated_z]))
+    return _after_mlp(block, both, neuron_mask)
+
+
+def ablated_block(
+    block: SelfAblatingBlock,
+    ablated: Stream,
+    clean_keys: Float[Tensor, "batch heads pos d_head"],
+    clean_values: Float[Tensor, "batch heads pos d_head"],
+    attention_mask: Float[Tensor, "batch pos units"],
+    neuron_mask: Float[Tensor, "batch pos neurons"],
+) -> Stream:
+    """One block on the ablated stream, over keys and values the clean pass has kept."""
+    queries, own_keys, own_values = _queries_keys_values(block, ablated)
+    z = _merge_heads(
+        mixed_attention(
+            queries, clean_keys, clean_values, own_keys, own_values, attention_scale(block)
+        )
+    )
+    z = z * spread_over_coordinates(attention_mask, block.attn.W_Q)
+    return _after_mlp(block, _after_attention(block, ablated, z), neuron_mask)
+
+
+def _queries_keys_values(block: TransformerBlock, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
+    """Q, K, V as (batch, heads, pos, d_head) views of one product."""
+    attn = block.attn
+    weight = torch.cat([attn.W_Q, attn.W_K, attn.W_V])  # (3 heads, d_model, d_head)
+    heads3, d_model, d_head = weight.shape
+    flat = weight.transpose(1, 2).reshape(heads3 * d_head, d_model)
+    bias = torch.cat([attn.b_Q, attn.b_K, attn.b_V]).flatten()
+    product = F.linear(layer_norm(block.ln1, stream), flat, bias)
+    batch, pos, _ = product.shape
+    per_head = product.view(batch, pos, 3, heads3 // 3, d_head)
+    queries, keys, values = per_head.permute(2, 0, 3, 1, 4)
+    return queries, keys, values
+
+
+def _causal_attention(
+    block: TransformerBlock, queries: Tensor, keys: Tensor, values: Tensor
+) -> Tensor:
+    z = F.scaled_dot_product_attention(
+        queries, keys, values, is_causal=True, scale=attention_scale(block)
+    )
+    return _merge_heads(z)
+
+
+def _merge_heads(z: Float[Tensor, "batch heads pos d_head"]) -> Float[Tensor, "batch pos units"]:
+    return z.transpose(1, 2).flatten(2)
+
+
+def _after_attention(block: TransformerBlock, stream: Tensor, z: Tensor) -> Tensor:
+    output = block.attn.W_O.flatten(0, 1)  # (heads * d_head, d_model)
+    return stream + F.linear(z, output.T, block.attn.b_O)
+
+
+def _after_mlp(
+    block: TransformerBlock, stream: Tensor, neuron_mask: Tensor | None = None
+) -> Tensor:
+    """Add the MLP's output; the mask, where given, is over the last rows: the ablated stream's."""
+    mlp = cast(MLP, block.mlp)
+    pre = F.linear(layer_norm(block.ln2, stream), mlp.W_in.T, mlp.b_in)
+    post = _FUSED_ACTIVATIONS[block.cfg.act_fn](pre)
+    if neuron_mask is not None:
+        n_clean = len(stream) - len(neuron_mask)
+        masked = post[n_clean:] * neuron_mask
+        post = torch.cat([post[:n_clean], masked]) if n_clean else masked
+    return stream + F.linear(post, mlp.W_out.T, mlp.b_out)

@@ -1,0 +1,357 @@
+"""SelfAblatingTransformer: a HookedTransformer with a second, ablated stream behind ``dual``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, HookedTransformer, HookedTransformerConfig
+from transformer_lens.components import Embed, LayerNorm, Unembed
+from transformer_lens.hook_points import HookPoint, NamesFilter
+from transformer_lens.utilities.typed_module_list import TypedModuleList
+from transformers import PreTrainedTokenizerBase
+
+from sat_interp import fast
+from sat_interp.block import SelfAblatingBlock, layer_norm
+from sat_interp.config import SelfAblationConfig
+from sat_interp.errors import UserError
+from sat_interp.gates import GateScores
+
+Path = Literal["auto", "fast", "hooked"]
+
+
+@dataclass
+class DualStates:
+    """Both streams before the unembedding, and the masks between them.
+
+    Attributes:
+        clean, ablated: states after the final LN, (batch, pos, d_model).
+        attention_masks, neuron_masks: per layer, (batch, pos, units) and (batch, pos, d_mlp).
+        clean_layers, ablated_layers: the streams after each block.
+    """
+
+    clean: Float[Tensor, "batch pos d_model"]
+    ablated: Float[Tensor, "batch pos d_model"]
+    attention_masks: list[Tensor]
+    neuron_masks: list[Tensor]
+    clean_layers: list[Tensor]
+    ablated_layers: list[Tensor]
+
+
+@dataclass
+class DualOutput:
+    """What ``dual`` returns: both sets of logits, and the masks of every layer."""
+
+    clean_logits: Float[Tensor, "batch pos d_vocab"]
+    ablated_logits: Float[Tensor, "batch pos d_vocab"]
+    attention_masks: Float[Tensor, "batch pos layer attention_units"]
+    neuron_masks: Float[Tensor, "batch pos layer d_mlp"]
+
+
+class TiedUnembed(Unembed):
+    """TransformerLens' unembedding, reading the embedding's one Parameter: W_U is W_E's transpose.
+
+    A second Parameter over shared storage would be stepped twice by the optimiser and torn apart by
+    ``.to``; a property cannot be.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig, embedding: Embed) -> None:
+        nn.Module.__init__(self)
+        self.cfg = cfg
+        self._embedding = (embedding,)  # a tuple: registered as a child, it would be saved twice
+        self.b_U = nn.Parameter(torch.zeros(cfg.d_vocab_out, dtype=cfg.dtype), requires_grad=False)
+        self.hook_in = HookPoint()
+        self.hook_out = HookPoint()
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:  # type: ignore[override]
+        return self._embedding[0].W_E.T
+
+
+class SelfAblatingTransformer(HookedTransformer):
+    """A GPT-Neo shaped HookedTransformer whose blocks carry self-ablation gates.
+
+    Everything inherited (calling the model, ``run_with_cache``, ``run_with_hooks``, ``generate``,
+    weight processing) is the clean stream: an ordinary transformer, at an ordinary one's cost. The
+    gates and the ablated stream run in :meth:`dual` alone. Source: Self-Ablating Transformers
+    (arXiv 2505.00509), section 3.
+
+    Args:
+        cfg: the shape, as for any HookedTransformer; see ``gpt_neo_config`` for the paper's.
+        ablation: the gates; without it, an ordinary transformer with a tied unembedding.
+        tokenizer: as for HookedTransformer.
+
+    Raises:
+        UserError: k above the number of units, or an architecture the gates do not cover.
+    """
+
+    blocks: TypedModuleList[SelfAblatingBlock]  # type: ignore[assignment]
+    ln_final: LayerNorm
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig,
+        ablation: SelfAblationConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        ablation = ablation or SelfAblationConfig()
+        ablation.validate_for(cfg)
+        wants_weights, cfg.init_weights = cfg.init_weights, False  # ours come after the gates
+        super().__init__(cfg, tokenizer=tokenizer, move_to_device=False)
+        cfg.init_weights = wants_weights
+        self.ablation = ablation
+        self.weights_processed = False
+        self.blocks = TypedModuleList(
+            [SelfAblatingBlock(self.cfg, layer, ablation) for layer in range(self.cfg.n_layers)]
+        )
+        self.unembed = TiedUnembed(self.cfg, self.embed)
+        if ablation.variant == "global" and ablation.has_gate_weights:
+            d_mlp = self.cfg.d_mlp or 0  # validate_for has seen that there are neurons
+            self.gates = GateScores(
+                self.cfg.d_model,
+                self.cfg.n_layers * ablation.attention_units(self.cfg),
+                self.cfg.n_layers * d_mlp,
+                ablation,
+                self.cfg.dtype,
+            )
+        if ablation.is_gated:
+            self.ablated = AblatedFinalHooks()
+        if wants_weights:
+            self.init_weights()
+        if self.cfg.device is not None:
+            nn.Module.to(self, self.cfg.device)
+        self.setup()
+
+    # The two streams ------------------------------------------------------------------------
+
+    def fast(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
+        """Clean logits by the fused path; hooks do not fire. Equal to ``model(tokens)``."""
+        return fast.unembed(self, self.fast_states(tokens))
+
+    def fast_states(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Clean states after the final LN, by the fused path."""
+        self._refuse_processed()
+        self._check_length(tokens)
+        return fast.clean_pass(self, tokens).final
+
+    def dual(self, tokens: Int[Tensor, "batch pos"], path: Path = "auto") -> DualOutput:
+        """Both streams' logits and every layer's masks, in one call.
+
+        Args:
+            path: ``hooked`` fires every hook point, the clean stream's, the gates' and the ablated
+                stream's; ``fast`` fires none and computes the same numbers; ``auto`` is hooked
+                where any hook is attached (inside ``with model.hooks(...)``), else fast.
+
+        Raises:
+            UserError: no gates, processed weights, or more tokens than n_ctx.
+        """
+        if self._resolve(path) == "hooked":
+            states, clean_logits = self._hooked_states(tokens)
+        else:
+            states = self._fast_states(tokens)
+            clean_logits = fast.unembed(self, states.clean)
+        return DualOutput(
+            clean_logits,
+            self.ablated.hook_logits(fast.unembed(self, states.ablated)),
+            torch.stack(states.attention_masks, dim=2),
+            torch.stack(states.neuron_masks, dim=2),
+        )
+
+    def dual_states(self, tokens: Int[Tensor, "batch pos"], path: Path = "auto") -> DualStates:
+        """Both streams up to the final LN; what training reads, without any logits.
+
+        Raises:
+            UserError: as :meth:`dual`.
+        """
+        if self._resolve(path) == "hooked":
+            return self._hooked_states(tokens)[0]
+        return self._fast_states(tokens)
+
+    def run_with_cache_dual(
+        self, tokens: Int[Tensor, "batch pos"], names_filter: NamesFilter = None
+    ) -> tuple[DualOutput, ActivationCache]:
+        """``dual``, and a cache of both streams' and the gates' activations."""
+        cache, fwd_hooks, _ = self.get_caching_hooks(names_filter)
+        with self.hooks(fwd_hooks=fwd_hooks):
+            output = self.dual(tokens, path="hooked")
+        return output, ActivationCache(cache, self)
+
+    def _hooked_states(self, tokens: Tensor) -> tuple[DualStates, Tensor]:
+        self._refuse_dual(tokens)
+        watched: list[nn.Module] = [self.ln_final]
+        for block in self.blocks:
+            watched += [
+                block.hook_resid_pre, block.attn.hook_k, block.attn.hook_v, block.hook_resid_post
+            ]  # fmt: skip
+        with _outputs_of(watched) as seen:
+            clean_logits = self.forward(tokens, return_type="logits")
+        masks = self._masks([seen[block.hook_resid_pre] for block in self.blocks],
+                            seen[self.ln_final])  # fmt: skip
+        ablated = seen[self.blocks[0].hook_resid_pre]
+        ablated_layers = []
+        for block, (attention_mask, neuron_mask) in zip(self.blocks, masks, strict=True):
+            ablated = block.ablated_forward(
+                ablated,
+                seen[block.attn.hook_k],
+                seen[block.attn.hook_v],
+                attention_mask,
+                neuron_mask,
+            )
+            ablated_layers.append(ablated)
+        final = self.ablated.hook_normalized(layer_norm(self.ln_final, ablated))
+        clean_layers = [seen[block.hook_resid_post] for block in self.blocks]
+        return _dual_states(seen[self.ln_final], final, masks, clean_layers, ablated_layers), (
+            clean_logits
+        )
+
+    def _fast_states(self, tokens: Tensor) -> DualStates:
+        self._refuse_dual(tokens)
+        if self.ablation.variant == "global":
+            return self._fast_states_global(tokens)
+        both = fast.embed(self, tokens)
+        both = torch.cat([both, both])
+        masks, clean_layers, ablated_layers = [], [], []
+        for block in self.blocks:
+            masks.append(block.gates(both[: len(tokens)]))
+            both = fast.joint_block(block, both, *masks[-1])
+            clean_layers.append(both[: len(tokens)])
+            ablated_layers.append(both[len(tokens) :])
+        clean, ablated = layer_norm(self.ln_final, both).chunk(2)
+        return _dual_states(clean, ablated, masks, clean_layers, ablated_layers)
+
+    def _fast_states_global(self, tokens: Tensor) -> DualStates:
+        kept = fast.clean_pass(self, tokens)
+        masks = self._masks(kept.states[:-1], kept.final)
+        ablated, ablated_layers = kept.states[0], []
+        for block, keys, values, block_masks in zip(
+            self.blocks, kept.keys, kept.values, masks, strict=True
+        ):
+            ablated = fast.ablated_block(block, ablated, keys, values, *block_masks)
+            ablated_layers.append(ablated)
+        final = layer_norm(self.ln_final, ablated)
+        return _dual_states(kept.final, final, masks, kept.states[1:], ablated_layers)
+
+    def _masks(self, block_inputs: list[Tensor], final: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each block's masks: local gates read its input, global ones the final clean state."""
+        if self.ablation.variant == "local" or not self.ablation.has_gate_weights:
+            return [
+                block.gates(state) for block, state in zip(self.blocks, block_inputs, strict=True)
+            ]
+        attention, neurons = self.gates(final)
+        slices = zip(
+            attention.chunk(self.cfg.n_layers, -1), neurons.chunk(self.cfg.n_layers, -1),
+            strict=True,
+        )  # fmt: skip
+        return [
+            block.gates(state, scores)
+            for block, state, scores in zip(self.blocks, block_inputs, slices, strict=True)
+        ]
+
+    # Guards ---------------------------------------------------------------------------------
+
+    def _resolve(self, path: Path) -> Path:
+        if path != "auto":
+            return path
+        hooked = any(point.fwd_hooks or point.bwd_hooks for point in self.hook_points())
+        return "hooked" if hooked else "fast"
+
+    def _refuse_dual(self, tokens: Tensor) -> None:
+        if not self.ablation.is_gated:
+            raise UserError(
+                "this model has no gates (variant 'none'): call model(tokens), or train with "
+                "variant 'local' or 'global'"
+            )
+        self._refuse_processed()
+        self._check_length(tokens)
+
+    def _refuse_processed(self) -> None:
+        if self.weights_processed:
+            raise UserError(
+                "the weights were processed (folded or centred), which changes what the gates "
+                "read; load the model again for dual() and fast()"
+            )
+
+    def _check_length(self, tokens: Tensor) -> None:
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise UserError(
+                f"{tokens.shape[1]} tokens, but the model's context is {self.cfg.n_ctx}; cut them"
+            )
+
+    # Weights --------------------------------------------------------------------------------
+
+    def load_and_process_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        fold_value_biases: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+    ) -> None:
+        """TransformerLens' weight processing, on the clean stream; afterwards ``dual`` raises."""
+        processes = (
+            fold_ln, center_writing_weights, center_unembed, fold_value_biases,
+            refactor_factored_attn_matrices,
+        )  # fmt: skip
+        if any(processes):
+            # Folding the final LN and centring change W_U and not W_E: they part here.
+            state_dict = {name: tensor.clone() for name, tensor in state_dict.items()}
+            state_dict.setdefault("unembed.W_U", state_dict["embed.W_E"].T.clone())
+            self.unembed = Unembed(self.cfg).to(self.W_E.device)
+            self.weights_processed = True
+            self.setup()
+        super().load_and_process_state_dict(state_dict, *processes)
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """The clean stream's weights under TransformerLens' own names, ``unembed.W_U`` included."""
+        weights = {
+            name: tensor for name, tensor in self.state_dict().items() if "gates." not in name
+        }
+        weights.setdefault("unembed.W_U", self.W_U)
+        return weights
+
+
+def _dual_states(
+    clean: Tensor,
+    ablated: Tensor,
+    masks: list[tuple[Tensor, Tensor]],
+    clean_layers: list[Tensor],
+    ablated_layers: list[Tensor],
+) -> DualStates:
+    attention_masks = [attention for attention, _ in masks]
+    neuron_masks = [neurons for _, neurons in masks]
+    return DualStates(clean, ablated, attention_masks, neuron_masks, clean_layers, ablated_layers)
+
+
+@contextmanager
+def _outputs_of(modules: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Collect each module's output while the block runs.
+
+    Torch calls forward hooks in the order they were added, so what is seen here has already been
+    changed by the user's own hooks: a patched key reaches the ablated stream too.
+    """
+    seen: dict[nn.Module, Tensor] = {}
+
+    def remember(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        seen[module] = output
+
+    handles = [module.register_forward_hook(remember) for module in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class AblatedFinalHooks(nn.Module):
+    """The end of the ablated stream: ``ablated.hook_normalized``, ``ablated.hook_logits``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_normalized = HookPoint()  # [batch, pos, d_model], after the final LN
+        self.hook_logits = HookPoint()  # [batch, pos, d_vocab]
