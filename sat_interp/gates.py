@@ -17,7 +17,7 @@ from sat_interp.config import SelfAblationConfig, Soft
 
 # T = x_k - x_{k+1} vanishes where the k-th and (k+1)-th scores tie, and 1/T is in the gradient:
 # T is kept above this share of the scores' spread (maximum minus minimum), itself kept above
-# MIN_SPREAD. The gap of 0.1 % that an untied layer shows is an order of magnitude above it.
+# MIN_SPREAD, so that exact ties leave a finite gradient.
 TEMPERATURE_FLOOR = 1e-4
 MIN_SPREAD = 1e-2
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import torch
@@ -12,9 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedTransformer, HookedTransformerConfig
 from transformer_lens.components import Embed, LayerNorm, Unembed
-from transformer_lens.hook_points import HookPoint, NamesFilter
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.typed_module_list import TypedModuleList
-from transformers import PreTrainedTokenizerBase
+from transformers import GPTNeoForCausalLM, PreTrainedTokenizerBase
 
 from sat_interp import fast
 from sat_interp.block import SelfAblatingBlock, layer_norm
@@ -173,7 +174,9 @@ class SelfAblatingTransformer(HookedTransformer):
         return self._fast_states(tokens)
 
     def run_with_cache_dual(
-        self, tokens: Int[Tensor, "batch pos"], names_filter: NamesFilter = None
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        names_filter: str | list[str] | Callable[[str], bool] | None = None,
     ) -> tuple[DualOutput, ActivationCache]:
         """``dual``, and a cache of both streams' and the gates' activations."""
         cache, fwd_hooks, _ = self.get_caching_hooks(names_filter)
@@ -314,6 +317,95 @@ class SelfAblatingTransformer(HookedTransformer):
         }
         weights.setdefault("unembed.W_U", self.W_U)
         return weights
+
+    # In and out: sat_interp.checkpoint and sat_interp.convert do the work ----------------------
+
+    card: Mapping[str, Any] = {}
+    """Facts about the training that :meth:`from_pretrained` found, for the next model card."""
+
+    def save_pretrained(
+        self,
+        directory: str | FilePath,
+        card: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> FilePath:
+        """Write cfg.json, model.safetensors, the tokenizer and a model card.
+
+        See :func:`sat_interp.checkpoint.save_pretrained`."""
+        from sat_interp import checkpoint
+
+        return checkpoint.save_pretrained(self, directory, card, dtype)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        name: str | FilePath,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+    ) -> SelfAblatingTransformer:
+        """Load a directory of ours, a bundled ``demo:`` model, or one from the hub.
+
+        See :func:`sat_interp.checkpoint.from_pretrained`."""
+        from sat_interp import checkpoint
+
+        return checkpoint.from_pretrained(name, device, dtype, revision)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool = False,
+        token: str | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload to the Hugging Face hub. See :func:`sat_interp.checkpoint.push_to_hub`."""
+        from sat_interp import checkpoint
+
+        return checkpoint.push_to_hub(self, repo_id, private, token, card)
+
+    def to_hooked_transformer(self) -> HookedTransformer:
+        """A plain HookedTransformer without gates; see :mod:`sat_interp.convert`."""
+        from sat_interp import convert
+
+        return convert.to_hooked_transformer(self)
+
+    @staticmethod
+    def from_hooked_transformer(
+        model: HookedTransformer, ablation: SelfAblationConfig | None = None
+    ) -> SelfAblatingTransformer:
+        """Any covered HookedTransformer's weights, with fresh gates; see ``sat_interp.convert``."""
+        from sat_interp import convert
+
+        return convert.from_hooked_transformer(model, ablation)
+
+    def to_hf(self, directory: str | FilePath | None = None) -> GPTNeoForCausalLM:
+        """A GPTNeoForCausalLM, saved with the tokenizer if ``directory`` is given."""
+        from sat_interp import convert
+
+        return convert.to_hf(self, directory)
+
+    @staticmethod
+    def from_hf(
+        model: GPTNeoForCausalLM | str | FilePath,
+        ablation: SelfAblationConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> SelfAblatingTransformer:
+        """Hugging Face's GPT-Neo (model, directory or hub name), with fresh gates."""
+        from sat_interp import convert
+
+        return convert.from_hf(model, ablation, tokenizer)
+
+    @staticmethod
+    def from_released(
+        state_dict: Mapping[str, Tensor],
+        n_heads: int,
+        ablation: SelfAblationConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> SelfAblatingTransformer:
+        """The authors' weights under their own names; see ``sat_interp.released``."""
+        from sat_interp import released
+
+        return released.from_released(state_dict, n_heads, ablation, tokenizer)
 
 
 def _dual_states(

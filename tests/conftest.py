@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own helpers: tests.*
+
 from jaxtyping import install_import_hook
 
-install_import_hook(["sat_interp", "evaluations"], "beartype.beartype")
+import tests.typechecker  # noqa: F401  (the hook below finds it by name)
+
+install_import_hook(["sat_interp", "evaluations"], "tests.typechecker.check")

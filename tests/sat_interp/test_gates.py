@@ -1,0 +1,96 @@
+"""k-winners-take-all: values by hand, gradients by a plain twin, bounds at ties."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sat_interp.config import SelfAblationConfig
+from sat_interp.gates import (
+    MIN_SPREAD,
+    TEMPERATURE_FLOOR,
+    jacobian_bound,
+    k_winners,
+    random_winners,
+    soft_weights,
+)
+from tests.sat_interp.plain import plain_mask
+
+
+def test_softmax_weights_by_hand():
+    # k = 2: gamma = (2 + 1) / 2, T = 2 - 1 = 1, so w is softmax([3, 2, 1, 0]).
+    w, mask = soft_weights(torch.tensor([3.0, 0.0, 2.0, 1.0], dtype=torch.float64), 2)
+    e = [math.exp(x) for x in (3, 0, 2, 1)]
+    assert torch.allclose(w, torch.tensor([x / sum(e) for x in e], dtype=torch.float64))
+    assert mask.tolist() == [1, 0, 1, 0]
+
+
+def test_sigmoid_weights_by_hand():
+    # k = 1, temperature 0.5: gamma = 3, T = 0.5 * 2 = 1; s = sigmoid(1, -1, -2), sum rescaled to 1.
+    w, _ = soft_weights(torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64), 1, "sigmoid", 0.5)
+    s = [1 / (1 + math.exp(-x)) for x in (1, -1, -2)]
+    assert torch.allclose(w, torch.tensor([x / sum(s) for x in s], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("soft", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("forward_mask", ["hard", "soft"])
+@pytest.mark.parametrize("k", [1, 3, 6, 7])
+def test_value_and_gradient_equal_the_plain_form(soft, forward_mask, k):
+    config = SelfAblationConfig(soft=soft, forward_mask=forward_mask, temperature=0.7)
+    x = torch.randn(5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+    ours, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+    direction = torch.randn(5, 7, dtype=torch.float64)
+    result = k_winners(ours, k, config)
+    twin = torch.stack([plain_mask(row, k, config) for row in plain])
+    assert torch.allclose(result, twin, atol=1e-12)
+    if k == 7:
+        assert not result.requires_grad  # nothing is ablated, nothing to learn
+        return
+    (result * direction).sum().backward()
+    (twin * direction).sum().backward()
+    assert torch.allclose(ours.grad, plain.grad, atol=1e-10)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_hard_masks_hold_exactly_k_ones_even_at_ties(units, k, seed):
+    k = min(k, units)
+    scores = torch.randint(0, 3, (4, units), generator=torch.Generator().manual_seed(seed))
+    scores = scores.float().requires_grad_()  # three values: ties everywhere
+    mask = k_winners(scores, k, SelfAblationConfig())
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    assert (mask.sum(-1) == k).all()
+    lowest_kept = scores.masked_fill(mask == 0, math.inf).amin(-1)
+    assert (scores <= lowest_kept[:, None])[mask == 0].all()
+
+
+@pytest.mark.parametrize("soft", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("kind", ["all tied", "k and k+1 tied", "nearly tied", "apart"])
+def test_jacobian_stays_under_its_stated_bound(soft, scale, kind):
+    x = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    x = {
+        "all tied": torch.zeros_like(x),
+        "k and k+1 tied": x.sort().values.index_fill(0, torch.tensor([8, 7]), 0.9),
+        "nearly tied": torch.cat([x[:8].abs() + 1, x[8:].abs() * 1e-9]),
+        "apart": torch.arange(12, dtype=torch.float64),
+    }[kind] * scale
+    jacobian = torch.func.jacrev(lambda s: soft_weights(s, 4, soft, 1.3)[0])(x)
+    assert jacobian.isfinite().all()
+    ordered = x.sort(descending=True).values
+    floor = TEMPERATURE_FLOOR * max(float(x.max() - x.min()), MIN_SPREAD)
+    T = max(1.3 * float(ordered[3] - ordered[4]), floor)
+    norm = float(torch.linalg.matrix_norm(jacobian, ord=2))
+    assert norm <= jacobian_bound(12, 1.3, soft, T)
+
+
+def test_random_winners_are_uniform_k_subsets():
+    torch.manual_seed(0)
+    mask = random_winners(torch.ones(20_000, 5), 2)
+    assert (mask.sum(-1) == 2).all()
+    # Each unit wins with probability 2/5: five standard deviations of a share over 20,000 draws.
+    assert (mask.mean(0) - 0.4).abs().max() < 5 * math.sqrt(0.4 * 0.6 / 20_000)
