@@ -1,0 +1,277 @@
+"""Stories as one stream of tokens in a memory map, made once and found again by its content.
+
+The stream is story 0, ``<|endoftext|>``, story 1, ``<|endoftext|>``, ... A corpus lies in
+``<cache>/<name>-<split>-<hash>/``; the hash covers the text, the tokenizer and the limit, so other
+data never meets an old map, and renamed data finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from jaxtyping import Int64
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from sat_interp.data.base import Split, sha256
+from sat_interp.data.sources import DataSource, parse_data
+from sat_interp.data.tokenizer import fingerprint
+from sat_interp.errors import UserError
+from sat_interp.files import atomic_directory
+from sat_interp.progress import bar
+
+__all__ = ["DataSource", "TokenCorpus", "default_cache", "load_corpus", "parse_data"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+# One batch for the tokenizer's threads: work enough for many cores, some tens of megabytes.
+_BATCH_STORIES = 2_000
+_BATCH_CHARACTERS = 1_000_000
+_FILES = ("tokens.bin", "offsets.npy", "story_bytes.npy")
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """A tokenised split.
+
+    Attributes:
+        directory: where it lies.
+        tokens: the stream, a read-only memory map of uint16 (uint32 over 65,536 tokens).
+        offsets: int64 (n_stories + 1); ``tokens[offsets[i]:offsets[i + 1]]`` is story i with its
+            closing end-of-text token.
+        story_bytes: int64 (n_stories); the length of each story's text in UTF-8.
+        meta: what it was made of, ``n_tokens``, ``n_stories``, ``n_empty`` (stories skipped),
+            ``end_of_text`` (its id), ``vocab_size``, ``tokenizer`` (its fingerprint).
+    """
+
+    directory: Path
+    tokens: np.ndarray
+    offsets: np.ndarray
+    story_bytes: np.ndarray
+    meta: dict[str, Any]
+
+    def __len__(self) -> int:
+        """The number of stories."""
+        return len(self.story_bytes)
+
+    @property
+    def end_of_text(self) -> int:
+        """The id of the token that closes every story."""
+        return int(self.meta["end_of_text"])
+
+    def story(self, i: int) -> np.ndarray:
+        """The tokens of story i, without the end-of-text token."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"story {i} of {len(self)}")
+        i %= len(self)
+        return self.tokens[self.offsets[i] : self.offsets[i + 1] - 1]
+
+    def windows(
+        self, *, seed: int, step: int, batch: int, length: int
+    ) -> Int64[Tensor, "batch length"]:
+        """Windows of ``length`` tokens, each starting anywhere in the stream with equal chance.
+
+        A pure function of its arguments, whatever was drawn before: row r depends on (seed, step,
+        r) alone. So a resumed run sees what it would have seen, and a larger batch of the same
+        step begins with the rows of a smaller one.
+
+        Raises:
+            UserError: the stream is shorter than ``length``.
+        """
+        places = len(self.tokens) - length + 1
+        if places < 1:
+            raise UserError(
+                f"the data holds {len(self.tokens):,} tokens, fewer than one window of {length:,}:"
+                " use more text or a shorter context"
+            )
+        # Raw Philox words, not Generator.integers: their stream is promised never to change, and
+        # a draw never takes more than one word. 53 bits place a window to the token.
+        key = np.array([seed % 2**64, step % 2**64], dtype=np.uint64)
+        words = np.random.Philox(key=key).random_raw(batch)
+        starts = ((words >> np.uint64(11)) * 2.0**-53 * places).astype(np.int64)
+        rows = self.tokens[starts[:, None] + np.arange(length)]
+        return torch.from_numpy(rows.astype(np.int64))
+
+
+def load_corpus(
+    source: DataSource,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast,
+    cache_dir: Path | None = None,
+    limit: int | None = None,
+) -> TokenCorpus:
+    """Open the tokenised split, tokenising it first where that was not done yet.
+
+    Tokenising runs on all cores (unless ``TOKENIZERS_PARALLELISM=false``), holds a few thousand
+    stories at a time and leaves the whole corpus or none. A map that is damaged is made anew; of
+    two processes that want the same one, the second waits for the first. ``limit`` is the most
+    stories to take. ``cache_dir`` is ``$SAT_INTERP_CACHE`` or ``~/.cache/sat_interp`` by default.
+
+    Raises:
+        UserError: the data cannot be read, or holds no text.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"a limit of {limit} stories leaves no data: use 1 or more")
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no end-of-text token: load it by load_tokenizer")
+    identity = {
+        "format": FORMAT_VERSION,
+        "content": source.content_id(split),
+        "limit": limit,
+        "tokenizer": fingerprint(tokenizer),
+    }
+    key = sha256(json.dumps(identity, sort_keys=True))[:16]
+    root = default_cache() if cache_dir is None else Path(cache_dir)
+    directory = root / f"{_slug(source.name)}-{split}-{key}"
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{directory.name}.lock"):
+        corpus = _open(directory)
+        if corpus is None:
+            for left in root.glob(f".{directory.name}.*.tmp"):
+                shutil.rmtree(
+                    left, ignore_errors=True
+                )  # of a process killed at work: we hold the lock
+            described = {**identity, "data": source.spec, "split": split}
+            with atomic_directory(directory) as temporary:
+                _build(temporary, source, split, tokenizer, described)
+            corpus = _open(directory)
+    if corpus is None:
+        raise OSError(f"{directory} does not read back as it was written: is the disk damaged?")
+    return corpus
+
+
+def default_cache() -> Path:
+    """``$SAT_INTERP_CACHE``, or ``sat_interp`` in the user's cache directory."""
+    if own := os.environ.get("SAT_INTERP_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sat_interp"
+
+
+def _build(
+    directory: Path,
+    source: DataSource,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast,
+    identity: dict[str, Any],
+) -> None:
+    backend = _plain_backend(tokenizer)
+    end_of_text = tokenizer.eos_token_id
+    dtype = np.dtype("<u2" if len(tokenizer) <= 2**16 else "<u4")
+    texts = _Counter(islice(source.texts(split), identity["limit"]))
+    lengths: list[np.ndarray] = []
+    sizes: list[np.ndarray] = []
+    progress = bar(desc=f"tokenising {split}", unit=" stories")
+    with progress, open(directory / "tokens.bin", "wb") as file:
+        for batch in _batches(texts):
+            encoded = backend.encode_batch_fast(batch, add_special_tokens=False)
+            stories = [[*encoding.ids, end_of_text] for encoding in encoded]
+            file.write(np.concatenate([np.array(story, dtype=dtype) for story in stories]).data)
+            lengths.append(np.array([len(story) for story in stories], dtype=np.int64))
+            sizes.append(np.array([len(text.encode()) for text in batch], dtype=np.int64))
+            progress.update(len(batch))
+    if not lengths:
+        raise UserError(f"data {source.spec!r} holds no text for {split}: check files and column")
+    offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype("<i8")
+    story_bytes = np.concatenate(sizes).astype("<i8")
+    np.save(directory / "offsets.npy", offsets)
+    np.save(directory / "story_bytes.npy", story_bytes)
+    meta = {
+        **identity,
+        "dtype": dtype.name,
+        "n_tokens": int(offsets[-1]),
+        "n_stories": len(story_bytes),
+        "n_empty": texts.empty,
+        "end_of_text": end_of_text,
+        "vocab_size": len(tokenizer),
+        "crc32": {name: _crc32(directory / name) for name in _FILES},
+    }
+    (directory / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    logger.info("tokenised %s stories, %s tokens", meta["n_stories"], meta["n_tokens"])
+
+
+class _Counter:
+    """Passes on the stories that hold text and counts the others."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts, self.empty = texts, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            if text.strip():
+                yield text
+            else:
+                self.empty += 1
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Lists of stories: up to 2,000, and closed once they hold a million characters."""
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if len(batch) >= _BATCH_STORIES or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _plain_backend(tokenizer: PreTrainedTokenizerFast) -> Tokenizer:
+    """A copy that neither pads nor cuts, and takes ``<|endoftext|>`` in a story for plain text.
+
+    Else a story that quotes the mark would fall in two, and the stream would hold more ends than
+    stories.
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    backend.encode_special_tokens = True
+    return backend
+
+
+def _open(directory: Path) -> TokenCorpus | None:
+    """The corpus in ``directory``; None where it is missing, cut short or altered."""
+    if not directory.exists():
+        return None
+    with suppress(OSError, ValueError, KeyError, TypeError, EOFError):
+        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
+        if all(_crc32(directory / name) == meta["crc32"][name] for name in _FILES):
+            return TokenCorpus(
+                directory=directory,
+                tokens=np.memmap(directory / "tokens.bin", dtype=meta["dtype"], mode="r"),
+                offsets=np.load(directory / "offsets.npy"),
+                story_bytes=np.load(directory / "story_bytes.npy"),
+                meta=meta,
+            )
+    logger.warning("%s is damaged and is made anew", directory)
+    return None
+
+
+def _crc32(path: Path) -> int:
+    """The checksum of a file, read in pieces (about a gigabyte a second)."""
+    checksum = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 16):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:40].strip(".-") or "data"

@@ -1,0 +1,246 @@
+"""Where stories come from: the built-in corpus, local files, the Hugging Face hub.
+
+``parse_data`` turns what a user writes after ``--data`` into a ``DataSource``; nothing is read or
+downloaded before its texts are asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from sat_interp.data import stories as grammar
+from sat_interp.data.base import DataSource, Kind, sha256
+from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
+from sat_interp.data.readers import EXTENSIONS, READER_VERSION, extension, read_stories
+from sat_interp.errors import UserError
+
+__all__ = ["DataSource", "DemoSource", "FilesSource", "HubSource", "parse_data"]
+
+DEMO_STORIES = 50_000
+DEMO_VALIDATION_STORIES = 1_000
+
+_HUB_NAME = re.compile(
+    r"(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<config>[\w.-]+))?(:(?P<column>.+))?", re.ASCII
+)
+# Names that end so are meant as files, whether or not they exist.
+_OTHER_FORMATS = {".json", ".csv", ".tsv", ".gz", ".zip", ".md", ".arrow", ".npy", ".bin", ".pdf"}
+_VALIDATION_WORDS = ({"validation", "valid", "val", "dev"}, {"test"})
+
+
+@dataclass(frozen=True)
+class DemoSource(DataSource):
+    """The built-in corpus: ``n_stories`` of it for training, 1,000 others for validation."""
+
+    n_stories: int = DEMO_STORIES
+    seed: int = 0
+
+    @property
+    def kind(self) -> Kind:
+        """``demo``."""
+        return "demo"
+
+    @property
+    def name(self) -> str:
+        """``demo-50000``."""
+        return f"demo-{self.n_stories}"
+
+    def validation_part(self) -> str | None:
+        """The grammar keeps stories for validation that it never gives to training."""
+        return "validation"
+
+    def read_part(self, part: str) -> Iterator[str]:
+        """Generate the stories, one at a time."""
+        split = "validation" if part == "validation" else "train"
+        return islice(grammar.stories(split, self.seed), self._size(part))
+
+    def hash_part(self, part: str) -> str:
+        """The grammar's version, the number of stories and the seed say what they are."""
+        size = str(self._size(part))
+        return sha256("demo", str(grammar.GRAMMAR_VERSION), part, size, str(self.seed))
+
+    def _size(self, part: str) -> int:
+        return DEMO_VALIDATION_STORIES if part == "validation" else self.n_stories
+
+
+@dataclass(frozen=True)
+class FilesSource(DataSource):
+    """Local files, read in their order; ``held_files`` are their own validation split, if any."""
+
+    files: tuple[Path, ...] = ()
+    held_files: tuple[Path, ...] = ()
+    column: str = DEFAULT_COLUMN
+
+    @property
+    def kind(self) -> Kind:
+        """``files``."""
+        return "files"
+
+    @property
+    def name(self) -> str:
+        """The first file's name."""
+        return self.files[0].name
+
+    def validation_part(self) -> str | None:
+        """``held``, where a directory brought files named after validation."""
+        return "held" if self.held_files else None
+
+    def read_part(self, part: str) -> Iterator[str]:
+        """Stream the stories of the files, one file after the other."""
+        for path in self._paths(part):
+            yield from read_stories(path, self.column)
+
+    def hash_part(self, part: str) -> str:
+        """The files' bytes, what kind they are and the column; not where they lie."""
+        hashes = [f"{extension(path)} {_hash_of(path)}" for path in self._paths(part)]
+        return sha256("files", str(READER_VERSION), self.column, *hashes)
+
+    def _paths(self, part: str) -> tuple[Path, ...]:
+        return self.held_files if part == "held" else self.files
+
+
+def parse_data(spec: str, validation: str | None = None) -> DataSource:
+    """Read a ``--data`` argument.
+
+    - ``demo`` or ``demo:N``: N training stories of the built-in corpus (50,000 by default);
+    - ``tinystories``, or any Hugging Face dataset as ``name``, ``name:column`` or
+      ``name@config:column`` (column ``text`` by default);
+    - local .txt, .jsonl, .jsonl.gz or .parquet files, several with commas between them, or a
+      directory of such, with ``:column`` behind where it is not ``text``. In a directory the
+      files named after validation (``validation``, ``valid``, ``val``, ``dev``; else ``test``)
+      are its validation split; a directory that ``datasets`` saved is read as such.
+
+    ``validation`` is another such argument; its stories (or its own validation split, where it
+    has one) are the validation split.
+
+    Raises:
+        UserError: a file does not exist or is of another kind, or the argument makes no sense.
+    """
+    source = _parse(spec)
+    if validation is None:
+        return source
+    held = _parse(validation)
+    if isinstance(source, FilesSource) and isinstance(held, FilesSource):
+        theirs = {path.resolve() for path in held.held_files or held.files}
+        shared = [path for path in source.files if path.resolve() in theirs]
+        if shared:
+            raise UserError(f"{shared[0]} is both training and validation data: name another file")
+    return dataclasses.replace(source, validation=held)
+
+
+def _parse(spec: str) -> DataSource:
+    spec = spec.strip()
+    if not spec:
+        raise UserError("no data is named: use demo, tinystories, a dataset's name, or files")
+    head, colon, tail = spec.partition(":")
+    if head == "demo":
+        return DemoSource(spec, n_stories=_story_count(spec, tail) if colon else DEMO_STORIES)
+    if _means_files(spec):
+        return _files(spec)
+    match = _HUB_NAME.fullmatch(spec)
+    if not match:
+        raise UserError(
+            f"cannot make sense of data {spec!r}: use demo, tinystories, a Hugging Face dataset as"
+            f" name:column, or {', '.join(EXTENSIONS)} files with commas between them"
+        )
+    name = TINYSTORIES if match["name"] == "tinystories" else match["name"]
+    return HubSource(
+        spec, dataset=name, config=match["config"], column=match["column"] or DEFAULT_COLUMN
+    )
+
+
+def _story_count(spec: str, count: str) -> int:
+    if not (count.isascii() and count.isdigit() and int(count) > 0):
+        raise UserError(f"data {spec!r}: after 'demo:' comes a number of stories, as in demo:50000")
+    return int(count)
+
+
+def _means_files(spec: str) -> bool:
+    path, _ = _path_and_column(spec)
+    return (
+        "," in spec
+        or path.exists()
+        or extension(path) is not None
+        or path.suffix.lower() in _OTHER_FORMATS
+        or spec.startswith((".", "/", "~"))
+        or spec.count("/") > 1
+    )
+
+
+def _path_and_column(item: str) -> tuple[Path, str | None]:
+    """Part ``file:column``; a colon in the name of a file that exists is the name's own."""
+    path = Path(item).expanduser()
+    if path.exists() or ":" not in item:
+        return path, None
+    name, _, column = item.rpartition(":")
+    return Path(name).expanduser(), column
+
+
+def _files(spec: str) -> DataSource:
+    items = [_path_and_column(item.strip()) for item in spec.split(",") if item.strip()]
+    columns = {column for _, column in items if column is not None}
+    if len(columns) > 1:
+        raise UserError(f"data {spec!r} names several columns: rename them, or use one source")
+    column = next(iter(columns), DEFAULT_COLUMN)
+    if len(items) == 1 and items[0][0].is_dir() and is_saved_dataset(items[0][0]):
+        return HubSource(spec, dataset=str(items[0][0]), column=column)
+    files: list[Path] = []
+    held: list[Path] = []
+    for path, _ in items:
+        training, validation = _directory(path) if path.is_dir() else ([_file(path)], [])
+        files += training
+        held += validation
+    if not files:
+        raise UserError(f"data {spec!r} names no file to train on")
+    return FilesSource(spec, files=tuple(files), held_files=tuple(held), column=column)
+
+
+def _file(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(f"no such file: {path}")
+    if extension(path) is None:
+        raise UserError(f"{path}: only {', '.join(EXTENSIONS)} files can be read")
+    return path
+
+
+def _directory(directory: Path) -> tuple[list[Path], list[Path]]:
+    """The files to train on and those to validate on, by their names, in alphabetical order."""
+    files = sorted(
+        path
+        for path in directory.rglob("*")
+        if path.is_file()
+        and extension(path) is not None
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+    )
+    if not files:
+        raise UserError(f"{directory} holds no {', '.join(EXTENSIONS)} file")
+    groups = [[path for path in files if _words(path) & words] for words in _VALIDATION_WORDS]
+    training = [path for path in files if not any(path in group for group in groups)]
+    if not training:
+        raise UserError(f"every file in {directory} is named after validation: name the files")
+    return training, groups[0] or groups[1]
+
+
+def _words(path: Path) -> set[str]:
+    return set(re.split(r"[^a-z]+", path.name.lower()))
+
+
+def _hash_of(path: Path) -> str:
+    try:
+        stat = path.stat()
+        return _file_sha256(path, stat.st_size, stat.st_mtime_ns)
+    except FileNotFoundError as error:
+        raise UserError(f"no such file: {path}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _file_sha256(path: Path, size: int, modified: int) -> str:
+    """sha256 of a file's bytes, read once per process for as long as its size and time stand."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

