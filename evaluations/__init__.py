@@ -1,0 +1,1 @@
+"""The battery: one room per question, each open to any decoder-only HookedTransformer."""

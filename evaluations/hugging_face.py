@@ -1,0 +1,120 @@
+"""Hugging Face decoders as HookedTransformers: unprocessed, without a network, and checked."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformer
+
+from sat_interp.errors import UserError
+
+
+def hugging_face_model(directory: str | Path) -> HookedTransformer:
+    """Any decoder TransformerLens knows, from a Hugging Face directory, without a network.
+
+    TransformerLens reads configurations from a directory but loads models by known names only, so
+    the three steps of its ``from_pretrained`` are taken here one by one. The result is compared
+    with Hugging Face's own logits, which catches what its conversion does not cover.
+
+    Raises:
+        UserError: no model there, an architecture TransformerLens does not know, or logits that
+            differ.
+    """
+    from transformer_lens import loading_from_pretrained as loading
+    from transformers import AutoModelForCausalLM
+
+    directory = Path(directory)
+    try:
+        with _quiet_transformers():
+            original = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    except Exception as error:  # transformers raises whatever its reading of the files meets
+        raise UserError(f"cannot load a model from {directory}: {first_line(error)}") from None
+    try:
+        with _readable_configuration(original) as path:
+            cfg = loading.get_pretrained_model_config(
+                path, hf_cfg=original.config.to_dict(), device="cpu", dtype=torch.float32
+            )
+            cfg.tokenizer_name = None  # the tokenizer is ours to load; by name it needs a network
+            cfg.model_name = directory.resolve().name
+            state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
+        _true_sizes(cfg, state)
+        model = HookedTransformer(cfg, move_to_device=False)
+        model.load_and_process_state_dict(
+            state, fold_ln=False, center_writing_weights=False, center_unembed=False,
+            fold_value_biases=False,
+        )  # fmt: skip
+    except Exception as error:  # an unknown architecture meets NotImplementedError, KeyError, ...
+        kind = getattr(original.config, "architectures", None) or [type(original).__name__]
+        raise UserError(
+            f"TransformerLens cannot convert {kind[0]} from {directory}: {first_line(error)}"
+        ) from None
+    _compare(model, original, directory)
+    return model
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's complaint, to end one of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+@contextmanager
+def _readable_configuration(original: Any) -> Iterator[str]:
+    """A directory with the model's configuration as TransformerLens wants to find it.
+
+    Its name says nothing: TransformerLens takes a path that contains 'llama' or 'gemma' for that
+    architecture. And GPT-2's n_ctx, which transformers 5 no longer writes, is put back.
+    """
+    config = original.config.to_dict()
+    config["architectures"] = config.get("architectures") or [type(original).__name__]
+    if "n_positions" in config:
+        config.setdefault("n_ctx", config["n_positions"])
+    with tempfile.TemporaryDirectory(prefix="shape") as temporary:
+        text = json.dumps(config, default=str)
+        Path(temporary, "config.json").write_text(text, encoding="utf-8")
+        yield temporary
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar of transformers' own while it loads."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _true_sizes(cfg: Any, state: dict[str, torch.Tensor]) -> None:
+    """TransformerLens takes some sizes for granted (d_mlp = 4 d_model); the weights know better."""
+    width = state.get("blocks.0.mlp.W_in")
+    if width is not None:
+        cfg.d_mlp = width.shape[1]
+    cfg.d_vocab = cfg.d_vocab_out = state["embed.W_E"].shape[0]
+
+
+@torch.inference_mode()
+def _compare(model: HookedTransformer, original: torch.nn.Module, directory: Path) -> None:
+    """Refuse a conversion whose logits are not the original's."""
+    generator = torch.Generator().manual_seed(0)
+    length = min(32, int(model.cfg.n_ctx))
+    tokens = torch.randint(int(model.cfg.d_vocab), (1, length), generator=generator)
+    wanted = original(tokens).logits
+    # a constant added to all logits changes no probability
+    difference = model(tokens).log_softmax(-1) - wanted.log_softmax(-1)
+    worst = float(difference.abs().max())
+    if not worst <= 1e-2:
+        raise UserError(
+            f"{directory}: TransformerLens' conversion does not compute what the model does "
+            f"(log-probabilities differ by up to {worst:.3g}); it has a feature it does not cover"
+        )

@@ -1,0 +1,247 @@
+"""lm: how well a model predicts text, how large its weights are, how sparse its activations.
+
+Perplexity = exp(mean cross-entropy per token, nats) over the WHOLE split. Each story is read on its
+own from position 0, the end-of-text token first; every token is predicted once, the closing
+end-of-text included; what does not fit into the context is cut, and counted.
+
+Bits per byte = total nats / (ln 2 * UTF-8 bytes of the scored text). The end-of-text tokens' nats
+are in (they say where a text ends) and add no bytes. It is the only figure here that can be
+compared between vocabularies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from transformer_lens import HookedTransformer
+from transformer_lens.utilities.activation_functions import apply_softcap
+
+from evaluations import sparsity, weights
+from evaluations.record import Metric
+from evaluations.runner import Evaluation, Result
+from evaluations.statistics import bootstrap, ratio
+from evaluations.text import Text, check_vocabulary
+from sat_interp import progress
+from sat_interp.data.batches import story_batches
+from sat_interp.errors import UserError
+from sat_interp.transformer import SelfAblatingTransformer
+
+# Logits held at once: 2^24 float32 entries are 64 MiB, however large batch or vocabulary are.
+LOGITS = 1 << 24
+BATCH_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """What decides the figures of ``lm`` besides the model and the text."""
+
+    seed: int = 0
+    """Of the bootstrap, of the stories drawn for activations, and of gates that are random."""
+
+    resamples: int = 2000
+    """Bootstrap resamples of the stories."""
+
+    activation_stories: int = 200
+    """Stories (drawn without replacement) whose activations are measured; 0 for none."""
+
+    l0_threshold: float = 0.01
+    """An activation counts as active above this share of the token's largest."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 0 or self.activation_stories < 0:
+            raise UserError("resamples and activation_stories cannot be negative")
+        if not 0 <= self.l0_threshold < 1:
+            raise UserError(f"l0_threshold is a share in [0, 1), not {self.l0_threshold}")
+
+
+@dataclass(frozen=True)
+class StoryLosses:
+    """What each story cost.
+
+    Attributes:
+        nats: per stream (``clean``, and ``ablated`` for models with gates), each story's summed
+            cross-entropy.
+        tokens: tokens scored per story.
+        cut: tokens that did not fit into the context.
+        sizes: UTF-8 bytes of the scored text.
+    """
+
+    nats: dict[str, Float[np.ndarray, " stories"]]
+    tokens: Int[np.ndarray, " stories"]
+    cut: Int[np.ndarray, " stories"]
+    sizes: Int[np.ndarray, " stories"]
+
+
+class Stream(NamedTuple):
+    """The state of one stream before the unembedding."""
+
+    name: str
+    states: Float[Tensor, "batch pos d_model"]
+
+
+def language_model(model: HookedTransformer, text: Text, config: LanguageConfig) -> Result:
+    """Perplexity, bits per byte, weight and activation sparsity of any HookedTransformer.
+
+    Raises:
+        UserError: the text has tokens the model does not know.
+    """
+    check_vocabulary(model, text)
+    was_training = model.training
+    model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)  # gates that are random draw from here
+        losses = story_losses(model, text)
+        activations = sparsity.measure(
+            model, text, config.activation_stories, config.l0_threshold, config.seed
+        )
+    model.train(was_training)
+    metrics = [metric for name in losses.nats for metric in _loss_metrics(losses, name, config)]
+    if "ablated" in losses.nats:
+        metrics.append(_gap(losses))
+    metrics += [_cut(losses), *_weight_metrics(model), *activations.metrics()]
+    return Result(metrics, {"activations": activations.per_layer()})
+
+
+EVALUATION = Evaluation("lm", LanguageConfig, language_model)
+
+
+@torch.inference_mode()
+def story_losses(
+    model: HookedTransformer, text: Text, batch_tokens: int = BATCH_TOKENS
+) -> StoryLosses:
+    """Cross-entropy of every story under every stream of the model."""
+    context = int(model.cfg.n_ctx)
+    scored = text.scored(context)
+    nats: dict[str, np.ndarray] = {}
+    with progress.bar(total=int(scored.sum()), desc="lm: losses", unit="tok") as bar:
+        for batch in story_batches(text.corpus, context, batch_tokens):
+            tokens = batch.tokens.to(model.W_E.device)
+            inputs, targets = tokens[:, :-1], tokens[:, 1:]
+            for stream in _streams(model, inputs):
+                rows = token_losses(model, stream.states, targets).sum(1, dtype=torch.float64)
+                sums = nats.setdefault(stream.name, np.zeros(len(text)))
+                sums[batch.index.numpy()] = rows.cpu().numpy()
+            bar.update(inputs.numel())
+    return StoryLosses(nats, scored, text.lengths - scored, text.scored_bytes(context))
+
+
+def token_losses(
+    model: HookedTransformer,
+    states: Float[Tensor, "batch pos d_model"],
+    targets: Int[Tensor, "batch pos"],
+) -> Float[Tensor, "batch pos"]:
+    """Cross-entropy (nats) of each target given the state after the final LN.
+
+    The unembedding is TransformerLens' own, bias and soft cap included; logits are made and dropped
+    in chunks.
+    """
+    flat, wanted = states.flatten(0, 1), targets.flatten()
+    rows = max(1, LOGITS // model.cfg.d_vocab_out)
+    chunks = []
+    for first in range(0, len(flat), rows):
+        logits = model.unembed(flat[None, first : first + rows])[0]
+        logits = apply_softcap(logits, model.cfg.output_logits_soft_cap)
+        if logits.dtype not in (torch.float32, torch.float64):
+            logits = logits.float()
+        chunks.append(F.cross_entropy(logits, wanted[first : first + rows], reduction="none"))
+    return torch.cat(chunks).view(targets.shape)
+
+
+def _streams(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Iterator[Stream]:
+    """Every stream the model has, by its fastest path; both of a gated model in one pass."""
+    if isinstance(model, SelfAblatingTransformer) and not model.weights_processed:
+        if model.ablation.variant == "none":
+            yield Stream("clean", model.fast_states(tokens))
+        else:
+            both = model.dual_states(tokens)
+            yield Stream("clean", both.clean)
+            yield Stream("ablated", both.ablated)
+        return
+    states = model(tokens, stop_at_layer=model.cfg.n_layers)
+    yield Stream("clean", model.ln_final(states) if hasattr(model, "ln_final") else states)
+
+
+def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> list[Metric]:
+    """Loss, perplexity and bits per byte of one stream; clean ones carry no prefix."""
+    prefix = "" if stream == "clean" else f"{stream}_"
+    nats, tokens, sizes = losses.nats[stream], losses.tokens, losses.sizes
+    failed = int((~np.isfinite(nats)).sum())
+    reasons = {"loss not finite": failed} if failed else {}
+    mean, per_byte = ratio(nats, tokens), ratio(nats / math.log(2), sizes)
+    perplexity = _exp(mean.value)
+    n_tokens = int(tokens.sum())
+
+    def metric(name: str, title: str, unit: str, value: float, error: float | None,
+               per: np.ndarray, scale: float, exp: bool, description: str) -> Metric:  # fmt: skip
+        interval = bootstrap(
+            nats * scale, per, resamples=config.resamples, seed=config.seed,
+            transform=np.exp if exp else np.asarray,
+        )  # fmt: skip
+        return Metric(
+            prefix + name, f"{title}, {stream} stream", value, unit, "lower", error, interval,
+            n_tokens, failed, reasons, description,
+        )  # fmt: skip
+
+    return [
+        metric("loss", "Cross-entropy", "nats/token", mean.value, mean.standard_error, tokens, 1.0,
+               False, "mean over all scored tokens; n: tokens; error clustered over stories"),
+        metric("perplexity", "Perplexity", "", perplexity, _times(mean.standard_error, perplexity),
+               tokens, 1.0, True, "exp of the mean cross-entropy over the whole split; n: tokens"),
+        metric("bits_per_byte", "Bits per byte", "bits/byte", per_byte.value,
+               per_byte.standard_error, sizes, 1 / math.log(2), False,
+               "all nats, end-of-text included, over the bytes of the scored text; n: tokens"),
+    ]  # fmt: skip
+
+
+def _gap(losses: StoryLosses) -> Metric:
+    """What ablation costs: ablated minus clean loss, paired by story."""
+    gap = ratio(losses.nats["ablated"] - losses.nats["clean"], losses.tokens)
+    return Metric(
+        "ablation_gap", "Ablated minus clean cross-entropy", gap.value, "nats/token", "lower",
+        gap.standard_error, n=int(losses.tokens.sum()),
+        description="mean over all scored tokens, paired; error clustered over stories",
+    )  # fmt: skip
+
+
+def _cut(losses: StoryLosses) -> Metric:
+    return Metric(
+        "cut_tokens", "Tokens cut at the context's end", float(losses.cut.sum()), "tokens",
+        n=int((losses.cut > 0).sum()), description="not scored anywhere; n: stories cut",
+    )  # fmt: skip
+
+
+def _weight_metrics(model: HookedTransformer) -> list[Metric]:
+    """Mean |w|: the paper's L1 'sparsity', over what it was taken over, and by component."""
+    tied = weights.tied_parameters(model)
+    views = {
+        "l1_exported": ("Mean |w|, exported (the paper's L1)", weights.exported_parameters(model)),
+        "l1_tied": ("Mean |w|, tied parameters", tied),
+    }
+    for part in weights.COMPONENTS:
+        chosen = {name: value for name, value in tied.items() if weights.component(name) == part}
+        views[f"l1_{part}"] = (f"Mean |w|, {part}", chosen)
+    return [
+        Metric(name, title, weights.mean_absolute(chosen), "", "lower", n=weights.count(chosen),
+               description="mean absolute weight; n: parameters")
+        for name, (title, chosen) in views.items()
+    ]  # fmt: skip
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+def _times(error: float | None, factor: float) -> float | None:
+    """The delta method: the error of exp(x) is exp(x) times that of x."""
+    return None if error is None else error * factor

@@ -1,0 +1,254 @@
+"""What a result is: figures with their uncertainty, and all it takes to obtain them again.
+
+A `Record` is what one evaluation says of one model on one text. It is written as JSON that any
+reader of JSON understands: a number that does not exist is ``null`` with a reason beside it,
+never ``NaN``, 0 or -1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from sat_interp.errors import UserError
+from sat_interp.files import write_atomically
+
+SCHEMA = 1
+Direction = Literal["lower", "higher"]
+LIBRARIES = ("torch", "transformer_lens", "sae_lens", "transformers", "numpy", "sat-interp")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, and how it was found (``bootstrap over stories, 2000 resamples``)."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure. ``value`` is None where it could not be had, and ``reasons`` says why.
+
+    A value that is not finite is turned into None with the reason ``nan`` or ``infinite``, as is
+    the standard error; an interval with an end that is not finite is dropped.
+    """
+
+    name: str
+    """Unique within the record, for programs: ``perplexity``."""
+    title: str
+    """For people: ``Perplexity, clean stream``."""
+    value: float | None
+    unit: str = ""
+    direction: Direction | None = None
+    """Which way is better; None where neither is."""
+    standard_error: float | None = None
+    interval: Interval | None = None
+    n: int | None = None
+    """How many things the value was computed from (tokens, stories, neurons: see description)."""
+    n_failed: int = 0
+    """How many could not be scored; never counted as 0 in the value."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why they could not, and how many of each."""
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.direction is not None and self.direction not in get_args(Direction):
+            raise ValueError(f"direction is 'lower', 'higher' or None, not {self.direction!r}")
+        value, error = _number(self.value), _number(self.standard_error)
+        if value is not None and not math.isfinite(value):
+            reason = "nan" if math.isnan(value) else "infinite"
+            object.__setattr__(self, "reasons", {**self.reasons, reason: 1})
+            object.__setattr__(self, "n_failed", max(self.n_failed, 1))
+            value = error = None
+        if error is not None and not math.isfinite(error):
+            error = None
+        object.__setattr__(self, "value", value)
+        object.__setattr__(self, "standard_error", error)
+        if self.interval and not all(map(math.isfinite, (self.interval.low, self.interval.high))):
+            object.__setattr__(self, "interval", None)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one evaluation says of one model on one text."""
+
+    evaluation: str
+    model: dict[str, Any]
+    """name, spec, weights_hash, n_parameters, shape and, for models with gates, ablation."""
+    data: dict[str, Any]
+    """spec, split, content (a hash of what was read), tokenizer, n_stories, ..."""
+    config: dict[str, Any]
+    """The evaluation's whole configuration."""
+    config_hash: str
+    """Of everything but the weights that decides the result: configuration, data, model shape."""
+    seed: int
+    metrics: list[Metric]
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Small curves and histograms."""
+    versions: dict[str, str] = field(default_factory=dict)
+    commit: str | None = None
+    """Of the tree this package was installed from; ``-dirty`` when that tree had changes."""
+    started: str = ""
+    """ISO 8601, UTC."""
+    seconds: float = 0.0
+    device: str = "cpu"
+    schema: int = SCHEMA
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric of that name, or None."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def to_json(self) -> str:
+        return json.dumps(plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "record") -> Record:
+        """Read a record.
+
+        Raises:
+            UserError: not JSON, not a record, or a record of another schema.
+        """
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{source} is no whole record ({error}); delete it") from None
+        if not isinstance(content, dict) or not {"schema", "evaluation", "metrics"} <= set(content):
+            raise UserError(f"{source} is JSON but no record of an evaluation")
+        if content["schema"] != SCHEMA:
+            raise UserError(
+                f"{source} has schema {content['schema']}, this version reads {SCHEMA}; redo it"
+            )
+        try:
+            _check(content)
+            metrics = [_metric(entry) for entry in content.pop("metrics")]
+            return cls(metrics=metrics, **content)
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{source} is no record this version reads ({reason})") from None
+
+    def write(self, path: str | Path) -> Path:
+        """Write the record to ``path``, whole or not at all."""
+        return write_atomically(path, self.to_json())
+
+
+def read_record(path: str | Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        UserError: the file is missing, unreadable, truncated, foreign or of another schema.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return Record.from_json(text, source=str(path))
+
+
+def read_records(directory: str | Path) -> tuple[list[Record], dict[Path, str]]:
+    """All records below a directory, and for each file that holds none the reason."""
+    records: list[Record] = []
+    problems: dict[Path, str] = {}
+    for path in sorted(Path(directory).rglob("*.json")):
+        try:
+            records.append(read_record(path))
+        except UserError as error:
+            problems[path] = str(error)
+    return records, problems
+
+
+def plain(value: Any) -> Any:
+    """``value`` in what JSON has: numpy and torch numbers as numbers, NaN and infinity as None."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, Sequence | set | frozenset):
+        ordered = sorted(value) if isinstance(value, set | frozenset) else value
+        return [plain(entry) for entry in ordered]
+    if isinstance(value, np.generic | np.ndarray) or hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)  # paths, dtypes, devices
+
+
+def hash_of(config: Any) -> str:
+    """A hash of a configuration (12 hex digits): of its content, not of the order of its keys."""
+    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def versions() -> dict[str, str]:
+    """Versions of python and of the libraries that decide a result."""
+    import platform
+
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit() -> str | None:
+    """The git commit of the tree this package runs from, ``-dirty`` when it has changes.
+
+    None outside git, and where the package merely lies in someone else's repository.
+    """
+    here = Path(__file__).resolve()
+    try:
+        _git(here.parent, "ls-files", "--error-unmatch", here.name)
+        head = _git(here.parent, "rev-parse", "HEAD")
+        changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("-dirty" if changed else "")
+
+
+def _git(directory: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True, timeout=30
+    )
+    return done.stdout.strip()
+
+
+def _number(value: Any) -> float | None:
+    """A plain float of a python, numpy or torch scalar."""
+    return None if value is None else float(value)
+
+
+def _metric(entry: Any) -> Metric:
+    if not isinstance(entry, dict):
+        raise TypeError("a metric is no mapping")
+    interval = entry.pop("interval", None)
+    return Metric(interval=Interval(**interval) if interval else None, **entry)
+
+
+def _check(content: dict[str, Any]) -> None:
+    """Refuse what would only fail where it is used."""
+    for name in ("model", "data", "config", "extra", "versions"):
+        if not isinstance(content.get(name, {}), dict):
+            raise TypeError(f"{name} is no mapping")
+    if not isinstance(content["metrics"], list) or not isinstance(content["evaluation"], str):
+        raise TypeError("evaluation or metrics are of another type")
+    if "weights_hash" not in content.get("model", {}):
+        raise ValueError("the model has no weights_hash")

@@ -1,0 +1,225 @@
+"""Records as tables: models down, figures across; in the terminal, as Markdown and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+
+from evaluations.record import Metric, Record
+
+ARROWS = {"lower": "↓", "higher": "↑", None: ""}
+ABSENT = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of one evaluation."""
+
+    evaluation: str
+    metric: str
+    heading: str
+    digits: int = 3
+    interval: bool = False
+    """Whether the cell shows the interval behind the value."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A table's title and columns."""
+
+    title: str
+    columns: tuple[Column, ...]
+
+
+LANGUAGE = (
+    Layout(
+        "Language modelling",
+        (
+            Column("lm", "perplexity", "Perplexity", 2, interval=True),
+            Column("lm", "ablated_perplexity", "ablated", 2, interval=True),
+            Column("lm", "bits_per_byte", "Bits/byte", 3, interval=True),
+            Column("lm", "ablated_bits_per_byte", "ablated", 3),
+        ),
+    ),
+    Layout(
+        "Sparsity of weights and activations",
+        (
+            Column("lm", "l1_exported", "L1 (paper)", 4),
+            Column("lm", "l1_tied", "L1 tied", 4),
+            Column("lm", "z_l0", "z L0", 3),
+            Column("lm", "z_hoyer", "z Hoyer", 3),
+            Column("lm", "z_gini", "z Gini", 3),
+            Column("lm", "post_l0", "MLP L0", 3),
+            Column("lm", "post_hoyer", "MLP Hoyer", 3),
+            Column("lm", "post_gini", "MLP Gini", 3),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model and the newest record of each evaluation it has."""
+
+    model: str
+    spec: str
+    records: dict[str, Record]
+
+    def metric(self, column: Column) -> Metric | None:
+        record = self.records.get(column.evaluation)
+        return record.metric(column.metric) if record else None
+
+    def cell(self, column: Column) -> str:
+        """The figure; how to get it, where no record has it; why not, where it has no value."""
+        if column.evaluation not in self.records:
+            return f"run: sat-eval {column.evaluation} {shlex.quote(self.spec)}"
+        metric = self.metric(column)
+        if metric is None:
+            return ABSENT
+        if metric.value is None:
+            return "n/a: " + ", ".join(metric.reasons)
+        text = number(metric.value, column.digits)
+        if column.interval and metric.interval:
+            low, high = metric.interval.low, metric.interval.high
+            text += f" [{number(low, column.digits)}, {number(high, column.digits)}]"
+        return text + (" *" if metric.n_failed else "")
+
+
+def rows(records: Sequence[Record]) -> list[Row]:
+    """One row a model (by weights and name), baseline first, then variants by k, then by name."""
+    found: dict[tuple[str, str], Row] = {}
+    for record in sorted(records, key=lambda record: record.started):
+        name = str(record.model.get("name", "?"))
+        key = (name, str(record.model["weights_hash"]))
+        spec = str(record.model.get("spec", name))
+        row = found.setdefault(key, Row(name, spec, {}))
+        row.records[record.evaluation] = record  # the newest stays
+    ordered = sorted(found.values(), key=_place)
+    names = [row.model for row in ordered]
+    # two models of one name are told apart by their weights
+    return [
+        row if names.count(row.model) == 1 else Row(f"{row.model} {_weights(row)}", *_rest(row))
+        for row in ordered
+    ]
+
+
+def rich_table(layout: Layout, records: Sequence[Record]) -> RichTable:
+    """The table for a terminal."""
+    found = rows(records)
+    table = RichTable(title=layout.title, title_justify="left", caption=caption(layout, found))
+    table.caption_justify = "left"
+    table.add_column("Model", no_wrap=True)
+    for column in layout.columns:
+        table.add_column(heading(column, found), justify="right")
+    for row in found:
+        table.add_row(row.model, *(row.cell(column) for column in layout.columns))
+    return table
+
+
+def markdown(layout: Layout, records: Sequence[Record]) -> str:
+    """The table as GitHub's Markdown, its caption below."""
+    found = rows(records)
+    lines = [["Model", *(heading(column, found) for column in layout.columns)]]
+    lines.append([":--", *("--:" for _ in layout.columns)])
+    lines += [[row.model, *(row.cell(column) for column in layout.columns)] for row in found]
+    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    note = caption(layout, found)
+    return "\n".join([f"**{layout.title}**", "", *table, *(["", note] if note else []), ""])
+
+
+def csv_text(layout: Layout, records: Sequence[Record]) -> str:
+    """The table as CSV at full precision: value, standard error and interval of each figure."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    parts = ("", "_se", "_low", "_high", "_n", "_failed")
+    names = [column.metric + part for column in layout.columns for part in parts]
+    writer.writerow(["model", "weights", *names])
+    for row in rows(records):
+        cells: list[object] = []
+        for column in layout.columns:
+            metric = row.metric(column)
+            cells += _exact(metric) if metric else [None] * len(parts)
+        writer.writerow([row.model, _weights(row), *cells])
+    return buffer.getvalue()
+
+
+def heading(column: Column, found: Sequence[Row]) -> str:
+    """The column's heading with an arrow towards what is better."""
+    known = [metric for row in found if (metric := row.metric(column))]
+    arrow = ARROWS[known[0].direction] if known else ""
+    return f"{column.heading} {arrow}".strip()
+
+
+def caption(layout: Layout, found: Sequence[Row]) -> str:
+    """What the figures were measured on; says so where models were measured on different text."""
+    notes = []
+    names = {column.evaluation for column in layout.columns}
+    records = [row.records[name] for row in found for name in sorted(names & row.records.keys())]
+    texts = sorted({_text(record) for record in records})
+    if len(texts) > 1:
+        told = "; ".join(
+            f"{row.model}: {_text(row.records[name])}"
+            for row in found
+            for name in sorted(names & row.records.keys())
+        )
+        notes.append(f"Not all models were scored on the same tokens ({told}).")
+    elif texts and texts[0]:
+        notes.append(f"{texts[0]}.")
+    metrics = [
+        metric for row in found for column in layout.columns if (metric := row.metric(column))
+    ]
+    if any(column.interval for column in layout.columns):
+        intervals = [metric.interval for metric in metrics if metric.interval]
+        if intervals:
+            notes.append(f"In brackets: {intervals[0].level:.0%}, {intervals[0].method}.")
+    if any(metric.n_failed for metric in metrics if metric.value is not None):
+        notes.append("* some could not be scored: see the record.")
+    return " ".join(notes)
+
+
+def number(value: float, digits: int) -> str:
+    """A value at fixed digits; large and tiny ones in scientific notation."""
+    if value and not 10.0**-digits <= abs(value) < 1e6:
+        return f"{value:.{min(digits, 3)}g}"
+    return f"{value:,.{digits}f}"
+
+
+def _text(record: Record) -> str:
+    data = record.data
+    if "n_stories" not in data:
+        return str(data.get("spec", ""))
+    name = data.get("validation") or data.get("spec")
+    split = "validation split" if data.get("split") == "validation" else "all"
+    cut = record.metric("cut_tokens")
+    count = f"{data['n_stories']:,} stories, {data.get('n_tokens', 0):,} tokens"
+    return f"{name}, {split}: {count}" + (f", {cut.value:,.0f} cut" if cut and cut.value else "")
+
+
+def _place(row: Row) -> tuple[int, int, bool, str]:
+    """Baselines first, then local, then global, by k, learned gates before their controls."""
+    record = next(iter(row.records.values()))
+    ablation = record.model.get("ablation") or {}
+    return (
+        {"local": 1, "global": 2}.get(str(ablation.get("variant")), 0),
+        int(ablation.get("k_attention", 0)),
+        ablation.get("gates", "learned") != "learned",
+        row.model,
+    )
+
+
+def _weights(row: Row) -> str:
+    return str(next(iter(row.records.values())).model["weights_hash"])[:8]
+
+
+def _rest(row: Row) -> tuple[str, dict[str, Record]]:
+    return row.spec, row.records
+
+
+def _exact(metric: Metric) -> list[object]:
+    low, high = (metric.interval.low, metric.interval.high) if metric.interval else (None, None)
+    return [metric.value, metric.standard_error, low, high, metric.n, metric.n_failed]

@@ -1,0 +1,242 @@
+"""Load, skip what is done, run, write: the same for every evaluation, here once."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from transformer_lens import HookedTransformer
+
+from evaluations import weights
+from evaluations.models import LoadedModel, load_model
+from evaluations.record import (
+    SCHEMA,
+    Metric,
+    Record,
+    commit,
+    hash_of,
+    plain,
+    read_record,
+    versions,
+)
+from sat_interp import progress
+from sat_interp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Data(Protocol):
+    """What an evaluation reads: text, prompts, a cache of activations."""
+
+    @property
+    def content(self) -> str:
+        """A hash of what is read, whatever it is called or wherever it lies."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What the record says of it."""
+        ...
+
+
+DataT = TypeVar("DataT", bound=Data)
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an evaluation's function returns."""
+
+    metrics: list[Metric]
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Small curves and histograms; large things go to files of their own."""
+
+
+@dataclass(frozen=True)
+class Evaluation(Generic[DataT, ConfigT]):
+    """A question asked of a model: a pure function of model, data and configuration.
+
+    Attributes:
+        name: as in ``sat-eval <name>`` and in the record's file name.
+        config_type: a dataclass whose fields decide the result; ``seed`` among them.
+        function: (model, data, config) -> Result; asks nothing of the model but to be a
+            HookedTransformer.
+    """
+
+    name: str
+    config_type: type[ConfigT]
+    function: Callable[[HookedTransformer, DataT, ConfigT], Result]
+
+
+@dataclass
+class Outcome:
+    """What became of each model: a record, or the reason why there is none."""
+
+    records: list[Record] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
+    """How many records were there already."""
+
+    def raise_failures(self) -> None:
+        """Do nothing if all went well.
+
+        Raises:
+            UserError: one line that names each model that failed, and why.
+        """
+        if not self.failures:
+            return
+        total = len(self.records) + len(self.failures)
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
+        if total == 1:
+            raise UserError(next(iter(self.failures.values())))
+        raise UserError(f"{len(self.failures)} of {total} models failed: {reasons}")
+
+
+def run(
+    evaluation: Evaluation[DataT, ConfigT],
+    models: Sequence[str | LoadedModel],
+    data: Callable[[LoadedModel], DataT],
+    config: ConfigT,
+    out: str | Path,
+    force: bool = False,
+    *,
+    load: Callable[[str], LoadedModel] = load_model,
+) -> Outcome:
+    """Run one evaluation on several models, one in memory at a time, and write a record for each.
+
+    A record that is already there is read instead, whatever the model is called by now: it is known
+    by the hash of the weights and the hash of everything else that decides the result. One that
+    cannot be read is redone. A model that fails does not stop the others.
+
+    Args:
+        models: what ``load_model`` takes, or models that are loaded.
+        data: gives a model its data (in its own tokens).
+        out: records go to ``out/<model>-<weights>/<evaluation>-<config>.json``.
+        force: run even what is done.
+        load: how a MODEL argument is loaded, where device, dtype or tokenizer matter.
+
+    Raises:
+        UserError: ``out`` cannot be a directory; told before anything has run.
+    """
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"records cannot be written to {out}: {error.strerror}") from None
+    outcome = Outcome()
+    for spec in progress.bar(models, desc=evaluation.name, unit="model"):
+        name = spec if isinstance(spec, str) else spec.name
+        try:
+            loaded = load(spec) if isinstance(spec, str) else spec
+            record, was_done = run_one(evaluation, loaded, data(loaded), config, out, force)
+            outcome.records.append(record)
+            outcome.skipped += was_done
+        except UserError as error:
+            outcome.failures[name] = str(error)
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            outcome.failures[name] = f"{error.strerror or error}{where}"
+        except Exception as error:  # a bug in one evaluation must not cost the other models
+            log.exception("%s failed on %s", evaluation.name, name)
+            text = " ".join(str(error).split())
+            outcome.failures[name] = f"internal error: {type(error).__name__}: {text}"
+    return outcome
+
+
+def run_one(
+    evaluation: Evaluation[DataT, ConfigT],
+    loaded: LoadedModel,
+    data: DataT,
+    config: ConfigT,
+    out: str | Path,
+    force: bool = False,
+) -> tuple[Record, bool]:
+    """The record of one model, and whether it was there already."""
+    config_hash = hash_of(identity(evaluation, loaded, data, config))
+    if not force and (done := find_record(out, evaluation.name, config_hash, loaded)):
+        return done, True
+    started, clock, tree = datetime.now(UTC), time.perf_counter(), commit()
+    result = evaluation.function(loaded.model, data, config)
+    record = Record(
+        evaluation=evaluation.name,
+        model=describe_model(loaded),
+        data=data.describe(),
+        config=plain(config),
+        config_hash=config_hash,
+        seed=int(getattr(config, "seed", 0)),
+        metrics=result.metrics,
+        extra=plain(result.extra),
+        versions=versions(),
+        commit=tree,
+        started=started.isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - clock, 3),
+        device=loaded.device,
+    )
+    record.write(record_path(out, evaluation.name, config_hash, loaded))
+    return record, False
+
+
+def identity(
+    evaluation: Evaluation[DataT, ConfigT], loaded: LoadedModel, data: DataT, config: ConfigT
+) -> dict[str, Any]:
+    """Everything but the weights that decides a result: equal identities, equal records."""
+    return {
+        "schema": SCHEMA,
+        "evaluation": evaluation.name,
+        "config": plain(config),
+        "data": data.content,
+        "shape": loaded.shape,
+        "ablation": loaded.ablation,
+    }
+
+
+def record_path(out: str | Path, evaluation: str, config_hash: str, loaded: LoadedModel) -> Path:
+    """``out/<model>-<first 8 digits of its weights' hash>/<evaluation>-<config_hash>.json``."""
+    directory = f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}"
+    return Path(out) / directory / f"{evaluation}-{config_hash}.json"
+
+
+def find_record(
+    out: str | Path, evaluation: str, config_hash: str, loaded: LoadedModel
+) -> Record | None:
+    """The finished record of these weights and this configuration, under any model name."""
+    own = record_path(out, evaluation, config_hash, loaded)
+    others = sorted(Path(out).glob(f"*-{loaded.weights_hash[:8]}/{own.name}"))
+    for path in [own, *others]:
+        if not path.exists():
+            continue
+        try:
+            record = read_record(path)
+        except UserError as error:
+            log.warning("%s; it is done again", error)
+            continue
+        found = (record.config_hash, record.model["weights_hash"])
+        if found == (config_hash, loaded.weights_hash):
+            named: Mapping[str, Any] = {"name": loaded.name, "spec": loaded.spec}
+            return dataclasses.replace(record, model={**record.model, **named})
+    return None
+
+
+def describe_model(loaded: LoadedModel) -> dict[str, Any]:
+    """What a record says of a model."""
+    return {
+        "name": loaded.name,
+        "spec": loaded.spec,
+        "weights_hash": loaded.weights_hash,
+        "n_parameters": weights.count(weights.tied_parameters(loaded.model)),
+        "n_gate_parameters": weights.count(weights.gate_parameters(loaded.model)),
+        "shape": loaded.shape,
+        "ablation": loaded.ablation,
+        "training": loaded.training,
+    }
+
+
+def file_name(name: str) -> str:
+    """``demo:local-k4`` as a file may be called: ``demo-local-k4``."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

@@ -1,0 +1,1 @@
+"""Tasks: prompts with a right and a wrong answer."""

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+)
+from transformers.utils import logging as transformers_logging
+
+from evaluations import hugging_face
+from evaluations.models import load_model, prepared
+from evaluations.weights import weights_hash
+from sat_interp.checkpoint import save_pretrained
+from sat_interp.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _no_progress_bars():
+    transformers_logging.disable_progress_bar()
+
+
+def gpt2(tokenizer, **settings) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "n_inner": 24,
+             "initializer_range": 0.3, "vocab_size": len(tokenizer)}  # fmt: skip
+    return GPT2LMHeadModel(GPT2Config(**{**shape, **settings})).eval()
+
+
+def gpt_neo(tokenizer) -> GPTNeoForCausalLM:
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        hidden_size=16, num_layers=2, num_heads=4, max_position_embeddings=32, window_size=4,
+        attention_types=[[["global", "local"], 1]], vocab_size=len(tokenizer),
+        initializer_range=0.3,
+    )  # fmt: skip
+    return GPTNeoForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("make", [gpt2, gpt_neo])
+def test_hugging_face_directories_compute_what_they_did(make, tokenizer, tmp_path):
+    original = make(tokenizer)
+    directory = tmp_path / "llama-like-name"  # TransformerLens would take it for a Llama
+    original.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    loaded = load_model(str(directory), device="cpu")
+    tokens = torch.randint(len(tokenizer), (2, 20), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loaded.model(tokens), original(tokens).logits, rtol=0, atol=1e-4)
+    assert loaded.name == "llama-like-name"
+    assert loaded.tokenizer.encode("Tom gave") == tokenizer.encode("Tom gave")
+    assert loaded.ablation is None
+    assert loaded.data is None
+    # unprocessed: the embedding is the original's own, neither folded nor centred
+    assert torch.equal(loaded.model.W_E, original.transformer.wte.weight)
+
+
+def test_a_conversion_that_computes_something_else_is_refused(tokenizer, tmp_path, monkeypatch):
+    gpt2(tokenizer).save_pretrained(tmp_path / "hf")
+    true_sizes = hugging_face._true_sizes
+
+    def spoil(cfg, state):
+        true_sizes(cfg, state)
+        cfg.use_attn_scale, cfg.attn_scale = False, 1.0
+
+    monkeypatch.setattr(hugging_face, "_true_sizes", spoil)
+    with pytest.raises(UserError, match="does not compute what the model does"):
+        hugging_face.hugging_face_model(tmp_path / "hf")
+
+
+def test_encoders_and_damaged_weights_are_refused(tokenizer, tmp_path):
+    bert = BertForMaskedLM(
+        BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+                   vocab_size=20, is_decoder=True)
+    )  # fmt: skip
+    bert.save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="bert"):
+        load_model(str(tmp_path / "bert"))
+    gpt2(tokenizer).save_pretrained(tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot load a model from"):
+        load_model(str(tmp_path / "cut"))
+
+
+def test_a_missing_tokenizer_is_asked_for(tokenizer, tmp_path):
+    gpt2(tokenizer).save_pretrained(tmp_path / "hf")
+    tokenizer.save_pretrained(tmp_path / "tokens")
+    with pytest.raises(UserError, match="--tokenizer"):
+        load_model(str(tmp_path / "hf"))
+    loaded = load_model(str(tmp_path / "hf"), tokenizer=str(tmp_path / "tokens"))
+    assert len(loaded.tokenizer) == len(tokenizer)
+
+
+def test_gpt2s_own_vocabulary_needs_no_tokenizer_files(tokenizer, tmp_path, caplog):
+    gpt2(tokenizer, vocab_size=50_257, n_embd=4, n_head=1).save_pretrained(tmp_path / "hf")
+    assert load_model(str(tmp_path / "hf")).tokenizer.encode("Once") == [7454]
+    assert "using GPT-2's" in caplog.text
+
+
+def test_a_training_run_gives_its_best_model_and_its_data(make_model, tmp_path):
+    run = tmp_path / "my-run"
+    save_pretrained(make_model(seed=1), run / "model")
+    config = {"data": "demo:300", "validation": None, "seed": 3, "preset": "demo"}
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    last = load_model(str(run))
+    save_pretrained(make_model("local", seed=2), run / "best")
+    best = load_model(str(run))
+    assert (last.name, best.name) == ("my-run", "my-run")
+    assert last.weights_hash == weights_hash(make_model(seed=1))
+    assert best.weights_hash == weights_hash(make_model("local", seed=2))
+    assert best.ablation["k_neurons"] == 5
+    assert (best.data, best.validation) == ("demo:300", None)
+    assert best.training == {"data": "demo:300", "seed": 3, "preset": "demo"}
+    assert load_model(str(run / "model")).name == "my-run"
+
+
+def test_precision_changes_the_computation_not_the_hash(make_model, tokenizer):
+    wide, narrow = (prepared(make_model(), "x", tokenizer, "cpu", d) for d in (None, "float32"))
+    assert narrow.model.W_E.dtype == torch.float32
+    assert wide.weights_hash == narrow.weights_hash
+    assert wide.shape["dtype"] == "float64"
+    assert wide.shape != narrow.shape
+
+
+def test_loaded_models_keep_no_gradients(model_directory):
+    model = load_model(str(model_directory)).model
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert math.isfinite(float(model(torch.tensor([[1, 2]])).sum()))
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("", "MODEL is empty"),
+        ("demo:baselin", "did you mean 'demo:baseline'"),
+        ("./nowhere/at/all", "there is no such directory"),
+        ("someone/nothing", "Hugging Face hub"),
+        ("demo-baseline", "did you mean 'demo:baseline'"),
+    ],
+)
+def test_wrong_names_get_a_line_and_a_suggestion(spec, told):
+    with pytest.raises(UserError, match=told) as caught:
+        load_model(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_sibling_is_suggested(model_directory):
+    with pytest.raises(UserError, match=f"did you mean '{model_directory}'"):
+        load_model(str(model_directory) + "y")
+
+
+def test_an_impossible_device_is_named(model_directory):
+    with pytest.raises(UserError, match="device 'toaster' cannot be used"):
+        load_model(str(model_directory), device="toaster")
