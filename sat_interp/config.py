@@ -129,6 +129,11 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_normalization_before_and_after": (False, None),
     "n_key_value_heads": (None,),
     "num_experts": (None,),
+    "use_qk_norm": (False, None),
+    "use_logn_attn": (False, None),
+    # Soft caps: TransformerLens reads any value that is not positive as none.
+    "attn_scores_soft_cap": (-1.0, None),
+    "output_logits_soft_cap": (-1.0, None),
 }
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sat_interp.errors import UserError
-from sat_interp.transformer import DualStates, Path, SelfAblatingTransformer
+from sat_interp.streams import DualStates
+from sat_interp.transformer import Path, SelfAblatingTransformer
 
 CHUNK = 2048
 """Rows of logits held at once: the memory bound, chunk x d_vocab values."""

@@ -1,0 +1,169 @@
+"""Reading a model's directory: whole, or refused by name with what to do about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from torch import Tensor
+from transformer_lens import HookedTransformerConfig
+from transformers import PreTrainedTokenizerBase
+
+from sat_interp.config import SelfAblationConfig
+from sat_interp.errors import UserError
+from sat_interp.hub import download
+from sat_interp.locate import CONFIG, FORMAT, WEIGHTS, find_model
+from sat_interp.released import some_of, working_dtype
+from sat_interp.transformer import SelfAblatingTransformer
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64,
+           "float16": torch.float16, "bfloat16": torch.bfloat16}  # fmt: skip
+# What building a model from a damaged description may end in.
+_IMPOSSIBLE = (
+    LookupError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError,
+)  # fmt: skip
+
+
+def from_pretrained(
+    name: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> SelfAblatingTransformer:
+    """Load a model written by :func:`sat_interp.checkpoint.save_pretrained`.
+
+    Args:
+        name: a directory, a run directory of ``sat-train`` (its ``best/``, else its ``model/``),
+            a bundled model (``demo:baseline``, ``demo:local-k4``, ``demo:global-k4``), or the name
+            of a repository on the Hugging Face hub (``owner/name``).
+        dtype: type of the parameters; by default the one the model was trained in (float32),
+            whatever type the file stores.
+        revision: branch, tag or commit on the hub.
+
+    Returns:
+        The model in evaluation mode, as Hugging Face has it; call ``train()`` to go on training.
+
+    Raises:
+        UserError: there is no such model or device, or files are missing, damaged, or too new.
+    """
+    _refuse_device(device)
+    directory = find_model(name) or download(str(name), revision)
+    config = _read_config(directory / CONFIG)
+    tensors = _read_weights(directory / WEIGHTS, config.get("weights"))
+    model = _build(directory, config, device, dtype)
+    _fill(model, tensors, directory / WEIGHTS)
+    model.card = config.get("training") or {}
+    return model
+
+
+def _refuse_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"there is no device {str(device)!r} here: {reason}") from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); copy the model again") from error
+    found = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise UserError(f"{path} is no model's configuration (no format_version); copy it again")
+    if found > FORMAT:
+        raise UserError(
+            f"{path} has format {found}, this sat_interp reads up to {FORMAT}: pip install -U "
+            "sat-interp"
+        )
+    for section in ("shape", "ablation"):
+        if not isinstance(config.get(section), dict):
+            raise UserError(f"{path} has no {section!r}; copy the model again")
+    return config
+
+
+def _read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); copy the model again"
+        ) from error
+    expected = expected if isinstance(expected, dict) else {}
+    size, digest = expected.get("bytes", len(content)), expected.get("sha256")
+    if size != len(content):
+        raise UserError(
+            f"{path} is damaged: {len(content)} bytes, {CONFIG} says {size} (a truncated copy, "
+            "or an interrupted save); copy or save the model again"
+        )
+    if digest is not None and digest != hashlib.sha256(content).hexdigest():
+        raise UserError(
+            f"{path} is not the file {CONFIG} was written with (damaged, or edited); copy the "
+            f"model again, or, if you changed it on purpose, delete 'weights' from {CONFIG}"
+        )
+    try:
+        return parse_safetensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({error}); copy the model again"
+        ) from error
+
+
+def _build(
+    directory: Path,
+    config: dict[str, Any],
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+) -> SelfAblatingTransformer:
+    shape, tokenizer = dict(config["shape"]), _read_tokenizer(directory)
+    try:
+        trained_in = _DTYPES[shape.pop("dtype")]
+        ablation = SelfAblationConfig(**config["ablation"])
+        cfg = HookedTransformerConfig(
+            **shape,
+            dtype=dtype or working_dtype(trained_in),
+            device=str(device),
+            init_weights=False,
+            seed=None,
+        )
+        model = SelfAblatingTransformer(cfg, ablation, tokenizer=tokenizer)
+    except UserError as error:
+        raise UserError(f"{directory / CONFIG}: {error}") from error
+    except _IMPOSSIBLE as error:
+        reason = repr(error).split("\n")[0][:200]
+        raise UserError(
+            f"{directory / CONFIG} describes no model that can be built ({reason}); copy it again"
+        ) from error
+    model.cfg.init_weights = True  # what the shape would do elsewhere
+    return model.eval()
+
+
+def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
+    if not (directory / "tokenizer.json").is_file():
+        return None
+    from sat_interp.data.tokenizer import load_tokenizer
+
+    return load_tokenizer(str(directory))
+
+
+def _fill(model: SelfAblatingTransformer, tensors: dict[str, Tensor], path: Path) -> None:
+    wanted = dict(model.named_parameters())
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise UserError(f"{path} lacks {some_of(missing)}, which {CONFIG} asks for; copy it again")
+    if unknown := sorted(set(tensors) - set(wanted)):
+        raise UserError(f"{path} holds {some_of(unknown)}, unknown to {CONFIG}; copy it again")
+    for name, parameter in wanted.items():
+        if tensors[name].shape != parameter.shape:
+            raise UserError(
+                f"{path}: {name} has shape {tuple(tensors[name].shape)}, {CONFIG} asks for "
+                f"{tuple(parameter.shape)}; copy the model again"
+            )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(tensors[name])

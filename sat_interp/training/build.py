@@ -1,0 +1,48 @@
+"""The model a configuration asks for, with fresh weights."""
+
+from __future__ import annotations
+
+import torch
+from transformer_lens import HookedTransformerConfig
+from transformers import PreTrainedTokenizerBase
+
+from sat_interp.config import gpt_neo_config
+from sat_interp.errors import UserError
+from sat_interp.training.config import TrainConfig
+from sat_interp.transformer import SelfAblatingTransformer
+
+
+def build_model(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> SelfAblatingTransformer:
+    """A model with fresh weights, decided by ``config.seed``.
+
+    Raises:
+        UserError: a shape that cannot be, or a vocabulary too small for the tokenizer.
+    """
+    needed = max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+    d_vocab = config.d_vocab or needed
+    if d_vocab < needed:
+        raise UserError(
+            f"d_vocab {d_vocab} is too small: the tokenizer has tokens up to {needed - 1}; leave "
+            f"d_vocab out, or set at least {needed}"
+        )
+    shape = shape_of(config, d_vocab)
+    shape.device = str(device)  # weights are drawn on the CPU first: a seed means the same anywhere
+    torch.manual_seed(config.seed)
+    return SelfAblatingTransformer(shape, config.ablation, tokenizer)
+
+
+def shape_of(config: TrainConfig, d_vocab: int = 1) -> HookedTransformerConfig:
+    """The model's shape over a vocabulary, on the CPU in float32.
+
+    Raises:
+        UserError: d_model not divisible by n_heads, or k above the number of units.
+    """
+    shape = gpt_neo_config(
+        n_layers=config.n_layers, d_model=config.d_model, n_heads=config.n_heads,
+        d_mlp=config.d_mlp, n_ctx=config.n_ctx, d_vocab=d_vocab,
+        initializer_range=config.initializer_range,
+    )  # fmt: skip
+    config.ablation.validate_for(shape)
+    return shape

@@ -1,0 +1,249 @@
+"""Everything ``sat-train`` can be told, and the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from sat_interp.config import SelfAblationConfig
+from sat_interp.errors import UserError, suggest
+
+Precision = Literal["float32", "bf16"]
+
+
+@dataclass
+class TrainConfig(SelfAblationConfig):
+    """A training run: the gates (inherited), the shape, the data, the optimisation, the machine.
+
+    The defaults are the preset ``demo``; :meth:`from_preset` gives any other.
+
+    Raises:
+        UserError: a value no run can have (a size below 1, a learning rate of NaN, ...).
+    """
+
+    preset: str = "demo"
+    """Where the defaults come from: demo, or tinystories-3m (the paper's Table 3)."""
+
+    n_layers: int = 4
+    """Blocks."""
+
+    d_model: int = 64
+    """Width of the residual stream."""
+
+    n_heads: int = 8
+    """Attention heads per block; d_model must be divisible by it."""
+
+    d_mlp: int | None = None
+    """Neurons per block; 4 * d_model by default."""
+
+    n_ctx: int = 128
+    """Context in tokens. Training windows have n_ctx inputs and n_ctx targets."""
+
+    d_vocab: int | None = None
+    """Rows of the embedding; the tokenizer's size by default."""
+
+    initializer_range: float = 0.15
+    """Standard deviation of the initial weights (GPT-Neo's own is 0.02)."""
+
+    data: str = "demo"
+    """demo (the built-in corpus), tinystories or any Hugging Face dataset (name:column), or local
+    .txt, .jsonl, .jsonl.gz, .parquet files, several with commas between them."""
+
+    validation: str | None = None
+    """Data to validate on, written as data is; by default the data's own validation split, or one
+    story in a hundred, held out by a hash of its text."""
+
+    tokenizer: str = "bpe:1500"
+    """gpt2 (needs no network), bpe:N (N tokens, trained on the data), or a directory."""
+
+    steps: int = 1800
+    """Optimiser steps; the cosine schedule ends at 0 after the last."""
+
+    batch_size: int = 8
+    """Windows per process and micro-batch."""
+
+    accumulate: int = 1
+    """Micro-batches per optimiser step; their gradients are averaged."""
+
+    learning_rate: float = 3e-3
+    """Peak learning rate of AdamW; a cosine takes it to 0."""
+
+    warmup_steps: int = 0
+    """Steps of linear warm-up before the cosine."""
+
+    beta1: float = 0.9
+    """AdamW's decay of the mean gradient."""
+
+    beta2: float = 0.999
+    """AdamW's decay of the mean squared gradient."""
+
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay, on every parameter."""
+
+    clip_norm: float = 1.0
+    """Largest global gradient norm; 0 never clips."""
+
+    clean_weight: float = 1.0
+    """Weight of the clean stream's cross-entropy in the loss."""
+
+    ablated_weight: float = 1.0
+    """Weight of the ablated stream's cross-entropy."""
+
+    reconstruction_weight: float = 0.0
+    """Weight of the distance between the two streams (the released code's third term)."""
+
+    validate_every: int = 600
+    """Steps between validations on the whole split; 0: only at the end."""
+
+    checkpoint_every: int = 300
+    """Steps between exact checkpoints (the last two are kept); 0: only at the end."""
+
+    log_every: int = 20
+    """Steps between lines of log.jsonl; each is the mean of the steps since the one before."""
+
+    device: str = "auto"
+    """cpu, a torch device, or auto: the accelerator where there is one."""
+
+    precision: Precision = "float32"
+    """float32, or bf16: products in bfloat16 (autocast), weights and optimiser in float32."""
+
+    compile: bool = False
+    """Compile the loss with torch.compile; where it cannot, a line says so and training goes on."""
+
+    seed: int = 0
+    """Of the initial weights, of the windows drawn and of random gates."""
+
+    out: str | None = None
+    """The run's directory."""
+
+    resume: bool = False
+    """Go on where the run in out stopped; an empty directory simply starts."""
+
+    match_perplexity: float | None = None
+    """Shorten the run until its validation perplexity (clean) is this: the same recipe with a
+    shorter, complete schedule, its length (at most steps) found by short runs."""
+
+    match_tolerance: float = 0.01
+    """How near, relatively, the perplexity must come to match_perplexity."""
+
+    match_runs: int = 12
+    """Most runs spent on the search."""
+
+    wandb: str | None = None
+    """Weights & Biases project to log to (needs the extra: pip install 'sat-interp[wandb]')."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise UserError(suggest("preset", self.preset, PRESETS))
+        if self.precision not in get_args(Precision):
+            raise UserError(suggest("precision", self.precision, get_args(Precision)))
+        for name in _AT_LEAST_ONE:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be >= 0 and finite, not {getattr(self, name)}")
+        for name in ("learning_rate", "initializer_range", "match_tolerance"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"{name} must be > 0 and finite, not {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        if self.warmup_steps >= self.steps:
+            raise UserError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        if self.seed >= 2**63:
+            raise UserError(f"seed must be below 2^63, not {self.seed}")
+        target = self.match_perplexity
+        if target is not None and not 1 < target < math.inf:
+            raise UserError(f"match_perplexity must be > 1 and finite, not {target}")
+
+    @classmethod
+    def from_preset(
+        cls, preset: str = "demo", *, k: int | None = None, **settings: Any
+    ) -> TrainConfig:
+        """A preset with some settings changed; ``k`` is both k_attention and k_neurons.
+
+        For example ``TrainConfig.from_preset("demo", variant="local", k=4, out="runs/local")``.
+
+        Raises:
+            UserError: an unknown preset or setting, or a value no run can have.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise UserError(suggest("setting", name, names))
+        both = {} if k is None else {"k_attention": k, "k_neurons": k}
+        return cls(**{**preset_settings(preset), **both, **settings})
+
+    @property
+    def ablation(self) -> SelfAblationConfig:
+        """The gates alone, as the model takes them."""
+        names = [field.name for field in dataclasses.fields(SelfAblationConfig)]
+        return SelfAblationConfig(**{name: getattr(self, name) for name in names})
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, ..., steps - 1: linear warm-up, then a cosine to 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide a run's outcome: what ``resume`` must find unchanged."""
+        return {name: value for name, value in self.to_dict().items() if name not in _FREE}
+
+    def hash(self) -> str:
+        """16 hex digits of :meth:`identity`."""
+        canonical = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+_AT_LEAST_ONE = (
+    "n_layers", "d_model", "n_heads", "d_mlp", "n_ctx", "d_vocab", "steps", "batch_size",
+    "accumulate", "log_every", "match_runs",
+)  # fmt: skip
+_NOT_NEGATIVE = (
+    "warmup_steps", "weight_decay", "clip_norm", "clean_weight", "ablated_weight",
+    "reconstruction_weight", "validate_every", "checkpoint_every", "seed",
+)  # fmt: skip
+# What a resumed run may have different: none of it touches a weight or a logged number.
+_FREE = {"preset", "out", "resume", "wandb", "checkpoint_every"}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The defaults above: about two minutes on two cores.
+    "demo": {},
+    # Self-Ablating Transformers (arXiv 2505.00509), Table 3, and GPT-Neo's initialisation.
+    "tinystories-3m": {
+        "n_layers": 8, "d_model": 128, "n_heads": 16, "d_mlp": 512, "n_ctx": 256,
+        "initializer_range": 0.02, "data": "tinystories", "tokenizer": "gpt2",
+        "steps": 400_000, "batch_size": 24, "learning_rate": 1.4e-3, "warmup_steps": 0,
+        "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "clip_norm": 1.0,
+        "validate_every": 10_000, "checkpoint_every": 1_000, "log_every": 100,
+    },
+}  # fmt: skip
+
+
+def preset_settings(preset: str) -> dict[str, Any]:
+    """What a preset changes in TrainConfig's defaults, its own name included.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    if preset not in PRESETS:
+        raise UserError(suggest("preset", preset, PRESETS))
+    return {"preset": preset, **PRESETS[preset]}
+
+
+def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """The first setting two identities disagree on, as ``seed (0 there, 1 here)``."""
+    for name in [*new, *(name for name in old if name not in new)]:
+        before, now = old.get(name), new.get(name)
+        if before != now:
+            return f"{name} ({before!r} there, {now!r} here)"
+    return None

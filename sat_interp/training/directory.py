@@ -1,0 +1,179 @@
+"""A run's directory: whose it is, its log, what it cost."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sat_interp.errors import UserError
+from sat_interp.files import write_atomically
+from sat_interp.training.config import TrainConfig, first_difference
+from sat_interp.training.state import clear_leftovers
+
+logger = logging.getLogger(__name__)
+
+
+class RunDirectory:
+    """``config.json``, ``log.jsonl``, ``loss.png``, ``summary.json``, ``checkpoints/``,
+    ``tokenizer/``, ``model/`` (the last weights) and ``best/`` (lowest clean validation loss).
+
+    Args:
+        out: the directory; made by :meth:`claim`.
+        writes: whether this process is the one that writes.
+    """
+
+    def __init__(self, out: str | Path, writes: bool = True) -> None:
+        self.path = Path(out).expanduser()
+        self.writes = writes
+        self.config, self.log = self.path / "config.json", self.path / "log.jsonl"
+        self.summary, self.figure = self.path / "summary.json", self.path / "loss.png"
+        self.checkpoints, self.tokenizer = self.path / "checkpoints", self.path / "tokenizer"
+        self.model, self.best = self.path / "model", self.path / "best"
+
+    @contextmanager
+    def claim(self, config: TrainConfig, world: int) -> Iterator[None]:
+        """Make the directory this run's, or see that it is; no other process may have it meanwhile.
+
+        Raises:
+            UserError: it holds another run, other settings, a run while ``resume`` is off, or
+                something else; or another process is at work in it.
+        """
+        if not self.writes:
+            yield
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"out {self.path} is a file: name a directory")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot make directory {self.path}: {error.strerror}") from error
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"another process is training in {self.path}: wait for it") from None
+        try:
+            settings = {**config.identity(), "processes": world}
+            self._check(settings, config.resume)
+            clear_leftovers(self.path)
+            if not self.config.exists():
+                write_atomically(self.config, _json({"config": config.to_dict(), **provenance(),
+                                                     "settings": settings}))  # fmt: skip
+            yield
+        finally:
+            lock.release()
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a run that has ended, else None."""
+        if not self.summary.exists():
+            return None
+        return _read(self.summary)
+
+    def cut_log(self, size: int) -> None:
+        """Bring the log back to what it was when it had ``size`` bytes."""
+        if not self.writes:
+            return
+        with open(self.log, "ab") as file:
+            if file.tell() < size:
+                logger.warning("%s has lost lines since the checkpoint", self.log)
+            else:
+                file.truncate(size)
+
+    def write_log(self, line: dict[str, Any]) -> None:
+        """Append one line."""
+        if self.writes:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def log_size(self) -> int:
+        """Bytes in the log, on the disk for good."""
+        if not self.writes or not self.log.exists():
+            return 0
+        with open(self.log, "ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Say that the run has ended, and what came of it."""
+        if self.writes:
+            write_atomically(self.summary, _json(summary))
+
+    def _check(self, settings: dict[str, Any], resume: bool) -> None:
+        if not self.config.exists():
+            if any(not path.name.startswith(".") for path in self.path.iterdir()):
+                raise UserError(
+                    f"{self.path} is not empty and holds no run of sat-train: name another one"
+                )
+            return
+        difference = first_difference(_read(self.config).get("settings") or {}, settings)
+        if difference:
+            raise UserError(
+                f"{self.path} holds a run with other settings, first of all {difference}: name "
+                "another directory, or the same settings and --resume"
+            )
+        if not resume:
+            raise UserError(
+                f"{self.path} already holds this run: pass --resume to go on with it, or name "
+                "another directory"
+            )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@functools.cache
+def provenance() -> Mapping[str, Any]:
+    """What made the run: versions, the commit where there is one, the kind of machine."""
+    packages = ("sat-interp", "torch", "transformer-lens", "transformers", "tokenizers", "numpy")
+    return {
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+        "commit": _commit(),
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _commit() -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+            timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): name another directory") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not what sat-train wrote: name another directory")
+    return content

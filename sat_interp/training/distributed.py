@@ -1,0 +1,103 @@
+"""One process, or several under ``torchrun``: who this one is and what they exchange."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sat_interp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run.
+
+    Attributes:
+        rank: 0 for the one that writes files.
+        world: how many there are.
+        device: where this one computes.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes: one exchange of one flat buffer."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat /= self.world
+        pieces = flat.split([tensor.numel() for tensor in tensors])
+        for tensor, piece in zip(tensors, pieces, strict=True):
+            tensor.copy_(piece.view_as(tensor))
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+
+@contextmanager
+def processes(device: str) -> Iterator[Processes]:
+    """Join the processes ``torchrun`` started, or be the only one.
+
+    Raises:
+        UserError: an unknown device, or one this machine does not have.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0")) if world > 1 else 0
+    place = resolve_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else None)
+    if world == 1 or dist.is_initialized():
+        yield Processes(rank, world, place)
+        return
+    if place.type != "cpu":
+        torch.accelerator.set_device_index(place)
+    dist.init_process_group(dist.get_default_backend_for_device(place))
+    try:
+        yield Processes(rank, world, place)
+    finally:
+        dist.destroy_process_group()
+
+
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
+    """``auto`` is the accelerator where there is one; each local process takes one of its own.
+
+    Raises:
+        UserError: an unknown device, or one this machine does not have.
+    """
+    if name == "auto":
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    else:
+        try:
+            device = torch.device(name)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = str(error).split("\n")[0]
+            if reason.startswith("Expected one of"):
+                reason = "there is no such kind"
+            raise UserError(
+                f"device {name!r} cannot be used here ({reason}): try --device cpu"
+            ) from error
+    if device.type == "meta":
+        raise UserError("device 'meta' computes nothing: try --device cpu")
+    if local_rank is not None and device.type != "cpu" and device.index is None:
+        return torch.device(device.type, local_rank)
+    return device

@@ -1,0 +1,260 @@
+"""A run from its configuration to its directory: ``train`` is what notebook and shell call."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sat_interp.checkpoint import from_pretrained, save_pretrained
+from sat_interp.errors import UserError
+from sat_interp.progress import bar
+from sat_interp.training.build import build_model, shape_of
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.directory import RunDirectory, read_log
+from sat_interp.training.distributed import Processes, processes
+from sat_interp.training.inputs import Inputs, load_inputs
+from sat_interp.training.plot import draw_losses
+from sat_interp.training.report import (
+    Cost,
+    model_card_facts,
+    open_tracker,
+    summarise,
+    title,
+)
+from sat_interp.training.state import checkpoints, load_latest, save_state
+from sat_interp.training.trainer import NonFiniteLoss, Trainer
+from sat_interp.training.validate import validate
+from sat_interp.transformer import SelfAblatingTransformer
+
+logger = logging.getLogger(__name__)
+
+REPORTS = 20
+"""Lines of progress over a run, where no terminal shows a bar."""
+
+
+@dataclass
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        model: with the weights after the last step, in evaluation mode.
+        out: the run's directory.
+        summary: what ``summary.json`` says: cost, final and best validation losses.
+    """
+
+    model: SelfAblatingTransformer
+    out: Path
+    summary: dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """What a run knows besides its tensors; part of every checkpoint."""
+
+    last: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train a model and leave everything about it in ``config.out``.
+
+    The caller's random state is left as it was.
+
+    Raises:
+        UserError: settings, data or directory do not allow it, or the loss became NaN.
+        OSError: the directory cannot be written.
+    """
+    if config.out is None:
+        raise UserError("a run needs a directory: pass --out DIR")
+    with torch.random.fork_rng(devices=[]), processes(config.device) as ranks:
+        if config.match_perplexity is not None:
+            from sat_interp.training.match import train_matched
+
+            return train_matched(config, ranks)
+        return run(config, ranks)
+
+
+def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> TrainResult:
+    """One run among ``ranks``; ``inputs`` saves loading them again."""
+    shape_of(config)  # what cannot be built is refused before a directory is made for it
+    directory = RunDirectory(config.out or "", writes=ranks.is_first)
+    with directory.claim(config, ranks.world):
+        ranks.wait()
+        if summary := directory.finished():
+            logger.info("%s has finished: nothing to resume", directory.path)
+            return TrainResult(from_pretrained(directory.model), directory.path, summary)
+        inputs = inputs or load_inputs(config, directory, ranks)
+        model = build_model(config, inputs.tokenizer, ranks.device)
+        trainer = Trainer(config, model, inputs.train, ranks)
+        with _kept_up_to(directory, trainer):
+            return _Run(config, directory, inputs, trainer).finish()
+
+
+class _Run:
+    """The steps still to do, and what is written between them."""
+
+    def __init__(
+        self, config: TrainConfig, directory: RunDirectory, inputs: Inputs, trainer: Trainer
+    ) -> None:
+        self.config, self.directory, self.inputs, self.trainer = config, directory, inputs, trainer
+        self.progress = Progress()
+        self._resume()
+        self.started = time.perf_counter() - self.progress.seconds
+        self.tick, self.tick_step = time.perf_counter(), trainer.step
+        self.tracker = open_tracker(config, directory)
+
+    def finish(self) -> TrainResult:
+        """Do the remaining steps and write what the run leaves."""
+        trainer, config = self.trainer, self.config
+        with bar(total=config.steps, initial=trainer.step, desc="training", unit="step") as shown:
+            while trainer.step < config.steps:
+                trainer.advance()
+                shown.update()
+                if self._is_due(config.log_every):
+                    shown.set_postfix(self._log(quiet=not shown.disable))
+                if self._is_due(config.validate_every):
+                    self._validate()
+                if self._is_due(config.checkpoint_every):
+                    self._checkpoint()
+        return self._leave()
+
+    def _is_due(self, every: int) -> bool:
+        step = self.trainer.step
+        return step == self.config.steps or (every > 0 and step % every == 0)
+
+    def _log(self, quiet: bool) -> dict[str, str]:
+        """One line of the log; returns what the bar shows."""
+        trainer = self.trainer
+        means = trainer.recent()  # waits for the device
+        now = time.perf_counter()
+        speed = (trainer.step - self.tick_step) * trainer.tokens_per_step / (now - self.tick)
+        self.tick, self.tick_step = now, trainer.step
+        self._write(
+            {
+                "step": trainer.step,
+                "tokens": trainer.step * trainer.tokens_per_step,
+                "learning_rate": self.config.learning_rate_at(trainer.step - 1),
+                **means,
+                "tokens_per_second": round(speed, 1),
+                "seconds": round(now - self.started, 3),
+            }
+        )
+        shown: dict[str, str] = {
+            name: f"{means[name]:.3f}" for name in ("clean", "ablated") if name in means
+        }
+        shown["tok/s"] = f"{speed:,.0f}"
+        share = self.config.steps / REPORTS
+        if not quiet and trainer.step // share > (trainer.step - self.config.log_every) // share:
+            numbers = ", ".join(f"{name} {value}" for name, value in shown.items())
+            logger.info("step %d of %d: %s", trainer.step, self.config.steps, numbers)
+        return shown
+
+    def _validate(self) -> None:
+        trainer, progress = self.trainer, self.progress
+        trainer.recent()  # a model that is no longer finite is not worth validating
+        found = validate(trainer.model, self.inputs.validation, trainer.processes, self.config.seed)
+        facts: dict[str, Any] = {"step": trainer.step, "validation_clean": found.clean}
+        if found.ablated is not None:
+            facts["validation_ablated"] = found.ablated
+        self._write(facts)
+        progress.last = facts
+        if found.clean < progress.best.get("validation_clean", math.inf):
+            progress.best = facts
+            self._save_model(self.directory.best, facts)
+        ablated = f", ablated {found.ablated:.4f}" if found.ablated is not None else ""
+        logger.info("step %d: validation clean %.4f%s", trainer.step, found.clean, ablated)
+        self.tick, self.tick_step = time.perf_counter(), trainer.step
+
+    def _checkpoint(self) -> None:
+        trainer, progress = self.trainer, self.progress
+        trainer.recent()  # a state that is no longer finite must not displace a sound one
+        if self.directory.writes:
+            facts = {
+                "last": progress.last,
+                "best": progress.best,
+                "seconds": time.perf_counter() - self.started,
+                "log_bytes": self.directory.log_size(),
+                "inputs": self.inputs.identity(),
+                "config_hash": self.config.hash(),
+            }
+            save_state(self.directory.checkpoints, trainer.step, trainer.tensors(), facts)
+        trainer.processes.wait()
+        self.tick, self.tick_step = time.perf_counter(), trainer.step
+
+    def _resume(self) -> None:
+        """Take up the newest sound checkpoint, or start from nothing."""
+        found = load_latest(self.directory.checkpoints)
+        if found is None:
+            self.directory.cut_log(0)
+            return
+        tensors, facts = found
+        for name, now in self.inputs.identity().items():
+            if facts["inputs"].get(name) != now:
+                raise UserError(
+                    f"the {name} changed since {self.directory.path} was begun: restore it, or "
+                    "name another directory"
+                )
+        self.trainer.load(facts["step"], tensors)
+        self.progress = Progress(facts["last"], facts["best"], facts["seconds"])
+        self.directory.cut_log(facts["log_bytes"])
+        logger.info("going on from step %d", self.trainer.step)
+
+    def _leave(self) -> TrainResult:
+        trainer, directory = self.trainer, self.directory
+        model = trainer.model.eval()
+        progress = self.progress
+        summary = summarise(trainer, self.inputs, self._cost(), progress.last, progress.best)
+        if directory.writes:
+            self._save_model(directory.model, self.progress.last)
+            draw_losses(read_log(directory.log), directory.figure, title(self.config))
+            directory.write_summary(summary)
+        trainer.processes.wait()
+        if self.tracker is not None:
+            self.tracker.finish()
+        return TrainResult(model, directory.path, summary)
+
+    def _save_model(self, path: Path, validation: dict[str, Any]) -> None:
+        if not self.directory.writes:
+            return
+        card = model_card_facts(self.config, self.directory.path.name, self._cost(), validation)
+        save_pretrained(self.trainer.model, path, card=card)
+
+    def _cost(self) -> Cost:
+        trainer = self.trainer
+        return Cost(
+            steps=trainer.step,
+            tokens=trainer.step * trainer.tokens_per_step,
+            seconds=time.perf_counter() - self.started,
+        )
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.directory.write_log(line)
+        if self.tracker is not None:
+            self.tracker.log(line, step=line["step"])
+
+
+@contextmanager
+def _kept_up_to(directory: RunDirectory, trainer: Trainer) -> Iterator[None]:
+    """Say with every failure what is left: nothing that was checkpointed is lost."""
+    try:
+        yield
+    except (NonFiniteLoss, OSError) as error:
+        kept = checkpoints(directory.checkpoints)
+        left = f"the last checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
+        if isinstance(error, OSError):
+            where = f" {error.filename}" if error.filename else ""
+            raise UserError(
+                f"cannot write{where}: {error.strerror or error}; {left}: make room, then --resume"
+            ) from error
+        raise UserError(
+            f"{error}: lower learning_rate ({trainer.config.learning_rate}) or clip_norm; {left}"
+        ) from error

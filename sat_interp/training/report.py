@@ -1,0 +1,121 @@
+"""What a run says about itself: its summary, its model card, its figure's title, its tracker."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sat_interp.errors import UserError
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.directory import RunDirectory, provenance
+from sat_interp.training.inputs import Inputs
+from sat_interp.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run has spent so far, over all its processes and resumptions."""
+
+    steps: int
+    tokens: int
+    seconds: float
+
+
+def summarise(
+    trainer: Trainer, inputs: Inputs, cost: Cost, last: dict[str, Any], best: dict[str, Any]
+) -> dict[str, Any]:
+    """``summary.json``: what the run cost, and its last and best validation losses."""
+    config = trainer.config
+    return {
+        "steps": cost.steps,
+        "tokens": cost.tokens,
+        "seconds": round(cost.seconds, 2),
+        "tokens_per_second": round(cost.tokens / cost.seconds, 1),
+        "final": losses(last),
+        "best": losses(best),
+        "validation_stories": len(inputs.validation),
+        "training_tokens_available": len(inputs.train.tokens),
+        "parameters": sum(parameter.numel() for parameter in trainer.trained.values()),
+        "processes": trainer.processes.world,
+        "device": str(trainer.processes.device),
+        "config": config.to_dict(),
+        "config_hash": config.hash(),
+        **provenance(),
+    }
+
+
+def model_card_facts(
+    config: TrainConfig, name: str, cost: Cost, validation: dict[str, Any]
+) -> dict[str, Any]:
+    """Facts for the model card, under the names ``sat_interp.card`` knows."""
+    facts = provenance()
+    return {
+        "name": name,
+        "preset": config.preset,
+        "data": config.data,
+        "tokenizer": config.tokenizer,
+        "seed": config.seed,
+        "steps": cost.steps,
+        "tokens": cost.tokens,
+        "seconds": round(cost.seconds, 1),
+        **{name: value for name, value in losses(validation).items() if name != "step"},
+        "precision": config.precision,
+        "windows_per_step": cost.tokens // cost.steps // config.n_ctx,
+        "learning_rate": config.learning_rate,
+        "initializer_range": config.initializer_range,
+        "config_hash": config.hash(),
+        "hardware": facts["hardware"],
+        "commit": facts["commit"],
+    }
+
+
+def losses(validation: dict[str, Any]) -> dict[str, Any]:
+    """A validation line of the log as losses (nats per token) and perplexities."""
+    facts: dict[str, Any] = {"step": validation["step"]}
+    for stream in ("clean", "ablated"):
+        if (loss := validation.get(f"validation_{stream}")) is not None:
+            facts[f"{stream}_loss"] = loss
+            facts[f"{stream}_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+    return facts
+
+
+def describe(final: dict[str, Any]) -> str:
+    """``clean 1.2 (perplexity 3.3), ablated 1.5 (perplexity 4.5)``."""
+    return ", ".join(
+        f"{stream} {final[f'{stream}_loss']:.4f} (perplexity {final[f'{stream}_perplexity']:.2f})"
+        for stream in ("clean", "ablated")
+        if f"{stream}_loss" in final
+    )
+
+
+def title(config: TrainConfig) -> str:
+    """A figure's title: the data, the gates, the seed."""
+    data = ", ".join(Path(part).name for part in config.data.split(","))
+    if not config.ablation.is_gated:
+        return f"{data}: no gates, seed {config.seed}"
+    kind = config.variant if config.gates == "learned" else f"{config.variant} {config.gates}"
+    k = f"k = {config.k_attention} attention units, {config.k_neurons} neurons"
+    return f"{data}: {kind} gates, {k}, seed {config.seed}"
+
+
+def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
+    """The Weights & Biases run where one was asked for, else None.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    if config.wandb is None or not directory.writes:
+        return None
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "wandb is not installed: pip install 'sat-interp[wandb]', or leave --wandb out"
+        ) from error
+    place = directory.path.resolve()
+    return wandb.init(
+        project=config.wandb, name=place.name, dir=str(place), config=config.to_dict(),
+        id=f"{place.name}-{config.hash()}", resume="allow",
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""Exact training state: a directory per checkpoint, checked by its hash before it is believed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sat_interp.errors import UserError
+from sat_interp.files import atomic_directory
+
+logger = logging.getLogger(__name__)
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def save_state(
+    directory: Path, step: int, tensors: dict[str, Tensor], facts: dict[str, Any]
+) -> None:
+    """Write ``directory/step-XXXXXXXX``, whole or not at all, and keep the last two.
+
+    Args:
+        tensors: weights, optimiser moments, logged numbers not yet written.
+        facts: what else resuming needs; written as JSON beside the hash of the tensors.
+
+    Raises:
+        OSError: the disk is full, or cannot be written; earlier checkpoints stand.
+    """
+    target = directory / f"step-{step:08d}"
+    with atomic_directory(target) as temporary:
+        file = temporary / "tensors.safetensors"
+        _save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+        state = {"step": step, **facts, "tensors_sha256": _sha256(file)}
+        (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    for old in checkpoints(directory)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_latest(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors (on the CPU) and facts of the newest sound checkpoint; None where there is none.
+
+    A truncated or altered one is named in a warning, and the one before it is used.
+
+    Raises:
+        UserError: there are checkpoints, and none is sound.
+    """
+    found = checkpoints(directory)
+    for path in reversed(found):
+        try:
+            return _load(path)
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            logger.warning("checkpoint %s is damaged (%s): trying the one before", path, error)
+    if found:
+        raise UserError(f"no checkpoint in {directory} is sound: start again in another directory")
+    return None
+
+
+def checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(
+        (path for path in directory.iterdir() if _NAME.fullmatch(path.name)),
+        key=lambda path: int(path.name.removeprefix("step-")),
+    )
+
+
+def clear_leftovers(out: Path) -> None:
+    """Remove what writing was cut off in the middle of: temporary files and directories."""
+    for directory in (out, out / "checkpoints"):
+        for pattern in (".*.tmp", ".*.old"):
+            for path in directory.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    file = path / "tensors.safetensors"
+    if _sha256(file) != state["tensors_sha256"]:
+        raise ValueError("its tensors do not have the hash it states")
+    return load_file(file), state
+
+
+def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    try:
+        save_file(tensors, file)
+    except SafetensorError as error:
+        # safetensors writes in Rust and wraps the system's error in its own: unwrap it.
+        code = re.search(r"code: (\d+)", str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, _reason(number, error), str(file)) from error
+
+
+def _reason(number: int, error: Exception) -> str:
+    import os
+
+    return os.strerror(number) if number != errno.EIO else str(error)
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

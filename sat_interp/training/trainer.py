@@ -1,0 +1,194 @@
+"""One optimiser step after another: what every process of a run does."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sat_interp.data.corpus import TokenCorpus
+from sat_interp.errors import UserError
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.distributed import Processes
+from sat_interp.training.loss import Losses, LossWeights, training_loss
+from sat_interp.transformer import SelfAblatingTransformer
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("clean", "ablated", "reconstruction", "grad_norm")
+
+
+class NonFiniteLoss(UserError):
+    """The loss or its gradient is NaN or infinite from ``step`` on."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss or its gradient is not finite at step {step}")
+        self.step = step
+
+
+class Trainer:
+    """Model, optimiser and the numbers of the steps since the last line of the log.
+
+    Nothing here waits for the device: losses stay in ``history`` until :meth:`recent` reads them.
+    Step s draws its windows and seeds its random gates from (seed, s) alone, so the state is the
+    weights, the moments and ``history``.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: SelfAblatingTransformer,
+        corpus: TokenCorpus,
+        processes: Processes,
+    ) -> None:
+        self.config, self.model, self.corpus, self.processes = config, model, corpus, processes
+        self.step = 0
+        self.weights = LossWeights(
+            config.clean_weight, config.ablated_weight, config.reconstruction_weight
+        )
+        self.trained = {
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.history = torch.zeros(config.log_every, len(COLUMNS), device=processes.device)
+        self._loss: Callable[..., Losses] = training_loss
+        self._is_untried = config.compile
+        if config.compile:
+            self._loss = torch.compile(training_loss, dynamic=False)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Targets in one optimiser step, over all processes."""
+        config = self.config
+        return config.batch_size * config.accumulate * config.n_ctx * self.processes.world
+
+    def advance(self) -> None:
+        """One optimiser step: the next windows, their gradient, AdamW."""
+        self.model.train()
+        torch.manual_seed(_step_seed(self.config.seed, self.step, self.processes.rank))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(self.step)
+        losses = self._gradients(self._windows())
+        gradients = [p.grad for p in self.trained.values() if p.grad is not None]
+        self.processes.average([*gradients, losses])
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.trained.values(), self.config.clip_norm or math.inf
+        )
+        self.optimizer.step()
+        row = self.history[self.step % self.config.log_every]
+        row[:3] = losses
+        row[3] = norm
+        self.step += 1
+
+    def recent(self) -> dict[str, float]:
+        """Means of the columns over the steps since the last line of the log.
+
+        Raises:
+            NonFiniteLoss: one of these steps had a loss or gradient that is NaN or infinite.
+        """
+        filled = (self.step - 1) % self.config.log_every + 1
+        rows = self.history[:filled].double().cpu()
+        bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
+        if len(bad):
+            raise NonFiniteLoss(self.step - filled + 1 + int(bad[0]))
+        means = dict(zip(COLUMNS, rows.mean(dim=0).tolist(), strict=True))
+        if not self.model.ablation.is_gated:
+            del means["ablated"]
+        if not (self.model.ablation.is_gated and self.weights.reconstruction):
+            del means["reconstruction"]
+        return means
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that decides the steps to come, by name."""
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for name, parameter in self.trained.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"optimizer.{key}.{name}"] = value
+        return {**state, "history": self.history}
+
+    def load(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Take up the state that :meth:`tensors` gave after ``step`` steps.
+
+        Raises:
+            UserError: it is another model's.
+        """
+        weights = {
+            name.removeprefix("model."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("model.")
+        }
+        own = self.model.state_dict()
+        for name in sorted(own.keys() | weights.keys()):
+            shapes = [tuple(side[name].shape) if name in side else None for side in (weights, own)]
+            if shapes[0] != shapes[1]:
+                raise UserError(
+                    f"the checkpoint is another model's: {name} is {shapes[0]} there and "
+                    f"{shapes[1]} here; choose another directory"
+                )
+        self.model.load_state_dict(weights)
+        for name, parameter in self.trained.items():
+            moments = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"optimizer.{key}.{name}")
+                if value is not None:
+                    moments[key] = value.to(parameter.device)
+            if moments:
+                self.optimizer.state[parameter] = moments
+        self.history.copy_(tensors["history"])
+        self.step = step
+
+    def _windows(self) -> Tensor:
+        """This process' share of the step's windows, micro-batch by micro-batch."""
+        config, processes = self.config, self.processes
+        share = config.batch_size * config.accumulate
+        windows = self.corpus.windows(
+            seed=config.seed, step=self.step, batch=share * processes.world, length=config.n_ctx + 1
+        )
+        own = windows[processes.rank * share : (processes.rank + 1) * share]
+        return own.to(processes.device, non_blocking=True)
+
+    def _gradients(self, windows: Tensor) -> Tensor:
+        """Leave the mean gradient in the parameters; return the mean clean, ablated, rec. loss."""
+        if not self._is_untried:
+            return self._accumulate(windows)
+        # Compiling happens in the first call; a compiler that is missing shows itself there.
+        self._is_untried = False
+        try:
+            return self._accumulate(windows)
+        except Exception as error:  # compilers have no common base class for their failures
+            reason = str(error).strip().split("\n")[0][:200]
+            logger.warning("torch.compile cannot compile this (%s): training without", reason)
+            self._loss = training_loss
+            return self._accumulate(windows)
+
+    def _accumulate(self, windows: Tensor) -> Tensor:
+        config, device = self.config, self.processes.device
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = torch.zeros(3, device=device)
+        for micro in windows.split(config.batch_size):
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                losses = self._loss(self.model, micro, self.weights)
+            (losses.total / config.accumulate).backward()
+            for column, loss in enumerate(losses[1:]):
+                if loss is not None:
+                    sums[column] += loss / config.accumulate
+        return sums
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """A seed for torch that depends on all three and on nothing else."""
+    words: Any = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    return int(words[0])

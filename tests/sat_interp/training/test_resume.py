@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sat_interp.errors import UserError
+from sat_interp.training import state
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.loop import train
+
+from .children import crash_child, start, train_child
+
+Tiny = Callable[..., TrainConfig]
+TIMES = ("seconds", "tokens_per_second")
+
+
+def outcome(out: str | Path) -> dict[str, Any]:
+    """All a run leaves that does not tell the time."""
+    out = Path(out)
+    log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    summary = json.loads((out / "summary.json").read_text())
+    for line in [*log, summary]:
+        for name in TIMES:
+            line.pop(name, None)
+    for name in ("out", "resume"):
+        summary["config"].pop(name)
+    names = ("model/model.safetensors", "best/model.safetensors",
+             "checkpoints/step-00000040/tensors.safetensors")  # fmt: skip
+    files = {name: (out / name).read_bytes() for name in names}
+    return {"log": log, "summary": summary, **files}
+
+
+def resumed(config: TrainConfig) -> TrainConfig:
+    return dataclasses.replace(config, resume=True)
+
+
+@pytest.fixture
+def forty(tiny: Tiny) -> Tiny:
+    # random gates: the generator's state matters too; 7 and 5 never fall on the same step till 35
+    return lambda **changes: tiny(
+        **{"variant": "local", "gates": "dropout", "steps": 40, "learning_rate": 1e-2, **changes}
+    )
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bits(
+    forty: Tiny, tmp_path: Path, text_files: dict[str, str]
+) -> None:
+    environment = {"SAT_INTERP_CACHE": text_files["cache"]}
+    alone, killed = forty(out=str(tmp_path / "alone")), forty(out=str(tmp_path / "killed"))
+    child = start(train_child, alone.to_dict(), environment)
+    child.join(120)
+    assert child.exitcode == 0
+    rng = random.Random(0)
+    log = Path(killed.out) / "log.jsonl"
+    kills = 0
+    for lines in (1, 3, 5, 7, 9):  # past these many lines of the log, and a little later
+        child = start(train_child, resumed(killed).to_dict(), environment)
+        while child.is_alive() and not (
+            log.exists() and len(log.read_bytes().splitlines()) > lines
+        ):
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        if child.is_alive():
+            os.kill(child.pid or 0, signal.SIGKILL)
+            kills += 1
+        child.join(120)
+    child = start(train_child, resumed(killed).to_dict(), environment)
+    child.join(120)
+    assert child.exitcode == 0
+    assert kills >= 3
+    assert outcome(killed.out) == outcome(alone.out)
+
+
+def test_killed_between_any_two_renames_it_ends_in_the_same_bits(
+    forty: Tiny, tmp_path: Path, text_files: dict[str, str]
+) -> None:
+    environment = {"SAT_INTERP_CACHE": text_files["cache"]}
+    alone = forty(out=str(tmp_path / "alone"))
+    train(alone)
+    expected = outcome(alone.out)
+    for at in (1, 2, 4, 5, 8, 13):  # config, tokenizer, best, checkpoints, best replaced, ...
+        config = forty(out=str(tmp_path / f"crash-{at}"), resume=True)
+        child = start(crash_child, config.to_dict(), environment, at)
+        child.join(120)
+        assert child.exitcode == 9
+        train(config)
+        assert outcome(config.out) == expected, at
+        assert not list(Path(config.out).rglob(".*.tmp"))
+        assert not list(Path(config.out).rglob(".*.old"))
+
+
+def interrupted(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, step: int = 30) -> None:
+    """Train until just before ``step`` and stop as if the power went."""
+    from sat_interp.training.trainer import Trainer
+
+    real = Trainer.advance
+
+    def advance(self: Trainer) -> None:
+        if self.step == step:
+            raise KeyboardInterrupt
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            train(config)
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_is_used(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    config = forty()
+    interrupted(config, monkeypatch)
+    newest = Path(config.out) / "checkpoints" / "step-00000028"
+    damage_checkpoint(newest, "truncated")
+    train(resumed(config))
+    assert f"checkpoint {newest} is damaged" in caplog.text
+    alone = forty(out=str(tmp_path / "alone"))
+    train(alone)
+    assert outcome(config.out) == outcome(alone.out)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "no state", "torn state", "empty"])
+def test_every_damage_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    for step in (1, 2, 3):
+        state.save_state(tmp_path, step, {"w": torch.full((40,), float(step))}, {"fact": step})
+    assert [path.name for path in state.checkpoints(tmp_path)] == ["step-00000002", "step-00000003"]
+    damage_checkpoint(tmp_path / "step-00000003", damage)
+    tensors, facts = state.load_latest(tmp_path) or ({}, {})
+    assert (facts["step"], facts["fact"]) == (2, 2)
+    assert tensors["w"].tolist() == [2.0] * 40
+    assert "step-00000003 is damaged" in caplog.text
+    damage_checkpoint(tmp_path / "step-00000002", damage)
+    with pytest.raises(UserError, match="no checkpoint in .* is sound"):
+        state.load_latest(tmp_path)
+
+
+def damage_checkpoint(path: Path, damage: str) -> None:
+    tensors, facts = path / "tensors.safetensors", path / "state.json"
+    if damage == "truncated":
+        tensors.write_bytes(tensors.read_bytes()[:-100])
+    elif damage == "altered":
+        content = bytearray(tensors.read_bytes())
+        content[-50] ^= 1
+        tensors.write_bytes(content)
+    elif damage == "no state":
+        facts.unlink()
+    elif damage == "torn state":
+        facts.write_text(facts.read_text()[:40])
+    else:
+        tensors.unlink()
+        facts.unlink()
+
+
+def test_resume_on_an_empty_directory_starts_and_on_a_finished_run_returns(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny(steps=5, resume=True)
+    Path(config.out).mkdir()
+    first = train(config)
+    before = {path: path.stat().st_mtime_ns for path in Path(config.out).rglob("*.*")}
+    with caplog.at_level("INFO", "sat_interp"):
+        again = train(config)
+    assert "has finished: nothing to resume" in caplog.text
+    assert again.summary == first.summary
+    assert all((a == b).all() for a, b in zip(first.model.parameters(), again.model.parameters(),
+                                               strict=True))  # fmt: skip
+    after = {path: path.stat().st_mtime_ns for path in Path(config.out).rglob("*.*")}
+    assert {p: t for p, t in after.items() if p.name != ".lock"} == {
+        p: t for p, t in before.items() if p.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 1}, "seed (0 there, 1 here)"), ({"learning_rate": 0.1}, "learning_rate"),
+     ({"variant": "none"}, "variant"), ({"batch_size": 8, "seed": 1}, "batch_size")],
+)  # fmt: skip
+def test_other_settings_are_refused_by_the_first_that_differs(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], named: str
+) -> None:
+    config = forty()
+    interrupted(config, monkeypatch, step=1)
+    with pytest.raises(UserError, match="other settings, first of all") as caught:
+        train(dataclasses.replace(config, resume=True, **change))
+    assert named in str(caught.value)
+
+
+def test_a_run_is_not_overwritten_without_resume(forty: Tiny) -> None:
+    config = forty(steps=5)
+    train(config)
+    with pytest.raises(UserError, match="already holds this run: pass --resume"):
+        train(config)
+
+
+def test_changed_data_is_refused(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text_files: dict[str, str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    lines = Path(text_files["train"]).read_text().splitlines()
+    data.write_text("\n".join(lines))
+    config = forty(data=str(data))
+    interrupted(config, monkeypatch)
+    data.write_text("\n".join(lines[:-5]))
+    with pytest.raises(UserError, match="the training data changed since"):
+        train(resumed(config))
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wide, narrow = forty(out=str(tmp_path / "a")), forty(out=str(tmp_path / "b"), d_mlp=20)
+    interrupted(wide, monkeypatch)
+    interrupted(narrow, monkeypatch)
+    other = Path(narrow.out) / "checkpoints"
+    other.rename(other.with_name("mine"))
+    (Path(wide.out) / "checkpoints").rename(other)
+    with pytest.raises(UserError, match="the checkpoint is another model's: .*W_in is"):
+        train(resumed(narrow))
+
+
+def test_two_processes_cannot_train_in_one_directory(forty: Tiny) -> None:
+    from filelock import FileLock
+
+    config = forty()
+    Path(config.out).mkdir()
+    with (
+        FileLock(Path(config.out) / ".lock"),
+        pytest.raises(UserError, match="another process is training"),
+    ):
+        train(config)
+
+
+def test_a_full_disk_keeps_what_was_checkpointed(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = state.save_file
+    count = iter(range(100))
+
+    def full(tensors: Any, file: Path) -> None:
+        real(tensors, file)
+        if next(count) == 2:
+            raise state.SafetensorError(
+                'Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "x" }'
+            )
+
+    config = forty()
+    with monkeypatch.context() as patch:
+        patch.setattr(state, "save_file", full)
+        with pytest.raises(UserError, match="No space left on device; the last checkpoint is .*14"):
+            train(config)
+    names = sorted(path.name for path in (Path(config.out) / "checkpoints").iterdir())
+    assert names == ["step-00000007", "step-00000014"]  # and no temporary beside them
+    train(resumed(config))
+    alone = forty(out=str(tmp_path / "alone"))
+    train(alone)
+    assert outcome(config.out) == outcome(alone.out)
+
+
+def test_a_file_size_limit_is_met_like_a_full_disk(
+    forty: Tiny, text_files: dict[str, str], tmp_path: Path
+) -> None:
+    config = forty()
+    said = tmp_path / "said"
+    environment = {"SAT_INTERP_CACHE": text_files["cache"]}
+    child = start(limited_child, config.to_dict(), environment, str(said))
+    child.join(120)
+    assert child.exitcode == 2
+    line = said.read_text()
+    assert "File too large" in line
+    assert "no checkpoint was written yet" in line
+    assert not list((Path(config.out) / "checkpoints").glob("*"))
+
+
+def limited_child(settings: dict[str, Any], environment: dict[str, str], said: str) -> None:
+    import resource
+    import sys
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    try:
+        train_child(settings, environment)
+    except UserError as error:
+        Path(said).write_text(str(error))
+        sys.exit(2)
