@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 Dtype = Literal["float32", "float64", "bfloat16"]
@@ -64,7 +65,8 @@ def lm(
     """
     from evaluations.language import EVALUATION, LanguageConfig
     from evaluations.models import LoadedModel, load_model
-    from evaluations.report.tables import LANGUAGE
+    from evaluations.report.figures import draw_language
+    from evaluations.report.tables import LANGUAGE, write_tables
     from evaluations.runner import run
     from evaluations.text import Text, evaluation_text
     from sat_interp.data.sources import parse_data
@@ -82,7 +84,9 @@ def lm(
         return evaluation_text(loaded.tokenizer, name, held, stories, name == loaded.data)
 
     outcome = run(EVALUATION, models, text, config, out, force, load=load)
-    _show(outcome, LANGUAGE, out)
+    written = [*write_tables(LANGUAGE, outcome.records, Path(out), "lm")]
+    written += draw_language(outcome.records, Path(out) / "lm")
+    _show(outcome, LANGUAGE, out, written)
     return outcome.records
 
 
@@ -189,7 +193,7 @@ def _one_line(error: Exception) -> str:
     return f"--{name} must be {wanted}, not {given[1].strip()!r}"
 
 
-def _show(outcome: Any, layouts: Sequence[Any], out: str) -> None:
+def _show(outcome: Any, layouts: Sequence[Any], out: str, written: Sequence[Path] = ()) -> None:
     """Print the tables of what went well; then fail, in one line, for what did not."""
     from rich.console import Console
 
@@ -204,4 +208,7 @@ def _show(outcome: Any, layouts: Sequence[Any], out: str) -> None:
         kept = f" ({outcome.skipped} were there already; --force runs them again)"
         count = f"{len(outcome.records)} record{'s' * (len(outcome.records) != 1)}"
         console.print(f"{count} in {out}{kept if outcome.skipped else ''}", highlight=False)
+        if written:
+            names = ", ".join(str(path) for path in written)
+            console.print(f"tables and figure: {names}", highlight=False, soft_wrap=True)
     outcome.raise_failures()

@@ -7,10 +7,12 @@ import io
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.table import Table as RichTable
 
 from evaluations.record import Metric, Record
+from sat_interp.files import write_atomically
 
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 ABSENT = "–"
@@ -146,6 +148,25 @@ def csv_text(layout: Layout, records: Sequence[Record]) -> str:
             cells += _exact(metric) if metric else [None] * len(parts)
         writer.writerow([row.model, _weights(row), *cells])
     return buffer.getvalue()
+
+
+def write_tables(
+    layouts: Sequence[Layout], records: Sequence[Record], out: Path, name: str
+) -> list[Path]:
+    """``out/name.md`` with every table, and ``out/name.csv`` with all their columns.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    if not records:
+        return []
+    columns = tuple(column for layout in layouts for column in layout.columns)
+    return [
+        write_atomically(
+            out / f"{name}.md", "\n".join(markdown(layout, records) for layout in layouts)
+        ),
+        write_atomically(out / f"{name}.csv", csv_text(Layout(name, columns), records)),
+    ]
 
 
 def heading(column: Column, found: Sequence[Row]) -> str:

@@ -1,0 +1,47 @@
+# make demo: the main job on the built-in models.   make test: lint, types, tests.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Extra pip options for PyTorch alone, e.g. the index of its CPU-only wheels (README, Installing).
+TORCH_OPTIONS ?=
+WORKERS ?= 2
+
+MODELS := demo:baseline demo:local-k4 demo:global-k4
+
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test lint types install install-test builtin-models clean
+
+demo: install
+	$(BIN)/sat-eval lm $(MODELS) --data demo --out results/demo
+
+test: install-test lint types
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-test
+	$(BIN)/mypy
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+# PyTorch first and by itself: whatever depends on it then finds it, and fetches no other build.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_OPTIONS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+# The three models that ship with the package, trained again from nothing (README, Built-in models).
+builtin-models: install
+	$(BIN)/python -m sat_interp.builtin
+
+clean:
+	rm -rf $(VENV) runs
