@@ -1,7 +1,51 @@
-"""Self-ablating transformers, their training, and nothing of the evaluations."""
+"""Self-ablating transformers, their training, and nothing of the evaluations.
 
-from sat_interp.config import SelfAblationConfig
-from sat_interp.streams import DualOutput
-from sat_interp.transformer import SelfAblatingTransformer
+The public names are loaded when they are asked for: ``sat-train --help`` need not wait for torch.
+"""
 
-__all__ = ["DualOutput", "SelfAblatingTransformer", "SelfAblationConfig"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sat_interp.config import SelfAblationConfig, gpt_neo_config
+    from sat_interp.errors import UserError
+    from sat_interp.streams import DualOutput
+    from sat_interp.training.config import TrainConfig
+    from sat_interp.training.loop import TrainResult, train
+    from sat_interp.transformer import SelfAblatingTransformer
+
+_HOMES = {
+    "DualOutput": "sat_interp.streams",
+    "SelfAblatingTransformer": "sat_interp.transformer",
+    "SelfAblationConfig": "sat_interp.config",
+    "TrainConfig": "sat_interp.training.config",
+    "TrainResult": "sat_interp.training.loop",
+    "UserError": "sat_interp.errors",
+    "gpt_neo_config": "sat_interp.config",
+    "train": "sat_interp.training.loop",
+}
+
+__all__ = [
+    "DualOutput",
+    "SelfAblatingTransformer",
+    "SelfAblationConfig",
+    "TrainConfig",
+    "TrainResult",
+    "UserError",
+    "gpt_neo_config",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

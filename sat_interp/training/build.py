@@ -30,7 +30,13 @@ def build_model(
     shape = shape_of(config, d_vocab)
     shape.device = str(device)  # weights are drawn on the CPU first: a seed means the same anywhere
     torch.manual_seed(config.seed)
-    return SelfAblatingTransformer(shape, config.ablation, tokenizer)
+    model = SelfAblatingTransformer(shape, config.ablation, tokenizer)
+    if config.embedding_range is not None:
+        with torch.no_grad():
+            for table in (model.W_E, model.W_pos):
+                fresh = torch.empty(table.shape, dtype=table.dtype)  # on the CPU: see above
+                table.copy_(fresh.normal_(std=config.embedding_range))
+    return model
 
 
 def shape_of(config: TrainConfig, d_vocab: int = 1) -> HookedTransformerConfig:

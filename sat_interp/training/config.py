@@ -34,13 +34,13 @@ class TrainConfig(SelfAblationConfig):
     d_model: int = 64
     """Width of the residual stream."""
 
-    n_heads: int = 8
+    n_heads: int = 4
     """Attention heads per block; d_model must be divisible by it."""
 
     d_mlp: int | None = None
     """Neurons per block; 4 * d_model by default."""
 
-    n_ctx: int = 128
+    n_ctx: int = 256
     """Context in tokens. Training windows have n_ctx inputs and n_ctx targets."""
 
     d_vocab: int | None = None
@@ -48,6 +48,10 @@ class TrainConfig(SelfAblationConfig):
 
     initializer_range: float = 0.15
     """Standard deviation of the initial weights (GPT-Neo's own is 0.02)."""
+
+    embedding_range: float | None = None
+    """Standard deviation of the initial token and position embeddings; initializer_range by
+    default. Small ones hide which name is which from the attention for a long time."""
 
     data: str = "demo"
     """demo (the built-in corpus), tinystories or any Hugging Face dataset (name:column), or local
@@ -60,10 +64,10 @@ class TrainConfig(SelfAblationConfig):
     tokenizer: str = "bpe:1500"
     """gpt2 (needs no network), bpe:N (N tokens, trained on the data), or a directory."""
 
-    steps: int = 1800
+    steps: int = 1000
     """Optimiser steps; the cosine schedule ends at 0 after the last."""
 
-    batch_size: int = 8
+    batch_size: int = 4
     """Windows per process and micro-batch."""
 
     accumulate: int = 1
@@ -96,10 +100,10 @@ class TrainConfig(SelfAblationConfig):
     reconstruction_weight: float = 0.0
     """Weight of the distance between the two streams (the released code's third term)."""
 
-    validate_every: int = 600
+    validate_every: int = 500
     """Steps between validations on the whole split; 0: only at the end."""
 
-    checkpoint_every: int = 300
+    checkpoint_every: int = 250
     """Steps between exact checkpoints (the last two are kept); 0: only at the end."""
 
     log_every: int = 20
@@ -149,8 +153,8 @@ class TrainConfig(SelfAblationConfig):
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be >= 0 and finite, not {getattr(self, name)}")
-        for name in ("learning_rate", "initializer_range", "match_tolerance"):
-            if not 0 < getattr(self, name) < math.inf:
+        for name in ("learning_rate", "initializer_range", "embedding_range", "match_tolerance"):
+            if not 0 < (1.0 if getattr(self, name) is None else getattr(self, name)) < math.inf:
                 raise UserError(f"{name} must be > 0 and finite, not {getattr(self, name)}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:

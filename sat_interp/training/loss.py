@@ -169,14 +169,13 @@ class _UnembeddingCrossEntropy(torch.autograd.Function):
                 rows = slice(start, start + chunk)
                 inputs, chunk_targets = states[stream, rows].to(product_dtype), targets[rows, None]
                 logits = inputs @ embedding.T
-                if logits.dtype in (torch.float16, torch.bfloat16):
-                    logits = logits.float()
-                log_normaliser = logits.logsumexp(-1, keepdim=True)
-                total += (log_normaliser - logits.gather(1, chunk_targets)).sum()
+                log_probs = logits.to(_at_least_float32(logits.dtype)).log_softmax(-1)
+                target_log_probs = log_probs.gather(1, chunk_targets)
+                total -= target_log_probs.sum()
                 if grad_states is None or grad_embedding is None:
                     continue
-                gradient = logits.sub_(log_normaliser).exp_()
-                gradient.scatter_add_(1, chunk_targets, -torch.ones_like(log_normaliser))
+                gradient = log_probs.exp_()
+                gradient.scatter_add_(1, chunk_targets, -torch.ones_like(target_log_probs))
                 gradient = gradient.mul_(weight / n_tokens).to(product_dtype)
                 grad_states[stream, rows] = gradient @ embedding
                 grad_embedding += gradient.T @ inputs

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -99,15 +100,10 @@ def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:
         save_file(tensors, file)
     except SafetensorError as error:
         # safetensors writes in Rust and wraps the system's error in its own: unwrap it.
-        code = re.search(r"code: (\d+)", str(error))
+        code = re.search(r"(?:os error |code: )(\d+)", str(error))
         number = int(code[1]) if code else errno.EIO
-        raise OSError(number, _reason(number, error), str(file)) from error
-
-
-def _reason(number: int, error: Exception) -> str:
-    import os
-
-    return os.strerror(number) if number != errno.EIO else str(error)
+        reason = os.strerror(number) if code else str(error)
+        raise OSError(number, reason, str(file)) from error
 
 
 def _sha256(file: Path) -> str:

@@ -253,7 +253,7 @@ def test_a_full_disk_keeps_what_was_checkpointed(
         real(tensors, file)
         if next(count) == 2:
             raise state.SafetensorError(
-                'Error while serializing: I/O error: Os { code: 28, kind: StorageFull, message: "x" }'
+                "Error while serializing: I/O error: Os { code: 28, kind: StorageFull }"
             )
 
     config = forty()

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sat_interp import SelfAblatingTransformer
+from sat_interp.errors import UserError
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.loop import train
+
+Tiny = Callable[..., TrainConfig]
+
+
+def log_of(config: TrainConfig) -> list[dict[str, Any]]:
+    lines = (Path(config.out) / "log.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def curve(config: TrainConfig) -> np.ndarray:
+    """Clean loss, ablated loss (0 without gates) and gradient norm of each line of the log."""
+    return np.array([[line["clean"], line.get("ablated", 0), line["grad_norm"]]
+                     for line in log_of(config) if "clean" in line])  # fmt: skip
+
+
+def weights_of(config: TrainConfig, which: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(Path(config.out) / which / "model.safetensors")
+
+
+@pytest.fixture
+def local(tiny: Tiny) -> Tiny:
+    return lambda **changes: tiny(**{"variant": "local", **changes})
+
+
+def test_a_run_learns_and_leaves_what_it_promises(local: Tiny) -> None:
+    config = local(steps=60, learning_rate=1e-2)
+    result = train(config)
+    out = Path(config.out)
+    expected = {
+        "config.json", "log.jsonl", "loss.png", "summary.json", "model", "best", "tokenizer",
+        "checkpoints",
+    }  # fmt: skip
+    assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == expected
+    found = curve(config)
+    assert found[-1, 0] < found[0, 0] - 0.5
+    assert found[-1, 1] < found[0, 1] - 0.5
+    assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
+        "step-00000056", "step-00000060",
+    ]  # fmt: skip
+    loaded = SelfAblatingTransformer.from_pretrained(out / "model")
+    tokens = torch.arange(10)[None]
+    torch.testing.assert_close(loaded(tokens), result.model(tokens))
+    assert not result.model.training
+
+
+def test_the_log_counts_tokens_and_the_rate_falls_to_zero(local: Tiny) -> None:
+    config = local(steps=20, accumulate=2, learning_rate=4e-3)
+    train(config)
+    lines = [line for line in log_of(config) if "clean" in line]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert [line["tokens"] for line in lines] == [step * 2 * 4 * 24 for step in (5, 10, 15, 20)]
+    cosine = [4e-3 * 0.5 * (1 + math.cos(math.pi * (step - 1) / 20)) for step in (5, 10, 15, 20)]
+    assert [line["learning_rate"] for line in lines] == pytest.approx(cosine)
+
+
+def test_warmup_rises_linearly_then_the_cosine_starts_at_the_peak(tiny: Tiny) -> None:
+    config = tiny(steps=10, warmup_steps=4, learning_rate=1.0)
+    rates = [config.learning_rate_at(step) for step in range(10)]
+    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert 0 < rates[-1] < 0.1
+
+
+def test_the_summary_is_the_log_and_the_best_is_the_lowest(local: Tiny) -> None:
+    config = local(learning_rate=0.3, steps=30)  # far too high: the last is not the best
+    summary = train(config).summary
+    validations = {line["step"]: line for line in log_of(config) if "validation_clean" in line}
+    best = min(validations, key=lambda step: validations[step]["validation_clean"])
+    assert summary["best"]["step"] == best
+    assert summary["best"]["clean_loss"] == validations[best]["validation_clean"]
+    assert summary["final"]["ablated_loss"] == validations[30]["validation_ablated"]
+    assert summary["final"]["clean_perplexity"] == math.exp(validations[30]["validation_clean"])
+    assert summary["tokens"] == 30 * 4 * 24
+    card = json.loads((Path(config.out) / "best" / "cfg.json").read_text())["training"]
+    assert card["steps"] == best
+    assert card["clean_loss"] == summary["best"]["clean_loss"]
+
+
+def test_a_baseline_has_no_ablated_numbers(tiny: Tiny) -> None:
+    config = tiny(steps=5)
+    summary = train(config).summary
+    assert not any("ablated" in key for line in log_of(config) for key in line)
+    assert "ablated_loss" not in summary["final"]
+
+
+def test_accumulation_is_one_large_batch(tiny: Tiny, tmp_path: Path) -> None:
+    for variant, columns, tolerance in (("none", [0, 2], 2e-4), ("local", [0, 1], 1e-2)):
+        # near-ties between winners flip in float32, so the gated gradient norm is not compared
+        whole = tiny(variant=variant, batch_size=6, out=str(tmp_path / f"whole-{variant}"))
+        parts = tiny(
+            variant=variant, batch_size=2, accumulate=3, out=str(tmp_path / f"parts-{variant}")
+        )
+        train(whole)
+        train(parts)
+        found, expected = curve(parts)[:, columns], curve(whole)[:, columns]
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
+        assert np.abs(expected[-1] - expected[0]).max() > 20 * tolerance  # it moved meanwhile
+
+
+def test_a_seed_decides_everything_and_leaves_the_callers_generator_alone(
+    local: Tiny, tmp_path: Path
+) -> None:
+    runs = [local(gates="random", steps=6, seed=seed, out=str(tmp_path / name))
+            for name, seed in (("a", 1), ("b", 1), ("c", 2))]  # fmt: skip
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    for config in runs:
+        train(config)
+    assert torch.rand(1) == expected
+    a, b, c = (weights_of(config) for config in runs)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["embed.W_E"], c["embed.W_E"])
+
+
+@pytest.mark.parametrize("gates", ["learned", "random", "frozen", "detached", "dropout"])
+def test_every_kind_of_gates_trains(local: Tiny, gates: str) -> None:
+    result = train(local(gates=gates, steps=6, variant="global"))
+    assert math.isfinite(result.summary["final"]["ablated_loss"])
+
+
+def test_frozen_gates_stay_and_other_weights_move(local: Tiny) -> None:
+    config = local(gates="frozen", steps=6)
+    trained = train(config).model.state_dict()
+    start = train(local(gates="frozen", steps=1, learning_rate=1e-12,
+                        out=config.out + "-start")).model.state_dict()  # fmt: skip
+    gates = [name for name in trained if "gates.scores" in name]
+    assert gates
+    assert all(torch.equal(trained[name], start[name]) for name in gates)
+    assert (trained["embed.W_E"] - start["embed.W_E"]).abs().max() > 1e-3
+    assert trained["blocks.0.attn.b_Q"].abs().max() == 0
+
+
+def test_gates_without_a_gradient_break_nothing(local: Tiny) -> None:
+    # k = n: nothing is ablated, the gates get no gradient and no moments
+    config = local(k_attention=16, k_neurons=24, steps=10, weight_decay=0.1)
+    result = train(config)
+    final = result.summary["final"]
+    assert final["ablated_loss"] == pytest.approx(final["clean_loss"], abs=1e-5)
+    resumed = train(TrainConfig(**{**config.to_dict(), "resume": True}))
+    assert resumed.summary == json.loads(json.dumps(result.summary))
+
+
+def test_bf16_is_near_float32(local: Tiny, tmp_path: Path) -> None:
+    exact = local(out=str(tmp_path / "float32"))
+    rough = local(out=str(tmp_path / "bf16"), precision="bf16")
+    train(exact)
+    train(rough)
+    np.testing.assert_allclose(curve(rough)[:, :2], curve(exact)[:, :2], rtol=0.02)
+    assert not np.array_equal(curve(rough), curve(exact))
+    assert weights_of(rough)["embed.W_E"].dtype == torch.float32
+
+
+def test_reconstruction_is_logged_when_it_has_a_weight(local: Tiny) -> None:
+    config = local(steps=5, reconstruction_weight=0.5)
+    train(config)
+    assert log_of(config)[0]["reconstruction"] > 0
+
+
+def test_a_compiler_that_fails_is_reported_and_done_without(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def broken(function: Any, **options: Any) -> Any:
+        def fail(*arguments: Any) -> Any:
+            raise RuntimeError("no compiler here\nand a long story")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", broken)
+    compiled, plain = local(compile=True, steps=5), local(steps=5, out=str(tmp_path / "plain"))
+    train(compiled)
+    train(plain)
+    assert "torch.compile cannot compile this (no compiler here): training without" in caplog.text
+    np.testing.assert_array_equal(curve(compiled), curve(plain))
+
+
+def test_the_compiled_loss_is_the_one_trained_with(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counting(function: Any, **options: Any) -> Any:
+        return lambda *arguments: (calls.append(1), function(*arguments))[1]
+
+    monkeypatch.setattr(torch, "compile", counting)
+    train(local(compile=True, steps=5, accumulate=2))
+    assert len(calls) == 10
+
+
+def test_a_nan_loss_stops_with_the_step_and_keeps_the_last_checkpoint(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sat_interp.training import trainer
+
+    count = iter(range(1000))
+    real = trainer.training_loss
+
+    def poisoned(*arguments: Any) -> Any:
+        losses = real(*arguments)
+        return losses._replace(clean=losses.clean * math.nan) if next(count) == 17 else losses
+
+    monkeypatch.setattr(trainer, "training_loss", poisoned)
+    config = local()
+    with pytest.raises(UserError, match=r"not finite at step 18: .* checkpoint is .*step-00000014"):
+        train(config)
+    assert log_of(config)[-1]["step"] == 15
+    monkeypatch.setattr(trainer, "training_loss", real)
+    resumed = train(TrainConfig(**{**config.to_dict(), "resume": True}))
+    assert resumed.summary["final"]["step"] == 24
+
+
+def test_a_gradient_that_overflows_stops_the_run_before_the_checkpoint(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.nn.utils.clip_grad_norm_
+    count = iter(range(1000))
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_",
+        lambda *args: real(*args) * (math.inf if next(count) == 6 else 1),
+    )  # fmt: skip
+    config = local()
+    with pytest.raises(UserError, match=r"not finite at step 7: .*no checkpoint was written yet"):
+        train(config)
+    assert not list((Path(config.out) / "checkpoints").glob("*"))
+
+
+def test_wandb_hears_every_line(local: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+    from types import SimpleNamespace
+
+    heard: list[int] = []
+    tracker = SimpleNamespace(log=lambda line, step: heard.append(step), finish=lambda: None)
+    fake = SimpleNamespace(init=lambda **options: tracker)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    config = local(wandb="project", steps=10)
+    train(config)
+    assert heard == [line["step"] for line in log_of(config)]
+
+
+def test_wandb_missing_is_one_line(local: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"pip install 'sat-interp\[wandb\]'"):
+        train(local(wandb="project"))
