@@ -6,11 +6,12 @@ BIN    := $(VENV)/bin
 TORCH_OPTIONS ?=
 WORKERS ?= 2
 
+BUILTIN := $(addprefix sat_interp/models/,baseline local-k4 global-k4)
 MODELS := demo:baseline demo:local-k4 demo:global-k4
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types install install-test builtin-models clean
+.PHONY: demo test lint types install install-test builtin-models clean $(BUILTIN)
 
 demo: install
 	$(BIN)/sat-eval lm $(MODELS) --data demo --out results/demo
@@ -39,9 +40,14 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $@
 
-# The three models that ship with the package, trained again from nothing (README, Built-in models).
-builtin-models: install
-	$(BIN)/python -m sat_interp.builtin
+# The three models that ship with the package, trained again from nothing; a run that was
+# interrupted goes on (README, Built-in models).
+builtin-models: $(BUILTIN)
+
+$(BUILTIN): sat_interp/models/%: install
+	$(BIN)/sat-train --preset builtin --k 4 --resume --out runs/builtin/$* \
+		--variant $(if $(filter baseline,$*),none,$(firstword $(subst -, ,$*)))
+	rm -rf $@ && mkdir -p $(@D) && cp -r runs/builtin/$*/best $@
 
 clean:
 	rm -rf $(VENV) runs

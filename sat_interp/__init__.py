@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sat_interp.config import SelfAblationConfig, gpt_neo_config
+    from sat_interp.config import SelfAblationConfig
     from sat_interp.errors import UserError
+    from sat_interp.shape import gpt_neo_config
     from sat_interp.streams import DualOutput
     from sat_interp.training.config import TrainConfig
     from sat_interp.training.loop import TrainResult, train
@@ -23,7 +24,7 @@ _HOMES = {
     "TrainConfig": "sat_interp.training.config",
     "TrainResult": "sat_interp.training.loop",
     "UserError": "sat_interp.errors",
-    "gpt_neo_config": "sat_interp.config",
+    "gpt_neo_config": "sat_interp.shape",
     "train": "sat_interp.training.loop",
 }
 

@@ -13,6 +13,7 @@ from transformer_lens.hook_points import HookPoint
 from sat_interp.attention import mixed_scores, mixed_values
 from sat_interp.config import SelfAblationConfig
 from sat_interp.gates import BlockGates, GateScores
+from sat_interp.shape import attention_units
 
 Stream = Float[Tensor, "batch pos d_model"]
 PerHead = Float[Tensor, "batch pos heads d_head"]
@@ -78,7 +79,7 @@ class SelfAblatingBlock(TransformerBlock):
         self.ablation = ablation
         if not ablation.is_gated:
             return
-        n_attention, d_mlp = ablation.attention_units(cfg), self.mlp.W_in.shape[1]
+        n_attention, d_mlp = attention_units(ablation, cfg), self.mlp.W_in.shape[1]
         scores = None
         if ablation.variant == "local" and ablation.has_gate_weights:
             scores = GateScores(cfg.d_model, n_attention, d_mlp, ablation, cfg.dtype)

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sat_interp.config import SelfAblationConfig, gpt_neo_config
+from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError
 from sat_interp.locate import CONFIG, TOKENIZER
 from sat_interp.released import (
@@ -32,6 +32,7 @@ from sat_interp.released import (
     to_released,
     working_dtype,
 )
+from sat_interp.shape import gpt_neo_config, validate
 from sat_interp.transformer import SelfAblatingTransformer
 
 # Hugging Face's name of an activation to TransformerLens'.
@@ -83,7 +84,7 @@ def from_hooked_transformer(
             "the weights were processed (folded or centred), which changes what gates would read; "
             "load them with HookedTransformer.from_pretrained_no_processing"
         )
-    (ablation or SelfAblationConfig()).validate_for(cfg)
+    validate(ablation or SelfAblationConfig(), cfg)
     if not torch.equal(model.W_U, model.W_E.T):
         raise UserError(
             "W_U is not the transpose of W_E: self-ablating transformers tie the two; if centring "

@@ -17,8 +17,9 @@ from transformer_lens import HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
 from sat_interp.block import attention_scale
-from sat_interp.config import SelfAblationConfig, Variant, gpt_neo_config
+from sat_interp.config import SelfAblationConfig, Variant
 from sat_interp.errors import UserError
+from sat_interp.shape import gpt_neo_config
 from sat_interp.transformer import SelfAblatingTransformer
 
 _EMBEDDING, _UNEMBEDDING = "transformer.wte.weight", "lm_head.weight"

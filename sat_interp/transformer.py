@@ -19,6 +19,7 @@ from sat_interp.block import SelfAblatingBlock, layer_norm
 from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError
 from sat_interp.gates import GateScores
+from sat_interp.shape import attention_units, validate
 from sat_interp.streams import (
     AblatedFinalHooks,
     DualOutput,
@@ -57,7 +58,7 @@ class SelfAblatingTransformer(HookedTransformer):
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> None:
         ablation = ablation or SelfAblationConfig()
-        ablation.validate_for(cfg)
+        validate(ablation, cfg)
         wants_weights, cfg.init_weights = cfg.init_weights, False  # ours come after the gates
         super().__init__(cfg, tokenizer=tokenizer, move_to_device=False)
         cfg.init_weights = wants_weights
@@ -68,10 +69,10 @@ class SelfAblatingTransformer(HookedTransformer):
         )
         self.unembed = TiedUnembed(self.cfg, self.embed)
         if ablation.variant == "global" and ablation.has_gate_weights:
-            d_mlp = self.cfg.d_mlp or 0  # validate_for has seen that there are neurons
+            d_mlp = self.cfg.d_mlp or 0  # validate has seen that there are neurons
             self.gates = GateScores(
                 self.cfg.d_model,
-                self.cfg.n_layers * ablation.attention_units(self.cfg),
+                self.cfg.n_layers * attention_units(ablation, self.cfg),
                 self.cfg.n_layers * d_mlp,
                 ablation,
                 self.cfg.dtype,

@@ -6,8 +6,8 @@ import torch
 from transformer_lens import HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
-from sat_interp.config import gpt_neo_config
 from sat_interp.errors import UserError
+from sat_interp.shape import gpt_neo_config, validate
 from sat_interp.training.config import TrainConfig
 from sat_interp.transformer import SelfAblatingTransformer
 
@@ -50,5 +50,5 @@ def shape_of(config: TrainConfig, d_vocab: int = 1) -> HookedTransformerConfig:
         d_mlp=config.d_mlp, n_ctx=config.n_ctx, d_vocab=d_vocab,
         initializer_range=config.initializer_range,
     )  # fmt: skip
-    config.ablation.validate_for(shape)
+    validate(config.ablation, shape)
     return shape

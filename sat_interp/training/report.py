@@ -65,6 +65,7 @@ def model_card_facts(
         "windows_per_step": cost.tokens // cost.steps // config.n_ctx,
         "learning_rate": config.learning_rate,
         "initializer_range": config.initializer_range,
+        "embedding_range": config.embedding_range or config.initializer_range,
         "config_hash": config.hash(),
         "hardware": facts["hardware"],
         "commit": facts["commit"],

@@ -14,8 +14,8 @@ from evaluations.record import Metric, Record
 from evaluations.text import Text, evaluation_text
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp.checkpoint import save_pretrained
-from sat_interp.config import gpt_neo_config
 from sat_interp.data.tokenizer import train_bpe
+from sat_interp.shape import gpt_neo_config
 
 STORIES = [
     "Tom gave the ball to Anna.",

@@ -6,7 +6,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations import weights
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
-from sat_interp.config import gpt_neo_config
+from sat_interp.shape import gpt_neo_config
 
 
 def plain_model(**settings) -> HookedTransformer:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sat_interp.config import SelfAblationConfig, gpt_neo_config
+from sat_interp.config import SelfAblationConfig
+from sat_interp.shape import gpt_neo_config
 from sat_interp.transformer import SelfAblatingTransformer
 
 ModelMaker = Callable[..., SelfAblatingTransformer]

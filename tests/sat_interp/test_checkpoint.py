@@ -16,9 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sat_interp import checkpoint
-from sat_interp.config import SelfAblationConfig, gpt_neo_config
+from sat_interp.config import SelfAblationConfig
 from sat_interp.data.tokenizer import train_bpe
 from sat_interp.errors import UserError
+from sat_interp.shape import gpt_neo_config
 from sat_interp.transformer import SelfAblatingTransformer
 
 VARIANTS = ["none", "local", "global"]

@@ -17,11 +17,12 @@ from transformers import (
     GPTNeoForCausalLM,
 )
 
-from sat_interp.config import SelfAblationConfig, gpt_neo_config
+from sat_interp.config import SelfAblationConfig
 from sat_interp.convert import from_hooked_transformer, to_hf, to_hooked_transformer
 from sat_interp.data.tokenizer import train_bpe
 from sat_interp.errors import UserError
 from sat_interp.released import to_released
+from sat_interp.shape import gpt_neo_config
 from sat_interp.transformer import SelfAblatingTransformer
 
 VARIANTS = ["none", "local", "global"]

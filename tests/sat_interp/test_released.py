@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError
 from sat_interp.released import from_released, to_released
+from sat_interp.training.loss import LossWeights, next_token_loss
 from sat_interp.transformer import SelfAblatingTransformer
 
 VARIANTS = ["none", "local", "global"]
@@ -51,6 +53,34 @@ def test_the_published_implementations_vectors(file, path):
     again = to_released(model)
     assert set(again) == set(weights) | {"lm_head.weight"}
     assert all(torch.equal(again[name], weights[name]) for name in weights)
+    loss_weights = LossWeights(*json.loads(settings["loss_weights"]))
+    losses = next_token_loss(
+        model, tensors["input_ids"], tensors["targets"], loss_weights, chunk=5, path=path
+    )
+    assert losses.clean.item() == pytest.approx(tensors["loss_clean"].item(), abs=1e-9)
+    assert losses.ablated.item() == pytest.approx(tensors["loss_ablated"].item(), abs=1e-9)
+    assert losses.total.item() == pytest.approx(tensors["loss"].item(), abs=1e-6)  # theirs: float32
+    losses.total.backward()
+    found = _gradients_under_released_names(model)
+    theirs = {
+        name.removeprefix("grad."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith("grad.")
+    }
+    assert theirs.keys() <= found.keys()
+    assert all((found[name] - theirs[name]).abs().max() < 1e-6 for name in theirs)
+
+
+def _gradients_under_released_names(model: SelfAblatingTransformer) -> dict[str, torch.Tensor]:
+    """Gradients put in the place of weights, so that the export names them."""
+    bearer = copy.deepcopy(model)
+    with torch.no_grad():
+        for ours, parameter in zip(model.parameters(), bearer.parameters(), strict=True):
+            if ours.grad is None:
+                parameter.zero_()
+            else:
+                parameter.copy_(ours.grad)
+    return to_released(bearer)
 
 
 def _random_weights(variant: str = "none") -> dict[str, torch.Tensor]:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from sat_interp.config import SelfAblationConfig, gpt_neo_config
+from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError
+from sat_interp.shape import gpt_neo_config, validate
 from sat_interp.training.loss import LossWeights, next_token_loss
 from sat_interp.transformer import SelfAblatingTransformer
 from tests.sat_interp.plain import plain_dual, plain_loss
@@ -306,7 +307,7 @@ def test_impossible_gates_are_refused_by_name(make_model, settings, message):
 
     def check() -> None:
         config.__post_init__()
-        config.validate_for(shape)
+        validate(config, shape)
 
     with pytest.raises(UserError, match=message):
         check()

@@ -7,10 +7,10 @@ import torch
 
 from evaluations.tasks.ioi import competence, wilson
 from sat_interp import SelfAblatingTransformer
-from sat_interp.config import gpt_neo_config
 from sat_interp.data.stories import ioi_prompts
 from sat_interp.data.tokenizer import train_bpe
 from sat_interp.errors import UserError
+from sat_interp.shape import gpt_neo_config
 
 
 def test_wilson_by_hand():
