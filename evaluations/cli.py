@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from sat_interp.commandline import run_command, underscored
+
 Dtype = Literal["float32", "float64", "bfloat16"]
 
 
@@ -97,24 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``sat-eval``; returns the exit code: 0, 2 for what the user can mend, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        parsed = build_parser().parse_args([_underscored(one) for one in arguments])
+        parsed = build_parser().parse_args([underscored(one) for one in arguments])
     except argparse.ArgumentError as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return 2
     chosen = parsed.subcommand
     settings = dict(parsed[chosen].as_dict())
     settings.pop("config", None)
-    from sat_interp.errors import run_command
-
     return run_command(lambda: COMMANDS[chosen](**settings))
-
-
-def _underscored(argument: str) -> str:
-    """``--activation-stories`` as the parameter it names is spelled."""
-    if not argument.startswith("--"):
-        return argument
-    option, equals, value = argument.removeprefix("--").partition("=")
-    return "--" + option.replace("-", "_") + equals + value
 
 
 def build_parser() -> Any:

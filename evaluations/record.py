@@ -12,10 +12,8 @@ import hashlib
 import json
 import logging
 import math
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -26,7 +24,6 @@ from sat_interp.files import write_atomically
 
 SCHEMA = 1
 Direction = Literal["lower", "higher"]
-LIBRARIES = ("torch", "transformer_lens", "sae_lens", "transformers", "numpy", "sat-interp")
 
 log = logging.getLogger(__name__)
 
@@ -194,41 +191,6 @@ def hash_of(config: Any) -> str:
     """A hash of a configuration (12 hex digits): of its content, not of the order of its keys."""
     text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def versions() -> dict[str, str]:
-    """Versions of python and of the libraries that decide a result."""
-    import platform
-
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def commit() -> str | None:
-    """The git commit of the tree this package runs from, ``-dirty`` when it has changes.
-
-    None outside git, and where the package merely lies in someone else's repository.
-    """
-    here = Path(__file__).resolve()
-    try:
-        _git(here.parent, "ls-files", "--error-unmatch", here.name)
-        head = _git(here.parent, "rev-parse", "HEAD")
-        changed = _git(here.parent, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head + ("-dirty" if changed else "")
-
-
-def _git(directory: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=directory, capture_output=True, text=True, check=True, timeout=30
-    )
-    return done.stdout.strip()
 
 
 def _number(value: Any) -> float | None:

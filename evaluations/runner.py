@@ -20,14 +20,13 @@ from evaluations.record import (
     SCHEMA,
     Metric,
     Record,
-    commit,
     hash_of,
     plain,
     read_record,
-    versions,
 )
 from sat_interp import progress
 from sat_interp.errors import UserError
+from sat_interp.provenance import commit, versions
 
 log = logging.getLogger(__name__)
 

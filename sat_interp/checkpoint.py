@@ -13,7 +13,6 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from sat_interp.locate import (
     is_hugging_face,
     model_path,
 )
+from sat_interp.provenance import versions
 from sat_interp.transformer import SelfAblatingTransformer
 
 __all__ = ["find_model", "from_pretrained", "model_path", "push_to_hub", "save_pretrained"]
@@ -101,7 +101,7 @@ def _contents(
         | {"dtype": _name_of(model.W_E.dtype)},
         "ablation": model.ablation.to_dict(),
         "weights": {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
-        "versions": {name: _version(name) for name in ("sat-interp", "torch", "transformer-lens")},
+        "versions": versions(),
         "training": _jsonable(facts),
     }
     contents[CONFIG] = (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
@@ -179,13 +179,6 @@ def push_to_hub(
 
 def _name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _jsonable(value: Any) -> Any:

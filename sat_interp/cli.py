@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from sat_interp.errors import UserError, run_command, suggest
+from sat_interp.commandline import run_command, underscored
+from sat_interp.errors import UserError, suggest
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -60,7 +61,7 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     """
     import jsonargparse
 
-    arguments = [_underscored(argument) for argument in arguments]
+    arguments = [underscored(argument) for argument in arguments]
     early, file = _early(arguments)
     parser = _parser(early.preset or file.get("preset") or "demo")
     try:
@@ -104,14 +105,6 @@ def _docstrings(config: type, names: Sequence[str]) -> dict[str, str]:
 
     found = {param.arg_name: param.description or "" for param in parse_from_object(config).params}
     return {name: " ".join(found.get(name, "").split()) for name in names}
-
-
-def _underscored(argument: str) -> str:
-    """``--match-perplexity=5`` as ``--match_perplexity=5``."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
 
 
 def _early(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:

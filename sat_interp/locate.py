@@ -57,8 +57,8 @@ def model_path(name: str) -> Path:
     directory = Path(__file__).parent / "models" / short
     if not (directory / CONFIG).is_file():
         raise UserError(
-            f"{name} is not part of this installation; train one like it: sat-train --preset builtin "
-            f"{_HOW_TO_TRAIN[short]} --out runs/{short}"
+            f"{name} is not part of this installation; train one like it: "
+            f"sat-train --preset builtin {_HOW_TO_TRAIN[short]} --out runs/{short}"
         )
     return directory
 

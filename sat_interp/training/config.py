@@ -231,7 +231,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Self-Ablating Transformers (arXiv 2505.00509), Table 3, and GPT-Neo's initialisation.
     "tinystories-3m": {
         "n_layers": 8, "d_model": 128, "n_heads": 16, "d_mlp": 512, "n_ctx": 256,
-        "initializer_range": 0.02, "embedding_range": None, "data": "tinystories", "tokenizer": "gpt2",
+        "initializer_range": 0.02, "embedding_range": None,
+        "data": "tinystories", "tokenizer": "gpt2",
         "steps": 400_000, "batch_size": 24, "learning_rate": 1.4e-3, "warmup_steps": 0,
         "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "clip_norm": 1.0,
         "validate_every": 10_000, "checkpoint_every": 1_000, "log_every": 100,

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
+from sat_interp.provenance import provenance
 from sat_interp.training.config import TrainConfig, first_difference
 from sat_interp.training.state import clear_leftovers
 
@@ -134,35 +131,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@functools.cache
-def provenance() -> Mapping[str, Any]:
-    """What made the run: versions, the commit where there is one, the kind of machine."""
-    packages = ("sat-interp", "torch", "transformer-lens", "transformers", "tokenizers", "numpy")
-    return {
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
-        "commit": _commit(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-
-
-def _commit() -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
-            timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _json(value: dict[str, Any]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sat_interp.errors import UserError
+from sat_interp.provenance import provenance
 from sat_interp.training.config import TrainConfig
-from sat_interp.training.directory import RunDirectory, provenance
+from sat_interp.training.directory import RunDirectory
 from sat_interp.training.inputs import Inputs
 from sat_interp.training.trainer import Trainer
 

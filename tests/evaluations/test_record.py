@@ -3,23 +3,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 
-from evaluations import record as module
 from evaluations.record import (
     Interval,
     Metric,
     Record,
-    commit,
     hash_of,
     plain,
     read_record,
     read_records,
-    versions,
 )
 from sat_interp.errors import UserError
 
@@ -100,34 +96,6 @@ def test_a_hash_is_of_content_not_of_order():
     assert hash_of({"a": 1, "b": [1, 2]}) == hash_of({"b": (1, 2), "a": 1})
     assert hash_of({"a": 1}) != hash_of({"a": 2})
     assert hash_of({"a": 1}) == "015abd7f5cc5"  # stable between runs and versions
-
-
-def test_versions_name_what_decides_a_result():
-    assert set(versions()) == {"python", *module.LIBRARIES}
-    assert versions()["torch"].split("+")[0] == torch.__version__.split("+")[0]
-
-
-def test_commit_is_of_the_tree_the_package_lies_in(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "record.py"))
-    (tmp_path / "record.py").write_text("one")
-    assert commit() is None  # outside git
-
-    def git(*arguments: str) -> None:
-        identity = ["-c", "user.name=x", "-c", "user.email=x@x"]
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True)
-
-    git("init", "-q")
-    (tmp_path / "other").write_text("x")
-    git("add", "other")
-    git("commit", "-qm", "one")
-    assert commit() is None  # in someone else's repository, as in a virtual environment
-    git("add", "record.py")
-    git("commit", "-qm", "two")
-    clean = commit()
-    assert clean is not None
-    assert len(clean) == 40
-    (tmp_path / "record.py").write_text("two")
-    assert commit() == clean + "-dirty"
 
 
 def test_metric_by_name(make_record):
