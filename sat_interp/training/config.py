@@ -77,7 +77,7 @@ class TrainConfig(SelfAblationConfig):
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW; a cosine takes it to 0."""
 
-    warmup_steps: int = 50
+    warmup_steps: int = 0
     """Steps of linear warm-up before the cosine."""
 
     beta1: float = 0.9

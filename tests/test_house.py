@@ -1,0 +1,101 @@
+"""The rules of the house that no single module can keep: imports, names, the README's tables."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted([*ROOT.glob("sat_interp/**/*.py"), *ROOT.glob("evaluations/**/*.py")])
+# A room is a module or folder of evaluations that answers a question of its own.
+ROOMS = {"language", "tasks"}
+
+
+def _imports(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_there_are_files_to_check():
+    assert len(FILES) > 40
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_point_one_way(file):
+    imports = _imports(file)
+    if file.is_relative_to(ROOT / "sat_interp"):
+        assert not {name for name in imports if name.split(".")[0] == "evaluations"}
+        return
+    room = file.relative_to(ROOT / "evaluations").parts[0].removesuffix(".py")
+    if room in ROOMS:
+        others = ROOMS - {room}
+        assert not {name for name in imports if name.split(".")[:1] == ["evaluations"]
+                    and len(name.split(".")) > 1 and name.split(".")[1] in others}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_is_unpickled_and_no_device_is_hard_wired(file):
+    text = file.read_text()
+    assert '"cuda"' not in text
+    assert "pickle" not in _imports(file)
+    assert "torch.load(" not in text
+    assert len(text.splitlines()) <= 400
+
+
+def test_the_public_names_load_nothing_until_asked():
+    code = "import sat_interp, sys; print('torch' in sys.modules, *sat_interp.__all__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded, *names = done.stdout.split()
+    assert loaded == "False"
+    assert {"SelfAblationConfig", "SelfAblatingTransformer", "train"} <= set(names)
+
+
+def test_every_public_name_is_where_it_is_said_to_be():
+    import sat_interp
+
+    for name in sat_interp.__all__:
+        assert getattr(sat_interp, name).__name__ == name
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = sat_interp.nonsense
+
+
+def test_the_readme_lists_every_hook_point_of_ours_and_no_other():
+    from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
+
+    shape = gpt_neo_config(n_layers=1, d_model=8, n_heads=2, d_vocab=5, n_ctx=4)
+    model = SelfAblatingTransformer(shape, SelfAblationConfig(variant="local", k_attention=1))
+    ours = {
+        name.replace("blocks.0.", "blocks.{l}.")
+        for name in model.hook_dict
+        if "gates." in name or "ablated." in name
+    }
+    listed: set[str] = set()
+    for line in (ROOT / "README.md").read_text().splitlines():
+        cell = line.split("|")[1] if line.startswith("| `") else ""
+        prefix = ""
+        for name in re.findall(r"`([\w.{}]*hook_\w+)`", cell):
+            # later names of a row stand without the path of the first
+            prefix = name.rpartition(".")[0] or prefix
+            listed.add(f"{prefix}.{name.rpartition('.')[2]}")
+    assert listed == ours
+
+
+def test_the_map_of_the_house_names_what_is_there():
+    readme = (ROOT / "README.md").read_text().split("## The house")[1].split("```")[1]
+    for folder in ("sat_interp", "evaluations"):
+        section = readme.split(f"\n{folder}/")[1].split("\nevaluations/")[0]
+        for file in (ROOT / folder).glob("*.py"):
+            if file.stem in {"__init__", "files", "progress", "errors", "provenance",
+                             "commandline", "hub", "statistics"}:  # fmt: skip
+                continue  # helpers of a few lines each
+            assert file.name in section, file.name
