@@ -67,6 +67,12 @@ def model_card_facts(
         "learning_rate": config.learning_rate,
         "initializer_range": config.initializer_range,
         "embedding_range": config.embedding_range or config.initializer_range,
+        "loss_weights": (
+            f"clean {config.clean_weight:g}, ablated {config.ablated_weight:g}, "
+            f"reconstruction {config.reconstruction_weight:g}"
+            if config.is_gated
+            else "clean 1"
+        ),
         "config_hash": config.hash(),
         "hardware": facts["hardware"],
         "commit": facts["commit"],
