@@ -45,8 +45,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 builtin-models: $(BUILTIN)
 
 $(BUILTIN): sat_interp/models/%: install
-	$(BIN)/sat-train --preset builtin --resume --out runs/builtin/$* \
-		$(if $(filter baseline,$*),,--variant $(firstword $(subst -, ,$*)) --k 4 --ablated-weight 0.1)
+	$(BIN)/sat-train --preset builtin-$* --resume --out runs/builtin/$*
 	rm -rf $@ && mkdir -p $(@D) && cp -r runs/builtin/$*/best $@
 
 clean:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs: ``sat-eval --help`` answers at 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import re
 import sys
@@ -50,6 +51,7 @@ def lm(
             Hugging Face; a training run; a hub id.
         data: demo, tinystories, a Hugging Face dataset (name:column), or .txt, .jsonl[.gz],
             .parquet files. Its validation split is scored, or all of files that have none.
+            Where one of the models was trained on it, all are scored on what was held out then.
             Default: what each model was trained on (its held-out stories), else demo.
         validation: data with the validation text, where DATA has none of its own.
         tokenizer: gpt2, a directory or a hub id, in place of the model's own.
@@ -66,7 +68,8 @@ def lm(
         A ``Record`` for each model, the written ones and those that were there.
     """
     from evaluations.language import EVALUATION, LanguageConfig
-    from evaluations.models import LoadedModel, load_model
+    from evaluations.models import LoadedModel, load_model, origin
+    from evaluations.origin import Origin, origin_of_text, text_to_score
     from evaluations.report.figures import draw_language
     from evaluations.report.tables import LANGUAGE, write_tables
     from evaluations.runner import run
@@ -75,21 +78,37 @@ def lm(
 
     if data is not None:
         parse_data(data, validation)  # a wrong name is told before any model is loaded
+    named = validation or data  # what would be scored
+    shared: Origin | None = None
+    if named is not None:
+        parse_data(named)
+        shared = origin_of_text(_origins(models, origin), named)
     config = LanguageConfig(seed, resamples, activation_stories)
 
     def load(spec: str) -> LoadedModel:
         return load_model(spec, device, dtype, tokenizer)
 
     def text(loaded: LoadedModel) -> Text:
-        name = data or loaded.data or "demo"
-        held = validation or (loaded.validation if name == loaded.data else None)
-        return evaluation_text(loaded.tokenizer, name, held, stories, name == loaded.data)
+        own = Origin(data=loaded.data, validation=loaded.validation)
+        name, held, was_trained_on = text_to_score(own, shared, data, validation)
+        return evaluation_text(loaded.tokenizer, name, held, stories, was_trained_on)
 
     outcome = run(EVALUATION, models, text, config, out, force, load=load)
     written = [*write_tables(LANGUAGE, outcome.records, Path(out), "lm")]
     written += draw_language(outcome.records, Path(out) / "lm")
     _show(outcome, LANGUAGE, out, written)
     return outcome.records
+
+
+def _origins(models: Sequence[str], origin: Callable[[str], Any]) -> list[Any]:
+    """Where the models come from; those that cannot be found fail on their own, later."""
+    from sat_interp.errors import UserError
+
+    found = []
+    for spec in models:
+        with contextlib.suppress(UserError, OSError):
+            found.append(origin(spec))
+    return found
 
 
 COMMANDS: dict[str, Callable[..., object]] = {"lm": lm}

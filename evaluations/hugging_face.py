@@ -14,6 +14,10 @@ from transformer_lens import HookedTransformer
 
 from sat_interp.errors import UserError
 
+# Tokens over which a conversion is compared: GPT-Neo's local layers see 256 of them, so that a
+# wrong window shows only beyond.
+COMPARED = 512
+
 
 def hugging_face_model(directory: str | Path) -> HookedTransformer:
     """Any decoder TransformerLens knows, from a Hugging Face directory, without a network.
@@ -32,7 +36,9 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
     directory = Path(directory)
     try:
         with _quiet_transformers():
-            original = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+            original = AutoModelForCausalLM.from_pretrained(
+                directory, dtype=torch.float32, trust_remote_code=False
+            ).eval()
     except Exception as error:  # transformers raises whatever its reading of the files meets
         raise UserError(f"cannot load a model from {directory}: {first_line(error)}") from None
     try:
@@ -107,7 +113,7 @@ def _true_sizes(cfg: Any, state: dict[str, torch.Tensor]) -> None:
 def _compare(model: HookedTransformer, original: torch.nn.Module, directory: Path) -> None:
     """Refuse a conversion whose logits are not the original's."""
     generator = torch.Generator().manual_seed(0)
-    length = min(32, int(model.cfg.n_ctx))
+    length = min(COMPARED, int(model.cfg.n_ctx))
     tokens = torch.randint(int(model.cfg.d_vocab), (1, length), generator=generator)
     wanted = original(tokens).logits
     # a constant added to all logits changes no probability

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +15,10 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluations import weights
 from evaluations.hugging_face import first_line, hugging_face_model
+from evaluations.origin import Origin, read_origin
 from sat_interp.checkpoint import from_pretrained
-from sat_interp.data.tokenizer import GPT2_VOCABULARY, load_tokenizer
+from sat_interp.data.tokenizer import GPT2_VOCABULARY, fingerprint, load_tokenizer
+from sat_interp.devices import resolve_device
 from sat_interp.errors import UserError, suggest
 from sat_interp.locate import BUNDLED, CONFIG, find_model, is_hugging_face
 from sat_interp.transformer import SelfAblatingTransformer
@@ -44,6 +46,7 @@ class LoadedModel:
         spec: the argument it was loaded by.
         data, validation: what it was trained on, where that is recorded.
         training: its recorded training configuration (preset, seed, ...), small.
+        tokenizer_note: why its tokenizer may not be the one it was trained with.
     """
 
     model: HookedTransformer
@@ -54,6 +57,7 @@ class LoadedModel:
     data: str | None = None
     validation: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    tokenizer_note: str | None = None
 
     @property
     def device(self) -> str:
@@ -95,15 +99,32 @@ def load_model(
         model: HookedTransformer = from_pretrained(directory)
     else:
         model = hugging_face_model(directory)
-    chosen = load_tokenizer(tokenizer) if tokenizer else _tokenizer(directory, model)
+    chosen, note = _tokenizer(directory, model, tokenizer)
+    if note:
+        log.warning("%s: %s", name, note)
     loaded = prepared(model, name, chosen, device, dtype, spec)
-    loaded.training = _training(directory)
-    loaded.data, loaded.validation = (
-        str(told) if (told := loaded.training.get(key)) else None for key in ("data", "validation")
-    )
-    if spec.startswith("demo:"):
-        loaded.data = loaded.data or "demo"
+    found = _origin(directory, spec)
+    loaded.training, loaded.data, loaded.validation = found.facts, found.data, found.validation
+    loaded.tokenizer_note = note
+    if loaded.training.get("finished") is False:
+        log.warning("%s: its training has not finished; this is the model saved so far", name)
     return loaded
+
+
+def origin(spec: str) -> Origin:
+    """How the model that a MODEL argument names was trained; its weights are not read.
+
+    Raises:
+        UserError: nothing of that name.
+    """
+    return _origin(_locate(spec)[0], spec)
+
+
+def _origin(directory: Path, spec: str) -> Origin:
+    found = read_origin(directory)
+    if spec.startswith("demo:") and not found.data:
+        return dataclasses.replace(found, data="demo")
+    return found
 
 
 def prepared(
@@ -119,22 +140,17 @@ def prepared(
     Raises:
         UserError: no such device.
     """
+    place = resolve_device(device)
     digest = weights.weights_hash(model)  # before the cast: the same weights, the same hash
     if dtype is not None and model.W_E.dtype != getattr(torch, dtype):
         model.to(getattr(torch, dtype), print_details=False)
     try:
-        model.to(device or default_device(), print_details=False)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} cannot be used: {first_line(error)}") from None
+        model.to(place, print_details=False)
+    except RuntimeError as error:
+        raise UserError(f"device {str(place)!r} cannot be used: {first_line(error)}") from None
     model.eval()
     model.requires_grad_(False)
     return LoadedModel(model, name, tokenizer, digest, spec or name)
-
-
-def default_device() -> str:
-    """The accelerator torch sees, else ``cpu``."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator.type if accelerator is not None else "cpu"
 
 
 def _locate(spec: str) -> tuple[Path, str]:
@@ -209,36 +225,46 @@ def _directories_here() -> list[str]:
     return [path.name for path in Path().iterdir() if path.is_dir() and path.name[0] not in "._"]
 
 
-def _tokenizer(directory: Path, model: HookedTransformer) -> PreTrainedTokenizerFast:
-    """The model's own tokenizer; GPT-2's where there is none and the vocabulary is GPT-2's."""
+def _tokenizer(
+    directory: Path, model: HookedTransformer, given: str | None
+) -> tuple[PreTrainedTokenizerFast, str | None]:
+    """The tokenizer to use, and a line about it where it may not be what the model learned from.
+
+    The one that is given, else the model's own, else GPT-2's where the vocabulary has its size.
+    """
+    if given is None:
+        own = _own_tokenizer(directory, model)
+        if own is not None:
+            return own, _wrong_size(directory, model, own)
+        if model.cfg.d_vocab == GPT2_VOCABULARY:
+            note = "it has no tokenizer but a vocabulary of GPT-2's size: using GPT-2's"
+            return load_tokenizer("gpt2"), note
+        raise UserError(
+            f"{directory} has no tokenizer: name one with --tokenizer gpt2 or a directory"
+        )
+    chosen = load_tokenizer(given)
+    try:
+        own = _own_tokenizer(directory, model)
+    except UserError:
+        own = None  # a damaged one is a reason to name another
+    if own is not None and (known := fingerprint(own)) != (used := fingerprint(chosen)):
+        return chosen, f"the tokenizer given ({used}) is not the model's own ({known})"
+    return chosen, _wrong_size(directory, model, chosen)
+
+
+def _own_tokenizer(directory: Path, model: HookedTransformer) -> PreTrainedTokenizerFast | None:
     if any((directory / name).exists() for name in TOKENIZER_FILES):
         return load_tokenizer(str(directory.resolve()))  # a directory may be called gpt2
-    if isinstance(model.tokenizer, PreTrainedTokenizerFast):
-        return model.tokenizer
-    if model.cfg.d_vocab == GPT2_VOCABULARY:
-        log.warning(
-            "%s has no tokenizer but a vocabulary of GPT-2's size: using GPT-2's", directory
-        )
-        return load_tokenizer("gpt2")
-    raise UserError(f"{directory} has no tokenizer: name one with --tokenizer gpt2 or a directory")
+    return model.tokenizer if isinstance(model.tokenizer, PreTrainedTokenizerFast) else None
 
 
-def _training(directory: Path) -> dict[str, Any]:
-    """How a model of ours was trained: its run's configuration, else what its cfg.json says."""
-    if not _is_ours(directory):
-        return {}
-    told = _json(directory / CONFIG).get("training")
-    run = _json(directory.parent / "config.json").get("config")
-    run = run if isinstance(run, dict) and isinstance(run.get("data"), str) else {}
-    found = {**(told if isinstance(told, dict) else {}), **run}
-    kept = {key: value for key, value in found.items() if isinstance(value, str | int | float)}
-    return {key: value for key, value in kept.items() if len(str(value)) < 1000}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none to read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _wrong_size(
+    directory: Path, model: HookedTransformer, tokenizer: PreTrainedTokenizerFast
+) -> str | None:
+    """A model of ours has a row for each token; Hugging Face's often have rows to spare."""
+    if not _is_ours(directory) or len(tokenizer) == model.cfg.d_vocab:
+        return None
+    return (
+        f"the tokenizer has {len(tokenizer):,} tokens and the model {model.cfg.d_vocab:,} rows: "
+        "it may not be the one the model was trained with"
+    )

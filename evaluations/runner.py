@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -165,7 +165,7 @@ def run_one(
     record = Record(
         evaluation=evaluation.name,
         model=describe_model(loaded),
-        data=data.describe(),
+        data={**data.describe(), **_tokenizer_note(loaded)},
         config=plain(config),
         config_hash=config_hash,
         seed=int(getattr(config, "seed", 0)),
@@ -217,8 +217,13 @@ def find_record(
             continue
         found = (record.config_hash, record.model["weights_hash"])
         if found == (config_hash, loaded.weights_hash):
-            named: Mapping[str, Any] = {"name": loaded.name, "spec": loaded.spec}
-            return dataclasses.replace(record, model={**record.model, **named})
+            named: dict[str, Any] = {"name": loaded.name, "spec": _spec(loaded)}
+            if loaded.training:  # a run may have finished since
+                named["training"] = loaded.training
+            kept = {key: told for key, told in record.data.items() if key != "tokenizer_note"}
+            return dataclasses.replace(
+                record, model={**record.model, **named}, data={**kept, **_tokenizer_note(loaded)}
+            )
     return None
 
 
@@ -226,7 +231,7 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
     """What a record says of a model."""
     return {
         "name": loaded.name,
-        "spec": loaded.spec,
+        "spec": _spec(loaded),
         "weights_hash": loaded.weights_hash,
         "n_parameters": weights.count(weights.tied_parameters(loaded.model)),
         "n_gate_parameters": weights.count(weights.gate_parameters(loaded.model)),
@@ -234,6 +239,16 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
         "ablation": loaded.ablation,
         "training": loaded.training,
     }
+
+
+def _spec(loaded: LoadedModel) -> str:
+    """The MODEL argument, but of a directory only its name: where it lay is nobody's business."""
+    return loaded.name if Path(loaded.spec).expanduser().is_dir() else loaded.spec
+
+
+def _tokenizer_note(loaded: LoadedModel) -> dict[str, Any]:
+    """For a record's data: why the tokens may not be those the model was trained on."""
+    return {"tokenizer_note": loaded.tokenizer_note} if loaded.tokenizer_note else {}
 
 
 def file_name(name: str) -> str:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sat_interp.data.batches import cut_tokens
 from sat_interp.data.corpus import TokenCorpus, load_corpus
-from sat_interp.data.sources import parse_data
+from sat_interp.data.sources import file_names, parse_data
 from sat_interp.data.tokenizer import fingerprint
 from sat_interp.errors import UserError
 
@@ -53,7 +53,7 @@ class Text:
     def describe(self) -> dict[str, Any]:
         """What a record says of the text; ``content`` alone decides whether it is the same."""
         return {
-            "spec": self.spec,
+            "spec": file_names(self.spec),
             "split": self.split,
             "content": self.content,
             "tokenizer": fingerprint(self.tokenizer),
@@ -130,7 +130,7 @@ def evaluation_text(
     if not trained_on and validation is None and source.validation_part() is None:
         source, split = dataclasses.replace(source, validation=source), "all"
     corpus = load_corpus(source, "validation", tokenizer, limit=limit)
-    note: dict[str, Any] = {"validation": validation} if validation else {}
+    note: dict[str, Any] = {"validation": file_names(validation)} if validation else {}
     if limit is not None:
         note["limit"] = limit
     return Text(corpus, tokenizer, data, split, note)

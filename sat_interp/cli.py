@@ -30,6 +30,9 @@ examples:
 """
 
 _FLAGS = ("resume", "compile")
+_FOR_GATES = (
+    "k", "k_attention", "k_neurons", "gates", "soft", "unit", "forward_mask", "temperature",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +72,7 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
         raise UserError(_explain(str(error), parser, early.config)) from error
     settings = namespace.as_dict()
+    _refuse_gates_without_variant(arguments, settings)
     for name in ("config", "k"):
         settings.pop(name, None)
     return settings
@@ -145,6 +149,16 @@ def _spread_k(arguments: list[str], k: str | None, file: dict[str, Any]) -> list
     if k is None:
         return arguments
     return arguments + [part for name in names for part in (f"--{name}", str(k))]
+
+
+def _refuse_gates_without_variant(arguments: list[str], settings: dict[str, Any]) -> None:
+    """Who asks for k winners wants gates, unless ``--variant none`` is said beside it."""
+    explicit = [argument.partition("=")[0] for argument in arguments]
+    if settings["variant"] != "none" or "--variant" in explicit:
+        return
+    for option in explicit:
+        if option.removeprefix("--") in _FOR_GATES and option.startswith("--"):
+            raise UserError(f"{option} is for gates: add --variant local or --variant global")
 
 
 def _explain(message: str, parser: ArgumentParser, file: str | None) -> str:

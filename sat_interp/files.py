@@ -42,6 +42,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    aside: Path | None = None
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         yield temporary
@@ -59,9 +60,26 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
     except BaseException:
+        if aside is not None:
+            if not path.exists() and (aside / path.name).exists():
+                os.replace(aside / path.name, path)
+            shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     sync_directory(path.parent)
+
+
+def put_back_directories(parent: str | Path) -> None:
+    """Finish what a process killed inside :func:`atomic_directory` in ``parent`` left half done.
+
+    Between its two renames the old directory X lies in ``.X.*.old/X`` and nothing at ``X``: it is
+    put back. Only for whoever alone writes in ``parent``.
+    """
+    asides = sorted(Path(parent).glob(".*.old"), key=lambda aside: aside.stat().st_mtime)
+    for aside in reversed(asides):  # the one that stepped aside last is the one to have back
+        for old in list(aside.iterdir()) if aside.is_dir() else []:
+            if aside.name.startswith(f".{old.name}.") and not (Path(parent) / old.name).exists():
+                os.replace(old, Path(parent) / old.name)
 
 
 def sync_directory(path: Path) -> None:

@@ -101,7 +101,9 @@ class GateScores(nn.Module):
     """Two biased linear maps from a residual state to relevance scores (section 3.1).
 
     Parameters: ``W_attention`` (d_model, n_attention), ``b_attention``, ``W_neurons``
-    (d_model, n_neurons), ``b_neurons``. ``W_`` names are initialised by TransformerLens' own rule.
+    (d_model, n_neurons), ``b_neurons``. Under autocast the scores are float32 (float64 in a model
+    of float64): products in half precision would tie them. ``W_`` names are
+    initialised by TransformerLens' own rule.
     """
 
     def __init__(
@@ -121,10 +123,19 @@ class GateScores(nn.Module):
     ) -> tuple[Float[Tensor, "batch pos n_attention"], Float[Tensor, "batch pos n_neurons"]]:
         if self.is_detached:
             state = state.detach()
-        return (
-            F.linear(state, self.W_attention.T, self.b_attention),
-            F.linear(state, self.W_neurons.T, self.b_neurons),
-        )
+        weights = (self.W_attention, self.b_attention, self.W_neurons, self.b_neurons)
+        if not torch.is_autocast_enabled(state.device.type):
+            return _two_linear(state, *weights)
+        # In bfloat16 the k-th and (k+1)-th scores tie often, and 1/T is in the gradient.
+        dtype = torch.promote_types(self.W_attention.dtype, torch.float32)
+        with torch.autocast(state.device.type, enabled=False):
+            return _two_linear(state.to(dtype), *(weight.to(dtype) for weight in weights))
+
+
+def _two_linear(
+    state: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    return F.linear(state, first.T, first_bias), F.linear(state, second.T, second_bias)
 
 
 class BlockGates(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64,
 _IMPOSSIBLE = (
     LookupError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError,
 )  # fmt: skip
+
+RETRIES = 2
+"""How often a model that is replaced while it is being read is read anew."""
+SWAP_SECONDS = 0.05
+"""Longer than the two renames that put one directory in another's place."""
 
 
 def from_pretrained(
@@ -53,12 +59,38 @@ def from_pretrained(
     """
     _refuse_device(device)
     directory = find_model(name) or download(str(name), revision)
+    for _ in range(RETRIES):
+        seen = _bytes_of(directory / CONFIG)
+        try:
+            model = _load(directory, device, dtype)
+        except UserError:
+            if _bytes_of(directory / CONFIG) == seen:
+                raise
+        else:
+            if _bytes_of(directory / CONFIG) == seen:
+                return model
+        # A run saved its best model between two of our reads: the next look finds that one.
+        time.sleep(SWAP_SECONDS)
+        directory = find_model(name) or directory
+    return _load(directory, device, dtype)
+
+
+def _load(
+    directory: Path, device: str | torch.device, dtype: torch.dtype | None
+) -> SelfAblatingTransformer:
     config = _read_config(directory / CONFIG)
     tensors = _read_weights(directory / WEIGHTS, config.get("weights"))
     model = _build(directory, config, device, dtype)
     _fill(model, tensors, directory / WEIGHTS)
     model.card = config.get("training") or {}
     return model
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _refuse_device(device: str | torch.device) -> None:

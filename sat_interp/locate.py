@@ -16,11 +16,6 @@ TOKENIZER = (
 OUR_FILES = (CONFIG, WEIGHTS, CARD, *TOKENIZER)
 
 BUNDLED = ("baseline", "local-k4", "global-k4")
-_HOW_TO_TRAIN = {
-    "baseline": "--variant none",
-    "local-k4": "--variant local --k 4",
-    "global-k4": "--variant global --k 4",
-}
 
 
 def find_model(name: str | Path) -> Path | None:
@@ -58,7 +53,7 @@ def model_path(name: str) -> Path:
     if not (directory / CONFIG).is_file():
         raise UserError(
             f"{name} is not part of this installation; train one like it: "
-            f"sat-train --preset builtin {_HOW_TO_TRAIN[short]} --out runs/{short}"
+            f"sat-train --preset builtin-{short} --out runs/{short}"
         )
     return directory
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved
 from sat_interp.data.readers import EXTENSIONS, READER_VERSION, extension, read_stories
 from sat_interp.errors import UserError
 
-__all__ = ["DataSource", "DemoSource", "FilesSource", "HubSource", "parse_data"]
+__all__ = ["DataSource", "DemoSource", "FilesSource", "HubSource", "file_names", "parse_data"]
 
 DEMO_STORIES = 50_000
 DEMO_VALIDATION_STORIES = 1_000
@@ -132,6 +133,23 @@ def parse_data(spec: str, validation: str | None = None) -> DataSource:
         if shared:
             raise UserError(f"{shared[0]} is both training and validation data: name another file")
     return dataclasses.replace(source, validation=held)
+
+
+def file_names(spec: str) -> str:
+    """A ``--data`` argument without the directories its files lie in, for records and cards.
+
+    ``demo`` and names of datasets are left as they are; nothing needs to exist.
+    """
+    spec = spec.strip()
+    if spec.partition(":")[0] == "demo" or not _means_files(spec):
+        return spec
+    return ",".join(_file_name(item.strip()) for item in spec.split(",") if item.strip())
+
+
+def _file_name(item: str) -> str:
+    path, column = _path_and_column(item)
+    name = os.path.basename(os.path.abspath(path))  # abspath: "." has a name too
+    return name if column is None else f"{name}:{column}"
 
 
 def _parse(spec: str) -> DataSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
 from sat_interp.provenance import provenance
 from sat_interp.training.config import TrainConfig, first_difference
-from sat_interp.training.state import clear_leftovers
+from sat_interp.training.state import checkpoints, clear_leftovers
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,14 @@ class RunDirectory:
             raise UserError(f"another process is training in {self.path}: wait for it") from None
         try:
             settings = {**config.identity(), "processes": world}
-            self._check(settings, config.resume)
+            self._refuse_foreign()
             clear_leftovers(self.path)
-            if not self.config.exists():
+            if self._has_begun():
+                self._check(settings, config.resume)
+            else:
+                # Whatever stopped an attempt before its first result must not block the next one;
+                # its tokenizer may be of other data.
+                shutil.rmtree(self.tokenizer, ignore_errors=True)
                 write_atomically(self.config, _json({"config": config.to_dict(), **provenance(),
                                                      "settings": settings}))  # fmt: skip
             yield
@@ -91,7 +97,7 @@ class RunDirectory:
         """Append one line."""
         if self.writes:
             with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def log_size(self) -> int:
         """Bytes in the log, on the disk for good."""
@@ -106,14 +112,25 @@ class RunDirectory:
         if self.writes:
             write_atomically(self.summary, _json(summary))
 
+    def _refuse_foreign(self) -> None:
+        if self.config.exists():
+            is_ours = isinstance(_read(self.config).get("settings"), dict)
+        else:
+            is_ours = all(path.name.startswith(".") for path in self.path.iterdir())
+        if not is_ours:
+            raise UserError(
+                f"{self.path} is not empty and holds no run of sat-train: name another one"
+            )
+
+    def _has_begun(self) -> bool:
+        """Whether there is something to go on from, or to lose: a result, here or in a trial."""
+        if self.summary.exists() or self.best.exists() or checkpoints(self.checkpoints):
+            return True
+        trials = self.path / "trials"
+        return trials.is_dir() and any(RunDirectory(out)._has_begun() for out in trials.iterdir())
+
     def _check(self, settings: dict[str, Any], resume: bool) -> None:
-        if not self.config.exists():
-            if any(not path.name.startswith(".") for path in self.path.iterdir()):
-                raise UserError(
-                    f"{self.path} is not empty and holds no run of sat-train: name another one"
-                )
-            return
-        difference = first_difference(_read(self.config).get("settings") or {}, settings)
+        difference = first_difference(_read(self.config)["settings"], settings)
         if difference:
             raise UserError(
                 f"{self.path} holds a run with other settings, first of all {difference}: name "
@@ -134,7 +151,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=1) + "\n"
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def _read(path: Path) -> dict[str, Any]:

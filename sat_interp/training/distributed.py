@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sat_interp.errors import UserError
+from sat_interp.devices import resolve_device
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def processes(device: str) -> Iterator[Processes]:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0")) if world > 1 else 0
-    place = resolve_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else None)
+    place = own_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else None)
     if world == 1 or dist.is_initialized():
         yield Processes(rank, world, place)
         return
@@ -77,27 +77,13 @@ def processes(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
-    """``auto`` is the accelerator where there is one; each local process takes one of its own.
+def own_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device called ``name``; each local process takes an accelerator of its own.
 
     Raises:
         UserError: an unknown device, or one this machine does not have.
     """
-    if name == "auto":
-        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    else:
-        try:
-            device = torch.device(name)
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            reason = str(error).split("\n")[0]
-            if reason.startswith("Expected one of"):
-                reason = "there is no such kind"
-            raise UserError(
-                f"device {name!r} cannot be used here ({reason}): try --device cpu"
-            ) from error
-    if device.type == "meta":
-        raise UserError("device 'meta' computes nothing: try --device cpu")
+    device = resolve_device(name)
     if local_rank is not None and device.type != "cpu" and device.index is None:
         return torch.device(device.type, local_rank)
     return device

@@ -162,6 +162,9 @@ class _Run:
         trainer, progress = self.trainer, self.progress
         trainer.recent()  # a model that is no longer finite is not worth validating
         found = validate(trainer.model, self.inputs.validation, trainer.processes, self.config.seed)
+        if not math.isfinite(found.clean) or not math.isfinite(found.ablated or 0.0):
+            # The losses of training are from before the last update: this may be the first sign.
+            raise NonFiniteLoss(trainer.step, "the validation loss is")
         facts: dict[str, Any] = {"step": trainer.step, "validation_clean": found.clean}
         if found.ablated is not None:
             facts["validation_ablated"] = found.ablated
@@ -177,6 +180,7 @@ class _Run:
     def _checkpoint(self) -> None:
         trainer, progress = self.trainer, self.progress
         trainer.recent()  # a state that is no longer finite must not displace a sound one
+        trainer.check_finite()
         if self.directory.writes:
             facts = {
                 "last": progress.last,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sat_interp.data.sources import file_names
 from sat_interp.errors import UserError
 from sat_interp.provenance import provenance
 from sat_interp.training.config import TrainConfig
@@ -55,7 +56,7 @@ def model_card_facts(
     return {
         "name": name,
         "preset": config.preset,
-        "data": config.data,
+        "data": file_names(config.data),
         "tokenizer": config.tokenizer,
         "seed": config.seed,
         "steps": cost.steps,
@@ -80,12 +81,15 @@ def model_card_facts(
 
 
 def losses(validation: dict[str, Any]) -> dict[str, Any]:
-    """A validation line of the log as losses (nats per token) and perplexities."""
+    """A validation line of the log as losses (nats per token) and perplexities.
+
+    Perplexities are capped at e^700: JSON has no infinity.
+    """
     facts: dict[str, Any] = {"step": validation["step"]}
     for stream in ("clean", "ablated"):
         if (loss := validation.get(f"validation_{stream}")) is not None:
             facts[f"{stream}_loss"] = loss
-            facts[f"{stream}_perplexity"] = math.exp(loss) if loss < 700 else math.inf
+            facts[f"{stream}_perplexity"] = math.exp(min(loss, 700.0))
     return facts
 
 
@@ -112,7 +116,7 @@ def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
     """The Weights & Biases run where one was asked for, else None.
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: wandb is not installed, or cannot start (no key, no network, ...).
     """
     if config.wandb is None or not directory.writes:
         return None
@@ -123,7 +127,14 @@ def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
             "wandb is not installed: pip install 'sat-interp[wandb]', or leave --wandb out"
         ) from error
     place = directory.path.resolve()
-    return wandb.init(
-        project=config.wandb, name=place.name, dir=str(place), config=config.to_dict(),
-        id=f"{place.name}-{config.hash()}", resume="allow",
-    )  # fmt: skip
+    try:
+        return wandb.init(
+            project=config.wandb, name=place.name, dir=str(place), config=config.to_dict(),
+            id=f"{place.name}-{config.hash()}", resume="allow",
+        )  # fmt: skip
+    except Exception as error:  # wandb's own errors and those of what it stands on share no base
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+        raise UserError(
+            f"wandb cannot start ({reason}): run wandb login, set WANDB_MODE=offline, or leave "
+            "--wandb out"
+        ) from error

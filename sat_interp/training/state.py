@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sat_interp.errors import UserError
-from sat_interp.files import atomic_directory
+from sat_interp.files import atomic_directory, put_back_directories
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ def save_state(
         file = temporary / "tensors.safetensors"
         _save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
         state = {"step": step, **facts, "tensors_sha256": _sha256(file)}
-        (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        (temporary / "state.json").write_text(
+            json.dumps(state, indent=1, allow_nan=False), encoding="utf-8"
+        )
     for old in checkpoints(directory)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -77,8 +79,12 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def clear_leftovers(out: Path) -> None:
-    """Remove what writing was cut off in the middle of: temporary files and directories."""
+    """Undo what writing was cut off in the middle of: temporary files and directories.
+
+    A directory that had stepped aside for one that never came goes back to its place.
+    """
     for directory in (out, out / "checkpoints"):
+        put_back_directories(directory)
         for pattern in (".*.tmp", ".*.old"):
             for path in directory.glob(pattern):
                 if path.is_dir():

@@ -24,10 +24,10 @@ COLUMNS = ("clean", "ablated", "reconstruction", "grad_norm")
 
 
 class NonFiniteLoss(UserError):
-    """The loss or its gradient is NaN or infinite from ``step`` on."""
+    """The loss, its gradient or what came of it is NaN or infinite from ``step`` on."""
 
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss or its gradient is not finite at step {step}")
+    def __init__(self, step: int, what: str = "the loss or its gradient is") -> None:
+        super().__init__(f"{what} not finite at step {step}")
         self.step = step
 
 
@@ -110,6 +110,19 @@ class Trainer:
         if not (self.model.ablation.is_gated and self.weights.reconstruction):
             del means["reconstruction"]
         return means
+
+    def check_finite(self) -> None:
+        """See that the last update left weights and moments that can be gone on from.
+
+        Raises:
+            NonFiniteLoss: one of them is NaN or infinite.
+        """
+        state = [*self.trained.values()]
+        for parameter in self.trained.values():
+            state += self.optimizer.state.get(parameter, {}).values()
+        flags = torch.stack([tensor.isfinite().all().to(state[0].device) for tensor in state])
+        if not flags.all():
+            raise NonFiniteLoss(self.step, "the weights are")
 
     def tensors(self) -> dict[str, Tensor]:
         """All that decides the steps to come, by name."""

@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from evaluations.cli import main
 from evaluations.record import read_records
 from sat_interp.checkpoint import save_pretrained
+from sat_interp.data.tokenizer import train_bpe
 from tests.evaluations.conftest import STORIES
 
 FAST = ["--resamples", "50", "--activation-stories", "3"]
@@ -81,6 +82,71 @@ def test_the_default_text_is_what_was_held_out_in_training(
     assert code == 0
     assert record.data["split"] == "validation"
     assert record.data["n_stories"] < len(STORIES)
+
+
+@pytest.mark.parametrize("name", ["./text/stories.jsonl", "copy.jsonl", "link.jsonl"])
+def test_a_training_text_by_another_name_is_scored_where_it_was_held_out(
+    evaluate, make_model, stories_file, tmp_path, name
+):
+    (tmp_path / "text").mkdir()
+    for copy in ("text/stories.jsonl", "copy.jsonl"):
+        (tmp_path / copy).write_bytes(stories_file.read_bytes())
+    (tmp_path / "link.jsonl").symlink_to("text/stories.jsonl")
+    save_pretrained(make_model(), tmp_path / "run" / "model")
+    config = {"config": {"data": "text/stories.jsonl"}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    save_pretrained(make_model("local"), tmp_path / "stranger")
+    code, out, _, records = evaluate("stranger", "./run", "--data", name, data=False)
+    assert code == 0
+    # all of them, so that the figures can be compared
+    assert [record.data["split"] for record in records] == ["validation", "validation"]
+    assert len({record.data["content"] for record in records}) == 1
+    assert records[0].data["n_stories"] < len(STORIES)
+    assert "same tokens" not in out
+    for record in records:
+        assert record.data["spec"] == "stories.jsonl"
+        assert record.model["spec"] in ("run", "stranger")
+        assert str(tmp_path) not in record.to_json()
+    assert "stories.jsonl, validation split" in (tmp_path / "res" / "lm.md").read_text()
+    assert "text/stories" not in (tmp_path / "res" / "lm.md").read_text()
+
+
+def test_validation_data_of_the_training_is_used_for_all(
+    evaluate, make_model, stories_file, tmp_path
+):
+    (tmp_path / "held.txt").write_text("Anna was sad in the park.", encoding="utf-8")
+    save_pretrained(make_model(), tmp_path / "run" / "model")
+    config = {"config": {"data": str(stories_file), "validation": str(tmp_path / "held.txt")}}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    save_pretrained(make_model("local"), tmp_path / "stranger")
+    code, _, _, records = evaluate("stranger", "run")
+    assert code == 0
+    assert [record.data["n_stories"] for record in records] == [1, 1]
+    assert {record.data["validation"] for record in records} == {"held.txt"}
+
+
+def test_a_training_text_that_has_gone_is_asked_for_and_known_by_its_name(
+    evaluate, make_model, stories_file, tmp_path
+):
+    facts = {"data": stories_file.name}  # an exported model: its run is elsewhere
+    save_pretrained(make_model(), tmp_path / "exported", card=facts)
+    code, _, err, _ = evaluate("exported", data=False)
+    assert code == 2
+    assert "stories.jsonl) is not here: name text with --data" in err
+    code, _, _, (record,) = evaluate("exported")
+    assert code == 0
+    assert record.data["split"] == "validation"
+
+
+def test_a_strange_tokenizer_is_told_in_the_record(evaluate, make_model, tmp_path):
+    save_pretrained(make_model(), tmp_path / "tiny")
+    train_bpe(STORIES[:3], 270).save_pretrained(tmp_path / "tokens")
+    assert "tokenizer_note" not in evaluate("tiny")[3][0].data
+    code, _, _, records = evaluate("tiny", "--tokenizer", "tokens")
+    assert code == 0
+    noted = [record for record in records if "tokenizer_note" in record.data]
+    assert len(noted) == 1
+    assert noted[0].data["tokenizer"] in noted[0].data["tokenizer_note"]
 
 
 def test_a_config_file_and_the_printed_configuration_agree(evaluate, capsys, tmp_path):

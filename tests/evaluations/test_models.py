@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     BertConfig,
     BertForMaskedLM,
     GPT2Config,
@@ -19,7 +20,9 @@ from evaluations import hugging_face
 from evaluations.models import load_model, prepared
 from evaluations.weights import weights_hash
 from sat_interp.checkpoint import save_pretrained
+from sat_interp.data.tokenizer import fingerprint, train_bpe
 from sat_interp.errors import UserError
+from tests.evaluations.conftest import STORIES
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +77,40 @@ def test_a_conversion_that_computes_something_else_is_refused(tokenizer, tmp_pat
         hugging_face.hugging_face_model(tmp_path / "hf")
 
 
+def test_a_window_beyond_the_first_tokens_is_compared_too(tokenizer, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        hidden_size=16, num_layers=2, num_heads=4, max_position_embeddings=96, window_size=40,
+        attention_types=[[["global", "local"], 1]], vocab_size=len(tokenizer),
+        initializer_range=0.3,
+    )  # fmt: skip
+    GPTNeoForCausalLM(config).save_pretrained(tmp_path / "neo")
+    assert hugging_face.hugging_face_model(tmp_path / "neo").cfg.window_size == 40
+    true_sizes = hugging_face._true_sizes
+
+    def widen(cfg, state):
+        true_sizes(cfg, state)
+        cfg.window_size = 90
+
+    monkeypatch.setattr(hugging_face, "_true_sizes", widen)
+    with pytest.raises(UserError, match="does not compute what the model does"):
+        hugging_face.hugging_face_model(tmp_path / "neo")
+
+
+def test_code_that_comes_with_a_model_is_refused(tokenizer, tmp_path, monkeypatch):
+    gpt2(tokenizer).save_pretrained(tmp_path / "hf")
+    load = AutoModelForCausalLM.from_pretrained
+    told = {}
+
+    def remember(*arguments, **settings):
+        told.update(settings)
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", remember)
+    hugging_face.hugging_face_model(tmp_path / "hf")
+    assert told["trust_remote_code"] is False
+
+
 def test_encoders_and_damaged_weights_are_refused(tokenizer, tmp_path):
     bert = BertForMaskedLM(
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
@@ -104,6 +141,61 @@ def test_gpt2s_own_vocabulary_needs_no_tokenizer_files(tokenizer, tmp_path, capl
     assert "using GPT-2's" in caplog.text
 
 
+def test_another_tokenizer_than_the_models_own_is_noted(make_model, tokenizer, tmp_path, caplog):
+    save_pretrained(make_model(), tmp_path / "ours")
+    assert load_model(str(tmp_path / "ours")).tokenizer_note is None
+    tokenizer.save_pretrained(tmp_path / "same")
+    assert (
+        load_model(str(tmp_path / "ours"), tokenizer=str(tmp_path / "same")).tokenizer_note is None
+    )
+    assert not caplog.records
+    # as many tokens, other ones: nothing but their fingerprints tells them apart
+    other = train_bpe(["zebra zoo " * 9, "quick quiz " * 9], 300)
+    other.save_pretrained(tmp_path / "other")
+    loaded = load_model(str(tmp_path / "ours"), tokenizer=str(tmp_path / "other"))
+    assert fingerprint(tokenizer) in loaded.tokenizer_note
+    assert fingerprint(other) in loaded.tokenizer_note
+    (warning,) = caplog.messages
+    assert loaded.tokenizer_note in warning
+    assert "\n" not in warning
+
+
+def test_a_tokenizer_of_another_size_is_noted(make_model, tokenizer, tmp_path):
+    directory = save_pretrained(make_model(), tmp_path / "ours")
+    train_bpe(STORIES[:3], 270).save_pretrained(directory)
+    note = load_model(str(directory)).tokenizer_note
+    assert f"the model {len(tokenizer)} rows" in note
+
+
+def test_the_steps_of_a_run_are_those_after_which_the_model_was_saved(make_model, tmp_path, caplog):
+    run = tmp_path / "run"
+    save_pretrained(make_model(), run / "best", card={"steps": 250, "data": "a.txt"})
+    config = {"data": "/some/where/a.txt,/else/b.txt:story", "validation": "/some/v.txt",
+              "steps": 500, "out": "/home/me/run", "tokenizer": "/home/me/tokens"}  # fmt: skip
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    cut = load_model(str(run))
+    assert (cut.training["steps"], cut.training["planned_steps"]) == (250, 500)
+    assert cut.training["finished"] is False
+    assert "run: its training has not finished" in caplog.text
+    assert cut.data == "/some/where/a.txt,/else/b.txt:story"  # to be read again
+    assert cut.validation == "/some/v.txt"
+    assert "/" not in json.dumps(cut.training)
+    (run / "summary.json").write_text("{}")
+    caplog.clear()
+    assert load_model(str(run)).training["finished"] is True
+    assert not caplog.records
+
+
+def test_a_matched_run_tells_the_length_that_was_chosen(make_model, tmp_path):
+    run = tmp_path / "matched"
+    config = {"data": "demo", "steps": 500, "match_perplexity": 3.0}
+    save_pretrained(make_model(), run / "model")
+    (run / "config.json").write_text(json.dumps({"config": config}))
+    (run / "summary.json").write_text(json.dumps({"match": {"steps": 130}}))
+    told = load_model(str(run)).training
+    assert (told["steps"], told["planned_steps"], told["match_perplexity"]) == (130, 500, 3.0)
+
+
 def test_a_training_run_gives_its_best_model_and_its_data(make_model, tmp_path):
     run = tmp_path / "my-run"
     save_pretrained(make_model(seed=1), run / "model")
@@ -117,7 +209,7 @@ def test_a_training_run_gives_its_best_model_and_its_data(make_model, tmp_path):
     assert best.weights_hash == weights_hash(make_model("local", seed=2))
     assert best.ablation["k_neurons"] == 5
     assert (best.data, best.validation) == ("demo:300", None)
-    assert best.training == {"data": "demo:300", "seed": 3, "preset": "demo"}
+    assert best.training == {"data": "demo:300", "seed": 3, "preset": "demo", "finished": False}
     assert load_model(str(run / "model")).name == "my-run"
 
 

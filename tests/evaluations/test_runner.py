@@ -79,6 +79,19 @@ def test_what_is_done_is_skipped_also_under_another_name(counting, model_directo
     assert len(list((tmp_path / "out").rglob("*.json"))) == 1
 
 
+def test_a_record_that_was_there_tells_what_is_known_by_now(counting, model_directory, tmp_path):
+    loaded = load_model(str(model_directory))
+    loaded.training, loaded.tokenizer_note = {"finished": False}, "another one"
+    (first,) = go(counting, [loaded], tmp_path / "out").records
+    assert first.data["tokenizer_note"] == "another one"
+    loaded.training, loaded.tokenizer_note = {"finished": True}, None
+    (second,) = go(counting, [loaded], tmp_path / "out").records
+    assert counting.calls == 1
+    assert second.model["training"] == {"finished": True}
+    assert "tokenizer_note" not in second.data
+    assert second.model["spec"] == "tiny"  # not the directory it lies in
+
+
 def test_force_other_settings_data_and_weights_run_again(
     counting, make_model, model_directory, tmp_path
 ):

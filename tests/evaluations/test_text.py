@@ -27,7 +27,8 @@ def test_validation_files_are_read_whole_and_limited(tokenizer, stories_file, tm
     other.write_text("Anna was sad in the park.", encoding="utf-8")
     text = evaluation_text(tokenizer, str(other), str(stories_file), limit=3)
     assert len(text) == 3
-    assert text.describe()["validation"] == str(stories_file)
+    assert text.describe()["validation"] == stories_file.name
+    assert text.describe()["spec"] == "other.txt"
 
 
 def test_content_is_of_the_tokens_not_of_the_files_name(tokenizer, text, tmp_path):

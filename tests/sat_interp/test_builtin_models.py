@@ -10,6 +10,7 @@ import torch
 from evaluations.tasks.ioi import competence
 from sat_interp import SelfAblatingTransformer
 from sat_interp.data.stories import ioi_prompts
+from sat_interp.training.config import TrainConfig
 
 MODELS = Path(__file__).parents[2] / "sat_interp" / "models"
 NAMES = ["baseline", "local-k4", "global-k4"]
@@ -36,6 +37,15 @@ def test_the_gates_are_what_the_names_say():
         assert ablation.variant == variant
         assert ablation.k_attention == ablation.k_neurons == 4
         assert ablation.gates == "learned"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_what_its_preset_trains(name):
+    facts = SelfAblatingTransformer.from_pretrained(f"demo:{name}").card
+    config = TrainConfig.from_preset(f"builtin-{name}")
+    assert facts["config_hash"] == config.hash()
+    assert facts["preset"] == config.preset
+    assert facts["steps"] == config.steps
 
 
 def test_a_story_comes_out():

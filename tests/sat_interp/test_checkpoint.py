@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sat_interp import checkpoint
+from sat_interp import checkpoint, loading
 from sat_interp.config import SelfAblationConfig
 from sat_interp.data.tokenizer import train_bpe
 from sat_interp.errors import UserError
@@ -428,3 +428,30 @@ def test_a_model_without_gates_asks_for_none(tmp_path):
     cfg = gpt_neo_config(n_layers=1, d_model=8, n_heads=2, d_vocab=9, n_ctx=4)
     SelfAblatingTransformer(cfg, SelfAblationConfig()).save_pretrained(tmp_path / "m")
     assert not any("gates" in name for name in load_file(tmp_path / "m" / "model.safetensors"))
+
+
+@pytest.mark.parametrize("swaps", [1, 2])
+@pytest.mark.parametrize("read", ["_read_weights", "_read_tokenizer"])
+def test_a_model_replaced_while_it_is_read_is_read_anew(
+    make_model, tokens, tmp_path, monkeypatch, swaps, read
+):
+    models = [make_model("local", seed=seed) for seed in range(swaps + 1)]
+    target = models[0].save_pretrained(tmp_path / "run" / "best").parent
+    left, real = iter(models[1:]), getattr(loading, read)
+
+    def swap_and_read(*arguments):
+        if model := next(left, None):
+            model.save_pretrained(target / "best")
+        return real(*arguments)
+
+    monkeypatch.setattr(loading, read, swap_and_read)
+    assert torch.equal(load(target)(tokens), models[-1](tokens))
+
+
+def test_a_model_that_stays_damaged_is_read_once(saved, monkeypatch):
+    _truncate("model.safetensors", 0.5)(saved)
+    calls, real = [], loading._read_weights
+    monkeypatch.setattr(loading, "_read_weights", lambda *given: (calls.append(1), real(*given))[1])
+    with pytest.raises(UserError, match="is damaged"):
+        load(saved)
+    assert len(calls) == 1

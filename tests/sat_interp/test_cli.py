@@ -84,8 +84,11 @@ CASES = {
     "k above n": (["--variant=local", "--k=20"], "choose k_attention <= 8"),
     "k above neurons": (["--variant=global", "--k_neurons=13"], "choose k_neurons <= 12"),
     "k above heads": (["--variant=local", "--unit=head", "--k=3"], "choose k_attention <= 2"),
-    "k of zero": (["--k=0"], "k_attention must be at least 1, not 0"),
+    "k of zero": (["--variant=local", "--k=0"], "k_attention must be at least 1, not 0"),
     "k no number": (["--k=four"], "must be a whole number, not 'four'"),
+    "k without gates": (["--k=4"], "--k is for gates: add --variant local or --variant global"),
+    "unit without gates": (["--unit", "head"], "--unit is for gates: add --variant local or"),
+    "k on a baseline": (["--preset=builtin-baseline", "--k-neurons=4"], "--k_neurons is for gat"),
     "heads do not divide": (["--n_heads=3"], "d_model 8 is not divisible by n_heads 3"),
     "no layers": (["--n_layers=0"], "n_layers must be at least 1, not 0"),
     "no neurons": (["--d_mlp=0"], "d_mlp must be at least 1, not 0"),
@@ -102,7 +105,7 @@ CASES = {
     "negative weight": (["--ablated_weight=-1"], "ablated_weight must be >= 0 and finite, not -1"),
     "no loss at all": (["--clean_weight=0", "--ablated_weight=0"], "not all 0"),
     "warmup too long": (["--warmup_steps=4"], "warmup_steps 4 must be below steps 4"),
-    "temperature": (["--temperature=0"], "temperature must be positive and finite, not 0"),
+    "temperature": (["--variant=local", "--temperature=0"], "must be positive and finite, not 0"),
     "negative seed": (["--seed=-1"], "seed must be >= 0 and finite, not -1"),
     "huge seed": ([f"--seed={2**63}"], "seed must be below 2^63"),
     "perplexity below one": (["--match-perplexity=0.5"], "match_perplexity must be > 1"),
@@ -251,10 +254,17 @@ def test_a_file_can_name_the_preset_and_k(tmp_path: Path) -> None:
 def test_k_on_the_command_line_goes_before_a_file_and_after_its_own_parts(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("k_attention: 7\nk_neurons: 7\n")
-    settings = parse(["--k", "2", "--k-neurons", "5", "--config", str(file)])
+    given = ["--k", "2", "--k-neurons", "5", "--variant", "local"]
+    settings = parse([*given, "--config", str(file)])
     assert settings["k_attention"] == 2
-    assert parse(["--k=2"])["k_neurons"] == 2
-    assert parse(["--k_neurons=5", "--k=2"])["k_neurons"] == 5
+    assert parse(["--variant=local", "--k=2"])["k_neurons"] == 2
+    assert parse(["--variant=local", "--k_neurons=5", "--k=2"])["k_neurons"] == 5
+
+
+def test_a_loop_over_variants_may_have_none_among_them() -> None:
+    assert parse(["--variant=none", "--k=4"])["variant"] == "none"
+    assert parse(["--variant", "none", "--soft", "sigmoid"])["soft"] == "sigmoid"
+    assert parse(["--preset=builtin-local-k4", "--k=2"])["k_neurons"] == 2
 
 
 def test_dashes_and_underscores_are_the_same() -> None:

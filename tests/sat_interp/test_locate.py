@@ -29,7 +29,7 @@ def test_a_run_stands_for_its_best_model_else_its_last(make_model, tmp_path):
 def test_bundled_models_have_names(monkeypatch, make_model, tmp_path):
     monkeypatch.setattr(locate, "__file__", str(tmp_path / "locate.py"))
     with pytest.raises(
-        UserError, match="sat-train --preset builtin --variant local --k 4"
+        UserError, match="sat-train --preset builtin-local-k4 --out runs/local-k4"
     ) as refusal:
         locate.model_path("demo:local-k4")
     assert "\n" not in str(refusal.value)

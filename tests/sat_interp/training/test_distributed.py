@@ -10,7 +10,7 @@ import torch
 from sat_interp.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory, read_log
-from sat_interp.training.distributed import processes, resolve_device
+from sat_interp.training.distributed import own_device, processes
 from sat_interp.training.loop import train
 
 from .children import train_together
@@ -48,7 +48,7 @@ def test_two_processes_are_one_with_twice_the_batch(
 def test_another_number_of_processes_is_another_run(tiny: Tiny) -> None:
     config = tiny(resume=True)
     with RunDirectory(config.out).claim(config, world=1):
-        pass
+        (Path(config.out) / "checkpoints" / "step-00000007").mkdir(parents=True)
     with (
         pytest.raises(UserError, match=r"processes \(1 there, 2 here\)"),
         RunDirectory(config.out).claim(config, world=2),
@@ -56,15 +56,18 @@ def test_another_number_of_processes_is_another_run(tiny: Tiny) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["quantum", "cpu:x", "meta", ""])
-def test_unknown_devices_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="try --device cpu"):
-        resolve_device(name)
+def test_each_local_process_takes_an_accelerator_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sat_interp.training import distributed
+
+    assert own_device("cpu", 1) == torch.device("cpu")
+    monkeypatch.setattr(distributed, "resolve_device", torch.device)  # as if it were there
+    assert own_device("xpu", 1) == torch.device("xpu", 1)
+    assert own_device("xpu:0", 1) == torch.device("xpu", 0)
 
 
-def test_auto_is_the_accelerator_or_the_cpu() -> None:
-    expected = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    assert resolve_device("auto").type == expected.type
+def test_one_process_is_alone() -> None:
     with processes("cpu") as found:
         assert (found.rank, found.world, found.device.type) == (0, 1, "cpu")
         tensor = torch.ones(2)

@@ -261,3 +261,70 @@ def test_wandb_missing_is_one_line(local: Tiny, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match=r"pip install 'sat-interp\[wandb\]'"):
         train(local(wandb="project"))
+
+
+@pytest.mark.parametrize("reason", ["api_key not configured (no-tty)\nand more", ""])
+def test_wandb_that_cannot_start_is_one_line(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    import sys
+    from types import SimpleNamespace
+
+    def init(**options: Any) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    with pytest.raises(UserError, match="wandb cannot start .*: run wandb login") as caught:
+        train(local(wandb="project"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_first_update_that_ruins_the_weights_leaves_nothing(local: Tiny) -> None:
+    config = local(steps=1, learning_rate=1e30)
+    with pytest.raises(UserError, match="not finite at step 1: .*no checkpoint was written yet"):
+        train(config)
+    out = Path(config.out)
+    assert not any((out / name).exists() for name in ("best", "model", "summary.json"))
+    assert not list((out / "checkpoints").glob("*"))
+    assert train(local(steps=1)).summary["final"]["step"] == 1  # the directory is still free
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"validate_every": 7}, "the validation loss is not finite at step 14"),
+     ({"validate_every": 0}, "the weights are not finite at step 14")],
+)  # fmt: skip
+def test_an_update_that_ruins_the_weights_displaces_no_checkpoint(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
+) -> None:
+    from sat_interp.training.trainer import Trainer
+
+    real = Trainer.advance
+
+    def advance(self: Trainer) -> None:
+        real(self)
+        if self.step == 14:
+            with torch.no_grad():
+                self.model.ln_final.w.fill_(math.nan)
+
+    config = local(checkpoint_every=7, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", advance)
+        with pytest.raises(UserError, match=f"{said}: .*step-00000007"):
+            train(config)
+    kept = [path.name for path in (Path(config.out) / "checkpoints").iterdir()]
+    assert kept == ["step-00000007"]
+    resumed = train(TrainConfig(**{**config.to_dict(), "resume": True}))
+    assert resumed.summary["final"]["step"] == 24
+
+
+def test_what_is_no_json_is_not_written(tmp_path: Path) -> None:
+    from sat_interp.training.directory import RunDirectory
+    from sat_interp.training.report import losses
+
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(ValueError, match="JSON"):
+        directory.write_log({"clean": math.nan})
+    with pytest.raises(ValueError, match="JSON"):
+        directory.write_summary({"clean": math.inf})
+    directory.write_summary(losses({"step": 1, "validation_clean": 1e6}))

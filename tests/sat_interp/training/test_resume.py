@@ -16,6 +16,7 @@ import torch
 from sat_interp.errors import UserError
 from sat_interp.training import state
 from sat_interp.training.config import TrainConfig
+from sat_interp.training.directory import RunDirectory
 from sat_interp.training.loop import train
 
 from .children import crash_child, start, train_child
@@ -192,10 +193,66 @@ def test_other_settings_are_refused_by_the_first_that_differs(
     forty: Tiny, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], named: str
 ) -> None:
     config = forty()
-    interrupted(config, monkeypatch, step=1)
+    interrupted(config, monkeypatch, step=8)
     with pytest.raises(UserError, match="other settings, first of all") as caught:
         train(dataclasses.replace(config, resume=True, **change))
     assert named in str(caught.value)
+
+
+def test_what_stopped_before_a_result_does_not_block_the_directory(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        train(forty(data=str(tmp_path / "nope.jsonl")))
+    interrupted(forty(seed=1, tokenizer="bpe:280"), monkeypatch, step=1)
+    train(forty())
+    alone = forty(out=str(tmp_path / "alone"))
+    train(alone)
+    assert outcome(forty().out) == outcome(alone.out)
+    config = json.loads((Path(forty().out) / "config.json").read_text())["config"]
+    assert (config["seed"], config["tokenizer"]) == (0, "bpe:300")
+
+
+def test_a_search_with_a_trial_that_got_somewhere_is_a_run(forty: Tiny) -> None:
+    config = forty(match_perplexity=50.0)
+    trial = Path(config.out) / "trials" / "steps-2"
+    with RunDirectory(config.out).claim(config, 1):
+        trial.mkdir(parents=True)
+    with RunDirectory(config.out).claim(config, 1):  # nothing came of it yet
+        (trial / "summary.json").write_text("{}")
+    with (
+        pytest.raises(UserError, match="already holds this run"),
+        RunDirectory(config.out).claim(config, 1),
+    ):
+        pass
+
+
+def test_a_config_json_of_somebody_else_is_not_written_over(tiny: Tiny) -> None:
+    config = tiny()
+    Path(config.out).mkdir()
+    file = Path(config.out) / "config.json"
+    file.write_text('{"model_type": "gpt_neo"}')
+    with (
+        pytest.raises(UserError, match="not empty and holds no run"),
+        RunDirectory(config.out).claim(config, 1),
+    ):
+        pass
+    assert file.read_text() == '{"model_type": "gpt_neo"}'
+
+
+def test_a_checkpoint_that_stepped_aside_comes_back(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = forty()
+    interrupted(config, monkeypatch)
+    path = Path(config.out) / "checkpoints"
+    for name in ("step-00000021", "step-00000028"):
+        aside = path / f".{name}.abc.old"
+        aside.mkdir()
+        os.replace(path / name, aside / name)
+    with RunDirectory(config.out).claim(resumed(config), 1):
+        names = sorted(found.name for found in path.iterdir())
+    assert names == ["step-00000021", "step-00000028"]
 
 
 def test_a_run_is_not_overwritten_without_resume(forty: Tiny) -> None:
