@@ -90,6 +90,10 @@ def test_the_readme_lists_every_hook_point_of_ours_and_no_other():
     assert listed == ours
 
 
+def test_the_readme_has_no_placeholder_left():
+    assert not re.findall(r"@[A-Z_]+@", (ROOT / "README.md").read_text())
+
+
 def test_the_map_of_the_house_names_what_is_there():
     readme = (ROOT / "README.md").read_text().split("## The house")[1].split("```")[1]
     for folder in ("sat_interp", "evaluations"):
