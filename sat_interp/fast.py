@@ -8,6 +8,7 @@ before its gates can speak, so it reuses the clean stream's keys and values inst
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
@@ -49,40 +50,34 @@ def unembed(model: HookedTransformer, states: Stream) -> Float[Tensor, "batch po
     return F.linear(states, model.unembed.W_U.T, model.unembed.b_U)
 
 
-def clean_pass(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], stop_at_layer: int | None = None
-) -> CleanPass:
-    """The clean stream alone, keeping what a later pass over the ablated stream will read.
-
-    Args:
-        stop_at_layer: run blocks before this one only, and no final LN.
-    """
-    stream = embed(model, tokens)
-    inputs, keys, values = [stream], [], []
-    for block in model.blocks[:stop_at_layer]:
-        queries, key, value = _queries_keys_values(block, stream)
-        stream = _after_attention(block, stream, _causal_attention(block, queries, key, value))
-        stream = _after_mlp(block, stream)
-        inputs.append(stream)
-        keys.append(key)
-        values.append(value)
-    final = stream if stop_at_layer is not None else layer_norm(model.ln_final, stream)
-    return CleanPass(final, inputs, keys, values)
-
-
+@dataclass
 class CleanPass:
     """What one pass of the clean stream leaves behind.
 
     Attributes:
-        final: state after the final LN (or, stopped early, after the last block run).
+        final: state after the final LN.
         states: stream before block 0, then after each block.
         keys, values: per block, (batch, heads, pos, d_head).
     """
 
-    def __init__(
-        self, final: Tensor, states: list[Tensor], keys: list[Tensor], values: list[Tensor]
-    ) -> None:
-        self.final, self.states, self.keys, self.values = final, states, keys, values
+    final: Stream
+    states: list[Tensor]
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+def clean_pass(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> CleanPass:
+    """The clean stream alone, keeping what a later pass over the ablated stream will read."""
+    stream = embed(model, tokens)
+    states, keys, values = [stream], [], []
+    for block in model.blocks:
+        queries, key, value = _queries_keys_values(block, stream)
+        stream = _after_attention(block, stream, _causal_attention(block, queries, key, value))
+        stream = _after_mlp(block, stream)
+        states.append(stream)
+        keys.append(key)
+        values.append(value)
+    return CleanPass(layer_norm(model.ln_final, stream), states, keys, values)
 
 
 def joint_block(

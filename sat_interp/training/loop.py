@@ -89,14 +89,22 @@ def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> 
     directory = RunDirectory(config.out or "", writes=ranks.is_first)
     with directory.claim(config, ranks.world):
         ranks.wait()
-        if summary := directory.finished():
-            logger.info("%s has finished: nothing to resume", directory.path)
-            return TrainResult(from_pretrained(directory.model), directory.path, summary)
+        if done := finished_result(directory):
+            return done
         inputs = inputs or load_inputs(config, directory, ranks)
         model = build_model(config, inputs.tokenizer, ranks.device)
         trainer = Trainer(config, model, inputs.train, ranks)
         with _kept_up_to(directory, trainer):
             return _Run(config, directory, inputs, trainer).finish()
+
+
+def finished_result(directory: RunDirectory) -> TrainResult | None:
+    """What a run that has ended left in its directory; None where there is more to do."""
+    summary = directory.finished()
+    if not summary:
+        return None
+    logger.info("%s has finished: nothing to resume", directory.path)
+    return TrainResult(from_pretrained(directory.model), directory.path, summary)
 
 
 class _Run:

@@ -14,14 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sat_interp.checkpoint import from_pretrained
 from sat_interp.errors import UserError
 from sat_interp.files import atomic_directory, write_atomically
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory
 from sat_interp.training.distributed import Processes
 from sat_interp.training.inputs import Inputs, load_inputs
-from sat_interp.training.loop import TrainResult, run
+from sat_interp.training.loop import TrainResult, finished_result, run
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +42,8 @@ def train_matched(config: TrainConfig, ranks: Processes) -> TrainResult:
     directory = RunDirectory(config.out or "", writes=ranks.is_first)
     with directory.claim(config, ranks.world):
         ranks.wait()
-        if summary := directory.finished():
-            logger.info("%s has finished: nothing to resume", directory.path)
-            return TrainResult(from_pretrained(directory.model), directory.path, summary)
+        if done := finished_result(directory):
+            return done
         inputs = load_inputs(config, directory, ranks)
         results: dict[int, TrainResult] = {}
 
