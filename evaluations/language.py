@@ -12,19 +12,15 @@ compared between vocabularies.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
-from torch.nn import functional as F
 from transformer_lens import HookedTransformer
-from transformer_lens.utilities.activation_functions import apply_softcap
 
 from evaluations import sparsity, weights
+from evaluations.losses import streams, token_losses
 from evaluations.record import Metric
 from evaluations.runner import Evaluation, Result
 from evaluations.statistics import bootstrap, ratio
@@ -32,10 +28,7 @@ from evaluations.text import Text, check_vocabulary
 from sat_interp import progress
 from sat_interp.data.batches import story_batches
 from sat_interp.errors import UserError
-from sat_interp.transformer import SelfAblatingTransformer
 
-# Logits held at once: 2^24 float32 entries are 64 MiB, however large batch or vocabulary are.
-LOGITS = 1 << 24
 BATCH_TOKENS = 4096
 
 
@@ -80,13 +73,6 @@ class StoryLosses:
     sizes: Int[np.ndarray, " stories"]
 
 
-class Stream(NamedTuple):
-    """The state of one stream before the unembedding."""
-
-    name: str
-    states: Float[Tensor, "batch pos d_model"]
-
-
 def language_model(model: HookedTransformer, text: Text, config: LanguageConfig) -> Result:
     """Perplexity, bits per byte, weight and activation sparsity of any HookedTransformer.
 
@@ -125,48 +111,12 @@ def story_losses(
         for batch in story_batches(text.corpus, context, batch_tokens):
             tokens = batch.tokens.to(model.W_E.device)
             inputs, targets = tokens[:, :-1], tokens[:, 1:]
-            for stream in _streams(model, inputs):
+            for stream in streams(model, inputs):
                 rows = token_losses(model, stream.states, targets).sum(1, dtype=torch.float64)
                 sums = nats.setdefault(stream.name, np.zeros(len(text)))
                 sums[batch.index.numpy()] = rows.cpu().numpy()
             bar.update(inputs.numel())
     return StoryLosses(nats, scored, text.lengths - scored, text.scored_bytes(context))
-
-
-def token_losses(
-    model: HookedTransformer,
-    states: Float[Tensor, "batch pos d_model"],
-    targets: Int[Tensor, "batch pos"],
-) -> Float[Tensor, "batch pos"]:
-    """Cross-entropy (nats) of each target given the state after the final LN.
-
-    The unembedding is TransformerLens' own, bias and soft cap included; logits are made and dropped
-    in chunks.
-    """
-    flat, wanted = states.flatten(0, 1), targets.flatten()
-    rows = max(1, LOGITS // model.cfg.d_vocab_out)
-    chunks = []
-    for first in range(0, len(flat), rows):
-        logits = model.unembed(flat[None, first : first + rows])[0]
-        logits = apply_softcap(logits, model.cfg.output_logits_soft_cap)
-        if logits.dtype not in (torch.float32, torch.float64):
-            logits = logits.float()
-        chunks.append(F.cross_entropy(logits, wanted[first : first + rows], reduction="none"))
-    return torch.cat(chunks).view(targets.shape)
-
-
-def _streams(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Iterator[Stream]:
-    """Every stream the model has, by its fastest path; both of a gated model in one pass."""
-    if isinstance(model, SelfAblatingTransformer) and not model.weights_processed:
-        if model.ablation.variant == "none":
-            yield Stream("clean", model.fast_states(tokens))
-        else:
-            both = model.dual_states(tokens)
-            yield Stream("clean", both.clean)
-            yield Stream("ablated", both.ablated)
-        return
-    states = model(tokens, stop_at_layer=model.cfg.n_layers)
-    yield Stream("clean", model.ln_final(states) if hasattr(model, "ln_final") else states)
 
 
 def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> list[Metric]:

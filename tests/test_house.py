@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("sat_interp/**/*.py"), *ROOT.glob("evaluations/**/*.py")])
 # A room is a module or folder of evaluations that answers a question of its own.
-ROOMS = {"language", "tasks"}
+ROOMS = {"language", "gates", "circuits", "sae", "neurons", "n2g"}
 
 
 def _imports(file: Path) -> set[str]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from evaluations import language
-from evaluations.language import LanguageConfig, language_model, story_losses, token_losses
+from evaluations import losses
+from evaluations.language import LanguageConfig, language_model, story_losses
+from evaluations.losses import token_losses
 from evaluations.text import evaluation_text
 from sat_interp.errors import UserError
 from tests.sat_interp.plain import plain_dual
@@ -94,7 +95,7 @@ def test_bits_per_byte_by_hand(make_model, tokenizer, tmp_path):
 def test_batches_and_chunks_change_nothing(make_model, text, monkeypatch):
     model = make_model("local")
     whole = story_losses(model, text)
-    monkeypatch.setattr(language, "LOGITS", 3 * model.cfg.d_vocab)
+    monkeypatch.setattr(losses, "LOGITS", 3 * model.cfg.d_vocab)
     chopped = story_losses(model, text, batch_tokens=7)
     for stream, nats in whole.nats.items():
         np.testing.assert_allclose(chopped.nats[stream], nats, rtol=1e-12)

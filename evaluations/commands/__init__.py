@@ -1,0 +1,14 @@
+"""One typed function a command: what the shell calls, and a notebook may.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from evaluations.commands.lm import lm
+
+COMMANDS: dict[str, Callable[..., object]] = {
+    "lm": lm,
+}

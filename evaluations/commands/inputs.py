@@ -1,0 +1,63 @@
+"""What commands share: how a MODEL argument is loaded, and which text each model is given."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from evaluations.models import LoadedModel
+    from evaluations.origin import Origin
+    from evaluations.text import Text
+
+Dtype = Literal["float32", "float64", "bfloat16"]
+
+
+def model_loader(
+    device: str | None, dtype: Dtype, tokenizer: str | None
+) -> Callable[[str], LoadedModel]:
+    """``load_model`` with a command's options, as ``runner.run`` takes it."""
+    from evaluations.models import load_model
+
+    return lambda spec: load_model(spec, device, dtype, tokenizer)
+
+
+def text_finder(
+    models: Sequence[str], data: str | None, validation: str | None, stories: int | None
+) -> Callable[[LoadedModel], Text]:
+    """The text each model is measured on: the same held-out stories for all of them.
+
+    Raises:
+        UserError: there is no such data; told before any model is loaded.
+    """
+    from evaluations.models import origin
+    from evaluations.origin import Origin, origin_of_text, text_to_score
+    from evaluations.text import evaluation_text
+    from sat_interp.data.sources import parse_data
+
+    if data is not None:
+        parse_data(data, validation)
+    named = validation or data  # what would be scored
+    shared: Origin | None = None
+    if named is not None:
+        parse_data(named)
+        shared = origin_of_text(_origins(models, origin), named)
+
+    def text(loaded: LoadedModel) -> Text:
+        own = Origin(data=loaded.data, validation=loaded.validation)
+        name, held, was_trained_on = text_to_score(own, shared, data, validation)
+        return evaluation_text(loaded.tokenizer, name, held, stories, was_trained_on)
+
+    return text
+
+
+def _origins(models: Sequence[str], origin: Callable[[str], Origin]) -> list[Origin]:
+    """Where the models come from; those that cannot be found fail on their own, later."""
+    from sat_interp.errors import UserError
+
+    found = []
+    for spec in models:
+        with contextlib.suppress(UserError, OSError):
+            found.append(origin(spec))
+    return found

@@ -1,0 +1,73 @@
+"""``sat-eval lm``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from evaluations.commands.inputs import Dtype
+
+
+def lm(
+    models: list[str],
+    data: str | None = None,
+    validation: str | None = None,
+    tokenizer: str | None = None,
+    stories: int | None = None,
+    out: str = "results",
+    force: bool = False,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    seed: int = 0,
+    activation_stories: int = 200,
+    resamples: int = 2000,
+) -> list[Any]:
+    """Language modelling: perplexity, bits per byte, L1 of weights, sparsity of activations.
+
+    Every story of the validation split is scored whole, from position 0, for the clean stream and,
+    for models with gates, the ablated one. A table is printed; a record for each model is written.
+    What is already there is not run again, whatever the model is called by now.
+
+    Examples::
+
+        sat-eval lm demo:baseline demo:local-k4 demo:global-k4
+        sat-eval lm runs/mine --data stories.jsonl.gz
+        sat-eval lm ./gpt2-directory --data train.txt --validation held-out.txt --stories 500
+        sat-eval lm runs/mine --config lm.yaml ; sat-eval lm runs/mine --print_config
+
+    Args:
+        models: demo:baseline, demo:local-k4 or demo:global-k4; a directory of ours or of
+            Hugging Face; a training run; a hub id.
+        data: demo, tinystories, a Hugging Face dataset (name:column), or .txt, .jsonl[.gz],
+            .parquet files. Its validation split is scored, or all of files that have none.
+            Where one of the models was trained on it, all are scored on what was held out then.
+            Default: what each model was trained on (its held-out stories), else demo.
+        validation: data with the validation text, where DATA has none of its own.
+        tokenizer: gpt2, a directory or a hub id, in place of the model's own.
+        stories: only the first so many stories.
+        out: directory of the records.
+        force: run again what is done.
+        device: such as cpu; by default an accelerator where there is one.
+        dtype: precision of the computation.
+        seed: of the bootstrap, the sample of stories, and gates that are random.
+        activation_stories: stories whose activations are measured; 0 for none.
+        resamples: bootstrap resamples.
+
+    Returns:
+        A ``Record`` for each model, the written ones and those that were there.
+    """
+    from evaluations.commands.inputs import model_loader, text_finder
+    from evaluations.commands.show import show
+    from evaluations.language import EVALUATION, LanguageConfig
+    from evaluations.report.figures import draw_language
+    from evaluations.report.tables import LANGUAGE, write_tables
+    from evaluations.runner import run
+
+    text = text_finder(models, data, validation, stories)
+    config = LanguageConfig(seed, resamples, activation_stories)
+    load = model_loader(device, dtype, tokenizer)
+    outcome = run(EVALUATION, models, text, config, out, force, load=load)
+    written = [*write_tables(LANGUAGE, outcome.records, Path(out), "lm")]
+    written += draw_language(outcome.records, Path(out) / "lm")
+    show(outcome, LANGUAGE, out, written)
+    return outcome.records
