@@ -11,8 +11,56 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
+from sat_interp import native
+
+Projections = Float[Tensor, "rows pos 3 heads d_head"]
+Z = Float[Tensor, "rows pos units"]
 Heads = Float[Tensor, "batch heads pos d_head"]
+
+
+def causal_attention(clean: Projections, scale: float) -> Z:
+    """z of an ordinary stream, from its queries, keys and values."""
+    if _is_native(clean):
+        return _native(clean, None, 1, scale)
+    z = F.scaled_dot_product_attention(*_heads(clean), is_causal=True, scale=scale)
+    return z.transpose(1, 2).flatten(2)
+
+
+def joint_attention(both: Projections, scale: float) -> Z:
+    """z of both streams at once, clean rows first in and out."""
+    if _is_native(both):
+        return _native(both, None, 2, scale)
+    clean, ablated = both.chunk(2)
+    return torch.cat([causal_attention(clean, scale), ablated_attention(ablated, clean, scale)])
+
+
+def ablated_attention(ablated: Projections, clean: Projections, scale: float) -> Z:
+    """z of the ablated stream over projections that the clean pass has kept."""
+    if _is_native(ablated):
+        return _native(ablated, clean, 1, scale)
+    queries, own_keys, own_values = _heads(ablated)
+    _, keys, values = _heads(clean)
+    z = mixed_attention(queries, keys, values, own_keys, own_values, scale)
+    return z.transpose(1, 2).flatten(2)
+
+
+def _heads(projections: Projections) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys, values as (rows, heads, pos, d_head) views."""
+    queries, keys, values = projections.permute(2, 0, 3, 1, 4)
+    return queries, keys, values
+
+
+def _is_native(projections: Tensor) -> bool:
+    """Whether the kernel takes them; bfloat16 goes through it in float32, as sums should."""
+    return projections.shape[-1] in native.D_HEADS and native.takes(projections)
+
+
+def _native(own: Tensor, read: Tensor | None, streams: int, scale: float) -> Tensor:
+    past = None if read is None else read.float()
+    z, _ = native.attention(own.float(), past, streams, scale)
+    return z.to(own.dtype).flatten(2)
 
 
 def mixed_scores(

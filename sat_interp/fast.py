@@ -19,7 +19,12 @@ from torch.nn import functional as F
 from transformer_lens import HookedTransformer
 from transformer_lens.components import MLP, TransformerBlock
 
-from sat_interp.attention import mixed_attention
+from sat_interp.attention import (
+    Projections,
+    ablated_attention,
+    causal_attention,
+    joint_attention,
+)
 from sat_interp.block import (
     SelfAblatingBlock,
     Stream,
@@ -57,27 +62,25 @@ class CleanPass:
     Attributes:
         final: state after the final LN.
         states: stream before block 0, then after each block.
-        keys, values: per block, (batch, heads, pos, d_head).
+        projections: per block, queries, keys and values, (batch, pos, 3, heads, d_head).
     """
 
     final: Stream
     states: list[Tensor]
-    keys: list[Tensor]
-    values: list[Tensor]
+    projections: list[Tensor]
 
 
 def clean_pass(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> CleanPass:
     """The clean stream alone, keeping what a later pass over the ablated stream will read."""
     stream = embed(model, tokens)
-    states, keys, values = [stream], [], []
+    states, projections = [stream], []
     for block in model.blocks:
-        queries, key, value = _queries_keys_values(block, stream)
-        stream = _after_attention(block, stream, _causal_attention(block, queries, key, value))
-        stream = _after_mlp(block, stream)
+        projected = _projections(block, stream)
+        z = causal_attention(projected, attention_scale(block))
+        stream = _after_mlp(block, _after_attention(block, stream, z))
         states.append(stream)
-        keys.append(key)
-        values.append(value)
-    return CleanPass(layer_norm(model.ln_final, stream), states, keys, values)
+        projections.append(projected)
+    return CleanPass(layer_norm(model.ln_final, stream), states, projections)
 
 
 def joint_block(
@@ -87,14 +90,8 @@ def joint_block(
     neuron_mask: Float[Tensor, "batch pos neurons"],
 ) -> Float[Tensor, "two_batch pos d_model"]:
     """One block on both streams, clean rows first: every weight is read once."""
-    n = attention_mask.shape[0]
-    queries, keys, values = _queries_keys_values(block, both)
-    clean_z = _causal_attention(block, queries[:n], keys[:n], values[:n])
-    ablated_z = _merge_heads(
-        mixed_attention(
-            queries[n:], keys[:n], values[:n], keys[n:], values[n:], attention_scale(block)
-        )
-    )
+    z = joint_attention(_projections(block, both), attention_scale(block))
+    clean_z, ablated_z = z.chunk(2)
     ablated_z = ablated_z * spread_over_coordinates(attention_mask, block.attn.W_Q)
     both = _after_attention(block, both, torch.cat([clean_z, ablated_z]))
     return _after_mlp(block, both, neuron_mask)
@@ -103,47 +100,26 @@ def joint_block(
 def ablated_block(
     block: SelfAblatingBlock,
     ablated: Stream,
-    clean_keys: Float[Tensor, "batch heads pos d_head"],
-    clean_values: Float[Tensor, "batch heads pos d_head"],
+    clean_projections: Projections,
     attention_mask: Float[Tensor, "batch pos units"],
     neuron_mask: Float[Tensor, "batch pos neurons"],
 ) -> Stream:
     """One block on the ablated stream, over keys and values the clean pass has kept."""
-    queries, own_keys, own_values = _queries_keys_values(block, ablated)
-    z = _merge_heads(
-        mixed_attention(
-            queries, clean_keys, clean_values, own_keys, own_values, attention_scale(block)
-        )
-    )
+    own = _projections(block, ablated)
+    z = ablated_attention(own, clean_projections, attention_scale(block))
     z = z * spread_over_coordinates(attention_mask, block.attn.W_Q)
     return _after_mlp(block, _after_attention(block, ablated, z), neuron_mask)
 
 
-def _queries_keys_values(block: TransformerBlock, stream: Stream) -> tuple[Tensor, Tensor, Tensor]:
-    """Q, K, V as (batch, heads, pos, d_head) views of one product."""
+def _projections(block: TransformerBlock, stream: Stream) -> Projections:
+    """Q, K and V, side by side, as one product."""
     attn = block.attn
     weight = torch.cat([attn.W_Q, attn.W_K, attn.W_V])  # (3 heads, d_model, d_head)
     heads3, d_model, d_head = weight.shape
     flat = weight.transpose(1, 2).reshape(heads3 * d_head, d_model)
     bias = torch.cat([attn.b_Q, attn.b_K, attn.b_V]).flatten()
     product = F.linear(layer_norm(block.ln1, stream), flat, bias)
-    batch, pos, _ = product.shape
-    per_head = product.view(batch, pos, 3, heads3 // 3, d_head)
-    queries, keys, values = per_head.permute(2, 0, 3, 1, 4)
-    return queries, keys, values
-
-
-def _causal_attention(
-    block: TransformerBlock, queries: Tensor, keys: Tensor, values: Tensor
-) -> Tensor:
-    z = F.scaled_dot_product_attention(
-        queries, keys, values, is_causal=True, scale=attention_scale(block)
-    )
-    return _merge_heads(z)
-
-
-def _merge_heads(z: Float[Tensor, "batch heads pos d_head"]) -> Float[Tensor, "batch pos units"]:
-    return z.transpose(1, 2).flatten(2)
+    return product.view(*product.shape[:2], 3, heads3 // 3, d_head)
 
 
 def _after_attention(block: TransformerBlock, stream: Tensor, z: Tensor) -> Tensor:

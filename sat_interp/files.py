@@ -98,3 +98,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def default_cache() -> Path:
+    """``$SAT_INTERP_CACHE``, or ``sat_interp`` in the user's cache directory."""
+    if own := os.environ.get("SAT_INTERP_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sat_interp"

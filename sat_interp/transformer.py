@@ -188,10 +188,8 @@ class SelfAblatingTransformer(HookedTransformer):
         kept = fast.clean_pass(self, tokens)
         masks = self._masks(kept.states[:-1], kept.final)
         ablated, ablated_layers = kept.states[0], []
-        for block, keys, values, block_masks in zip(
-            self.blocks, kept.keys, kept.values, masks, strict=True
-        ):
-            ablated = fast.ablated_block(block, ablated, keys, values, *block_masks)
+        for block, clean, block_masks in zip(self.blocks, kept.projections, masks, strict=True):
+            ablated = fast.ablated_block(block, ablated, clean, *block_masks)
             ablated_layers.append(ablated)
         final = layer_norm(self.ln_final, ablated)
         return _dual_states(kept.final, final, masks, kept.states[1:], ablated_layers)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 import zlib
@@ -32,7 +31,7 @@ from sat_interp.data.base import Split, sha256
 from sat_interp.data.sources import DataSource, parse_data
 from sat_interp.data.tokenizer import fingerprint
 from sat_interp.errors import UserError
-from sat_interp.files import atomic_directory
+from sat_interp.files import atomic_directory, default_cache
 from sat_interp.progress import bar
 
 __all__ = ["DataSource", "TokenCorpus", "default_cache", "load_corpus", "parse_data"]
@@ -154,13 +153,6 @@ def load_corpus(
     if corpus is None:
         raise OSError(f"{directory} does not read back as it was written: is the disk damaged?")
     return corpus
-
-
-def default_cache() -> Path:
-    """``$SAT_INTERP_CACHE``, or ``sat_interp`` in the user's cache directory."""
-    if own := os.environ.get("SAT_INTERP_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sat_interp"
 
 
 def _build(

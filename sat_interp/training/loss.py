@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from sat_interp import native
 from sat_interp.errors import UserError
 from sat_interp.streams import DualStates
 from sat_interp.transformer import Path, SelfAblatingTransformer
@@ -167,16 +168,15 @@ class _UnembeddingCrossEntropy(torch.autograd.Function):
             total = states.new_zeros((), dtype=torch.float64)
             for start in range(0, n_tokens, chunk):
                 rows = slice(start, start + chunk)
-                inputs, chunk_targets = states[stream, rows].to(product_dtype), targets[rows, None]
+                inputs = states[stream, rows].to(product_dtype)
                 logits = inputs @ embedding.T
-                log_probs = logits.to(_at_least_float32(logits.dtype)).log_softmax(-1)
-                target_log_probs = log_probs.gather(1, chunk_targets)
-                total -= target_log_probs.sum()
+                nats, gradient = _softmax_gradient(
+                    logits.to(_at_least_float32(logits.dtype)), targets[rows], weight / n_tokens
+                )
+                total += nats.sum(dtype=torch.float64)
                 if grad_states is None or grad_embedding is None:
                     continue
-                gradient = log_probs.exp_()
-                gradient.scatter_add_(1, chunk_targets, -torch.ones_like(target_log_probs))
-                gradient = gradient.mul_(weight / n_tokens).to(product_dtype)
+                gradient = gradient.to(product_dtype)
                 grad_states[stream, rows] = gradient @ embedding
                 grad_embedding += gradient.T @ inputs
             means.append(total / n_tokens)
@@ -189,6 +189,19 @@ class _UnembeddingCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_total: Tensor, grad_means: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_embedding = ctx.saved_tensors
         return grad_states * grad_total, (grad_embedding * grad_total).T, None, None, None
+
+
+def _softmax_gradient(
+    logits: Float[Tensor, "tokens d_vocab"], targets: Int[Tensor, "tokens"], weight: float
+) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens d_vocab"]]:
+    """Cross-entropy in nats, and ``weight * (softmax - onehot)`` in the logits' own memory."""
+    if native.takes(logits):
+        return native.softmax_gradient(logits, targets, weight), logits
+    log_probs = logits.log_softmax(-1)
+    nats = -log_probs.gather(1, targets[:, None])
+    gradient = log_probs.exp_()
+    gradient.scatter_add_(1, targets[:, None], -torch.ones_like(nats))
+    return nats.squeeze(1), gradient.mul_(weight)
 
 
 def _product_dtype(states: Tensor) -> torch.dtype:

@@ -1,0 +1,201 @@
+"""The kernels of ``kernels.cpp``: compiled once for this processor, kept, loaded, made operators.
+
+A compiler is not required: without one, or with ``SAT_INTERP_NATIVE=0``, :func:`takes` says no and
+the callers turn to PyTorch's own operators: the same numbers to rounding, slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sat_interp.files import default_cache, write_atomically
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+# Contraction gives fused multiply-adds; no other liberty is taken with the arithmetic.
+FLAGS = (
+    "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno",
+    "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC",
+)  # fmt: skip
+D_HEADS = (4, 8, 16, 32)
+"""Head sizes the attention kernel is compiled for."""
+
+Projections = Float[Tensor, "rows pos 3 heads d_head"]
+
+log = logging.getLogger(__name__)
+
+
+def takes(tensor: Tensor) -> bool:
+    """Whether the kernels compute this: on the CPU, in float32 or less, and they could be built."""
+    is_small = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return tensor.device.type == "cpu" and is_small and library() is not None
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None, said once, where there are none."""
+    if os.environ.get("SAT_INTERP_NATIVE") == "0":
+        return None
+    compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
+    if compiler is None:
+        log.info("no C++ compiler (c++, g++ or $CXX): training on the CPU will be slower")
+        return None
+    try:
+        return ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, "stderr", None) or str(error)
+        first = reason.strip().split("\n")[0][:200]
+        log.warning("the CPU kernels cannot be built, training will be slower: %s", first)
+        return None
+
+
+def _compiled(compiler: str) -> Path:
+    """The library for this source, compiler and processor; compiled where it is not yet there."""
+    source = SOURCE.read_bytes()
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
+    identity = [source, version, _processor().encode(), " ".join(FLAGS).encode()]
+    name = hashlib.sha256(b"\0".join(identity)).hexdigest()[:16]
+    path = default_cache() / "native" / f"kernels-{name}.so"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / path.name
+            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
+            subprocess.run(command, capture_output=True, check=True, text=True, timeout=300)
+            write_atomically(path, made.read_bytes())
+    return path
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on: a home may be shared between unlike machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()} {platform.node()}"
+    kept = {line for line in lines if line.startswith(("flags", "Features", "model name", "CPU"))}
+    return "\n".join(sorted(kept))
+
+
+def _call(name: str, *arguments: Tensor | int | float) -> None:
+    kernels = library()
+    assert kernels is not None
+    converted: list[ctypes._SimpleCData] = []
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            converted.append(ctypes.c_void_p(argument.data_ptr()))
+        elif isinstance(argument, int):
+            converted.append(ctypes.c_int64(argument))
+        else:
+            converted.append(ctypes.c_float(argument))
+    if getattr(kernels, name)(*converted, ctypes.c_int(torch.get_num_threads())):
+        raise ValueError(f"{name} is not compiled for this head size")
+
+
+def _sizes(own: Tensor, read: Tensor | None, streams: int) -> tuple[int, ...]:
+    rows, pos, _, heads, d_head = own.shape
+    batch = rows // streams if read is None else read.shape[0]
+    return rows // batch, batch, pos, heads, d_head
+
+
+@torch.library.custom_op(
+    "sat_interp::attention", mutates_args=(),
+    schema="(Tensor own, Tensor? read, int streams, float scale) -> (Tensor, Tensor)",
+)  # fmt: skip
+def attention(
+    own: Tensor, read: Tensor | None, streams: int, scale: float
+) -> tuple[Tensor, Tensor]:
+    """z (rows, pos, heads, d_head) and log-sum-exp (rows, heads, pos) of causal attention.
+
+    Row r of ``own`` (rows, pos, 3, heads, d_head: queries, keys, values) attends to itself at its
+    own position and at earlier ones to row ``r % batch`` of ``read``, by default the first
+    rows / streams of ``own``: so one stream is ordinary causal attention, and two are the clean
+    stream and the ablated one, which reads the clean one's past.
+    """
+    own, read = own.contiguous(), None if read is None else read.contiguous()
+    rows, pos, _, heads, d_head = own.shape
+    z, lse = own.new_empty(rows, pos, heads, d_head), own.new_empty(rows, heads, pos)
+    past = own if read is None else read
+    _call("attention_forward", own, past, z, lse, *_sizes(own, read, streams), scale)
+    return z, lse
+
+
+@attention.register_fake
+def _(own: Tensor, read: Tensor | None, streams: int, scale: float) -> tuple[Tensor, Tensor]:
+    rows, pos, _, heads, d_head = own.shape
+    return own.new_empty(rows, pos, heads, d_head), own.new_empty(rows, heads, pos)
+
+
+@torch.library.custom_op(
+    "sat_interp::attention_backward", mutates_args=(),
+    schema="(Tensor own, Tensor? read, Tensor z, Tensor lse, Tensor grad_z, int streams, "
+    "float scale) -> (Tensor, Tensor)",
+)  # fmt: skip
+def attention_backward(
+    own: Tensor, read: Tensor | None, z: Tensor, lse: Tensor, grad_z: Tensor, streams: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of ``own`` and of ``read`` (empty where that is own itself)."""
+    own, read = own.contiguous(), None if read is None else read.contiguous()
+    grad_own = torch.zeros_like(own)
+    grad_read = own.new_empty(0) if read is None else torch.zeros_like(read)
+    past, grad_past = (own, grad_own) if read is None else (read, grad_read)
+    _call(
+        "attention_backward", own, past, z, lse, grad_z.contiguous(), grad_own, grad_past,
+        *_sizes(own, read, streams), scale,
+    )  # fmt: skip
+    return grad_own, grad_read
+
+
+@attention_backward.register_fake
+def _(
+    own: Tensor, read: Tensor | None, z: Tensor, lse: Tensor, grad_z: Tensor, streams: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(own), own.new_empty(0) if read is None else torch.empty_like(read)
+
+
+def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    own, read, ctx.streams, ctx.scale = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(own, read, *output)
+
+
+def _pull_back(ctx, grad_z, grad_lse):  # type: ignore[no-untyped-def]
+    own, read, z, lse = ctx.saved_tensors
+    found = attention_backward(own, read, z, lse, grad_z, ctx.streams, ctx.scale)
+    return found[0], None if read is None else found[1], None, None
+
+
+attention.register_autograd(_pull_back, setup_context=_keep)
+
+
+@torch.library.custom_op(
+    "sat_interp::softmax_gradient", mutates_args=("logits",),
+    schema="(Tensor(a!) logits, Tensor targets, float weight) -> Tensor",
+)  # fmt: skip
+def softmax_gradient(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
+    """Turn ``logits`` (tokens, d_vocab) into ``weight * (softmax - onehot(targets))`` in place.
+
+    Returns:
+        Each token's cross-entropy in nats, (tokens,), taken from the logits on the way.
+    """
+    assert logits.is_contiguous()
+    nats = logits.new_empty(len(logits))
+    _call("softmax_gradient", logits, targets.contiguous(), nats, *logits.shape, weight)
+    return nats
+
+
+@softmax_gradient.register_fake
+def _(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
+    return logits.new_empty(len(logits))
