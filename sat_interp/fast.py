@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 from transformer_lens import HookedTransformer
 from transformer_lens.components import MLP, TransformerBlock
 
+from sat_interp import native
 from sat_interp.attention import (
     Projections,
     ablated_attention,
@@ -33,11 +33,18 @@ from sat_interp.block import (
     spread_over_coordinates,
 )
 
+
+def _gelu_new(pre: Tensor) -> Tensor:
+    if native.takes(pre):
+        return native.gelu_new(pre.float()).to(pre.dtype)
+    return F.gelu(pre, approximate="tanh")
+
+
 # TransformerLens writes gelu_new and gelu_fast out in elementary operations; these are the same
 # functions as one kernel each.
 _FUSED_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": partial(F.gelu, approximate="tanh"),
-    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_new": _gelu_new,
+    "gelu_fast": _gelu_new,
     "gelu": F.gelu,
     "relu": F.relu,
     "silu": F.silu,

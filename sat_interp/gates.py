@@ -45,8 +45,8 @@ def soft_weights(
     top, winners = scores.topk(k + 1, dim=-1)
     kth, next_best = top[..., k - 1 : k], top[..., k : k + 1]
     mask = torch.zeros_like(scores).scatter_(-1, winners[..., :k], 1.0)
-    lowest, highest = torch.aminmax(scores.detach(), dim=-1, keepdim=True)
-    floor = TEMPERATURE_FLOOR * (highest - lowest).clamp(min=MIN_SPREAD)
+    spread = top[..., :1].detach() - scores.detach().amin(-1, keepdim=True)
+    floor = TEMPERATURE_FLOOR * spread.clamp(min=MIN_SPREAD)
     gap = temperature * (kth - next_best)
     sharpness = torch.maximum(gap, floor)
     if soft == "softmax":

@@ -67,97 +67,126 @@ static inline Vec exponential(Vec x) {
   return p * scale;
 }
 
-// One head of one row of projections, (rows, pos, 3, heads, D): queries, keys, values.
-template <int D>
-struct Item {
-  int64_t step, slot;  // floats from one position to the next, and from queries to keys to values
-  int64_t offset;
-  Item(int64_t row, int64_t head, int64_t heads, int64_t pos)
-      : step(3 * heads * D), slot(heads * D), offset(row * pos * step + head * D) {}
-  template <typename Float>
-  Float* at(Float* base, int which, int64_t position) const {
-    return base + offset + position * step + which * slot;
-  }
-};
-
-// Rows of a (pos, D) slice, positions along the lanes: [D][padded], zeros behind the last.
-template <int D>
-static void transpose(const Item<D>& item, const float* base, int which, int64_t pos,
-                      int64_t padded, float* out) {
-  for (int64_t j = 0; j < pos; j++) {
-    const float* from = item.at(base, which, j);
-    for (int d = 0; d < D; d++) out[d * padded + j] = from[d];
-  }
-  for (int d = 0; d < D; d++)
-    for (int64_t j = pos; j < padded; j++) out[d * padded + j] = 0;
-}
-
-template <int D>
-static inline Vec dot(const float* vector, const float* columns, int64_t padded, int64_t j) {
-  Vec total = vector[0] * load(columns + j);
-  for (int d = 1; d < D; d++) total += vector[d] * load(columns + d * padded + j);
-  return total;
-}
-
 // Row r of `own` attends to itself at its own position and to row r % batch of `read` at earlier
-// ones; `own` holds `streams` * batch rows and may be `read` itself.
+// ones; `own` holds `streams` * batch rows and may be `read` itself. Both are (rows, pos, 3, heads,
+// D): queries, keys, values.
 struct Shape {
   int64_t streams, batch, pos, heads;
   float scale;
   int threads;
+  int64_t rows() const { return streams * batch; }
   int64_t padded() const { return (pos + W - 1) / W * W; }
-  // Of (rows, pos, heads, D), and of (rows, heads, pos).
-  int64_t z_at(int64_t row, int64_t i, int64_t head, int d) const {
-    return ((row * pos + i) * heads + head) * d;
+};
+
+constexpr int TILE = W;  // query rows taken together: each key that is loaded serves all of them
+
+template <int D>
+struct HeadVector {
+  typedef float Type __attribute__((vector_size(D * sizeof(float))));
+};
+template <int D>
+using Head = typename HeadVector<D>::Type;
+
+// Where one head of one row lies.
+template <int D>
+struct Place {
+  const Shape& shape;
+  int64_t row, head;
+  template <typename Float>
+  Float* projection(Float* base, int which, int64_t i) const {
+    return base + (((row * shape.pos + i) * 3 + which) * shape.heads + head) * D;
   }
-  int64_t lse_at(int64_t row, int64_t i, int64_t head) const {
-    return (row * heads + head) * pos + i;
+  template <typename Float>
+  Float* z(Float* base, int64_t i) const {
+    return base + ((row * shape.pos + i) * shape.heads + head) * D;
+  }
+  template <typename Float>
+  Float* lse(Float* base, int64_t i) const {
+    return base + (row * shape.heads + head) * shape.pos + i;
   }
 };
+
+// Keys or values of a place, side by side and once more with positions along the lanes.
+template <int D>
+struct Past {
+  std::vector<Head<D>> by_position;
+  std::vector<Vec> by_lane;  // [D][padded / W]
+  int64_t blocks;
+  explicit Past(int64_t padded) : by_position(padded), by_lane(D * padded / W), blocks(padded / W) {}
+  void fill(const Place<D>& place, const float* base, int which) {
+    for (int64_t j = 0; j < place.shape.pos; j++) {
+      const float* from = place.projection(base, which, j);
+      std::memcpy(&by_position[j], from, sizeof(Head<D>));
+      for (int d = 0; d < D; d++) by_lane[d * blocks + j / W][j % W] = from[d];
+    }
+  }
+  // Dot products of a tile's vectors with the W positions of a block.
+  void dot(const float (*vectors)[D], int64_t block, Vec* out) const {
+    Vec sums[TILE] = {};
+    for (int d = 0; d < D; d++) {
+      const Vec column = by_lane[d * blocks + block];
+      for (int r = 0; r < TILE; r++) sums[r] += vectors[r][d] * column;
+    }
+    for (int r = 0; r < TILE; r++) out[r] = sums[r];
+  }
+};
+
+// Within the tile's own block, row r sees the r positions before it.
+static inline Vec earlier(int r, Vec value, float otherwise) {
+  return lanes() < float(r) ? value : all(otherwise);
+}
 
 template <int D>
 static void forward(const float* own, const float* read, float* z, float* lse,
                     const Shape& shape) {
-  const int64_t pos = shape.pos, heads = shape.heads, padded = shape.padded();
+  const int64_t padded = shape.padded();
 #pragma omp parallel num_threads(shape.threads)
   {
-    std::vector<float> memory((2 * D + 1) * padded);
-    float *keys = memory.data(), *values = keys + D * padded, *scores = values + D * padded;
+    Past<D> keys(padded), values(padded);
+    std::vector<Vec> pattern(TILE * padded / W);
+    float* const weights = reinterpret_cast<float*>(pattern.data());
 #pragma omp for schedule(static)
-    for (int64_t index = 0; index < shape.batch * heads; index++) {
-      const int64_t head = index % heads, read_row = index / heads;
-      const Item<D> past(read_row, head, heads, pos);
-      transpose<D>(past, read, 1, pos, padded, keys);
-      transpose<D>(past, read, 2, pos, padded, values);
-      for (int64_t row = read_row; row < shape.streams * shape.batch; row += shape.batch) {
-        const Item<D> self(row, head, heads, pos);
-        for (int64_t i = 0; i < pos; i++) {
-          const float *own_key = self.at(own, 1, i), *own_value = self.at(own, 2, i);
-          float query[D], own_score = 0;
-          for (int d = 0; d < D; d++) {
-            query[d] = self.at(own, 0, i)[d] * shape.scale;
-            own_score += query[d] * own_key[d];
+    for (int64_t index = 0; index < shape.batch * shape.heads; index++) {
+      const Place<D> past{shape, index / shape.heads, index % shape.heads};
+      keys.fill(past, read, 1);
+      values.fill(past, read, 2);
+      for (int64_t row = past.row; row < shape.rows(); row += shape.batch) {
+        const Place<D> self{shape, row, past.head};
+        for (int64_t start = 0; start < shape.pos; start += TILE) {
+          const int64_t last = start / W;
+          const int count = std::min<int64_t>(TILE, shape.pos - start);
+          float queries[TILE][D] = {}, own_scores[TILE] = {}, masses[TILE] = {};
+          for (int r = 0; r < count; r++)
+            for (int d = 0; d < D; d++) {
+              queries[r][d] = self.projection(own, 0, start + r)[d] * shape.scale;
+              own_scores[r] += queries[r][d] * self.projection(own, 1, start + r)[d];
+            }
+          for (int64_t block = 0; block <= last; block++) {
+            Vec scores[TILE];
+            keys.dot(queries, block, scores);
+            for (int r = 0; r < TILE; r++)
+              pattern[r * (padded / W) + block] =
+                  block == last ? earlier(r, scores[r], -INFINITY) : scores[r];
           }
-          Vec largest = all(own_score);
-          for (int64_t j = 0; j < i; j += W) {
-            Vec score = dot<D>(query, keys, padded, j);
-            if (j + W > i) score = lanes() < float(i - j) ? score : all(-INFINITY);
-            store(scores + j, score);
-            largest = larger(largest, score);
+          for (int r = 0; r < count; r++) {
+            Vec* const scores = &pattern[r * (padded / W)];
+            Vec largest = all(own_scores[r]), total{};
+            for (int64_t block = 0; block <= last; block++) largest = larger(largest, scores[block]);
+            const float top = maximum(largest);
+            for (int64_t block = 0; block < last; block++)
+              total += scores[block] = exponential(scores[block] - top);
+            total += scores[last] = earlier(r, exponential(scores[last] - top), 0);
+            own_scores[r] = exponential(all(own_scores[r] - top))[0];  // the weight from here on
+            masses[r] = sum(total) + own_scores[r];
+            *self.lse(lse, start + r) = top + std::log(masses[r]);
           }
-          const float top = maximum(largest);
-          const float own_weight = exponential(all(own_score - top))[0];
-          Vec total{}, sums[D] = {};
-          for (int64_t j = 0; j < i; j += W) {
-            Vec weight = exponential(load(scores + j) - top);
-            if (j + W > i) weight = lanes() < float(i - j) ? weight : Vec{};
-            total += weight;
-            for (int d = 0; d < D; d++) sums[d] += weight * load(values + d * padded + j);
-          }
-          const float mass = sum(total) + own_weight;
-          float* out = z + shape.z_at(row, i, head, D);
-          for (int d = 0; d < D; d++) out[d] = (sum(sums[d]) + own_weight * own_value[d]) / mass;
-          lse[shape.lse_at(row, i, head)] = top + std::log(mass);
+          Head<D> sums[TILE] = {};
+          for (int64_t j = 0; j < start + count; j++)
+            for (int r = 0; r < TILE; r++) sums[r] += weights[r * padded + j] * values.by_position[j];
+          for (int r = 0; r < count; r++)
+            for (int d = 0; d < D; d++)
+              self.z(z, start + r)[d] =
+                  (sums[r][d] + own_scores[r] * self.projection(own, 2, start + r)[d]) / masses[r];
         }
       }
     }
@@ -168,61 +197,84 @@ static void forward(const float* own, const float* read, float* z, float* lse,
 template <int D>
 static void backward(const float* own, const float* read, const float* z, const float* lse,
                      const float* grad_z, float* grad_own, float* grad_read, const Shape& shape) {
-  const int64_t pos = shape.pos, heads = shape.heads, padded = shape.padded();
+  const int64_t padded = shape.padded();
 #pragma omp parallel num_threads(shape.threads)
   {
-    std::vector<float> memory(4 * D * padded);
-    float *keys = memory.data(), *values = keys + D * padded;
-    float *grad_keys = values + D * padded, *grad_values = grad_keys + D * padded;
+    Past<D> keys(padded), values(padded);
+    std::vector<Head<D>> grad_keys(padded), grad_values(padded);
+    std::vector<Vec> pattern(TILE * padded / W), grad_pattern(TILE * padded / W);
+    float* const weights = reinterpret_cast<float*>(pattern.data());
+    float* const grad_scores = reinterpret_cast<float*>(grad_pattern.data());
 #pragma omp for schedule(static)
-    for (int64_t index = 0; index < shape.batch * heads; index++) {
-      const int64_t head = index % heads, read_row = index / heads;
-      const Item<D> past(read_row, head, heads, pos);
-      transpose<D>(past, read, 1, pos, padded, keys);
-      transpose<D>(past, read, 2, pos, padded, values);
-      std::fill(grad_keys, grad_keys + 2 * D * padded, 0.0f);
-      for (int64_t row = read_row; row < shape.streams * shape.batch; row += shape.batch) {
-        const Item<D> self(row, head, heads, pos);
-        for (int64_t i = 0; i < pos; i++) {
-          const int64_t at = shape.z_at(row, i, head, D);
-          const float *own_key = self.at(own, 1, i), *own_value = self.at(own, 2, i);
-          float query[D], pull[D], own_score = 0, delta = 0, own_pull = 0;
-          for (int d = 0; d < D; d++) {
-            query[d] = self.at(own, 0, i)[d] * shape.scale;
-            pull[d] = grad_z[at + d];
-            own_score += query[d] * own_key[d];
-            delta += pull[d] * z[at + d];
-            own_pull += pull[d] * own_value[d];
-          }
-          const float row_lse = lse[shape.lse_at(row, i, head)];
-          Vec sums[D] = {};
-          for (int64_t j = 0; j < i; j += W) {
-            Vec weight = exponential(dot<D>(query, keys, padded, j) - row_lse);
-            if (j + W > i) weight = lanes() < float(i - j) ? weight : Vec{};
-            Vec grad_score = weight * (dot<D>(pull, values, padded, j) - delta);
+    for (int64_t index = 0; index < shape.batch * shape.heads; index++) {
+      const Place<D> past{shape, index / shape.heads, index % shape.heads};
+      keys.fill(past, read, 1);
+      values.fill(past, read, 2);
+      std::fill(grad_keys.begin(), grad_keys.end(), Head<D>{});
+      std::fill(grad_values.begin(), grad_values.end(), Head<D>{});
+      for (int64_t row = past.row; row < shape.rows(); row += shape.batch) {
+        const Place<D> self{shape, row, past.head};
+        for (int64_t start = 0; start < shape.pos; start += TILE) {
+          const int64_t last = start / W;
+          const int count = std::min<int64_t>(TILE, shape.pos - start);
+          float queries[TILE][D] = {}, pulls[TILE][D] = {}, own_scores[TILE] = {};
+          float deltas[TILE] = {}, own_pulls[TILE] = {}, lses[TILE] = {};
+          for (int r = 0; r < count; r++) {
+            lses[r] = *self.lse(lse, start + r);
             for (int d = 0; d < D; d++) {
-              const int64_t to = d * padded + j;
-              sums[d] += grad_score * load(keys + to);
-              store(grad_keys + to, load(grad_keys + to) + grad_score * query[d]);
-              store(grad_values + to, load(grad_values + to) + weight * pull[d]);
+              queries[r][d] = self.projection(own, 0, start + r)[d] * shape.scale;
+              pulls[r][d] = self.z(grad_z, start + r)[d];
+              own_scores[r] += queries[r][d] * self.projection(own, 1, start + r)[d];
+              own_pulls[r] += pulls[r][d] * self.projection(own, 2, start + r)[d];
+              deltas[r] += pulls[r][d] * self.z(z, start + r)[d];
             }
           }
-          const float own_weight = exponential(all(own_score - row_lse))[0];
-          const float grad_own_score = own_weight * (own_pull - delta);
-          float *to_query = self.at(grad_own, 0, i), *to_key = self.at(grad_own, 1, i),
-                *to_value = self.at(grad_own, 2, i);
-          for (int d = 0; d < D; d++) {
-            to_query[d] += (sum(sums[d]) + grad_own_score * own_key[d]) * shape.scale;
-            to_key[d] += grad_own_score * query[d];
-            to_value[d] += own_weight * pull[d];
+          for (int64_t block = 0; block <= last; block++) {
+            Vec scores[TILE], pulled[TILE];
+            keys.dot(queries, block, scores);
+            values.dot(pulls, block, pulled);
+            for (int r = 0; r < TILE; r++) {
+              Vec weight = exponential(scores[r] - lses[r]);
+              if (block == last) weight = r < count ? earlier(r, weight, 0) : Vec{};
+              else if (r >= count) weight = Vec{};
+              pattern[r * (padded / W) + block] = weight;
+              grad_pattern[r * (padded / W) + block] = weight * (pulled[r] - deltas[r]);
+            }
+          }
+          Head<D> sums[TILE] = {}, tile_queries[TILE], tile_pulls[TILE];
+          std::memcpy(tile_queries, queries, sizeof queries);
+          std::memcpy(tile_pulls, pulls, sizeof pulls);
+          for (int64_t j = 0; j < start + count; j++)
+            for (int r = 0; r < TILE; r++) sums[r] += grad_scores[r * padded + j] * keys.by_position[j];
+          for (int64_t j = 0; j < start + count; j++) {
+            Head<D> to_key = grad_keys[j], to_value = grad_values[j];
+            for (int r = 0; r < TILE; r++) {
+              to_key += grad_scores[r * padded + j] * tile_queries[r];
+              to_value += weights[r * padded + j] * tile_pulls[r];
+            }
+            grad_keys[j] = to_key;
+            grad_values[j] = to_value;
+          }
+          for (int r = 0; r < count; r++) {
+            const float own_weight = exponential(all(own_scores[r] - lses[r]))[0];
+            const float grad_own_score = own_weight * (own_pulls[r] - deltas[r]);
+            float *to_query = self.projection(grad_own, 0, start + r),
+                  *to_key = self.projection(grad_own, 1, start + r),
+                  *to_value = self.projection(grad_own, 2, start + r);
+            const float* own_key = self.projection(own, 1, start + r);
+            for (int d = 0; d < D; d++) {
+              to_query[d] += (sums[r][d] + grad_own_score * own_key[d]) * shape.scale;
+              to_key[d] += grad_own_score * queries[r][d];
+              to_value[d] += own_weight * pulls[r][d];
+            }
           }
         }
       }
-      for (int64_t j = 0; j < pos; j++) {
-        float *to_key = past.at(grad_read, 1, j), *to_value = past.at(grad_read, 2, j);
+      for (int64_t j = 0; j < shape.pos; j++) {
+        float *to_key = past.projection(grad_read, 1, j), *to_value = past.projection(grad_read, 2, j);
         for (int d = 0; d < D; d++) {
-          to_key[d] += grad_keys[d * padded + j];
-          to_value[d] += grad_values[d * padded + j];
+          to_key[d] += grad_keys[j][d];
+          to_value[d] += grad_values[j][d];
         }
       }
     }
@@ -261,6 +313,39 @@ static void softmax_gradient_rows(float* logits, const int64_t* targets, float* 
   }
 }
 
+// gelu_new(x) = x * sigmoid(2 y), y = sqrt(2 / pi) (x + 0.044715 x^3); and its derivative.
+constexpr float GELU_LINEAR = 1.5957691216057308f, GELU_CUBIC = 0.044715f;  // 2 sqrt(2 / pi)
+
+static inline Vec gelu_sigmoid(Vec x) {
+  Vec twice = GELU_LINEAR * x * (1.0f + GELU_CUBIC * x * x);
+  Vec e = exponential(twice > 0.0f ? -twice : twice);
+  return (twice > 0.0f ? all(1.0f) : e) / (1.0f + e);
+}
+static inline Vec gelu(Vec x) { return x * gelu_sigmoid(x); }
+static inline Vec gelu_slope(Vec x) {
+  const Vec share = gelu_sigmoid(x);
+  return share + x * share * (1.0f - share) * GELU_LINEAR * (1.0f + 3.0f * GELU_CUBIC * x * x);
+}
+
+// out[i] = function(in[i]), whole vectors and the rest alike.
+template <typename Function>
+static void each(int64_t n, int threads, Function function) {
+  const int64_t whole = n / W;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t block = 0; block < whole; block++) function(block * W, W);
+  if (n % W) function(whole * W, int(n % W));
+}
+
+static inline Vec load_some(const float* at, int count) {
+  if (count == W) return load(at);
+  Vec value{};
+  std::memcpy(&value, at, count * sizeof(float));
+  return value;
+}
+static inline void store_some(float* at, Vec value, int count) {
+  std::memcpy(at, &value, count * sizeof(float));
+}
+
 #define FOR_EACH_D_HEAD(call) \
   switch (d_head) {           \
     case 4: call(4); break;   \
@@ -293,5 +378,21 @@ extern "C" int attention_backward(const float* own, const float* read, const flo
 extern "C" int softmax_gradient(float* logits, const int64_t* targets, float* nats, int64_t rows,
                                 int64_t width, float weight, int threads) {
   softmax_gradient_rows(logits, targets, nats, rows, width, weight, threads);
+  return 0;
+}
+
+extern "C" int gelu_forward(const float* x, float* y, int64_t n, int threads) {
+  each(n, threads, [=](int64_t at, int count) {
+    store_some(y + at, gelu(load_some(x + at, count)), count);
+  });
+  return 0;
+}
+
+extern "C" int gelu_backward(const float* grad_y, const float* x, float* grad_x, int64_t n,
+                             int threads) {
+  each(n, threads, [=](int64_t at, int count) {
+    const Vec pulled = load_some(grad_y + at, count) * gelu_slope(load_some(x + at, count));
+    store_some(grad_x + at, pulled, count);
+  });
   return 0;
 }

@@ -199,3 +199,33 @@ def softmax_gradient(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
 @softmax_gradient.register_fake
 def _(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
     return logits.new_empty(len(logits))
+
+
+@torch.library.custom_op(
+    "sat_interp::gelu_new", mutates_args=(), schema="(Tensor x) -> Tensor"
+)  # fmt: skip
+def gelu_new(x: Tensor) -> Tensor:
+    """GELU with the tanh approximation, elementwise."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    _call("gelu_forward", x, y, x.numel())
+    return y
+
+
+@torch.library.custom_op(
+    "sat_interp::gelu_new_backward", mutates_args=(), schema="(Tensor grad_y, Tensor x) -> Tensor"
+)  # fmt: skip
+def gelu_new_backward(grad_y: Tensor, x: Tensor) -> Tensor:
+    """The gradient of :func:`gelu_new`."""
+    x = x.contiguous()
+    grad_x = torch.empty_like(x)
+    _call("gelu_backward", grad_y.contiguous(), x, grad_x, x.numel())
+    return grad_x
+
+
+gelu_new.register_fake(torch.empty_like)
+gelu_new_backward.register_fake(lambda grad_y, x: torch.empty_like(x))
+gelu_new.register_autograd(
+    lambda ctx, grad_y: gelu_new_backward(grad_y, *ctx.saved_tensors),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)

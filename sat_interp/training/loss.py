@@ -19,7 +19,7 @@ from sat_interp.errors import UserError
 from sat_interp.streams import DualStates
 from sat_interp.transformer import Path, SelfAblatingTransformer
 
-CHUNK = 2048
+CHUNK = 512
 """Rows of logits held at once: the memory bound, chunk x d_vocab values."""
 
 
@@ -163,13 +163,15 @@ class _UnembeddingCrossEntropy(torch.autograd.Function):
         grad_embedding = (
             torch.zeros(embedding.shape, dtype=W_U.dtype, device=W_U.device) if needs_grad else None
         )
+        # One buffer for all chunks: fresh pages for each would cost as much as the product.
+        buffer = states.new_empty(min(chunk, n_tokens), len(embedding), dtype=product_dtype)
         means = []
         for stream, weight in enumerate(weights):
             total = states.new_zeros((), dtype=torch.float64)
             for start in range(0, n_tokens, chunk):
                 rows = slice(start, start + chunk)
                 inputs = states[stream, rows].to(product_dtype)
-                logits = inputs @ embedding.T
+                logits = torch.mm(inputs, embedding.T, out=buffer[: len(inputs)])
                 nats, gradient = _softmax_gradient(
                     logits.to(_at_least_float32(logits.dtype)), targets[rows], weight / n_tokens
                 )
@@ -178,7 +180,10 @@ class _UnembeddingCrossEntropy(torch.autograd.Function):
                     continue
                 gradient = gradient.to(product_dtype)
                 grad_states[stream, rows] = gradient @ embedding
-                grad_embedding += gradient.T @ inputs
+                if product_dtype == W_U.dtype:
+                    grad_embedding.addmm_(gradient.T, inputs)
+                else:
+                    grad_embedding += gradient.T @ inputs
             means.append(total / n_tokens)
         ctx.save_for_backward(grad_states, grad_embedding)
         stream_means = torch.stack(means).to(_at_least_float32(states.dtype))
