@@ -1,0 +1,306 @@
+"""Training speed: ours, a plain implementation, and the floor of the step's own matrix products.
+
+    python -m benchmarks.training                       # everything: about half an hour
+    python -m benchmarks.training --shapes compact --batches 4 --precisions float32
+
+Every cell runs in a process of its own, so that its peak memory is its own; within it ours, the
+plain step (benchmarks/plain.py) and the floor take turns, and the best of their rounds counts: what
+else the machine does only ever adds time. The floor is the time of the step's products alone, in
+their own shapes, each into memory that is there already: forward, and both gradients. Attention's
+products are a second, larger floor: no implementation that holds patterns can be below it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from benchmarks.plain import plain_loss
+from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
+from sat_interp.provenance import commit, versions
+from sat_interp.training.loss import CHUNK, LossWeights, training_loss
+
+VOCABULARIES = {"paper": 50_257, "compact": 10_000}
+VARIANTS = ("none", "local", "global")
+POS = 256
+
+
+def build(vocabulary: str, variant: str) -> SelfAblatingTransformer:
+    """The paper's shape: 8 layers, d 128, 16 heads."""
+    torch.manual_seed(0)
+    shape = gpt_neo_config(
+        n_layers=8, d_model=128, n_heads=16, d_vocab=VOCABULARIES[vocabulary], n_ctx=POS
+    )
+    return SelfAblatingTransformer(shape, SelfAblationConfig(variant=variant))  # type: ignore[arg-type]
+
+
+def products(model: SelfAblatingTransformer, batch: int) -> list[tuple[int, int, int, int]]:
+    """The forward products of one step as (times, rows, inner, columns)."""
+    cfg, tokens = model.cfg, batch * POS
+    gated = model.ablation.is_gated
+    streams = 2 if gated else 1
+    d, m, layers = cfg.d_model, cfg.d_mlp, cfg.n_layers
+    found = [(streams, tokens, d, cfg.d_vocab)]
+    # The global variant's streams cannot share a product: its masks wait for the clean stream.
+    times, rows = (layers, streams * tokens) if model.ablation.variant == "local" else (
+        layers * streams, tokens)  # fmt: skip
+    found += [
+        (times, rows, d, 3 * d),
+        (times, rows, d, d),
+        (times, rows, d, m),
+        (times, rows, m, d),
+    ]
+    if gated:
+        found += [(layers, tokens, d, d), (layers, tokens, d, m)]
+    return found
+
+
+def floor(model: SelfAblatingTransformer, batch: int, dtype: torch.dtype) -> Callable[[], None]:
+    """The step's products with weights: forward, gradient of the input, gradient of the weight."""
+    work = []
+    for times, rows, inner, columns in products(model, batch):
+        pieces = [(times, rows)]
+        if columns == model.cfg.d_vocab:  # made a chunk at a time, as the loss must
+            pieces = [(times * (rows // CHUNK), CHUNK), (times, rows % CHUNK)]
+        for count, size in pieces:
+            if not count or not size:
+                continue
+            x, y = torch.randn(size, inner, dtype=dtype), torch.randn(size, columns, dtype=dtype)
+            w = torch.randn(columns, inner, dtype=dtype)
+            dx, dw = torch.empty_like(x), torch.empty_like(w)
+            work.append((count, x, w, y, dx, dw))
+
+    def run() -> None:
+        for count, x, w, y, dx, dw in work:
+            for _ in range(count):
+                torch.mm(x, w.T, out=y)
+                torch.mm(y, w, out=dx)
+                torch.mm(y.T, x, out=dw)
+
+    return run
+
+
+def attention_floor(
+    model: SelfAblatingTransformer, batch: int, dtype: torch.dtype
+) -> Callable[[], None]:
+    """Attention's own products, batched over heads: two forward and four backward."""
+    heads, d_head = model.cfg.n_heads, model.cfg.d_head
+    q = torch.randn(batch * heads, POS, d_head, dtype=dtype)
+    pattern = torch.randn(batch * heads, POS, POS, dtype=dtype)
+    out = torch.empty_like(q)
+    times = model.cfg.n_layers * (2 if model.ablation.is_gated else 1)
+
+    def run() -> None:
+        for _ in range(times):
+            for _ in range(2):  # scores; gradient of the pattern
+                torch.bmm(q, q.transpose(1, 2), out=pattern)
+            for _ in range(2):  # z, gradient of the queries
+                torch.bmm(pattern, q, out=out)
+            for _ in range(2):  # gradients of keys and values
+                torch.bmm(pattern.transpose(1, 2), q, out=out)
+
+    return run
+
+
+def training_step(
+    model: SelfAblatingTransformer, loss: Callable[[Tensor], Tensor], precision: str, batch: int
+) -> Callable[[], None]:
+    """One whole optimiser step on a batch of random windows, as the trainer takes it."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def run(windows: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            total = loss(windows)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+
+    vocabulary = int(model.cfg.d_vocab)
+    return lambda: run(torch.randint(vocabulary, (batch, POS + 1), generator=generator))
+
+
+def best_times(
+    contestants: dict[str, Callable[[], Any]], seconds: float, least: int = 2
+) -> dict[str, float]:
+    """Each contestant's best round, taking turns until the time is up."""
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    for run in contestants.values():
+        run()  # compiles, allocates
+    started = time.perf_counter()
+    while len(next(iter(times.values()))) < least or time.perf_counter() - started < seconds:
+        for name, run in contestants.items():
+            before = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - before)
+    return {name: min(taken) for name, taken in times.items()}
+
+
+def cell(settings: dict[str, Any]) -> dict[str, Any]:
+    """Measure one cell; runs in a process of its own."""
+    torch.set_num_threads(settings["threads"])
+    model = build(settings["shape"], settings["variant"])
+    batch, precision = settings["batch"], settings["precision"]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    weights = LossWeights()
+    losses: dict[str, Callable[[Tensor], Tensor]] = {
+        "ours": lambda windows: training_loss(model, windows, weights).total,
+        "plain": lambda windows: plain_loss(model, windows),
+    }
+    step = training_step(model, losses[settings["what"]], precision, batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    step()
+    found: dict[str, Any] = {
+        "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    }
+    contestants: dict[str, Callable[[], Any]] = {settings["what"]: step}
+    if settings["what"] == "ours":
+        contestants |= {
+            "floor": floor(model, batch, dtype),
+            "attention": attention_floor(model, batch, dtype),
+        }
+    return found | best_times(contestants, settings["seconds"])
+
+
+def forward_cell(settings: dict[str, Any]) -> dict[str, float]:
+    """Forward passes without gradients: ours with hooks off, fused, and TransformerLens' own."""
+    torch.set_num_threads(settings["threads"])
+    gated = build(settings["shape"], "local").eval()
+    plain = HookedTransformer(gated.cfg).eval()
+    tokens = torch.randint(int(gated.cfg.d_vocab), (settings["batch"], POS))
+    with torch.inference_mode():
+        return best_times(
+            {
+                "fast": lambda: gated.fast(tokens),
+                "clean": lambda: gated(tokens),
+                "transformer_lens": lambda: plain(tokens),
+            },
+            settings["seconds"],
+        )
+
+
+def in_a_process(settings: dict[str, Any]) -> dict[str, Any]:
+    """One cell's figures, or why there are none."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"])}
+    command = [sys.executable, "-m", "benchmarks.training", "--cell", json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        return {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:200]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shapes", nargs="+", default=list(VOCABULARIES), choices=VOCABULARIES)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[4, 24])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=15.0, help="per cell, at least")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.cell:
+        settings = json.loads(options.cell)
+        measure = forward_cell if settings.get("forward") else cell
+        print(json.dumps(measure(settings)))
+        return
+    console = Console(width=150)
+    rows = []
+    grid = product(options.shapes, options.precisions, options.batches, options.variants)
+    for shape, precision, batch, variant in grid:
+        row: dict[str, Any] = {
+            "shape": shape, "precision": precision, "batch": batch, "variant": variant,
+        }  # fmt: skip
+        common = {**row, "threads": options.threads, "seconds": options.seconds}
+        row["ours"] = in_a_process({**common, "what": "ours"})
+        row["plain"] = in_a_process({**common, "what": "plain"})
+        rows.append(row)
+        console.print(".", end="")
+    forward = {
+        shape: in_a_process(
+            {
+                "forward": True,
+                "shape": shape,
+                "batch": 4,
+                "threads": options.threads,
+                "seconds": options.seconds,
+            }
+        )  # fmt: skip
+        for shape in options.shapes
+    }
+    show(console, rows, forward)
+    if options.out:
+        facts = {
+            "rows": rows, "forward": forward, "threads": options.threads, "versions": versions(),
+            "commit": commit(), "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        options.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def show(console: Console, rows: list[dict[str, Any]], forward: dict[str, dict[str, Any]]) -> None:
+    """The tables."""
+    table = Table(title="Training: tokens per second, MiB above the model's own")
+    for heading in ("shape", "precision", "batch", "variant", "tok/s", "MiB", "plain tok/s",
+                    "plain MiB", "x plain", "of floor", "of floor with attention",
+                    "time / baseline"):  # fmt: skip
+        table.add_column(heading, justify="right")
+    baseline: dict[tuple[Any, ...], float] = {}
+    for row in rows:
+        ours, plain = row["ours"], row["plain"]
+        key = (row["shape"], row["precision"], row["batch"])
+        name = [row["shape"], row["precision"], str(row["batch"]), row["variant"]]
+        if "failed" in ours:
+            table.add_row(*name, ours["failed"])
+            continue
+        tokens = row["batch"] * POS
+        if row["variant"] == "none":
+            baseline[key] = ours["ours"]
+        of_plain = ["failed", "", ""] if "failed" in plain else [
+            f"{tokens / plain['plain']:,.0f}", f"{plain['peak_mib']:,.0f}",
+            f"{plain['plain'] / ours['ours']:.2f}"]  # fmt: skip
+        ratio = f"{ours['ours'] / baseline[key]:.2f}" if key in baseline else ""
+        table.add_row(
+            *name, f"{tokens / ours['ours']:,.0f}", f"{ours['peak_mib']:,.0f}", *of_plain,
+            f"{ours['floor'] / ours['ours']:.0%}",
+            f"{(ours['floor'] + ours['attention']) / ours['ours']:.0%}", ratio,
+        )  # fmt: skip
+    console.print(table)
+    table = Table(title="Forward, batch 4, milliseconds: no gradient, no hooks set")
+    for heading in ("shape", "model.fast", "model(tokens)", "HookedTransformer", "fast is"):
+        table.add_column(heading, justify="right")
+    for shape, times in forward.items():
+        if "failed" in times:
+            table.add_row(shape, times["failed"])
+            continue
+        milliseconds = [
+            f"{1e3 * times[name]:.1f}" for name in ("fast", "clean", "transformer_lens")
+        ]
+        table.add_row(
+            shape, *milliseconds, f"{times['transformer_lens'] / times['fast']:.1f} times faster"
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
