@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluations.tasks.ioi import competence
+from evaluations.tasks.pairs import competence
+from evaluations.tasks.registry import make_task
 from sat_interp import SelfAblatingTransformer
-from sat_interp.data.stories import ioi_prompts
 from sat_interp.training.config import TrainConfig
 
 MODELS = Path(__file__).parents[2] / "sat_interp" / "models"
@@ -19,7 +19,7 @@ NAMES = ["baseline", "local-k4", "global-k4"]
 @pytest.mark.parametrize("name", NAMES)
 def test_the_clean_stream_does_ioi_on_pairs_it_never_saw_in_that_role(name):
     model = SelfAblatingTransformer.from_pretrained(f"demo:{name}")
-    found = competence(model, model.tokenizer, ioi_prompts(700, seed=11))
+    found = competence(model, make_task("ioi", model.tokenizer, n=700, seed=11))
     assert found.n_left_out == 0
     assert found.low > 0.95  # not the share alone: its whole 95 % interval
     assert found.logit_difference > 0

@@ -1,0 +1,105 @@
+"""Prompts from a file in the JSON format of auto-circuit (Miller et al. 2024, arXiv 2407.08734).
+
+``{"prompts": [{"clean": ..., "corrupt": ..., "answers": [...], "wrong_answers": [...]}, ...]}``,
+where prompts are text or token numbers and answers lists of text or of token numbers. Other keys
+(``word_idxs``, ``seq_labels``) are for pictures and are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from evaluations.tasks.pairs import Pair
+from evaluations.tasks.tokens import SEVERAL_TOKENS, Candidate, checked, encode, following
+from sat_interp.errors import UserError
+
+KEYS = ("clean", "corrupt", "answers", "wrong_answers")
+
+
+def read_prompts(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file, each with its four keys.
+
+    Raises:
+        UserError: the file cannot be read, is no JSON, has no prompts, or one of them lacks a key
+            or has something else under it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {str(error)[:100]}") from None
+    prompts = content.get("prompts") if isinstance(content, dict) else None
+    if not isinstance(prompts, list):
+        raise UserError(f'{path} has no list of prompts: {{"prompts": [...]}}')
+    if not prompts:
+        raise UserError(f"{path} has an empty list of prompts")
+    for number, entry in enumerate(prompts, start=1):
+        if fault := _fault(entry):
+            raise UserError(f"{path}, prompt {number} of {len(prompts)}: {fault}")
+    return prompts
+
+
+def _fault(entry: Any) -> str | None:
+    """What is wrong with an entry, or None."""
+    if not isinstance(entry, dict):
+        return "it is no object"
+    if missing := [key for key in KEYS if key not in entry]:
+        return f"it has no {missing[0]!r}"
+    for key in KEYS[:2]:
+        if not entry[key] or not (isinstance(entry[key], str) or _are_tokens(entry[key])):
+            return f"{key!r} is neither text nor a list of token numbers"
+    for key in KEYS[2:]:
+        answers = entry[key]
+        are_texts = isinstance(answers, list) and all(isinstance(one, str) for one in answers)
+        if not answers or not (are_texts or _are_tokens(answers)):
+            return f"{key!r} is no list of answers"
+    return None
+
+
+def _are_tokens(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(token) is int and 0 <= token < 1 << 31 for token in value
+    )
+
+
+def candidates(
+    entries: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, start: list[int]
+) -> Iterator[Candidate]:
+    """Each entry with its tokens, or with the reason why it cannot be used.
+
+    Of several answers the first is taken. An answer is looked up by itself, as auto-circuit does,
+    and in its place after the prompt where that is not one token.
+
+    Args:
+        start: tokens to put before prompts that are text; token numbers are taken as they are.
+    """
+    for entry in entries:
+        texts = [_text(tokenizer, entry[key]) for key in KEYS[:2]]
+        texts += [_text(tokenizer, entry[key][0]) for key in KEYS[2:]]
+        pair = Pair(*texts)
+        right, wrong = (_answer(tokenizer, pair.clean, entry[key][0]) for key in KEYS[2:])
+        if right is None or wrong is None:
+            yield pair, SEVERAL_TOKENS
+            continue
+        clean, corrupted = (
+            [*start, *encode(tokenizer, entry[key])] if isinstance(entry[key], str) else entry[key]
+            for key in KEYS[:2]
+        )
+        yield pair, checked(clean, corrupted, right, wrong)
+
+
+def _text(tokenizer: PreTrainedTokenizerFast, value: str | int | list[int]) -> str:
+    return value if isinstance(value, str) else str(tokenizer.decode(value))
+
+
+def _answer(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str | int) -> int | None:
+    if isinstance(answer, int):
+        return answer
+    alone = encode(tokenizer, answer)
+    return alone[0] if len(alone) == 1 else following(tokenizer, prompt, answer)

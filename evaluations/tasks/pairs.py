@@ -1,0 +1,308 @@
+"""What a task is to everyone else: paired prompts with a right and a wrong answer, in tokens.
+
+A clean prompt has a right answer; its corrupted twin, of the same length, does not support it. The
+prompts of one length lie together, so nothing is ever padded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from evaluations.losses import LOGITS
+from sat_interp.errors import UserError
+
+_Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+
+
+class Pair(NamedTuple):
+    """One pair as text; the answers follow the clean prompt directly, space included."""
+
+    clean: str
+    corrupted: str
+    right: str
+    wrong: str
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Pairs of one length. ``right`` and ``wrong`` are the tokens after the last position."""
+
+    clean: Int[Tensor, "batch pos"]
+    corrupted: Int[Tensor, "batch pos"]
+    right: Int[Tensor, " batch"]
+    wrong: Int[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def __getitem__(self, rows: Sequence[int]) -> PairBatch:
+        """The pairs in these rows; a row may come more than once."""
+        at = torch.tensor(rows, dtype=torch.long)
+        return PairBatch(self.clean[at], self.corrupted[at], self.right[at], self.wrong[at])
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.clean, self.corrupted, self.right, self.wrong
+
+
+@dataclass(frozen=True)
+class TaskPrompts:
+    """The prompts of one task for one tokenizer; an evaluation's data (``runner.Data``).
+
+    Attributes:
+        name: of the task, or of the file the prompts came from (without its folder).
+        batches: one for each length, shortest first, on the CPU. Prompts are numbered through
+            them: 0 is the first of the shortest.
+        texts: the same pairs as text, in the same order.
+        left_out: how many drawn prompts could not be used, by reason.
+        words_left_out: how many words could not be used at all (not one token), by kind.
+        note: what else a record should say (seed, tokenizer, ...).
+    """
+
+    name: str
+    batches: tuple[PairBatch, ...]
+    texts: tuple[Pair, ...]
+    left_out: dict[str, int] = field(default_factory=dict)
+    words_left_out: dict[str, int] = field(default_factory=dict)
+    note: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n(self) -> int:
+        """Prompts, of all lengths."""
+        return sum(map(len, self.batches))
+
+    @property
+    def n_left_out(self) -> int:
+        """Prompts that could not be used, whatever the reason."""
+        return sum(self.left_out.values())
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of the tokens: what was asked, whatever the task is called."""
+        digest = hashlib.sha256()
+        for batch in self.batches:
+            digest.update(repr(tuple(batch.clean.shape)).encode())
+            for part in batch._parts():
+                # one dtype and byte order, so that the hash is the same on any machine
+                digest.update(part.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """What a record says of the prompts; ``content`` alone decides whether they are the same.
+
+        ``lengths`` maps a length in tokens to the number of prompts that have it.
+        """
+        return {
+            "spec": self.name,
+            "content": self.content,
+            "n": self.n,
+            "n_left_out": self.n_left_out,
+            "left_out": dict(self.left_out),
+            "words_left_out": dict(self.words_left_out),
+            "lengths": {batch.clean.shape[1]: len(batch) for batch in self.batches},
+            **self.note,
+        }
+
+    def subset(self, indices: Sequence[int]) -> TaskPrompts:
+        """The prompts of these numbers, each with those of its length; repeats are kept.
+
+        Raises:
+            IndexError: a number is negative or beyond the last prompt.
+        """
+        wanted = sorted(int(index) for index in indices)
+        if wanted and not 0 <= wanted[0] <= wanted[-1] < self.n:
+            raise IndexError(f"there are {self.n} prompts: no number {wanted[0]} or {wanted[-1]}")
+        batches, first = [], 0
+        for batch in self.batches:
+            rows = [index - first for index in wanted if first <= index < first + len(batch)]
+            first += len(batch)
+            if rows:
+                batches.append(batch[rows])
+        texts = tuple(self.texts[index] for index in wanted)
+        return dataclasses.replace(self, batches=tuple(batches), texts=texts)
+
+    def bootstrap(self, seed: int) -> TaskPrompts:
+        """As many prompts, drawn with replacement from all of them (Efron 1979)."""
+        drawn = np.random.default_rng(seed).integers(self.n, size=self.n)
+        return self.subset(drawn.tolist())
+
+    def null(self, seed: int) -> TaskPrompts:
+        """The null task: corrupted prompts paired at random with corrupted prompts.
+
+        Both prompts of a pair are corrupted ones of one length, so that what makes a clean prompt
+        answerable is in neither: what is found here, any change of words costs. The partner is
+        drawn from the prompts with the same right and wrong answer where there are any (with two
+        answers, such as was / were, both prompts then agree on which), else from all others of its
+        length. The answers stay those of the clean prompt. A prompt that is alone with its length
+        is left out, and counted.
+
+        Raises:
+            UserError: every prompt is alone with its length.
+        """
+        draws = np.random.default_rng(seed)
+        batches, texts, first, alone = [], [], 0, 0
+        for batch in self.batches:
+            here = self.texts[first : first + len(batch)]
+            first += len(batch)
+            if len(batch) < 2:
+                alone += len(batch)
+                continue
+            partner = _partners(batch, draws)
+            batches.append(
+                PairBatch(
+                    batch.corrupted,
+                    batch.corrupted[torch.tensor(partner)],
+                    batch.right,
+                    batch.wrong,
+                )
+            )
+            texts += [
+                pair._replace(clean=pair.corrupted, corrupted=here[other].corrupted)
+                for pair, other in zip(here, partner, strict=True)
+            ]
+        if not batches:
+            raise UserError(f"{self.name}: no two prompts of one length, so no null task")
+        left_out = {**self.left_out, "alone with its length": alone} if alone else self.left_out
+        return dataclasses.replace(
+            self, name=f"{self.name} (null)", batches=tuple(batches), texts=tuple(texts),
+            left_out=left_out,
+        )  # fmt: skip
+
+
+def _partners(batch: PairBatch, draws: np.random.Generator) -> list[int]:
+    """For each row another one, at random: one with the same answers where there is one."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row in draws.permutation(len(batch)).tolist():
+        groups.setdefault((int(batch.right[row]), int(batch.wrong[row])), []).append(row)
+    single = [rows[0] for rows in groups.values() if len(rows) == 1]
+    rings = [rows for rows in groups.values() if len(rows) > 1]
+    if len(single) == 1:  # the only one without a namesake joins the first of the others
+        rings[0].append(single[0])
+    elif single:
+        rings.append(single)
+    partner = [0] * len(batch)
+    for ring in rings:
+        for row, following in zip(ring, [*ring[1:], ring[0]], strict=True):
+            partner[row] = following
+    return partner
+
+
+@dataclass(frozen=True)
+class Competence:
+    """How well a model does a task: an edge count of one that cannot do it means nothing.
+
+    Attributes:
+        accuracy: share of prompts where the right answer's logit is above the wrong one's; chance
+            is 0.5. A tie is not right.
+        low, high: 95 % Wilson interval of the accuracy.
+        top: share of prompts where the right answer has the highest logit of all.
+        logit_difference: mean of logit(right) - logit(wrong), in nats.
+        logit_difference_error: its standard error over prompts; None with fewer than two.
+        n: prompts scored.
+        n_failed: prompts whose logits are not finite; in none of the figures.
+        n_left_out: prompts the task left out for this tokenizer.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    top: float
+    logit_difference: float
+    logit_difference_error: float | None
+    n: int
+    n_failed: int
+    n_left_out: int
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether the interval of the accuracy reaches down to 0.5: not shown to do the task."""
+        return self.low <= 0.5
+
+
+def competence(model: HookedTransformer, prompts: TaskPrompts) -> Competence:
+    """Score the clean prompts on the clean stream, at the last position.
+
+    Raises:
+        UserError: the prompts do not fit the model, or none of its logits is finite.
+    """
+    check_fit(model, prompts)
+    differences: list[Float[Tensor, " batch"]] = []
+    tops: list[Bool[Tensor, " batch"]] = []
+    with torch.inference_mode():
+        for batch in prompts.batches:
+            logits = _last_logits(model, batch.clean).double()
+            at = torch.arange(len(batch))
+            differences.append(logits[at, batch.right] - logits[at, batch.wrong])
+            tops.append(logits.argmax(-1) == batch.right)
+    difference, top = torch.cat(differences), torch.cat(tops)
+    finite = difference.isfinite()
+    difference, top = difference[finite], top[finite]
+    n, n_failed = len(difference), int((~finite).sum())
+    if not n:
+        raise UserError(f"{prompts.name}: the model's logits are not finite on any prompt")
+    successes = int((difference > 0).sum())
+    low, high = wilson(successes, n)
+    error = float(difference.std()) / math.sqrt(n) if n > 1 else None
+    return Competence(
+        accuracy=successes / n, low=low, high=high, top=float(top.double().mean()),
+        logit_difference=float(difference.mean()), logit_difference_error=error,
+        n=n, n_failed=n_failed, n_left_out=prompts.n_left_out,
+    )  # fmt: skip
+
+
+def check_fit(model: HookedTransformer, prompts: TaskPrompts) -> None:
+    """Refuse prompts the model cannot read.
+
+    Raises:
+        UserError: there is no prompt, one is longer than the context, or has a token that the model
+            has no row for.
+    """
+    if not prompts.n:
+        raise UserError(f"{prompts.name}: there is no prompt")
+    longest = max(batch.clean.shape[1] for batch in prompts.batches)
+    if longest > model.cfg.n_ctx:
+        raise UserError(
+            f"{prompts.name}: prompts of {longest} tokens do not fit the context of "
+            f"{model.cfg.n_ctx}"
+        )
+    highest = max(int(part.max()) for batch in prompts.batches for part in batch._parts())
+    if highest >= model.cfg.d_vocab:
+        raise UserError(
+            f"{prompts.name}: the prompts use token number {highest:,}, but the model knows only "
+            f"{model.cfg.d_vocab:,}; tokenizer and model do not belong together"
+        )
+
+
+def _last_logits(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch d_vocab"]:
+    """Logits after the last token, on the CPU; those of all positions exist for a few rows only."""
+    rows = max(1, LOGITS // (tokens.shape[1] * model.cfg.d_vocab_out))
+    parts = [
+        model(tokens[first : first + rows].to(model.cfg.device), return_type="logits")[:, -1].cpu()
+        for first in range(0, len(tokens), rows)
+    ]
+    return torch.cat(parts)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % Wilson score interval of a share (Wilson 1927): honest near 0 and 1.
+
+    With p = successes / n and z the normal quantile, centre (p + z^2/2n) / (1 + z^2/n) and half
+    width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
+    """
+    share, z2 = successes / n, _Z95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
