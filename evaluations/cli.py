@@ -10,7 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from evaluations.commands import COMMANDS
 from sat_interp.commandline import run_command, underscored
@@ -58,6 +58,9 @@ def _command_parser(function: Callable[..., object]) -> Any:
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="settings from a YAML file")
+    # Left as strings, the parser would resolve them itself, with all that the module imports for
+    # its type hints alone: torch.
+    function.__annotations__ = get_type_hints(function)
     parameters = inspect.signature(function).parameters
     switches = {name for name, one in parameters.items() if one.default is False}
     told = _argument_help(text)

@@ -162,6 +162,8 @@ def read_records(directory: str | Path) -> tuple[list[Record], dict[Path, str]]:
     records: list[Record] = []
     problems: dict[Path, str] = {}
     for path in sorted(Path(directory).rglob("*.json")):
+        if (path.parent / "cfg.json").exists():
+            continue  # a model or an autoencoder: its files are no records
         try:
             records.append(read_record(path))
         except UserError as error:

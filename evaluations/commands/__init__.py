@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from evaluations.commands.curves import curves
+from evaluations.commands.gates import gates
 from evaluations.commands.lm import lm
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "lm": lm,
+    "curves": curves,
+    "gates": gates,
 }

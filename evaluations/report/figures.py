@@ -75,7 +75,7 @@ def _perplexities(axes: Axes, found: Sequence[Row]) -> None:
             if metric is None or metric.value is None:
                 continue
             axes.errorbar(
-                [metric.value], [place], xerr=_reach(metric), color=color, marker=marker,
+                [metric.value], [place], xerr=reach(metric), color=color, marker=marker,
                 markersize=6, markeredgecolor="white", capsize=3, linestyle="",
                 label=stream if stream not in labelled else None,
             )  # fmt: skip
@@ -84,12 +84,12 @@ def _perplexities(axes: Axes, found: Sequence[Row]) -> None:
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel("perplexity (95 % interval)", fontsize=9)
     axes.set_title("Language modelling", fontsize=10, loc="left")
-    _plain(axes, "x")
+    unframed(axes, "x")
     if labelled:
         axes.legend(frameon=False, fontsize=8, loc="best")
 
 
-def _reach(metric: Metric) -> Any:
+def reach(metric: Metric) -> Any:
     if metric.interval is None or metric.value is None:
         return None
     low, high = metric.interval.low, metric.interval.high
@@ -112,10 +112,10 @@ def _by_layer(axes: Axes, found: Sequence[Row], name: str, title: str) -> None:
     axes.set_ylabel("Hoyer sparsity", fontsize=9)
     axes.set_title(title, fontsize=10, loc="left")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _plain(axes, "y")
+    unframed(axes, "y")
 
 
-def _plain(axes: Axes, grid: Any) -> None:
+def unframed(axes: Axes, grid: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -1,0 +1,28 @@
+"""``sat-eval curves``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def curves(models: list[str], out: str = "results") -> list[Path]:
+    """Training curves of several runs in one figure: both streams, validations as points.
+
+    Examples::
+
+        sat-eval curves runs/baseline runs/local-k4 --out results/mine
+
+    Args:
+        models: directories that sat-train wrote, or their log.jsonl.
+        out: directory of the figure (curves.png, curves.svg).
+
+    Returns:
+        The files written.
+    """
+    from rich.console import Console
+
+    from evaluations.report.curves import draw_curves, read_run
+
+    written = draw_curves([read_run(path) for path in models], Path(out) / "curves")
+    Console(soft_wrap=True).print(", ".join(map(str, written)), highlight=False)
+    return written
