@@ -42,7 +42,7 @@ def _gelu_new(pre: Tensor) -> Tensor:
 
 # TransformerLens writes gelu_new and gelu_fast out in elementary operations; these are the same
 # functions as one kernel each.
-_FUSED_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": _gelu_new,
     "gelu_fast": _gelu_new,
     "gelu": F.gelu,
@@ -82,7 +82,7 @@ def clean_pass(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Cl
     stream = embed(model, tokens)
     states, projections = [stream], []
     for block in model.blocks:
-        projected = _projections(block, stream)
+        projected = project(block, stream)
         z = causal_attention(projected, attention_scale(block))
         stream = _after_mlp(block, _after_attention(block, stream, z))
         states.append(stream)
@@ -97,7 +97,7 @@ def joint_block(
     neuron_mask: Float[Tensor, "batch pos neurons"],
 ) -> Float[Tensor, "two_batch pos d_model"]:
     """One block on both streams, clean rows first: every weight is read once."""
-    z = joint_attention(_projections(block, both), attention_scale(block))
+    z = joint_attention(project(block, both), attention_scale(block))
     clean_z, ablated_z = z.chunk(2)
     ablated_z = ablated_z * spread_over_coordinates(attention_mask, block.attn.W_Q)
     both = _after_attention(block, both, torch.cat([clean_z, ablated_z]))
@@ -112,13 +112,13 @@ def ablated_block(
     neuron_mask: Float[Tensor, "batch pos neurons"],
 ) -> Stream:
     """One block on the ablated stream, over keys and values the clean pass has kept."""
-    own = _projections(block, ablated)
+    own = project(block, ablated)
     z = ablated_attention(own, clean_projections, attention_scale(block))
     z = z * spread_over_coordinates(attention_mask, block.attn.W_Q)
     return _after_mlp(block, _after_attention(block, ablated, z), neuron_mask)
 
 
-def _projections(block: TransformerBlock, stream: Stream) -> Projections:
+def project(block: TransformerBlock, stream: Stream) -> Projections:
     """Q, K and V, side by side, as one product."""
     attn = block.attn
     weight = torch.cat([attn.W_Q, attn.W_K, attn.W_V])  # (3 heads, d_model, d_head)
@@ -140,7 +140,7 @@ def _after_mlp(
     """Add the MLP's output; the mask, where given, is over the last rows: the ablated stream's."""
     mlp = cast(MLP, block.mlp)
     pre = F.linear(layer_norm(block.ln2, stream), mlp.W_in.T, mlp.b_in)
-    post = _FUSED_ACTIVATIONS[block.cfg.act_fn](pre)
+    post = ACTIVATIONS[block.cfg.act_fn](pre)
     if neuron_mask is not None:
         n_clean = len(stream) - len(neuron_mask)
         masked = post[n_clean:] * neuron_mask

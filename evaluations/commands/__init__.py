@@ -10,9 +10,11 @@ from collections.abc import Callable
 from evaluations.commands.curves import curves
 from evaluations.commands.gates import gates
 from evaluations.commands.lm import lm
+from evaluations.commands.sae import sae
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "lm": lm,
     "curves": curves,
     "gates": gates,
+    "sae": sae,
 }

@@ -42,7 +42,7 @@ def text_finder(
     shared: Origin | None = None
     if named is not None:
         parse_data(named)
-        shared = origin_of_text(_origins(models, origin), named)
+        shared = origin_of_text(origins(models, origin), named)
 
     def text(loaded: LoadedModel) -> Text:
         own = Origin(data=loaded.data, validation=loaded.validation)
@@ -52,7 +52,7 @@ def text_finder(
     return text
 
 
-def _origins(models: Sequence[str], origin: Callable[[str], Origin]) -> list[Origin]:
+def origins(models: Sequence[str], origin: Callable[[str], Origin]) -> list[Origin]:
     """Where the models come from; those that cannot be found fail on their own, later."""
     from sat_interp.errors import UserError
 

@@ -1,0 +1,195 @@
+"""What ``sae`` found: a table, the L0-CE fronts, and how dense the features are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluations.record import Record
+from evaluations.report.figures import MARKERS, PALETTE, reach, save, unframed
+from evaluations.report.tables import Column, Layout, write_tables
+from evaluations.sae.front import Front, common_score, fronts, is_converged, l0_at
+
+LAYOUTS = (
+    Layout(
+        "Sparse autoencoders",
+        (
+            Column("sae", "l0", "L0", 2, interval=True),
+            Column("sae", "ce_score", "CE score", 3, interval=True),
+            Column("sae", "explained_variance", "Expl. var.", 3),
+            Column("sae", "dead_features", "Dead", 3),
+            Column("sae", "loss_fall", "Loss still falling, %", 2),
+        ),
+    ),
+)
+DETAILS = Layout(
+    "Losses with the activation as it is, reconstructed, and zero",
+    (
+        Column("sae", "loss_clean", "CE clean", 4),
+        Column("sae", "loss_sae", "CE SAE", 4),
+        Column("sae", "loss_zero", "CE zero", 4),
+        Column("sae", "mse", "MSE", 4),
+        Column("sae", "median_density", "Median density", 4),
+    ),
+)
+
+
+def write_report(records: Sequence[Record], out: Path) -> list[Path]:
+    """``sae.md``, ``.csv``, ``.png``, ``.svg``; ``sae-front.md``, ``.csv`` where there is a sweep.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    found = [record for record in records if record.evaluation == "sae"]
+    if not found:
+        return []
+    written = [*write_tables((*LAYOUTS, DETAILS), labelled(found), out, "sae")]
+    score, points = front_records(found)
+    if points:
+        written += write_tables((front_layout(score),), points, out, "sae-front")
+    return [*written, *draw(found, out / "sae")]
+
+
+def labelled(records: Sequence[Record]) -> list[Record]:
+    """The records under names that tell them apart: by hook point and coefficient where they vary.
+
+    An autoencoder that explains less than half of the variance is marked 'not converged'.
+    """
+    hooks = {record.extra["sae"]["hook"] for record in records}
+    labels = {_label(record, records) for record in records}
+    named = []
+    for record in records:
+        parts = [str(record.model["name"])]
+        parts += [record.extra["sae"]["hook"]] if len(hooks) > 1 else []
+        parts += [_label(record, records)] if len(labels) > 1 else []
+        mark = "" if is_converged(record) else " (not converged)"
+        model = {**record.model, "name": ", ".join(parts) + mark}
+        named.append(dataclasses.replace(record, model=model))
+    return named
+
+
+def _label(record: Record, records: Sequence[Record]) -> str:
+    """``L1  2`` beside ``L1 10``: numbers of one width, so that their order is that of the text."""
+    if record.config.get("given") is not None:
+        return str(record.extra["sae"]["label"])
+    values = [float(one.config["sparsity"]) for one in records]
+    digits = max(len(f"{value:g}".partition(".")[2]) for value in values)
+    width = max(len(f"{value:.{digits}f}") for value in values)
+    words = str(record.extra["sae"]["label"]).rsplit(" ", 1)[0]
+    return f"{words} {float(record.config['sparsity']):>{width}.{digits}f}"
+
+
+def front_records(records: Sequence[Record]) -> tuple[float, list[Record]]:
+    """The score the fronts are compared at, and a record for each front with its L0 there."""
+    found = fronts(records)
+    score = common_score(found)
+    if score is None:
+        return 0.0, []
+    several = len({front.hook for front in found}) > 1
+    made = []
+    for front in found:
+        first = front.records[0]
+        name = f"{front.model}, {front.hook}" if several else front.model
+        made.append(
+            dataclasses.replace(
+                first, model={**first.model, "name": name}, metrics=[l0_at(front, score)]
+            )
+        )
+    return score, made
+
+
+def front_layout(score: float) -> Layout:
+    """The table of what each front pays at one score."""
+    column = Column("sae", "l0_at_score", f"L0 at CE score {score:.3f}", 2, interval=True)
+    return Layout("L0 at equal CE loss score", (column,))
+
+
+def draw(records: Sequence[Record], stem: Path) -> list[Path]:
+    """The fronts of all models (points where there is no sweep), and the features' densities.
+
+    Args:
+        records: of the evaluation ``sae``.
+        stem: the figure's path without its ending.
+
+    Raises:
+        OSError: the figure cannot be written.
+    """
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    groups = _groups(records)
+    for index, (name, group) in enumerate(groups.items()):
+        color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        _front(left, group, name, color, marker)
+        _density(right, group, color, index)
+    _mark_common_score(left, fronts(records))
+    _finish(left, "L0, features of a token (95 % interval)", "CE loss score", "L0-CE front")
+    _finish(right, "log10 density (share of tokens)", "features", "Feature density")
+    if not all(map(is_converged, records)):
+        left.plot([], [], color="0.4", marker="o", markerfacecolor="white", linestyle="",
+                  label="not converged")  # fmt: skip
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return save(figure, stem)
+
+
+def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records of one model and hook point, by rising coefficient."""
+    several = len({record.extra["sae"]["hook"] for record in records}) > 1
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(records, key=lambda record: float(record.config["sparsity"])):
+        name = str(record.model["name"])
+        groups.setdefault(f"{name}, {record.extra['sae']['hook']}" if several else name, [])
+        groups[f"{name}, {record.extra['sae']['hook']}" if several else name].append(record)
+    return dict(sorted(groups.items()))
+
+
+def _front(axes: Axes, group: Sequence[Record], name: str, color: str, marker: str) -> None:
+    line: list[tuple[float, float]] = []
+    for record in group:
+        l0, score = record.metric("l0"), record.metric("ce_score")
+        if l0 is None or score is None or l0.value is None or score.value is None:
+            continue
+        line.append((l0.value, score.value))
+        face = color if is_converged(record) else "white"
+        axes.errorbar(
+            [l0.value], [score.value], xerr=reach(l0), yerr=reach(score), color=color,
+            capsize=2, marker=marker, markersize=5, markerfacecolor=face, linewidth=1,
+        )  # fmt: skip
+        if len(group) > 1:
+            axes.annotate(
+                f"{float(record.config['sparsity']):g}", line[-1], fontsize=7, color=color,
+                xytext=(4, -8), textcoords="offset points",
+            )  # fmt: skip
+    if line:
+        x, y = zip(*line, strict=True)
+        axes.plot(x, y, color=color, linewidth=1.2, marker=marker, markersize=0)
+        axes.plot([], [], color=color, linewidth=1.2, marker=marker, markersize=5, label=name)
+
+
+def _mark_common_score(axes: Axes, found: Sequence[Front]) -> None:
+    score = common_score(found)
+    if score is not None:
+        axes.axhline(score, color="0.6", linewidth=0.8, linestyle=":")
+
+
+def _density(axes: Axes, group: Sequence[Record], color: str, index: int) -> None:
+    """The histogram of one autoencoder of the group, that of the coefficient in the middle."""
+    chosen = group[len(group) // 2]
+    told = chosen.extra["density"]
+    edges = np.asarray(told["log10_edges"], dtype=np.float64)
+    style = ("-", "--", ":", "-.")[index % 4]
+    label = f"{chosen.extra['sae']['label']}: {told['dead']} dead"
+    axes.stairs(told["features"], edges, color=color, linewidth=1.3, linestyle=style, label=label)
+    axes.legend(frameon=False, fontsize=7, loc="upper left")
+
+
+def _finish(axes: Axes, x: str, y: str, title: str) -> None:
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.set_title(title, fontsize=10, loc="left")
+    unframed(axes, "both")

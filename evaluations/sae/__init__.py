@@ -1,0 +1,1 @@
+"""sae: how concentrated the features of a sparse autoencoder are, trained by SAELens."""
