@@ -7,14 +7,18 @@ TORCH_OPTIONS ?=
 WORKERS ?= 2
 
 BUILTIN := $(addprefix sat_interp/models/,baseline local-k4 global-k4)
-MODELS := demo:baseline demo:local-k4 demo:global-k4
+GATED := demo:local-k4 demo:global-k4
+MODELS := demo:baseline $(GATED)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types install install-test builtin-models clean $(BUILTIN)
+.PHONY: demo test lint types install install-test auto-circuit builtin-models clean $(BUILTIN)
 
 demo: install
 	$(BIN)/sat-eval lm $(MODELS) --data demo --out results/demo
+	$(BIN)/sat-eval gates $(GATED) --data demo --out results/demo
+	$(BIN)/sat-eval acdc $(MODELS) --task ioi --out results/demo
+	$(BIN)/sat-eval sae $(MODELS) --data demo --out results/demo
 
 test: install-test lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -27,7 +31,8 @@ types: install-test
 	$(BIN)/mypy
 
 install: $(VENV)/.installed
-install-test: $(VENV)/.installed-test
+install-test: $(VENV)/.installed-test auto-circuit
+auto-circuit: $(VENV)/.installed-auto-circuit
 
 # PyTorch first and by itself: whatever depends on it then finds it, and fetches no other build.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +43,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+# An optional engine of sat-eval acdc, and what ours is tested against. Not an extra: among the
+# dependencies it declares are jax and a package that overwrites tqdm, so it comes without them.
+$(VENV)/.installed-auto-circuit: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps auto-circuit==1.0.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ordered-set blobfile attrs plotly
 	touch $@
 
 # The three models that ship with the package, trained again from nothing; a run that was

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from evaluations.commands.acdc import acdc
 from evaluations.commands.curves import curves
 from evaluations.commands.gates import gates
 from evaluations.commands.lm import lm
@@ -16,5 +17,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "lm": lm,
     "curves": curves,
     "gates": gates,
+    "acdc": acdc,
     "sae": sae,
 }

@@ -42,7 +42,7 @@ from evaluations.gates.masks import (
     site_masks,
     winners,
 )
-from evaluations.gates.probe import Features, Probe, Split, fit_probe, token_scores, whitened
+from evaluations.gates.probe import Features, Probe, Split, fit_probe, scaled, token_scores
 from evaluations.statistics import bootstrap, ratio
 from evaluations.text import Text
 from sat_interp import progress
@@ -256,7 +256,7 @@ class _Fitting:
 
     def read(self, features: Features) -> Reading:
         if features.dense is not None:
-            dense = whitened(features.dense, self.split.train)
+            dense = scaled(features.dense, self.split.train)
             features = Features(features.on, features.n_on, dense)
         probe = fit_probe(features, self.classes, self.n_classes, self.split, self.seed)
         return self._reading(probe, features)

@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-PENALTIES = (1.0, 0.1)
+PENALTIES = (10.0, 1.0, 0.1)
 LEARNING_RATE = 0.03
 BATCH = 512
 TOLERANCE = 2e-3
@@ -45,7 +45,7 @@ class Features:
     Attributes:
         on: numbers of the features that are on, below ``n_on``; the same many for each token.
         n_on: how many features can be on or off.
-        dense: real-valued features, made alike in scale by :func:`whitened`.
+        dense: real-valued features, made alike in scale by :func:`scaled`.
     """
 
     on: Int[Tensor, "tokens active"] | None = None
@@ -108,20 +108,18 @@ class Probe:
         return cls(bias.new_zeros(width, n_classes), bias)
 
 
-def whitened(
+def scaled(
     dense: Float[Tensor, "tokens columns"], train: Int[Tensor, " n_train"]
 ) -> Float[Tensor, "tokens columns"]:
-    """Dense features in coordinates where the training tokens have unit covariance.
+    """Dense features about their mean, in units of their root mean square on the training tokens.
 
-    An invertible linear map, so a linear probe can read the same; but Adam and the penalty then
-    treat all directions alike, whatever the scale of the state. Directions with under 1e-6 of the
-    largest variance are left small.
+    One factor for all columns: Adam and the penalty then meet states of one size, and directions
+    keep their share. (Whitening them read less of the same states: it hands the probe directions
+    that are mostly noise as if they were as large as the others.)
     """
-    known = dense.double()
-    mean = known[train].mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov(known[train].T).reshape(dense.shape[1], -1))
-    scale = values.clamp(min=max(1e-6 * float(values.max()), 1e-12)).rsqrt()
-    return ((known - mean) @ (vectors * scale)).float()
+    centred = (dense - dense[train].mean(0)).float()
+    size = centred[train].square().mean().sqrt()
+    return centred / size.clamp(min=1e-12)
 
 
 def fit_probe(

@@ -1,0 +1,1 @@
+"""Circuits: which edges of a model's computational graph a task needs."""

@@ -1,0 +1,106 @@
+"""One circuit by any of the methods, from what a configuration says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from evaluations.circuits.acdc import acdc
+from evaluations.circuits.attribution import (
+    STEPS,
+    ScoreBy,
+    Selection,
+    attribution,
+    check_attribution,
+    first,
+    ranking,
+)
+from evaluations.circuits.autocircuit import autocircuit, available
+from evaluations.circuits.case import Case
+from evaluations.circuits.journal import identity
+from sat_interp.errors import UserError
+from sat_interp.files import default_cache
+
+Method = Literal["acdc", "eap", "eap-ig"]
+Engine = Literal["fast", "auto-circuit"]
+DEMO_EDGES = 2000
+"""Graphs up to this size are searched in seconds: nothing to resume, and resampling is cheap."""
+SHARE = 0.05
+"""Of all edges, what EAP and EAP-IG keep unless told how many."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A circuit, and what its method says of each edge.
+
+    Attributes:
+        scores: ACDC's KL steps (0 where untested; all 0 from auto-circuit), or attributions.
+        margin: ACDC's smallest |KL step - tau|; None where there is no such thing.
+        tested: how many edges were tested by experiment; None where none, or unknown.
+    """
+
+    kept: Bool[Tensor, "edge"]
+    scores: Float[Tensor, "edge"]
+    margin: float | None = None
+    tested: int | None = None
+
+    @property
+    def n(self) -> int:
+        """Edges kept."""
+        return int(self.kept.sum())
+
+
+Find = Callable[[Case], Found]
+
+
+def by_acdc(
+    case: Case, tau: float, engine: Engine = "fast", order: Int[Tensor, "edge"] | None = None
+) -> Found:
+    """ACDC's circuit; an interrupted search of a large graph goes on where it was."""
+    graph = case.graph
+    if engine == "auto-circuit":
+        kept = autocircuit(case.model, graph, case.prompts.batches, tau, order)
+        return Found(kept, torch.zeros(graph.n_edges, dtype=torch.float64), tested=None)
+    state = None
+    if graph.n_edges > DEMO_EDGES:
+        visited = graph.order() if order is None else order
+        digest = identity(graph, case.buckets, tau, visited)
+        state = default_cache() / "acdc" / f"{digest[:20]}.jsonl"
+    result = acdc(case.model, graph, case.buckets, tau, order, state=state)
+    return Found(result.kept, result.steps, result.margin, result.n_tested)
+
+
+def by_attribution(
+    case: Case, method: Method, score_by: ScoreBy, selection: Selection, edges: int | None
+) -> Found:
+    """EAP's or EAP-IG's circuit of a given size."""
+    scores = attribution(case, score_by, steps_of(method))
+    n = int(SHARE * case.graph.n_edges) if edges is None else edges
+    return Found(first(ranking(case.graph, scores, selection), n), scores)
+
+
+def steps_of(method: Method) -> int:
+    """Integration steps: EAP is EAP-IG with one."""
+    return 1 if method == "eap" else STEPS
+
+
+def check_method(method: Method, engine: Engine, ablation: object, score_by: ScoreBy) -> None:
+    """Refuse, before anything has run, what cannot be asked for together.
+
+    Raises:
+        UserError: EAP by KL, or auto-circuit for what it cannot do or where it is not installed.
+    """
+    if method != "acdc":
+        check_attribution(score_by, steps_of(method))
+    if engine == "auto-circuit":
+        if method != "acdc" or ablation != "resample":
+            raise UserError("auto-circuit is an engine of acdc with resample ablation only")
+        if not available():
+            raise UserError(
+                "auto-circuit is not installed: run make auto-circuit, or use --engine fast"
+            )

@@ -1,0 +1,133 @@
+"""``sat-eval acdc``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evaluations.commands.inputs import Dtype
+
+if TYPE_CHECKING:
+    from evaluations.models import LoadedModel
+    from evaluations.tasks.pairs import TaskPrompts
+
+log = logging.getLogger(__name__)
+
+
+def acdc(
+    models: list[str],
+    task: str | None = None,
+    tau: str | float | list[float] = "0.03",
+    method: Literal["acdc", "eap", "eap-ig"] = "acdc",
+    engine: Literal["fast", "auto-circuit"] = "fast",
+    prompts: int = 100,
+    ablation: Literal["resample", "zero", "mean"] = "resample",
+    edges: int | None = None,
+    score_by: Literal["logit-difference", "kl"] = "logit-difference",
+    selection: Literal["greedy", "top"] = "greedy",
+    random_circuits: int = 20,
+    bootstrap: int | None = None,
+    no_sweep: bool = False,
+    no_bos: bool = False,
+    tokenizer: str | None = None,
+    out: str = "results",
+    force: bool = False,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    seed: int = 0,
+) -> list[Any]:
+    """Circuits: the edges a task needs, with the controls that make their number mean something.
+
+    ACDC (or EAP, EAP-IG) on the edge-factorised graph with queries, keys and values apart. Beside
+    the count: whether the model does the task, the circuit's KL and faithfulness, CPR and CMD of
+    the method, random circuits, the null task, the spread over prompts and orders, the margin to
+    tau. Tables are printed; a record for each model, the circuits as figure, JSON and GraphML, and
+    curves of edges against faithfulness are written.
+
+    Examples::
+
+        sat-eval acdc demo:baseline demo:local-k4
+        sat-eval acdc demo:baseline --task agreement --tau 0.003,0.01,0.03,0.1
+        sat-eval acdc runs/a runs/b --task prompts.json --prompts 200 --bootstrap 10
+        sat-eval acdc ./gpt2-directory --method eap-ig --edges 200
+        sat-eval acdc runs/a --no-sweep --ablation mean
+
+    Args:
+        models: demo:baseline, demo:local-k4 or demo:global-k4; a directory of ours or of
+            Hugging Face; a training run; a hub id.
+        task: ioi, ioi-tinystories, greater-than, gender, quotes, agreement, induction, object, or
+            a .json file in auto-circuit's format. Default: ioi for models trained on the built-in
+            corpus, ioi-tinystories for all others.
+        tau: ACDC removes an edge that raises KL by less, in nats; several with commas between
+            them. The controls are for 0.03 where it is among them, else for the first.
+        method: how the circuit is found.
+        engine: of acdc; auto-circuit runs that package, where it is installed.
+        prompts: how many.
+        ablation: what replaces an edge: its source on the corrupted prompt, nothing, or its mean.
+        edges: how many eap and eap-ig keep; by default 5 % of all.
+        score_by: what eap-ig attributes; eap takes logit-difference only.
+        selection: how eap and eap-ig choose by score: connected to the output, or simply the top.
+        random_circuits: connected and layer-matched random circuits to compare with.
+        bootstrap: times the circuit is found again with other prompts, and in other orders; by
+            default 5 where the graph has up to 2,000 edges, else 0.
+        no_sweep: only this tau: no ranking of edges, so no CPR and CMD.
+        no_bos: leave out the end-of-text token that stories begin with.
+        tokenizer: gpt2, a directory or a hub id, in place of the model's own.
+        out: directory of the records.
+        force: run again what is done.
+        device: such as cpu; by default an accelerator where there is one.
+        dtype: precision; in float64 the circuit is the same on any number of threads.
+        seed: of the prompts and of all controls.
+
+    Returns:
+        A ``Record`` for each model, the written ones and those that were there.
+    """
+    from evaluations.circuits.evaluation import EVALUATION, CircuitConfig
+    from evaluations.commands.inputs import model_loader
+    from evaluations.commands.show import show
+    from evaluations.report.circuits import CIRCUITS, marked, warnings, write_report
+    from evaluations.runner import run
+
+    config = CircuitConfig(
+        seed, method, engine, _taus(tau), edges, score_by, selection, ablation, random_circuits,
+        bootstrap, not no_sweep,
+    )  # fmt: skip
+
+    def prompts_of(loaded: LoadedModel) -> TaskPrompts:
+        from evaluations.tasks.registry import make_task
+
+        return make_task(_task(task, loaded), loaded.tokenizer, prompts, seed, not no_bos)
+
+    load = model_loader(device, dtype, tokenizer)
+    outcome = run(EVALUATION, models, prompts_of, config, out, force, load=load)
+    written = write_report(outcome.records, Path(out), _stem(task, method))
+    for line in warnings(outcome.records):
+        log.warning("%s", line)
+    show(dataclasses.replace(outcome, records=marked(outcome.records)), CIRCUITS, out, written)
+    return outcome.records
+
+
+def _taus(tau: str | float | list[float]) -> tuple[float, ...]:
+    """The thresholds: a number, several, or text with commas between them."""
+    from sat_interp.errors import UserError
+
+    values: list[Any] = tau.split(",") if isinstance(tau, str) else list(
+        tau if isinstance(tau, list) else [tau]
+    )  # fmt: skip
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise UserError(f"tau is {tau!r}: numbers with commas between them, such as 0.03") from None
+
+
+def _task(task: str | None, loaded: LoadedModel) -> str:
+    """The task asked for, else the IOI of the corpus a model knows."""
+    return task or ("ioi" if loaded.data == "demo" else "ioi-tinystories")
+
+
+def _stem(task: str | None, method: str) -> str:
+    """What the tables and figures are called: acdc, and what was asked for besides."""
+    named = [Path(task).stem] if task else []
+    return "-".join(["acdc", *named, *([] if method == "acdc" else [method])])

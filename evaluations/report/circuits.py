@@ -1,0 +1,206 @@
+"""What ``acdc`` found: tables, the circuits side by side, edges against faithfulness."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluations.circuits.draw import Panel, draw_circuits
+from evaluations.circuits.export import write_graphml
+from evaluations.record import Record
+from evaluations.report.figures import MARKERS, PALETTE, save
+from evaluations.report.tables import Column, Layout, Row, rows, write_tables
+from evaluations.runner import file_name
+from sat_interp.files import write_atomically
+
+DAGGER = " †"
+ABREAST = 4  # circuits in one figure
+
+
+def _columns(*told: tuple[str, str, int, bool]) -> tuple[Column, ...]:
+    return tuple(
+        Column("acdc", metric, heading, digits, shown) for metric, heading, digits, shown in told
+    )
+
+
+CIRCUITS = (
+    Layout(
+        "Circuits († the model does the task poorly or not at all: its count is low for free)",
+        _columns(
+            ("edges", "Edges", 0, False),
+            ("accuracy", "Accuracy", 2, True),
+            ("circuit_kl", "KL circuit", 2, False),
+            ("kl_corrupted", "KL corrupted", 2, False),
+            ("faithfulness", "Faithfulness", 2, True),
+            ("cpr", "CPR", 3, False),
+            ("cmd", "CMD", 3, False),
+        ),
+    ),
+    Layout(
+        "Controls: random circuits, the null task, other prompts, other orders, margin to tau",
+        _columns(
+            ("edges", "Edges", 0, False),
+            ("random_faithfulness", "Random: faithfulness", 2, True),
+            ("null_edges", "Null: edges", 0, False),
+            ("null_jaccard", "overlap", 2, False),
+            ("bootstrap_sd", "Prompts: SD", 1, False),
+            ("bootstrap_jaccard", "overlap", 2, False),
+            ("orders_sd", "Orders: SD", 1, False),
+            ("orders_jaccard", "overlap", 2, False),
+            ("margin", "Margin", 4, False),
+        ),
+    ),
+)
+
+
+def write_report(records: Sequence[Record], out: Path, stem: str = "acdc") -> list[Path]:
+    """Tables, figures, and every circuit as JSON and GraphML.
+
+    Args:
+        records: of the evaluation ``acdc``; others are passed over.
+        stem: ``<stem>.md``, ``.csv``, ``.png`` and ``.svg`` (circuits), ``<stem>-curves`` and, in
+            ``<stem>/``, ``<model>.circuit`` (JSON) and ``<model>.graphml`` are written.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    found = [record for record in records if record.evaluation == "acdc"]
+    if not found:
+        return []
+    written = write_tables(CIRCUITS, marked(found), out, stem)
+    named = rows(found)
+    for start in range(0, len(named), ABREAST):
+        part = f"-{start // ABREAST + 1}" if len(named) > ABREAST else ""
+        figure = draw_circuits([_panel(row) for row in named[start : start + ABREAST]])
+        written += save(figure, out / f"{stem}{part}")
+    written += save(draw_curves(named), out / f"{stem}-curves")
+    for row in named:
+        circuit, path = _extra(row)["circuit"], out / stem / file_name(row.model)
+        # no .json: what ends so below the directory of the records is a record
+        text = json.dumps(circuit, indent=1) + "\n"
+        written.append(write_atomically(path.with_name(f"{path.name}.circuit"), text))
+        written.append(write_graphml(path.with_name(f"{path.name}.graphml"), circuit))
+    return written
+
+
+def marked(records: Sequence[Record]) -> list[Record]:
+    """The records, those of models that cannot do the task with a dagger to their names."""
+    return [
+        dataclasses.replace(
+            record, model={**record.model, "name": f"{record.model['name']}{DAGGER}"}
+        )
+        if record.extra.get("marked")
+        else record
+        for record in records
+    ]
+
+
+def warnings(records: Sequence[Record]) -> list[str]:
+    """What has to be said before any circuit is looked at, a line for each model."""
+    return [
+        f"{record.model['name']} {record.extra['marked']}"
+        for record in records
+        if record.extra.get("marked")
+    ]
+
+
+def _panel(row: Row) -> Panel:
+    """A model's circuit with the figures it must not be seen without."""
+    record = row.records["acdc"]
+    extra, method = record.extra, str(record.config["method"])
+    how = f"{method}, tau {extra['tau']:g}" if extra["tau"] is not None else method
+    count = _value(row, "edges", 0)
+    title = f"{row.model}: {count} of {extra['circuit']['graph']['n_edges']:,} edges"
+    note = (
+        f"{record.data['spec']}, {how}\n"
+        f"accuracy {_value(row, 'accuracy', 2)}, faithfulness {_value(row, 'faithfulness', 2)}, "
+        f"null task {_value(row, 'null_edges', 0)} edges"
+    )
+    warning = str(extra["marked"] or "").replace("; ", "\n")
+    return Panel(title, extra["circuit"], note, warning)
+
+
+def _value(row: Row, name: str, digits: int) -> str:
+    metric = row.records["acdc"].metric(name)
+    return "n/a" if metric is None or metric.value is None else f"{metric.value:,.{digits}f}"
+
+
+def draw_curves(named: Sequence[Row]) -> Figure:
+    """Edges against faithfulness and KL, a colour for each model.
+
+    Small marks: the first edges of the method's ranking. Large ones: circuits of single
+    thresholds. Crosses with bars: random circuits of the size of the one in question.
+    """
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for index, row in enumerate(named):
+        color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
+        for axes, name in ((left, "faithfulness"), (right, "kl")):
+            _line(axes, _extra(row), name, color, marker, row.model)
+            _random(axes, row, f"random_{name}", color)
+    left.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
+    _finish(left, "faithfulness", "Edges against faithfulness")
+    _finish(right, "KL from the whole model, nats", "Edges against KL")
+    handles, labels = left.get_legend_handles_labels()
+    left.plot([], [], color="0.4", marker="x", linestyle="")
+    figure.legend(
+        [*handles, left.lines[-1]], [*labels, "random circuits (95 %)"],
+        loc="outside lower center", ncols=4, frameon=False, fontsize=8,
+    )  # fmt: skip
+    return figure
+
+
+def _line(
+    axes: Axes, extra: dict[str, Any], name: str, color: str, marker: str, label: str
+) -> None:
+    points = [(p["edges"], p[name]) for p in extra["curve"] if p["edges"] and p[name] is not None]
+    if points:
+        axes.plot(*zip(*points, strict=True), color=color, linewidth=1.1, marker=".", markersize=4)
+    swept = [(one["edges"], value) for one in extra["sweep"]
+             if one["edges"] and (value := _number(one[name])) is not None]  # fmt: skip
+    axes.plot(
+        [edges for edges, _ in swept], [value for _, value in swept], color=color, marker=marker,
+        markersize=6, linestyle="", markeredgecolor="white", label=label,
+    )  # fmt: skip
+
+
+def _random(axes: Axes, row: Row, name: str, color: str) -> None:
+    metric, edges = row.records["acdc"].metric(name), row.records["acdc"].metric("edges")
+    if metric is None or metric.value is None or edges is None or not edges.value:
+        return
+    reach = None
+    if metric.interval:
+        reach = [[max(0.0, metric.value - metric.interval.low)],
+                 [max(0.0, metric.interval.high - metric.value)]]  # fmt: skip
+    axes.errorbar(
+        [edges.value], [metric.value], yerr=reach, color=color, marker="x", capsize=2, linewidth=1
+    )
+
+
+def _number(value: Any) -> float | None:
+    """A figure of the sweep: plain, or with its interval."""
+    found = value["value"] if isinstance(value, dict) else value
+    return None if found is None else float(found)
+
+
+def _extra(row: Row) -> dict[str, Any]:
+    return row.records["acdc"].extra
+
+
+def _finish(axes: Axes, y: str, title: str) -> None:
+    if np.isfinite(axes.dataLim.minposx):  # empty circuits have no place on it
+        axes.set_xscale("log")
+    axes.set_xlabel("edges kept", fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
