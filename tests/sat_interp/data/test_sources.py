@@ -366,7 +366,11 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
         ("a.jsonl", b'{"story": "x"}\n', r"a\.jsonl:1: unknown column 'text'; choices: story"),
         ("a.jsonl", b'{"text": 3}\n', r"a\.jsonl:1: column 'text' holds int, not text"),
         ("a.jsonl.gz", b"no gzip", r"a\.jsonl\.gz is damaged after line 0"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-9], "is damaged after line"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9],
+            "is damaged after line",
+        ),
         ("a.txt", b"caf\xe9", "is not UTF-8 text"),
         ("a.parquet", b"PAR1 no", "no readable parquet file"),
     ],
