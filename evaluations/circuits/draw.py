@@ -44,7 +44,7 @@ class Panel:
 
     Attributes:
         circuit: as ``graph.circuit_to_dict`` gives it; without scores all edges are of one width.
-        warning: said in red, where the circuit means little.
+        warning: said above the circuit, in red, where the circuit means little.
     """
 
     title: str
@@ -114,14 +114,13 @@ def _draw(axes: Axes, panel: Panel, graph: Graph, largest: float) -> None:
         _node(axes, graph, name, name in used)
     low, high = _bar(graph)
     axes.set_xlim(low - 0.9, high + 0.1)
-    axes.set_ylim(-0.6, _rows(graph) - 0.4)
+    warning = len(panel.warning.splitlines())
+    axes.set_ylim(-0.6, _rows(graph) - 0.5 + 0.45 * warning)
     axes.set_axis_off()
     axes.set_title(panel.title, fontsize=10, loc="left")
-    below = "\n".join(filter(None, (panel.note, panel.warning)))
-    axes.text(
-        0.0, -0.01, below, transform=axes.transAxes, fontsize=8, va="top",
-        color="#B00020" if panel.warning else "0.35", wrap=True,
-    )  # fmt: skip
+    told = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
+    axes.text(0.0, 1.0, panel.warning, color="#B00020", **told)
+    axes.text(0.0, -0.01, panel.note, color="0.35", **told)
 
 
 def line_width(score: float | None, largest: float) -> float:

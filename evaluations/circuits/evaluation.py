@@ -231,7 +231,7 @@ def _controls(
         extra["null"] = circuit_to_dict(graph, null.kept)
     again = bootstrap_spread(case, circuit.kept, find, n, seed, config.ablation)
     orders, why = _orders(case, circuit, config, n)
-    found += told.spread_metrics("bootstrap", again, circuit.n, "not asked for: --bootstrap N")
+    found += told.spread_metrics("bootstrap", again, circuit.n, "--bootstrap N")
     found += told.spread_metrics("orders", orders, circuit.n, why)
     extra["bootstrap"], extra["orders"] = again, orders
     return found
@@ -249,16 +249,14 @@ def _null(case: Case, find: Find, config: CircuitConfig) -> tuple[Found | None, 
 def _orders(case: Case, circuit: Found, config: CircuitConfig, n: int) -> tuple[Spread, str]:
     """The spread over visiting orders; or why there is none."""
     if config.method != "acdc":
-        return Spread(), "the method has no order"
+        return Spread(), "no order"
     if config.engine == "auto-circuit":
-        return Spread(), "auto-circuit sorts by layer itself"
+        return Spread(), "only in ours"
 
     def find(order: Tensor) -> Found:
         return by_acdc(case, config.tau, config.engine, order)
 
-    return order_spread(
-        circuit.kept, find, case.graph, n, config.seed
-    ), "not asked for: --bootstrap N"
+    return order_spread(circuit.kept, find, case.graph, n, config.seed), "--bootstrap N"
 
 
 def _finite(value: float | None) -> float | None:

@@ -88,7 +88,7 @@ def circuit_metrics(
                "1 is the whole model; n: prompts"),
         Metric("margin", "Smallest margin to tau", None if no_margin else margin, "nats", "higher",
                n=circuit.tested, n_failed=int(no_margin),
-               reasons={"no edge was measured against tau": 1} if no_margin else {},
+               reasons={"none tested": 1} if no_margin else {},
                description="smallest |KL step - tau| met: how near another circuit is; n: edges "
                "tested"),
     ]  # fmt: skip
@@ -140,7 +140,7 @@ def random_metrics(
 def null_metrics(circuit: Found, null: Found | None, reason: str, sized: bool) -> list[Metric]:
     """The circuit of the null task; its size says nothing where the method is told the size."""
     count = float(null.n) if null is not None and sized else None
-    reasons = {} if count is not None else {reason or "the method is told how many": 1}
+    reasons = {} if count is not None else {reason or "size is given": 1}
     overlap = jaccard(circuit.kept, null.kept) if null is not None else None
     unknown = {} if overlap is not None else {reason or "both circuits are empty": 1}
     return [

@@ -63,7 +63,8 @@ def acdc(
         tau: ACDC removes an edge that raises KL by less, in nats; several with commas between
             them. The controls are for 0.03 where it is among them, else for the first.
         method: how the circuit is found.
-        engine: of acdc; auto-circuit runs that package, where it is installed.
+        engine: of acdc; auto-circuit runs that package, where it is installed, on the prompts of
+            the commonest length, since it knows no other.
         prompts: how many.
         ablation: what replaces an edge: its source on the corrupted prompt, nothing, or its mean.
         edges: how many eap and eap-ig keep; by default 5 % of all.
@@ -98,7 +99,8 @@ def acdc(
     def prompts_of(loaded: LoadedModel) -> TaskPrompts:
         from evaluations.tasks.registry import make_task
 
-        return make_task(_task(task, loaded), loaded.tokenizer, prompts, seed, not no_bos)
+        made = make_task(_task(task, loaded), loaded.tokenizer, prompts, seed, not no_bos)
+        return _one_length(made) if engine == "auto-circuit" else made
 
     load = model_loader(device, dtype, tokenizer)
     outcome = run(EVALUATION, models, prompts_of, config, out, force, load=load)
@@ -131,3 +133,16 @@ def _stem(task: str | None, method: str) -> str:
     """What the tables and figures are called: acdc, and what was asked for besides."""
     named = [Path(task).stem] if task else []
     return "-".join(["acdc", *named, *([] if method == "acdc" else [method])])
+
+
+def _one_length(prompts: TaskPrompts) -> TaskPrompts:
+    """The prompts of the commonest length; the others are counted as left out."""
+    sizes = [len(batch) for batch in prompts.batches]
+    largest = sizes.index(max(sizes))
+    first = sum(sizes[:largest])
+    chosen = prompts.subset(range(first, first + sizes[largest]))
+    if not (others := prompts.n - chosen.n):
+        return chosen
+    return dataclasses.replace(
+        chosen, left_out={**chosen.left_out, "not of the commonest length": others}
+    )

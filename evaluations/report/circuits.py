@@ -44,15 +44,16 @@ CIRCUITS = (
         ),
     ),
     Layout(
-        "Controls: random circuits, the null task, other prompts, other orders, margin to tau",
+        "Controls: faithfulness of random circuits, edges of the null task, SD of edges over "
+        "prompts and orders, margin to tau",
         _columns(
             ("edges", "Edges", 0, False),
-            ("random_faithfulness", "Random: faithfulness", 2, True),
-            ("null_edges", "Null: edges", 0, False),
+            ("random_faithfulness", "Random: f", 2, True),
+            ("null_edges", "Null", 0, False),
             ("null_jaccard", "overlap", 2, False),
-            ("bootstrap_sd", "Prompts: SD", 1, False),
+            ("bootstrap_sd", "Prompts", 1, False),
             ("bootstrap_jaccard", "overlap", 2, False),
-            ("orders_sd", "Orders: SD", 1, False),
+            ("orders_sd", "Orders", 1, False),
             ("orders_jaccard", "overlap", 2, False),
             ("margin", "Margin", 4, False),
         ),

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from evaluations.cli import main
-from evaluations.commands.acdc import _task, _taus
+from evaluations.commands.acdc import _one_length, _task, _taus
 from evaluations.record import read_records
 from sat_interp.checkpoint import save_pretrained
+from tests.evaluations.circuits.cases import task
 
 QUICK = ["--random-circuits", "2", "--bootstrap", "1", "--prompts", "6"]
 
@@ -97,3 +98,12 @@ def test_the_task_is_the_ioi_of_what_a_model_was_trained_on():
     assert _task(None, SimpleNamespace(data="roneneldan/TinyStories")) == "ioi-tinystories"
     assert _task(None, SimpleNamespace(data=None)) == "ioi-tinystories"
     assert _task("gender", SimpleNamespace(data="demo")) == "gender"
+
+
+def test_auto_circuit_gets_the_commonest_length():
+    both = task(lengths=(5, 7), n=3)
+    made = both.subset([0, 1, 2, 3, 4])
+    chosen = _one_length(made)
+    assert [batch.clean.shape for batch in chosen.batches] == [(3, 5)]
+    assert chosen.left_out == {"not of the commonest length": 2}
+    assert _one_length(chosen).content == chosen.content
