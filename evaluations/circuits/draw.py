@@ -118,7 +118,7 @@ def _draw(axes: Axes, panel: Panel, graph: Graph, largest: float) -> None:
     axes.set_ylim(-0.6, _rows(graph) - 0.5 + 0.45 * warning)
     axes.set_axis_off()
     axes.set_title(panel.title, fontsize=10, loc="left")
-    told = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
+    told: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
     axes.text(0.0, 1.0, panel.warning, color="#B00020", **told)
     axes.text(0.0, -0.01, panel.note, color="0.35", **told)
 
