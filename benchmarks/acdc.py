@@ -173,7 +173,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         ours, ours_cpu = (row[f"prepare{c}"] + row[f"ours{c}"] for c in ("", "_cpu"))
         theirs, faster = "", ""
-        if "auto_circuit" in row:
+        if "times_faster" in row:
             theirs = f"{row['auto_circuit']:,.0f} ({row['auto_circuit_cpu']:,.0f})"
             faster = f"{row['times_faster']:,.0f} ({row['times_faster_cpu']:,.0f})"
         shown.add_row(

@@ -115,8 +115,8 @@ def layer_of(model: HookedTransformer, hook_name: str) -> int:
             position (or one for each position and head).
     """
     found = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
-    known = [name for name in model.hook_dict if name.startswith("blocks.") and _is_vector(name)]
-    if found is None or hook_name not in known:
+    if found is None or hook_name not in model.hook_dict or not _is_vector(hook_name):
+        known = [one for one in model.hook_dict if one.startswith("blocks.") and _is_vector(one)]
         near = suggest("hook point", hook_name, known)
         raise UserError(f"{near} (the model has blocks 0 to {model.cfg.n_layers - 1})")
     return int(found[1])

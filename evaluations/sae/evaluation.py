@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sae_lens import SAE
-from sae_lens.constants import SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME
 from transformer_lens import HookedTransformer
 
+from evaluations.autoencoder import open_sae, weights_hash
 from evaluations.record import Metric, hash_of
 from evaluations.runner import Evaluation, Result
 from evaluations.sae.build import Trainer
@@ -31,7 +30,6 @@ from evaluations.sae.measure import (
 from evaluations.sae.train import TRAINING, train
 from evaluations.text import Text, check_vocabulary
 from sat_interp.data.corpus import TokenCorpus
-from sat_interp.errors import UserError
 
 PROBE_WINDOWS = 8
 REPLICATES = 500
@@ -123,27 +121,6 @@ def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfi
 
 
 EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder)
-
-
-def open_sae(directory: Path, device: str) -> SAE[Any]:
-    """A SAELens directory, by SAELens.
-
-    Raises:
-        UserError: it is none.
-    """
-    for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
-        if not (directory / name).is_file():
-            raise UserError(f"{directory} is no SAELens directory: it has no {name}")
-    try:
-        return SAE.load_from_disk(directory, device=device).eval()
-    except Exception as error:  # SAELens' and safetensors' failures have no common base class
-        told = " ".join(str(error).split())[:200]
-        raise UserError(f"SAELens cannot open {directory}: {told}") from None
-
-
-def weights_hash(directory: Path) -> str:
-    """Of the autoencoder's weights file, 16 digits."""
-    return hashlib.sha256((directory / SAE_WEIGHTS_FILENAME).read_bytes()).hexdigest()[:16]
 
 
 def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -> None:
