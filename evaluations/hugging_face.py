@@ -35,7 +35,7 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
 
     directory = Path(directory)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             original = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=torch.float32, trust_remote_code=False
             ).eval()
@@ -88,7 +88,7 @@ def _readable_configuration(original: Any) -> Iterator[str]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar of transformers' own while it loads."""
     from transformers.utils import logging as transformers_logging
 

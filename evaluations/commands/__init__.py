@@ -11,6 +11,7 @@ from evaluations.commands.acdc import acdc
 from evaluations.commands.curves import curves
 from evaluations.commands.gates import gates
 from evaluations.commands.lm import lm
+from evaluations.commands.neurons import neurons
 from evaluations.commands.sae import sae
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -19,4 +20,5 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "gates": gates,
     "acdc": acdc,
     "sae": sae,
+    "neurons": neurons,
 }

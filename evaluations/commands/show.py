@@ -11,20 +11,26 @@ from evaluations.report.tables import Layout, rich_table
 from evaluations.runner import Outcome
 
 
+def console() -> Console:
+    """Standard output; 130 columns where that is a file or a pipe, which has no edge to wrap at."""
+    made = Console()
+    if not made.is_terminal:
+        made.width = 130
+    return made
+
+
 def show(
     outcome: Outcome, layouts: Sequence[Layout], out: str, written: Sequence[Path] = ()
 ) -> None:
     """Print the tables of what went well; then fail, in one line, for what did not."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = 130  # a file or a pipe has no edge to wrap at
+    told = console()
     if outcome.records:
         for layout in layouts:
-            console.print(rich_table(layout, outcome.records))
+            told.print(rich_table(layout, outcome.records))
         kept = f" ({outcome.skipped} were there already; --force runs them again)"
         count = f"{len(outcome.records)} record{'s' * (len(outcome.records) != 1)}"
-        console.print(f"{count} in {out}{kept if outcome.skipped else ''}", highlight=False)
+        told.print(f"{count} in {out}{kept if outcome.skipped else ''}", highlight=False)
         if written:
             names = ", ".join(str(path) for path in written)
-            console.print(f"tables and figure: {names}", highlight=False, soft_wrap=True)
+            told.print(f"tables and figure: {names}", highlight=False, soft_wrap=True)
     outcome.raise_failures()

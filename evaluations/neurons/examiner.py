@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 HIGHEST = 10
 """Activations are shown as whole numbers from 0 to this."""
@@ -94,6 +94,7 @@ class Trial:
     excerpts: tuple[Marked, ...]
 
 
+@runtime_checkable
 class Examiner(Protocol):
     """Explains units, and predicts them from an explanation alone."""
 

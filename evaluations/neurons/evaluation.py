@@ -1,0 +1,89 @@
+"""The evaluation: gather, explain, predict, score; some hundred units at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from transformer_lens import HookedTransformer
+
+from evaluations.activations import gather
+from evaluations.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.neurons.run import Run
+from evaluations.neurons.scores import columns, metrics
+from evaluations.neurons.shown import token_names
+from evaluations.record import hash_of, plain
+from evaluations.runner import Evaluation, Result
+from evaluations.text import Text
+from evaluations.units import Units, find_units
+from sat_interp import progress
+
+CHUNK = 256
+"""Units of a layer explained and scored at once; the control stays among them."""
+
+
+def explain_neurons(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig) -> Result:
+    """Explain units and score the explanations.
+
+    Raises:
+        UserError: no such units, a text the model does not know, or what the examiner raises.
+    """
+    units = find_units(model, config.hook, config.stream, data.sae)
+    gathered = gather(model, data.text, units, config.gather, data.model_key, data.cache)
+    run = Run(data, config, gathered, token_names(data.text))
+    chosen = drawn(units, config)
+    estimate = run.estimate(chosen)
+    total = sum(len(numbers) for _, numbers in chosen)
+    with progress.bar(total=total, desc="neurons", unit="unit") as bar:
+        for layer, numbers in chosen:
+            run.examine(layer, numbers)
+            bar.update(len(numbers))
+    found = metrics(run.units, config.scores, config.seed, config.resamples)
+    path = data.directory / f"{_key(data, config, units)}.units.json.gz"
+    told = {
+        "model": data.name,
+        "examiner": data.examiner.name,
+        "text": _text(data.text),
+        "hook": ", ".join(units.hooks) if "*" not in config.hook else config.hook,
+        "stream": config.stream,
+    }
+    run.details.write(path, told, found)
+    extra: dict[str, Any] = {"units": columns(run.units, config.scores), "details": path.name}
+    usage = getattr(data.examiner, "usage", None)
+    extra |= {"usage": usage()} if usage else {}
+    extra |= {"estimate": str(estimate)} if estimate else {}
+    return Result(found, extra)
+
+
+EVALUATION = Evaluation("neurons", NeuronsConfig, explain_neurons)
+
+
+def drawn(units: Units, config: NeuronsConfig) -> list[tuple[int, np.ndarray]]:
+    """The units to explain, in parts of one layer each."""
+    found = []
+    for layer, size in zip(units.layers, units.sizes, strict=True):
+        numbers = np.arange(size)
+        if config.sample is not None and config.sample < size:
+            draws = np.random.default_rng([config.seed, layer])
+            numbers = np.sort(draws.choice(size, config.sample, replace=False))
+        parts = np.array_split(numbers, max(1, -(-len(numbers) // CHUNK)))
+        found += [(layer, part) for part in parts]
+    return found
+
+
+def _key(data: NeuronsData, config: NeuronsConfig, units: Units) -> str:
+    """Names the file of details: of all that decides it."""
+    return hash_of(
+        {
+            "config": plain(config),
+            "text": data.content,
+            "model": data.model_key,
+            "units": units.describe(),
+        }
+    )
+
+
+def _text(text: Text) -> str:
+    told = text.describe()
+    split = "validation split" if told["split"] == "validation" else "all"
+    return f"{told.get('validation') or told['spec']}, {split}: {len(text):,} stories"

@@ -1,0 +1,204 @@
+"""What ``neurons`` found: tables of scores, differences between models, and distributions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evaluations.neurons.compare import Difference, difference
+from evaluations.record import Metric, Record
+from evaluations.report.figures import PALETTE, save, unframed
+from evaluations.report.tables import Column, Layout, Row, number, rows, write_tables
+
+LAYOUTS = (
+    Layout(
+        "Neuron explanations",
+        (
+            Column("neurons", "simulation", "Simulation", 3, interval=True),
+            Column("neurons", "control", "of another neuron", 3, interval=True),
+            Column("neurons", "detection", "Detection", 3, interval=True),
+            Column("neurons", "fuzzing", "Fuzzing", 3, interval=True),
+        ),
+    ),
+    Layout(
+        "Neurons without a simulation score",
+        (
+            Column("neurons", "unscored", "Unscored", 0),
+            Column("neurons", "dead", "of them dead", 0),
+        ),
+    ),
+)
+DIFFERENCES = Layout(
+    "Mean simulation score, difference between models",
+    (
+        Column("neurons", "difference", "Difference", 4, interval=True),
+        Column("neurons", "p", "p (permutation)", 4),
+    ),
+)
+EDGES = np.linspace(-1, 1, 41)
+STYLES = ("-", "--", ":", "-.")
+
+
+def write_report(records: Sequence[Record], out: Path, resamples: int = 2000) -> list[Path]:
+    """``neurons.md``, ``.csv``, ``.png``, ``.svg``, and ``neurons-differences.md``, ``.csv``.
+
+    Args:
+        resamples: of the intervals of differences and of the permutation test.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    found = rows([record for record in records if record.evaluation == "neurons"])
+    if not found:
+        return []
+    own = [row.records["neurons"] for row in found]
+    layers = sorted({layer for record in own for layer in record.extra["units"]["layer"]})
+    by_layer = Layout(
+        "Mean simulation score by layer",
+        tuple(
+            Column("neurons", f"simulation_layer_{layer}", f"layer {layer}", 3) for layer in layers
+        ),
+    )
+    written = [*write_tables((*LAYOUTS, by_layer), own, out, "neurons")]
+    written += write_tables(
+        (DIFFERENCES,), difference_records(own, resamples), out, "neurons-differences"
+    )
+    return [*written, *draw(own, out / "neurons")]
+
+
+def scores_of(record: Record, layer: int | None = None) -> Float[np.ndarray, " units"]:
+    """The simulation scores of all units that have one, or of those of a layer."""
+    units = record.extra["units"]
+    return np.array(
+        [
+            score
+            for score, own in zip(units["simulation"], units["layer"], strict=True)
+            if score is not None and layer in (None, own)
+        ],
+        dtype=np.float64,
+    )
+
+
+def differences(
+    records: Sequence[Record], resamples: int
+) -> list[tuple[Row, Row, Difference]]:  # fmt: skip
+    """Each model against the first: the baseline, where there is one."""
+    found = rows([record for record in records if record.evaluation == "neurons"])
+    told = []
+    for row in found[1:]:
+        one, other = (scores_of(which.records["neurons"]) for which in (row, found[0]))
+        result = difference(one, other, row.records["neurons"].seed, resamples)
+        if result is not None:
+            told.append((row, found[0], result))
+    return told
+
+
+def difference_records(records: Sequence[Record], resamples: int) -> list[Record]:
+    """The differences as records, for tables."""
+    made = []
+    for row, first, found in differences(records, resamples):
+        record = row.records["neurons"]
+        made.append(
+            dataclasses.replace(
+                record,
+                model={**record.model, "name": f"{row.model} minus {first.model}"},
+                metrics=[
+                    Metric("difference", "Difference of mean simulation scores", found.value, "",
+                           None, found.standard_error, found.interval, found.n,
+                           description="n: neurons of both"),
+                    Metric("p", "Permutation test", found.p, n=found.n,
+                           n_failed=int(found.p is None),
+                           reasons={} if found.p is not None else {"too few neurons": 1},
+                           description="two-sided; neurons dealt out at random"),
+                ],
+            )
+        )  # fmt: skip
+    return made
+
+
+def told_differences(records: Sequence[Record], resamples: int) -> list[str]:
+    """The differences in words."""
+    lines = []
+    for row, first, found in differences(records, resamples):
+        text = f"{row.model} minus {first.model}: {number(found.value, 4)}"
+        if found.interval:
+            low, high = number(found.interval.low, 4), number(found.interval.high, 4)
+            text += f" [{low}, {high}]"
+        if found.p is not None:
+            text += f", p = {number(found.p, 4)} (permutation test)"
+        lines.append(text)
+    return lines
+
+
+def draw(records: Sequence[Record], stem: Path) -> list[Path]:
+    """All models' scores in one histogram (as the paper's Figure 2), and their spread by layer.
+
+    Args:
+        records: of the evaluation ``neurons``.
+        stem: the figure's path without its ending.
+
+    Raises:
+        OSError: the figure cannot be written.
+    """
+    figure = Figure(figsize=(9.6, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    found = rows(records)
+    _histogram(left, found)
+    _by_layer(right, found)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return save(figure, stem)
+
+
+def _histogram(axes: Axes, found: Sequence[Row]) -> None:
+    """Shares of neurons, so that models of different sizes compare; means as vertical lines."""
+    for index, row in enumerate(found):
+        scores = scores_of(row.records["neurons"])
+        if not len(scores):
+            continue
+        color, style = PALETTE[index % len(PALETTE)], STYLES[index % len(STYLES)]
+        shares = np.histogram(scores, EDGES)[0] / len(scores)
+        label = f"{row.model}: mean {scores.mean():.3f}, SD {scores.std():.3f}, n {len(scores):,}"
+        axes.stairs(shares, EDGES, color=color, linestyle=style, linewidth=1.4, label=label)
+        axes.axvline(scores.mean(), color=color, linestyle=style, linewidth=0.9)
+    lowest = min((scores_of(row.records["neurons"]).min(initial=0) for row in found), default=0)
+    axes.set_xlim(EDGES[np.searchsorted(EDGES, lowest, side="right") - 1], 1)
+    axes.set_xlabel("simulation score (correlation)", fontsize=9)
+    axes.set_ylabel("share of neurons", fontsize=9)
+    axes.set_title("Explanation scores; lines: means", fontsize=10, loc="left")
+    unframed(axes, "y")
+
+
+def _by_layer(axes: Axes, found: Sequence[Row]) -> None:
+    """Quartiles, and the range from the 5th to the 95th percentile, of each layer."""
+    width = 0.8 / max(1, len(found))
+    for index, row in enumerate(found):
+        record = row.records["neurons"]
+        color = PALETTE[index % len(PALETTE)]
+        for layer in sorted(set(record.extra["units"]["layer"])):
+            scores = scores_of(record, layer)
+            if not len(scores):
+                continue
+            place = layer + (index - (len(found) - 1) / 2) * width
+            axes.boxplot(
+                [scores], positions=[place], widths=0.8 * width, whis=(5, 95), showfliers=False,
+                manage_ticks=False, showmeans=True, boxprops={"color": color},
+                whiskerprops={"color": color}, capprops={"color": color},
+                medianprops={"color": color, "linewidth": 1.6},
+                meanprops={"marker": "o", "markerfacecolor": color, "markeredgecolor": color,
+                           "markersize": 3.5},
+            )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("layer", fontsize=9)
+    axes.set_ylabel("simulation score", fontsize=9)
+    axes.set_title(
+        "By layer: quartiles, 5th to 95th percentile; dots: means", fontsize=10, loc="left"
+    )
+    unframed(axes, "y")

@@ -1,0 +1,72 @@
+"""sat-eval neurons from end to end."""
+
+from __future__ import annotations
+
+import pytest
+
+from evaluations.cli import main
+from evaluations.commands.neurons import _page
+from evaluations.record import read_records
+from sat_interp.checkpoint import save_pretrained
+from sat_interp.errors import UserError
+
+
+@pytest.fixture
+def evaluate(make_model, stories_file, tmp_path, monkeypatch, capsys):
+    """Run ``sat-eval neurons``; returns exit code, stdout, stderr, records."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    save_pretrained(make_model(), tmp_path / "base")
+    save_pretrained(make_model("local"), tmp_path / "gated")
+
+    def run(*arguments: str):
+        code = main(["neurons", "--out", "res", "--data", str(stories_file), "--resamples", "50",
+                     *arguments])  # fmt: skip
+        told = capsys.readouterr()
+        return code, told.out, told.err, read_records("res")[0]
+
+    return run
+
+
+def test_two_models_get_tables_a_figure_and_a_page(evaluate, tmp_path):
+    code, out, err, records = evaluate("gated", "base", "--sample", "9", "--html")
+    assert (code, err) == (0, "")
+    assert {record.model["name"] for record in records} == {"base", "gated"}
+    for record in records:
+        assert f"{record.metric('simulation').value:.3f}" in out
+        assert len(record.extra["units"]["index"]) == 18
+    for name in ("neurons.md", "neurons.csv", "neurons.png", "neurons.svg", "neurons.html",
+                 "neurons-differences.md", "neurons-differences.csv"):  # fmt: skip
+        assert (tmp_path / "res" / name).stat().st_size > 100, name
+        assert name in out
+    assert "gated minus base" in (tmp_path / "res" / "neurons-differences.md").read_text()
+    page = (tmp_path / "res" / "neurons.html").read_text()
+    assert "gated minus base" in page
+    assert 'fires ' in page  # fmt: skip
+    for path in tmp_path.glob("res/*/neurons/*.gz"):
+        path.unlink()
+    with pytest.raises(UserError, match="--force"):
+        _page(records, tmp_path / "res", 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["base", "--examiner", "lokup"], "--examiner must be one of 'lookup', 'openai', 'local'"),
+        (["base", "--examiner", "openai"], "OPENAI_API_KEY"),
+        (["base", "--max-spend", "2"], "costs nothing"),
+        (["base", "--model", "gpt-4o-mini"], "name --examiner, too"),
+        (["base", "--examiner", "local", "--model", "./nothing.gguf"], "nothing.gguf"),
+        (["base", "--scores", "simulation,fuzing"], "did you mean 'fuzzing'"),
+        (["base", "--hook", "blocks.*.hook_nothing"], "hook_nothing"),
+        (["base", "--stream", "ablated"], "no ablated stream"),
+        (["base", "--sae", "nowhere"], "nowhere"),
+        (["base", "--sample", "0"], "sample"),
+    ],
+)
+def test_bad_input_is_one_line(evaluate, arguments, told):
+    code, _, err, _ = evaluate(*arguments)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert told in err
