@@ -11,6 +11,7 @@ from evaluations.commands.acdc import acdc
 from evaluations.commands.curves import curves
 from evaluations.commands.gates import gates
 from evaluations.commands.lm import lm
+from evaluations.commands.n2g import n2g
 from evaluations.commands.neurons import neurons
 from evaluations.commands.sae import sae
 
@@ -21,4 +22,5 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "acdc": acdc,
     "sae": sae,
     "neurons": neurons,
+    "n2g": n2g,
 }

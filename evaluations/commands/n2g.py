@@ -1,0 +1,189 @@
+"""``sat-eval n2g``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from evaluations.commands.inputs import Dtype
+
+if TYPE_CHECKING:
+    from evaluations.models import LoadedModel
+    from evaluations.n2g.config import N2gConfig
+    from evaluations.n2g.evaluation import N2gData
+    from evaluations.n2g.substitutes import Substitutes
+    from evaluations.n2g.vocabulary import Vocabulary
+    from evaluations.text import Text
+
+log = logging.getLogger(__name__)
+
+
+def n2g(
+    models: list[str],
+    data: str | None = None,
+    neurons_per_layer: int | Literal["all"] = 200,
+    neuron: str | None = None,
+    substitutes: str = "auto",
+    activation: float = 0.5,
+    importance: float = 0.75,
+    examples: int = 20,
+    hook: str = "blocks.*.mlp.hook_post",
+    stream: Literal["clean", "ablated"] = "clean",
+    sae: str | None = None,
+    validation: str | None = None,
+    tokenizer: str | None = None,
+    stories: int | None = None,
+    out: str = "results",
+    force: bool = False,
+    device: str | None = None,
+    dtype: Dtype = "float32",
+    seed: int = 0,
+) -> list[Any]:
+    """Neuron to Graph: the token patterns that fire each neuron, and Table 2 of their graphs.
+
+    From the top-activating excerpts of each neuron the shortest context that fires it, the tokens
+    in it that matter, and the words that can stand in their place, all measured by the model. The
+    trie of these patterns predicts firing on held-out excerpts, beside a token lookup and always
+    firing; Table 2 describes the graphs. All models get the same text, thresholds, neurons and
+    words. Finished layers are kept, so that an interrupted run goes on.
+
+    Examples::
+
+        sat-eval n2g demo:baseline demo:local-k4
+        sat-eval n2g demo:baseline --neuron 3.117
+        sat-eval n2g runs/a runs/b --data stories.jsonl.gz --neurons-per-layer all
+        sat-eval n2g runs/a --substitutes distilbert-base-uncased
+        sat-eval n2g demo:local-k4 --stream ablated
+        sat-eval n2g runs/a --sae results/a-0123abcd/sae/blocks.2.hook_mlp_out-standard
+
+    Args:
+        models: demo:baseline, demo:local-k4 or demo:global-k4; a directory of ours or of
+            Hugging Face; a training run; a hub id.
+        data: text whose validation split (or all of files that have none) shows what neurons
+            respond to, as in sat-eval lm. Default: what each model was trained on, else demo.
+        neurons_per_layer: drawn at random, the same for all models; or all.
+        neuron: LAYER.NUMBER of one neuron whose graph is drawn (PNG, SVG, GraphML, JSON) instead.
+        substitutes: where words to try come from: a masked language model (hub id or directory);
+            neighbours, the words that stand between the same tokens in the text; auto, which is
+            DistilBERT where transformers has it on this machine, else neighbours.
+        activation: a token fires above this share of the neuron's maximum.
+        importance: from which on a context token matters: 1 - a_masked / a.
+        examples: top-activating excerpts of each neuron.
+        hook: another hook point; with * for every block.
+        stream: which of the two streams of a model with gates.
+        sae: a directory of a SAELens autoencoder, whose features are taken for neurons.
+        validation: data with the validation text, where DATA has none of its own.
+        tokenizer: gpt2, a directory or a hub id, in place of the model's own.
+        stories: only the first so many stories.
+        out: directory of the records; graphs go to <model>/n2g/.
+        force: run again what is done.
+        device: such as cpu; by default an accelerator where there is one.
+        dtype: precision of the computation.
+        seed: of the choice of neurons and of the excerpts.
+
+    Returns:
+        A ``Record`` for each model, the written ones and those that were there; with ``neuron``,
+        that neuron's graph in each model.
+    """
+    from rich.console import Console
+
+    from evaluations.autoencoder import open_sae, weights_hash
+    from evaluations.commands.inputs import model_loader, text_finder
+    from evaluations.commands.show import show
+    from evaluations.excerpts import GatherConfig
+    from evaluations.n2g.config import N2gConfig, Thresholds
+    from evaluations.n2g.evaluation import EVALUATION
+    from evaluations.report.n2g import TABLES, rich_table, write_report
+    from evaluations.runner import run
+
+    if sae is not None:
+        open_sae(Path(sae), "cpu")  # told before any model is loaded
+    gathered = GatherConfig(seed=seed, top=max(examples, GatherConfig().top))
+    config = N2gConfig(
+        seed, None if neurons_per_layer == "all" else neurons_per_layer, examples,
+        Thresholds(activation, importance), hook=hook, stream=stream,
+        sae=weights_hash(Path(sae)) if sae else None, gather=gathered,
+    )  # fmt: skip
+    text = text_finder(models, data, validation, stories)
+    find = _data_finder(text, substitutes, Path(out), Path(sae) if sae else None, force)
+    load = model_loader(device, dtype, tokenizer)
+    if neuron is not None:
+        return _draw([load(spec) for spec in models], find, config, neuron, Path(out))
+    outcome = run(EVALUATION, models, find, config, out, force, load=load)
+    written = write_report(outcome.records, Path(out))
+    if outcome.records:
+        Console(width=None if Console().is_terminal else 150).print(rich_table(outcome.records))
+    show(outcome, TABLES, out, written)
+    return outcome.records
+
+
+def _data_finder(
+    text_of: Callable[[LoadedModel], Text], spec: str, out: Path, sae: Path | None, again: bool
+) -> Callable[[LoadedModel], N2gData]:
+    """What each model's neurons are explained with."""
+    from evaluations.n2g.evaluation import N2gData
+    from evaluations.n2g.vocabulary import Vocabulary
+    from evaluations.record import hash_of
+    from evaluations.runner import file_name
+
+    def find(loaded: LoadedModel) -> N2gData:
+        text = text_of(loaded)
+        vocabulary = Vocabulary.of(loaded.tokenizer)
+        known = {"weights": loaded.weights_hash, "ablation": loaded.ablation, **loaded.shape}
+        return N2gData(
+            text,
+            vocabulary,
+            _source(spec, text, vocabulary, loaded.device),
+            out / f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}" / "n2g",
+            hash_of(known),
+            sae,
+            again,
+        )
+
+    return find
+
+
+def _source(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> Substitutes:
+    """The source of substitutions that is asked for.
+
+    Raises:
+        UserError: no such masked language model.
+    """
+    from evaluations.n2g.masked import DISTILBERT, load_masked
+    from evaluations.n2g.substitutes import Neighbours
+    from sat_interp.errors import UserError
+
+    if spec == "auto":
+        try:
+            return load_masked(DISTILBERT, text.tokenizer, device, local_only=True)
+        except UserError:
+            log.info("%s is not on this machine: words come from the text", DISTILBERT)
+    elif spec != "neighbours":
+        return load_masked(spec, text.tokenizer, device)
+    return Neighbours.of(text, vocabulary)
+
+
+def _draw(
+    models: Sequence[LoadedModel],
+    find: Callable[[LoadedModel], N2gData],
+    config: N2gConfig,
+    name: str,
+    out: Path,
+) -> list[Any]:
+    """One neuron's graph in each model, as files; their names are printed."""
+    from rich.console import Console
+
+    from evaluations.n2g.evaluation import neuron_graph
+    from evaluations.report.n2g import write_neuron
+
+    console, graphs = Console(), []
+    for loaded in models:
+        data = find(loaded)
+        graph = neuron_graph(loaded.model, data, config, name)
+        written = write_neuron(graph, data.directory)
+        console.print(f"{loaded.name} {graph['unit']}:", highlight=False, end=" ")
+        console.print(", ".join(str(path) for path in written), highlight=False, soft_wrap=True)
+        graphs.append(graph)
+    return graphs

@@ -1,0 +1,277 @@
+"""What ``n2g`` found: Table 2 in four formats, the graphs' scores, the effect of the thresholds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table as RichTable
+
+from evaluations.n2g.draw import draw_graph, write_graphml
+from evaluations.n2g.table import CONVENTIONS, ROWS
+from evaluations.record import Metric, Record
+from evaluations.report.figures import MARKERS, PALETTE, save, unframed
+from evaluations.report.tables import (
+    ABSENT,
+    ARROWS,
+    Column,
+    Layout,
+    Row,
+    caption,
+    markdown,
+    number,
+    rows,
+)
+from sat_interp.files import write_atomically
+
+SHORT = {
+    "density": "G.Den E/(N(N-1))",
+    "density_undirected": "G.Den 2E/(N(N-1))",
+    "transitivity": "Tran",
+    "edges_to_activation": "E/A",
+    "out_degree": "O.D",
+    "entropy": "N.Ent",
+    "diversity": "T.Div",
+    "empty": "Empty graphs",
+}
+"""The paper's abbreviations."""
+DIGITS = 3
+
+
+def _columns(*told: tuple[str, str, int]) -> tuple[Column, ...]:
+    return tuple(Column("n2g", metric, heading, digits) for metric, heading, digits in told)
+
+
+TABLES = (
+    Layout(
+        "Do the graphs describe their neurons? Firing on held-out excerpts",
+        _columns(
+            ("f1_trie", "F1 graph", 3),
+            ("f1_lookup", "F1 lookup", 3),
+            ("f1_always", "F1 always", 3),
+            ("f1_gain", "graph - lookup", 3),
+            ("precision_trie", "Precision", 3),
+            ("recall_trie", "Recall", 3),
+            ("empty", "Empty", 3),
+            ("tokens_per_unit", "Tokens/neuron", 0),
+        ),
+    ),
+)
+
+
+def write_report(records: Sequence[Record], out: Path, stem: str = "n2g") -> list[Path]:
+    """Table 2 and the scores as ``<stem>.md``, ``.tex`` and ``.csv``; the thresholds' figure.
+
+    Args:
+        records: of the evaluation ``n2g``; others are passed over.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    found = rows([record for record in records if record.evaluation == "n2g"])
+    if not found:
+        return []
+    own = [row.records["n2g"] for row in found]
+    parts = [markdown(layout, own) for layout in TABLES]
+    parts += [markdown_table(found, convention) for convention in CONVENTIONS]
+    return [
+        write_atomically(out / f"{stem}.md", "\n".join(parts)),
+        write_atomically(out / f"{stem}.tex", latex(found)),
+        write_atomically(out / f"{stem}.csv", csv_text(found)),
+        *save(draw_sensitivity(found), out / f"{stem}-thresholds"),
+    ]
+
+
+def write_neuron(neuron: dict[str, Any], directory: Path) -> list[Path]:
+    """One neuron's graph as PNG, SVG, GraphML and JSON, ``<directory>/<3.117>.*``."""
+    stem = directory / neuron["unit"]
+    # no .json: what ends so below the directory of the records is a record
+    text = json.dumps(neuron, indent=1, ensure_ascii=False) + "\n"
+    graph = {**neuron, "graph": neuron.get("graph") or {"nodes": [], "edges": []}}
+    return [
+        *_pictures(draw_graph(graph), stem),
+        write_graphml(stem.with_name(f"{stem.name}.graphml"), graph),
+        write_atomically(stem.with_name(f"{stem.name}.graph"), text),
+    ]
+
+
+def _pictures(figure: Figure, stem: Path) -> list[Path]:
+    """As ``figures.save``, for a name with a point in it."""
+    return save(figure, stem)
+
+
+def title(convention: str) -> str:
+    return f"Table 2: graphs of neurons, mean ± standard error; {CONVENTIONS[convention]}"
+
+
+def headings(found: Sequence[Row]) -> list[str]:
+    return ["Metric", "Model", *(f"L{layer}" for layer in _layers(found)), "all"]
+
+
+def lines(found: Sequence[Row], convention: str, plus: str = " ± ") -> list[list[str]]:
+    """Table 2: metric x model x layer, each cell a mean with its standard error."""
+    told = []
+    for name, direction in _rows(convention):
+        for index, row in enumerate(found):
+            heading = f"{SHORT[name]} {ARROWS[direction]}".strip() if not index else ""
+            metrics = [_metric(row, f"{name}{convention if name != 'empty' else ''}{suffix}")
+                       for suffix in _suffixes(found)]  # fmt: skip
+            told.append([heading, row.model, *(_cell(metric, plus) for metric in metrics)])
+    return told
+
+
+def rich_table(records: Sequence[Record], convention: str = "") -> RichTable:
+    """Table 2 for a terminal."""
+    found = rows([record for record in records if record.evaluation == "n2g"])
+    table = RichTable(title=title(convention), title_justify="left", caption=note(found))
+    table.caption_justify = "left"
+    for place, heading in enumerate(headings(found)):
+        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place < 2)
+    for line in lines(found, convention, plus="\n± "):
+        table.add_row(*line)
+    return table
+
+
+def markdown_table(found: Sequence[Row], convention: str) -> str:
+    """Table 2 as GitHub's Markdown."""
+    told = headings(found)
+    table = [told, [":--", ":--", *("--:" for _ in told[2:])], *lines(found, convention)]
+    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table]
+    return "\n".join([f"**{title(convention)}**", "", *body, "", note(found), ""])
+
+
+def latex(found: Sequence[Row]) -> str:
+    """Table 2 under both conventions, for LaTeX with booktabs."""
+    told, parts = headings(found), []
+    for convention in CONVENTIONS:
+        body: list[str] = []
+        for line in lines(found, convention, plus=r" {\scriptsize$\pm$} "):
+            if line[0] and body:
+                body.append(r"\midrule")
+            body.append(" & ".join(_escaped(cell) for cell in line) + r" \\")
+        parts += [
+            r"\begin{table}", r"\centering\small",
+            rf"\caption{{{_escaped(title(convention))}. {_escaped(note(found))}}}",
+            rf"\begin{{tabular}}{{ll{'r' * (len(told) - 2)}}}", r"\toprule",
+            " & ".join(_escaped(one) for one in told) + r" \\", r"\midrule", *body,
+            r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+        ]  # fmt: skip
+    return "\n".join(["% needs \\usepackage{booktabs}", *parts])
+
+
+def csv_text(found: Sequence[Row]) -> str:
+    """Every figure of Table 2 and of the scores, a line each, at full precision."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["model", "weights", "metric", "layer", "value", "standard_error", "n",
+                     "n_failed", "reasons"])  # fmt: skip
+    for row in found:
+        record = row.records["n2g"]
+        for metric in record.metrics:
+            name, _, layer = metric.name.partition(".layer")
+            reasons = "; ".join(f"{reason}: {n}" for reason, n in metric.reasons.items())
+            writer.writerow([row.model, str(record.model["weights_hash"])[:8], name,
+                             layer or "all", metric.value, metric.standard_error, metric.n,
+                             metric.n_failed, reasons])  # fmt: skip
+    return buffer.getvalue()
+
+
+def note(found: Sequence[Row]) -> str:
+    """What the figures were measured on, and what could not be measured."""
+    told = [caption(TABLES[0], found)]
+    for row in found:
+        record = row.records["n2g"]
+        metric = record.metric("density")
+        count = f"{row.model}: {metric.n if metric else 0:,} neurons"
+        reasons = [f"{n} {reason}" for reason, n in record.extra.get("reasons", {}).items()]
+        told.append("; ".join([count, *reasons]) + ".")
+    thresholds = found[0].records["n2g"].config["thresholds"]
+    sources = sorted({str(row.records["n2g"].data["substitutes"]) for row in found})
+    told.append(
+        f"Thresholds: activation {thresholds['activation']:g}, importance "
+        f"{thresholds['importance']:g}; substitutions: {', '.join(sources)}."
+    )
+    return " ".join(one for one in told if one)
+
+
+def draw_sensitivity(found: Sequence[Row]) -> Figure:
+    """Each row of Table 2 (empty graphs counted 0, all layers) over the patterns' thresholds."""
+    figure = Figure(figsize=(1.9 * len(ROWS), 4.3), layout="constrained")
+    grid = figure.subplots(2, len(ROWS), squeeze=False)
+    for line, (moved, fixed) in zip(grid, (("importance", "activation"),
+                                           ("activation", "importance")), strict=True):  # fmt: skip
+        for axes, row in zip(line, ROWS, strict=True):
+            for index, one in enumerate(found):
+                _curve(axes, one, row.name, moved, fixed, index)
+            axes.set_xlabel(f"{moved} threshold", fontsize=8)
+            axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1e-9))
+            unframed(axes, "y")
+            axes.tick_params(labelsize=7)
+    for axes, row in zip(grid[0], ROWS, strict=True):
+        axes.set_title(SHORT[row.name], fontsize=9, loc="left")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _curve(axes: Axes, row: Row, name: str, moved: str, fixed: str, index: int) -> None:
+    record = row.records["n2g"]
+    own = record.config["thresholds"][fixed]
+    points = sorted(
+        (one[moved], one["metrics"][name])
+        for one in record.extra["sensitivity"]
+        if one[fixed] == own and one["metrics"]
+    )
+    if points:
+        axes.plot(
+            *zip(*points, strict=True), label=row.model, linewidth=1.2, markersize=4,
+            color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)],
+        )  # fmt: skip
+
+
+def _rows(convention: str) -> list[tuple[str, Any]]:
+    told: list[tuple[str, Any]] = [(row.name, row.direction) for row in ROWS]
+    return [*told, ("empty", None)] if not convention else told
+
+
+def _layers(found: Sequence[Row]) -> list[int]:
+    return sorted({layer for row in found for layer in row.records["n2g"].extra["layers"]})
+
+
+def _suffixes(found: Sequence[Row]) -> list[str]:
+    return [*(f".layer{layer}" for layer in _layers(found)), ""]
+
+
+def _metric(row: Row, name: str) -> Metric | None:
+    return row.records["n2g"].metric(name)
+
+
+def _cell(metric: Metric | None, plus: str) -> str:
+    if metric is None:
+        return ABSENT
+    if metric.value is None:
+        return "n/a"
+    error = metric.standard_error
+    return _plain(metric.value) + (f"{plus}{_plain(error)}" if error is not None else "")
+
+
+def _plain(value: float) -> str:
+    return number(value, DIGITS) if value >= 10.0**-DIGITS else f"{value:.{DIGITS}f}"
+
+
+def _escaped(text: str) -> str:
+    """Text for LaTeX; what is already LaTeX's stays."""
+    if "scriptsize" in text:
+        return text
+    for old, new in (
+        ("\\", r"\textbackslash{}"), ("±", r"$\pm$"), ("↓", r"$\downarrow$"), ("↑", r"$\uparrow$"),
+        ("–", "--"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("†", r"$\dagger$"),
+    ):  # fmt: skip
+        text = text.replace(old, new)
+    return text

@@ -1,0 +1,86 @@
+"""Planted units, whose patterns are known, and whatever else is needed to explain them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluations.n2g.substitutes import Place, Proposal
+from evaluations.n2g.vocabulary import Vocabulary
+from evaluations.n2g.windows import Reader
+from evaluations.units import Units, find_units
+
+A, B, C, D, X, Y = 1, 2, 3, 4, 5, 6
+TEXTS = ("<|endoftext|>", " a", " b", " c", " d", " x", " y", " z")
+
+
+@dataclass(frozen=True)
+class Planted(Units):
+    """0: fires on b right after a. 1: on c. 2: never. 3: on d where a or x is two before it."""
+
+    def read(self, model: Any, tokens: Tensor, layers: Sequence[int] | None = None) -> Any:
+        one = torch.roll(tokens, 1, 1)
+        two = torch.roll(tokens, 2, 1)
+        one[:, :1], two[:, :2] = 0, 0
+        values = torch.zeros((*tokens.shape, 4))
+        values[..., 0] = ((tokens == B) & (one == A)).float()
+        values[..., 1] = 2.0 * (tokens == C)
+        values[..., 3] = (tokens == D) * (1.0 * (two == A) + 0.8 * (two == X))
+        return dict.fromkeys(layers or self.layers, values)
+
+
+@dataclass
+class Listed:
+    """Proposes the same words everywhere."""
+
+    words: tuple[int, ...] = (A, B, C, D, X, Y)
+    seconds: float = 0.0
+    name = "listed"
+
+    def describe(self) -> dict[str, Any]:
+        return {"substitutes": self.name}
+
+    def propose(
+        self, places: Sequence[Place], most: int, least_probability: float
+    ) -> list[list[Proposal]]:
+        return [
+            [Proposal((word,), 0.1) for word in self.words if (word,) != place.word]
+            for place in places
+        ]
+
+
+@pytest.fixture
+def planted(make_model):
+    units = Planted(("blocks.0.mlp.hook_post",), (0,), (4,))
+    return Reader(make_model(), units, 0, end_of_text=0)
+
+
+@pytest.fixture
+def real(make_model):
+    """A layer of a tiny model with random weights."""
+    model = make_model()
+    return Reader(model, find_units(model), 1, end_of_text=0)
+
+
+@pytest.fixture
+def vocabulary():
+    return Vocabulary(TEXTS)
+
+
+@pytest.fixture
+def alone():
+    """One window through the model by itself, the way everything could be done."""
+
+    def read(reader: Reader, tokens: Any, unit: int) -> np.ndarray:
+        window = torch.tensor([[reader.end_of_text, *map(int, tokens)]])
+        with torch.inference_mode():
+            values = reader.units.read(reader.model, window, [reader.layer])[reader.layer]
+        return values[0, 1:, unit].float().numpy()
+
+    return read

@@ -1,0 +1,35 @@
+"""Tokens as text, and words of tokens."""
+
+from __future__ import annotations
+
+from evaluations.n2g.vocabulary import Vocabulary
+
+TEXTS = ("<e>", " play", "ing", ".", "'", "s", " Tom", "The", "\n")
+
+
+def test_words_are_whole():
+    vocabulary = Vocabulary(TEXTS)
+    tokens = [TEXTS.index(one) for one in (" Tom", "'", "s", " play", "ing", ".", "The")]
+    spans = vocabulary.words(tokens)
+    told = ["".join(TEXTS[t] for t in tokens[b:e]) for b, e in spans]
+    assert told == [" Tom", "'", "s", " playing", ".", "The"]
+    assert vocabulary.words([]) == []
+    assert vocabulary.words([2, 1]) == [(0, 1), (1, 2)]
+
+
+def test_without_spaces_every_token_is_a_word():
+    vocabulary = Vocabulary(("a", "b", "c", " "))
+    assert not vocabulary.has_words
+    assert vocabulary.words([0, 1, 2]) == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_every_token_of_a_tokenizer_has_a_text_of_its_own(tokenizer):
+    vocabulary = Vocabulary.of(tokenizer)
+    assert len(vocabulary.texts) == len(tokenizer)
+    assert len(set(vocabulary.texts)) == len(tokenizer)  # bytes of a character too
+    assert all(vocabulary.texts)
+    assert vocabulary.has_words
+    text = " Tom gave the ball to Anna."
+    tokens = tokenizer.encode(text)
+    words = ["".join(vocabulary.texts[t] for t in tokens[b:e]) for b, e in vocabulary.words(tokens)]
+    assert words == [" Tom", " gave", " the", " ball", " to", " Anna", "."]
