@@ -66,7 +66,9 @@ def _command_parser(function: Callable[..., object]) -> Any:
     told = _argument_help(text)
     by_hand = switches | ({"models"} & parameters.keys())
     if "models" in parameters:
-        parser.add_argument("models", nargs="+", type=str, metavar="MODEL", help=told["models"])
+        # the battery's may come from a study instead
+        some = "+" if parameters["models"].default is inspect.Parameter.empty else "*"
+        parser.add_argument("models", nargs=some, type=str, metavar="MODEL", help=told["models"])
     parser.add_function_arguments(function, skip={*by_hand}, as_group=False)
     for name in sorted(switches):
         parser.add_argument(f"--{name}", action="store_true", help=told[name])

@@ -27,6 +27,7 @@ examples:
   sat-train --match-perplexity 6.5 --out runs/matched a baseline no better than that
   sat-train --preset tinystories-3m --print_config > run.yaml; sat-train --config run.yaml --out DIR
   torchrun --nproc-per-node 2 --no-python sat-train --out runs/two
+  sat-train --study studies/demo.yaml                 many runs: what is missing of them
 """
 
 _FLAGS = ("resume", "compile")
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``sat-train``; returns 0, 2 for what the user can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _log_to_stderr()
-    return run_command(lambda: _train(arguments))
+    names = [argument.partition("=")[0] for argument in arguments]
+    command = _train_study if "--study" in names else _train
+    return run_command(lambda: command(arguments))
 
 
 def _train(arguments: list[str]) -> None:
@@ -51,6 +54,27 @@ def _train(arguments: list[str]) -> None:
     result = train(TrainConfig(**settings))
     final = describe(result.summary["final"])
     logging.getLogger(__name__).info("validation %s; the model is in %s", final, result.out)
+
+
+def _train_study(arguments: list[str]) -> None:
+    """``sat-train --study FILE [--out DIR]``: a table at the end, then a failure for any run's."""
+    from rich.console import Console
+
+    from sat_interp.training.study import raise_failures, read_study, train_study
+    from sat_interp.training.study_table import study_table
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in ("study", "out"):
+        parser.add_argument(f"--{name}")
+    try:
+        given, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from error
+    if others:
+        raise UserError(f"{others[0]} does not go with --study: settings stand in its file")
+    done = train_study(read_study(given.study, given.out))
+    Console(width=None if sys.stdout.isatty() else 110).print(study_table(done))
+    raise_failures(done)
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:
@@ -73,7 +97,7 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         raise UserError(_explain(str(error), parser, early.config)) from error
     settings = namespace.as_dict()
     _refuse_gates_without_variant(arguments, settings)
-    for name in ("config", "k"):
+    for name in ("config", "k", "study"):
         settings.pop(name, None)
     return settings
 
@@ -95,6 +119,7 @@ def _parser(preset: str) -> ArgumentParser:
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the options.")
+    parser.add_argument("--study", help="YAML file that names many runs; takes --out beside it.")
     parser.add_argument("--k", type=int | None, default=None, help="k_attention and k_neurons.")
     parser.add_class_arguments(TrainConfig, as_group=False, skip=set(_FLAGS))
     for flag, text in _docstrings(TrainConfig, _FLAGS).items():

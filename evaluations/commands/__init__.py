@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from evaluations.commands.acdc import acdc
+from evaluations.commands.all import all_parts
 from evaluations.commands.curves import curves
 from evaluations.commands.gates import gates
 from evaluations.commands.lm import lm
 from evaluations.commands.n2g import n2g
 from evaluations.commands.neurons import neurons
+from evaluations.commands.report import report
 from evaluations.commands.sae import sae
 
 COMMANDS: dict[str, Callable[..., object]] = {
@@ -23,4 +25,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "sae": sae,
     "neurons": neurons,
     "n2g": n2g,
+    "all": all_parts,
+    "report": report,
 }

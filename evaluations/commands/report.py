@@ -1,0 +1,47 @@
+"""``sat-eval report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def report(
+    out: str = "results", study: str | None = None, paper_values: bool = False
+) -> list[Path]:
+    """The paper's Tables 1 and 2 and its figures, from the records below a directory.
+
+    Models that differ only in their training seed are one row: mean and 95 % interval, and the
+    paired differences to the baseline and, of learned gates, to their controls. What a model has
+    no record of is an empty cell that says which command fills it. Tables are printed and written
+    as Markdown, LaTeX and CSV to OUT/report, figures beside them, all of it in one HTML page.
+
+    Examples::
+
+        sat-eval report
+        sat-eval report --out results/demo-study --study studies/demo.yaml
+        sat-eval report --out results/tinystories-slice --paper-values
+
+    Args:
+        out: directory with the records; other files in it, truncated and duplicate records are
+            counted and passed over.
+        study: a study's file (sat-train --study): only its runs are shown, and all of them.
+        paper_values: show the paper's own values beside.
+
+    Returns:
+        The files written.
+    """
+    from evaluations.commands.show import console
+    from evaluations.report.collection import Report, write_figures, write_report
+    from evaluations.report.grid import rich_table
+
+    made = Report.of(Path(out), study, paper_values)
+    written = write_report(made, Path(out) / "report")
+    written += write_figures(made, Path(out) / "report")
+    shown = console()
+    for grid in made.grids:
+        shown.print(rich_table(grid))
+    for line in made.notes:
+        shown.print(line, highlight=False, soft_wrap=True)
+    names = ", ".join(dict.fromkeys(path.name for path in written))
+    shown.print(f"in {Path(out) / 'report'}: {names}", highlight=False, soft_wrap=True)
+    return written

@@ -1,0 +1,217 @@
+"""Models that differ only in their training seed: what they have in common, and how sure that is.
+
+A figure's interval here is over training seeds, Student's t with n - 1 degrees of freedom: it says
+how another seed's model might come out, which no resampling of stories can.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from evaluations.record import hash_of
+from evaluations.report.selection import Model
+from sat_interp.training.study import Kind, Study
+
+LEVEL = 0.95
+# What a record tells of a training run that makes it another recipe.
+RECIPE = (
+    "data", "tokenizer", "learning_rate", "initializer_range", "embedding_range", "precision",
+    "windows_per_step",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with its interval; no interval with fewer than two."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    @property
+    def reach(self) -> float | None:
+        """Half the interval."""
+        return None if self.high is None else self.high - self.mean
+
+
+@dataclass(frozen=True)
+class Group:
+    """A row of the tables: models that differ in their training seed alone.
+
+    Attributes:
+        name: what they are called without their seed.
+        kind: baseline, learned gates, a control, or a perplexity-matched baseline.
+        variant, k, gates: of the gates; "none" and None for models without.
+        recipe: what data, shape and schedule they share, gates aside: groups of one recipe are
+            compared.
+        like: of a matched baseline, the group whose perplexity it has; where a study tells.
+        members: by training seed.
+    """
+
+    name: str
+    kind: Kind
+    variant: str
+    k: int | None
+    gates: str
+    recipe: str
+    like: str | None
+    members: dict[int, Model]
+
+    @property
+    def models(self) -> list[Model]:
+        return list(self.members.values())
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % interval: mean -+ t(0.975, n - 1) * s / sqrt(n), s with n - 1.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    if not values:
+        raise ValueError("a mean needs a value")
+    array, n = np.asarray(values, dtype=np.float64), len(values)
+    mean = float(array.mean())
+    if n < 2:
+        return Estimate(mean, None, None, n)
+    reach = t_quantile(n - 1) * float(array.std(ddof=1)) / math.sqrt(n)
+    return Estimate(mean, mean - reach, mean + reach, n)
+
+
+def t_quantile(degrees: int) -> float:
+    """The two-sided 95 % point of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + LEVEL / 2, degrees))
+
+
+def difference(
+    group: Group, reference: Group, value: Callable[[Model], float | None]
+) -> Estimate | None:
+    """The mean of ``group - reference`` over the seeds for which both have a value, paired.
+
+    None where no seed has both.
+    """
+    pairs = [
+        (mine, theirs)
+        for seed in group.members
+        if seed in reference.members
+        and (mine := value(group.members[seed])) is not None
+        and (theirs := value(reference.members[seed])) is not None
+    ]
+    return estimate([mine - theirs for mine, theirs in pairs]) if pairs else None
+
+
+def groups(models: Sequence[Model], study: Study | None = None) -> list[Group]:
+    """The models as rows: baselines, learned gates by variant and k, controls, matched baselines.
+
+    With a study its runs' names say which model belongs where, and other models are left out;
+    otherwise the records of how they were trained do. A model of which no seed is known, or that
+    has the seed of one already in its group, is a row of its own.
+    """
+    made = _of_study(models, study) if study else _of_records(models)
+    order = {"baseline": 0, "learned": 1, "control": 2, "matched": 3}
+    variants = ("none", "local", "global")
+    return sorted(
+        made,
+        key=lambda group: (
+            order[group.kind], variants.index(group.variant), group.k or 0, group.gates, group.name,
+        ),
+    )  # fmt: skip
+
+
+def references(group: Group, among: Sequence[Group]) -> list[Group]:
+    """What a group is compared with: the baseline; learned gates with controls and matched, too."""
+    same = [other for other in among if other.recipe == group.recipe and other is not group]
+    found = [other for other in same if other.kind == "baseline" and group.kind != "baseline"]
+    if group.kind == "learned":
+        found += [
+            other
+            for other in same
+            if (other.kind == "control" and (other.variant, other.k) == (group.variant, group.k))
+            or (other.kind == "matched" and other.like in (group.name, None))
+        ]
+    return found
+
+
+def _of_study(models: Sequence[Model], study: Study) -> list[Group]:
+    by_name = {model.name: model for model in models}
+    made: dict[str, Group] = {}
+    for run in study.runs():
+        config = run.config
+        gated = config.is_gated
+        group = made.setdefault(
+            run.group,
+            Group(
+                run.group, run.kind, config.variant, config.k_neurons if gated else None,
+                config.gates if gated else "", study.name, run.like, {},
+            ),
+        )  # fmt: skip
+        if run.name in by_name:
+            found = by_name[run.name]
+            group.members[run.seed] = dataclasses.replace(found, spec=str(run.directory))
+    return list(made.values())
+
+
+def _of_records(models: Sequence[Model]) -> list[Group]:
+    made: dict[str, Group] = {}
+    for model in sorted(models, key=lambda model: model.name):
+        record = model.any
+        training: dict[str, Any] = record.model.get("training") or {}
+        ablation: dict[str, Any] = record.model.get("ablation") or {}
+        recipe = hash_of([record.model.get("shape"), *(training.get(key) for key in RECIPE),
+                          training.get("planned_steps", training.get("steps"))])  # fmt: skip
+        seed, matched = training.get("seed"), "match_perplexity" in training
+        key: Any = [recipe, ablation, training.get("loss_weights"), matched]
+        key = hash_of(key if isinstance(seed, int) else [key, model.weights])
+        if isinstance(seed, int) and key in made and seed in made[key].members:
+            key = hash_of([key, model.weights])
+        group = made.setdefault(
+            key,
+            Group(
+                "", _kind(ablation, matched), str(ablation.get("variant", "none")),
+                ablation.get("k_neurons"), str(ablation.get("gates", "")), recipe, None, {},
+            ),
+        )  # fmt: skip
+        group.members[seed if isinstance(seed, int) else 0] = model
+    return _named(list(made.values()))
+
+
+def _kind(ablation: dict[str, Any], matched: bool) -> Kind:
+    if matched:
+        return "matched"
+    if not ablation:
+        return "baseline"
+    return "learned" if ablation.get("gates", "learned") == "learned" else "control"
+
+
+def _named(found: Sequence[Group]) -> list[Group]:
+    """Groups under the name their models share; two of one name with their weights' hash."""
+    names = [_common_name(group) for group in found]
+    return [
+        Group(
+            name if names.count(name) == 1 else f"{name} {group.models[0].weights[:8]}",
+            group.kind, group.variant, group.k, group.gates, group.recipe, group.like,
+            group.members,
+        )
+        for group, name in zip(found, names, strict=True)
+    ]  # fmt: skip
+
+
+def _common_name(group: Group) -> str:
+    if len(group.members) == 1:
+        return group.models[0].name
+    stems = {re.sub(rf"-s(?:eed)?{seed}$", "", one.name) for seed, one in group.members.items()}
+    if len(stems) == 1:
+        return stems.pop()
+    gates = "" if group.gates in ("", "learned") else f"-{group.gates}"
+    name = "baseline" if group.variant == "none" else f"{group.variant}-k{group.k}{gates}"
+    return f"matched-{name}" if group.kind == "matched" else name

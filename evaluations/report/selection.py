@@ -1,0 +1,170 @@
+"""Which records the paper's tables are made from; what lay beside them, and why it was left."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluations.record import Record, hash_of, read_records
+from sat_interp.errors import UserError
+
+TAU = 0.03
+L1 = 5.0
+DETAILS = ("sae", "neurons", "n2g")
+"""Folders in which evaluations leave what is no record."""
+TASKS = ("ioi", "ioi-tinystories")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The records below a directory, each once, and the files that hold none.
+
+    Attributes:
+        duplicates: records of what another, newer record says too.
+        truncated: files that are not whole JSON, or cannot be read.
+        foreign: JSON that is no record this version reads.
+    """
+
+    records: list[Record]
+    duplicates: int = 0
+    truncated: list[Path] = field(default_factory=list)
+    foreign: list[Path] = field(default_factory=list)
+
+    def told(self) -> list[str]:
+        """A line for each kind of file that was passed over."""
+        lines = []
+        for files, words in ((self.truncated, "truncated"), (self.foreign, "no record of ours")):
+            if files:
+                names = ", ".join(path.name for path in files[:3])
+                more = ", ..." if len(files) > 3 else ""
+                lines.append(f"{len(files)} of the JSON files passed over: {words} ({names}{more})")
+        if self.duplicates:
+            lines.append(f"{self.duplicates} duplicate records passed over: the newest counts")
+        return lines
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model, known by its weights, and the record of each evaluation that counts."""
+
+    name: str
+    spec: str
+    weights: str
+    records: dict[str, Record]
+
+    @property
+    def any(self) -> Record:
+        """A record, for what all of them say of the model."""
+        return max(self.records.values(), key=lambda record: record.started)
+
+
+def collect(directory: str | Path) -> Collected:
+    """Read what lies below a directory; nothing in it is fatal.
+
+    Raises:
+        UserError: there is no such directory.
+    """
+    if not Path(directory).is_dir():
+        raise UserError(f"there is no directory {directory}: name the one sat-eval wrote to")
+    records, problems = read_records(directory)
+    beside = [path for path in problems if path.parent.name not in DETAILS]
+    truncated = [path for path in beside if not _is_json(path)]
+    newest: dict[tuple[str, str, str], Record] = {}
+    for record in sorted(records, key=lambda record: record.started):
+        newest[_identity(record)] = record
+    return Collected(
+        records=list(newest.values()),
+        duplicates=len(records) - len(newest),
+        truncated=truncated,
+        foreign=[path for path in beside if path not in truncated],
+    )
+
+
+def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
+    """A model for each set of weights, with one record of each evaluation.
+
+    Of several records of one evaluation the tables take, among those the paper's table is about
+    (:func:`counts`), one whose settings and text most models share; else the newest.
+
+    Args:
+        names: of a study's runs; they go before other names of the same weights.
+    """
+    preferred = set(names)
+    found: dict[str, Model] = {}
+    ordered = sorted(records, key=lambda record: (_name(record) in preferred, record.started))
+    for record in ordered:
+        weights = str(record.model["weights_hash"])
+        spec = str(record.model.get("spec", _name(record)))
+        known = found.get(weights)
+        found[weights] = Model(_name(record), spec, weights, known.records if known else {})
+    for name in {record.evaluation for record in records}:
+        eligible = [record for record in records if record.evaluation == name and counts(record)]
+        rank = _by_share(eligible)
+        for record in sorted(eligible, key=lambda record: rank[settings(record)]):
+            found[str(record.model["weights_hash"])].records[name] = record
+    return [model for model in found.values() if model.records]
+
+
+def counts(record: Record) -> bool:
+    """Whether the paper's tables are about such a record.
+
+    Of ``acdc``: ACDC with resampled edges at tau 0.03 on IOI. Of ``sae``: a standard autoencoder
+    trained here on the default hook point with the L1 coefficient of the presets, 5. Of all other
+    evaluations: any.
+    """
+    config = record.config
+    if record.evaluation == "acdc":
+        return (
+            record.data.get("spec") in TASKS
+            and config.get("method") == "acdc"
+            and config.get("ablation") == "resample"
+            and record.extra.get("tau") == TAU
+        )
+    if record.evaluation == "sae":
+        return (
+            config.get("architecture") == "standard"
+            and config.get("sparsity") == L1
+            and config.get("hook") is None
+            and config.get("given") is None
+        )
+    return True
+
+
+def settings(record: Record) -> str:
+    """A hash of what has to be equal for two models' figures to be compared."""
+    return hash_of([record.evaluation, record.config, record.data.get("content")])
+
+
+def is_comparable(records: Sequence[Record]) -> bool:
+    """Whether the records have one configuration and one text."""
+    return len({settings(record) for record in records}) <= 1
+
+
+def _by_share(records: Sequence[Record]) -> dict[str, tuple[int, str]]:
+    """For each kind of settings how many models have a record of it, and its newest record."""
+    shares = Counter(
+        key for key, _ in {(settings(one), one.model["weights_hash"]) for one in records}
+    )
+    newest: dict[str, str] = {}
+    for record in records:
+        newest[settings(record)] = max(newest.get(settings(record), ""), record.started)
+    return {key: (shares[key], newest[key]) for key in shares}
+
+
+def _identity(record: Record) -> tuple[str, str, str]:
+    return str(record.model["weights_hash"]), record.evaluation, record.config_hash
+
+
+def _name(record: Record) -> str:
+    return str(record.model.get("name", "?"))
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

@@ -1,0 +1,297 @@
+"""Studies: one file that names many runs (variants x k x seeds x controls), and trains them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from sat_interp.config import GateKind, Variant
+from sat_interp.errors import UserError, suggest
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.directory import RunDirectory
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["baseline", "learned", "control", "matched"]
+BASELINE = "baseline"
+CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
+OWNED = {
+    "variant": "variants", "k_attention": "k", "k_neurons": "k", "seed": "seeds", "out": "out",
+    "gates": "controls", "match_perplexity": "match_perplexity", "preset": "preset",
+}  # fmt: skip
+"""Settings of a run that a study decides, and by which of its keys."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's YAML file says; all keys but ``name`` may be left out.
+
+    A *group* is what differs only in its seed: ``baseline``, ``local-k4``, ``local-k4-random``,
+    ``matched-local-k4``. Its runs are called ``local-k4-s0``, ``local-k4-s1``, ...
+
+    Raises:
+        UserError: a variant, control, group or setting that does not exist, or a value no run can
+            have; told before anything is trained.
+    """
+
+    name: str
+    """What the study is called."""
+
+    preset: str = "demo"
+    """The preset all runs start from (sat-train --help)."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of sat-train that all runs share, over the preset's."""
+
+    variants: dict[str, dict[str, Any]] = field(
+        default_factory=lambda: {"none": {}, "local": {}, "global": {}}
+    )
+    """Which gates: none (the baseline), local, global; each with settings of its own, if any."""
+
+    k: tuple[int, ...] = (4,)
+    """Units kept per token and layer: attention units and neurons alike."""
+
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds; everything is trained with each."""
+
+    controls: tuple[str, ...] = ()
+    """Gates in place of learned ones: random, frozen, detached, dropout."""
+
+    controls_for: tuple[str, ...] = ()
+    """The groups with learned gates that get the controls (local-k4); all, where none is named."""
+
+    match_perplexity: tuple[str, ...] = ()
+    """The groups with learned gates that get a baseline of their own, shortened until its clean
+    validation perplexity is theirs, seed by seed; ``true`` in the file means all of them."""
+
+    out: str = ""
+    """Directory of the runs; runs/NAME by default."""
+
+    def __post_init__(self) -> None:
+        for variant in self.variants:
+            if variant not in get_args(Variant):
+                raise UserError(suggest("variant", variant, get_args(Variant)))
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise UserError(suggest("control", control, CONTROLS))
+        for where in (self.settings, *self.variants.values()):
+            for name in where:
+                if name in OWNED:
+                    raise UserError(f"{name} is no setting of a study: use its key {OWNED[name]}")
+        for group in (*self.controls_for, *self.match_perplexity):
+            if group not in self.learned_groups:
+                raise UserError(suggest("group with learned gates", group, self.learned_groups))
+        for name in ("variants", "k", "seeds"):
+            if not getattr(self, name):
+                raise UserError(f"a study needs {name}: name at least one")
+        self.runs()  # settings no run can have are refused here
+
+    @property
+    def directory(self) -> Path:
+        """Where the runs lie."""
+        return Path(self.out or f"runs/{self.name}").expanduser()
+
+    @property
+    def learned_groups(self) -> list[str]:
+        """``local-k1``, ``local-k4``, ``global-k1``, ..."""
+        return [f"{variant}-k{k}" for variant in self.variants if variant != "none" for k in self.k]
+
+    def runs(self) -> list[StudyRun]:
+        """All runs in the order of training: a whole comparison of one seed, then the next."""
+        return [run for seed in self.seeds for run in self._of_seed(seed)]
+
+    def _of_seed(self, seed: int) -> list[StudyRun]:
+        made = []
+        if "none" in self.variants:
+            made.append(self._run(BASELINE, "baseline", seed, "none"))
+        learned = [(v, k) for v in self.variants if v != "none" for k in self.k]
+        for variant, k in learned:
+            made.append(self._run(f"{variant}-k{k}", "learned", seed, variant, k=k))
+        for variant, k in learned:
+            group = f"{variant}-k{k}"
+            for gates in self.controls if group in (self.controls_for or [group]) else ():
+                made.append(
+                    self._run(
+                        f"{group}-{gates}", "control", seed, variant, k=k, gates=gates, like=group
+                    )
+                )
+        for group in self.match_perplexity:
+            made.append(self._run(f"matched-{group}", "matched", seed, "none", like=group))
+        return made
+
+    def _run(
+        self, group: str, kind: Kind, seed: int, variant: str, *, like: str | None = None,
+        **gates: Any,
+    ) -> StudyRun:  # fmt: skip
+        name = f"{group}-s{seed}"
+        settings = {**self.settings, **self.variants.get(variant, {}), **gates}
+        config = TrainConfig.from_preset(
+            self.preset, **settings, variant=variant, seed=seed, out=str(self.directory / name),
+            resume=True,
+        )  # fmt: skip
+        return StudyRun(name, group, kind, seed, config, like)
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Attributes:
+        group: what it shares with runs of other seeds.
+        like: of a control, the group whose gates it replaces; of a matched baseline, the group
+            whose perplexity it has.
+    """
+
+    name: str
+    group: str
+    kind: Kind
+    seed: int
+    config: TrainConfig
+    like: str | None = None
+
+    @property
+    def directory(self) -> Path:
+        return Path(str(self.config.out))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a run: its summary, or the reason why there is none."""
+
+    run: StudyRun
+    summary: dict[str, Any] | None
+    was_there: bool = False
+    reason: str = ""
+
+
+def read_study(path: str | Path, out: str | None = None) -> Study:
+    """The study in a YAML file; ``out`` goes before the directory named there.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key, or a value of another type.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is no study: {reason}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no study: it must be a YAML mapping with name, variants, ...")
+    known = [one.name for one in dataclasses.fields(Study)]
+    for key in content:
+        if key not in known:
+            raise UserError(f"{path}: {suggest('key', key, known)}")
+    content.setdefault("name", Path(path).stem)
+    try:
+        return Study(**_typed({**content, **({"out": out} if out else {})}))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def train_study(study: Study, train: Callable[[TrainConfig], Any] | None = None) -> list[Trained]:
+    """Train what is missing, in order; a run that was cut off goes on, a failed one stops no other.
+
+    Args:
+        train: how a run is trained; ``sat_interp.training.loop.train`` by default.
+    """
+    if train is None:
+        from sat_interp.training.loop import train as train_one
+
+        train = train_one
+    runs, done = study.runs(), []
+    for index, run in enumerate(runs):
+        logger.info("%s: run %d of %d, %s", study.name, index + 1, len(runs), run.name)
+        try:
+            was_there = RunDirectory(run.directory).finished() is not None
+            result = train(_with_target(run, runs))
+            done.append(Trained(run, result.summary, was_there))
+        except (UserError, OSError) as error:
+            logger.warning("%s failed: %s", run.name, error)
+            done.append(Trained(run, None, reason=str(error)))
+        except Exception as error:  # a bug that one run meets must not cost the others
+            logger.exception("%s failed", run.name)
+            text = " ".join(str(error).split())
+            done.append(Trained(run, None, reason=f"{type(error).__name__}: {text}"))
+    return done
+
+
+def raise_failures(done: Sequence[Trained]) -> None:
+    """Do nothing if all runs went well.
+
+    Raises:
+        UserError: one line that names each run that failed, and why.
+    """
+    failed = [f"{one.run.name}: {one.reason}" for one in done if one.summary is None]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(done)} runs failed: {'; '.join(failed)}")
+
+
+def _with_target(run: StudyRun, runs: Iterable[StudyRun]) -> TrainConfig:
+    """A run's configuration; a matched one's with the perplexity of the run it is to match.
+
+    That is the best validation's: it is the best model of a run that is evaluated.
+    """
+    if run.kind != "matched":
+        return run.config
+    target = next(one for one in runs if (one.group, one.seed) == (run.like, run.seed))
+    summary = RunDirectory(target.directory).finished()
+    if summary is None:
+        raise UserError(f"{target.name}, whose perplexity it is to match, has not been trained")
+    return dataclasses.replace(
+        run.config, match_perplexity=float(summary["best"]["clean_perplexity"])
+    )
+
+
+def _typed(content: dict[str, Any]) -> dict[str, Any]:
+    """A file's values as Study has them: lists as tuples, lists of variants as mappings."""
+    typed = dict(content)
+    for name, kind, words in (
+        ("k", int, "whole numbers"), ("seeds", int, "whole numbers"), ("controls", str, "names"),
+        ("controls_for", str, "names"), ("match_perplexity", str, "names of groups"),
+    ):  # fmt: skip
+        value = typed.get(name)
+        if name == "match_perplexity" and isinstance(value, bool):
+            continue
+        if name in typed:
+            typed[name] = _listed(name, value, kind, words)
+    for name in ("name", "preset", "out"):
+        if not isinstance(typed.get(name, ""), str):
+            raise UserError(f"{name} must be text, not {typed[name]!r}")
+    variants = typed.get("variants")
+    if isinstance(variants, str):
+        variants = [variants]
+    if isinstance(variants, list):
+        typed["variants"] = {str(variant): {} for variant in variants}
+    elif variants is not None:
+        typed["variants"] = {
+            str(name): _mapping(f"variants: {name}", told)
+            for name, told in _mapping("variants", variants).items()
+        }
+    if "settings" in typed:
+        typed["settings"] = _mapping("settings", typed["settings"])
+    if (matched := typed.get("match_perplexity")) in (True, False):
+        del typed["match_perplexity"]
+        groups = Study(**typed).learned_groups if matched else []
+        typed["match_perplexity"] = tuple(groups)
+    return typed
+
+
+def _listed(name: str, value: Any, kind: type, words: str) -> tuple[Any, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(one, kind) and not isinstance(one, bool) for one in values):
+        raise UserError(f"{name} must be a list of {words}, not {value!r}")
+    return tuple(dict.fromkeys(values))
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{name} must be a mapping of settings, not {value!r}")
+    return {str(key): entry for key, entry in value.items()}

@@ -1,0 +1,43 @@
+"""The table at the end of ``sat-train --study``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from sat_interp.training.study import Trained
+
+
+def study_table(done: Sequence[Trained]) -> Table:
+    """A row for each run: steps, tokens, validation perplexity of both streams, minutes, state."""
+    table = Table(title="Runs", title_justify="left")
+    table.add_column("Run", no_wrap=True)
+    for heading in ("Steps", "Tokens", "Perplexity", "ablated", "Minutes"):
+        table.add_column(heading, justify="right")
+    table.add_column("State")
+    for one in done:
+        table.add_row(one.run.name, *_figures(one), _state(one))
+    return table
+
+
+def _figures(one: Trained) -> list[str]:
+    if one.summary is None:
+        return ["–"] * 5
+    best = one.summary["best"]
+    # a matched run's own figure is that of all its trials
+    seconds = one.summary.get("match", one.summary)["seconds"]
+    ablated = best.get("ablated_perplexity")
+    return [
+        f"{one.summary['steps']:,}",
+        f"{one.summary['tokens']:,}",
+        f"{best['clean_perplexity']:.3f}",
+        "–" if ablated is None else f"{ablated:.3f}",
+        f"{seconds / 60:.1f}",
+    ]
+
+
+def _state(one: Trained) -> str:
+    if one.summary is None:
+        return "failed"
+    return "was there" if one.was_there else "trained"

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from evaluations.cli import main
+from tests.evaluations.report.study_records import acdc, gates, lm
+
+L4 = {"ablation": gates("local", 4)}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two seeds of a baseline and of local k = 4, and much that is no record."""
+    out = tmp_path / "results"
+    for seed in (0, 1):
+        for name, more in (("baseline", {}), ("local-k4", L4)):
+            path = out / f"{name}-s{seed}-0a1b2c3d"
+            lm(f"{name}-s{seed}", seed, 2.0 + 0.1 * seed + bool(more), **more).write(
+                path / "lm-0123456789ab.json"
+            )
+    twin = out / "again" / "lm-0123456789ab.json"
+    lm("baseline-s0", 0, 9.0, started="2025-01-01T00:00:00+00:00").write(twin)
+    (out / "truncated.json").write_text('{"schema": 1, "evalu')
+    (out / "foreign.json").write_text(json.dumps({"a": 1}))
+    (out / "list.json").write_text("[]")
+    logs = out / "models" / "baseline-s0"
+    logs.mkdir(parents=True)
+    lines = [{"step": step, "tokens": 10 * step, "clean": 3.0 / step} for step in (1, 2, 3)]
+    (logs / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return out
+
+
+def test_the_report_of_a_directory_with_everything_in_it(results, capsys):
+    assert main(["report", "--out", str(results), "--paper-values"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    for words in ("Table 1: circuits", "paired differences", "Table 2: graphs", "1 duplicate",
+                  "2 of the JSON files passed over: no record of ours",
+                  "1 of the JSON files passed over: truncated"):  # fmt: skip
+        assert words in told.out
+    out = results / "report"
+    for name in ("table1.md", "table1.tex", "table1.csv", "table1-models.csv", "table2.tex",
+                 "table1-differences.md", "report.md", "report.html", "curves.png"):  # fmt: skip
+        assert (out / name).stat().st_size > 0, name
+    page = (out / "report.md").read_text()
+    assert "| local-k4 | local | 4 | 2 |" in page
+    assert "| baseline | none | – | 2 |" in page
+    assert "run: sat-eval acdc" in page
+    assert "3.050" in page  # (3.0 + 3.1) / 2
+    # a second time the report's own files change nothing
+    assert main(["report", "--out", str(results), "--paper-values"]) == 0
+    assert (out / "report.md").read_text() == page
+
+
+def test_a_study_decides_what_is_shown(results, tmp_path, capsys):
+    study = tmp_path / "study.yaml"
+    content = {"variants": ["none", "global"], "k": [4], "seeds": [0, 1]}
+    study.write_text(yaml.safe_dump(content))
+    assert main(["report", "--out", str(results), "--study", str(study)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2 models are not of the study: local-k4-s0, local-k4-s1" in told
+    assert "2 of 4 runs of the study have no record (global-k4-s0, global-k4-s1)" in told
+    assert f"sat-train --study {study}" in told
+
+
+def test_a_figure_that_fails_stops_nothing(results, capsys, caplog):
+    acdc("baseline-s0", 0, 30).write(results / "acdc-1.json")  # without any circuit to draw
+    assert main(["report", "--out", str(results)]) == 0
+    assert "circuits is not drawn" in caplog.text
+    assert (results / "report" / "lm.png").exists()
+
+
+def test_nothing_to_report_is_one_line(tmp_path, capsys):
+    (tmp_path / "results").mkdir()
+    assert main(["report", "--out", str(tmp_path / "results")]) == 2
+    assert "holds no record: run sat-eval all first" in capsys.readouterr().err
+    assert main(["report", "--out", str(tmp_path / "absent")]) == 2
+    assert "there is no directory" in capsys.readouterr().err

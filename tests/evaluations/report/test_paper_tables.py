@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from evaluations.report.cells import judged, shown
+from evaluations.report.grid import csv_text, latex, markdown, rich_table
+from evaluations.report.layer_table import layer_differences, table_2
+from evaluations.report.paper_tables import (
+    differences,
+    models_table,
+    neuron_scores,
+    table_1,
+)
+from evaluations.report.seeds import Estimate, groups
+from evaluations.report.selection import models
+from sat_interp.training.study import Study
+from tests.evaluations.report.study_records import acdc, gates, lm, made, sae
+
+L4 = {"ablation": gates("local", 4)}
+T2 = 4.302653  # t(0.975, 2)
+
+
+def rows(grid):
+    """Cells by the row's first label."""
+    return {row[0].text: [cell.text for cell in row] for row in grid.rows}
+
+
+def cell(grid, row, heading):
+    place = [one.title for one in grid.headings].index(heading)
+    return next(cells[place] for cells in grid.rows if cells[0].text == row)
+
+
+@pytest.fixture
+def found():
+    """Three seeds of a baseline and of local k = 4; the first gated one fails IOI."""
+    records = []
+    for seed, (plain, gated) in enumerate([(2.0, 2.1), (2.2, 2.5), (2.4, 2.6)]):
+        records.append(lm(f"baseline-s{seed}", seed, plain))
+        records.append(lm(f"local-k4-s{seed}", seed, gated, **L4))
+        records.append(acdc(f"baseline-s{seed}", seed, 30 + seed))
+        accuracy = 0.5 if seed == 0 else 0.95
+        records.append(acdc(f"local-k4-s{seed}", seed, 3 if seed == 0 else 20, accuracy, **L4))
+    records.append(sae("baseline-s0", 0, 7.0))
+    return groups(models(records))
+
+
+def test_a_cell_is_the_mean_over_seeds_with_its_interval(found):
+    # 2.0, 2.2, 2.4: mean 2.2, s 0.2, reach t s / sqrt 3
+    reach = T2 * 0.2 / math.sqrt(3)
+    told = cell(table_1(found), "baseline", "Perplexity")
+    assert told.text == f"2.200 [{2.2 - reach:.3f}, {2.2 + reach:.3f}]"
+    assert told.is_best
+    assert told.exact["_low"] == pytest.approx(2.2 - reach, rel=1e-6)
+    assert told.exact["_n"] == 3
+    assert not cell(table_1(found), "local-k4", "Perplexity").is_best
+    assert not cell(table_1(found), "baseline", "L1").is_best  # neither way is better
+
+
+def test_the_count_of_a_model_that_fails_ioi_is_in_no_mean(found):
+    told = cell(table_1(found), "local-k4", "IOI edges")
+    assert told.text == "20.0 [20.0, 20.0] (n=2, 1 †)"
+    assert told.exact["_unable"] == 1
+    assert told.is_best
+    notes = "\n".join(table_1(found).notes)
+    assert "† 1 of 6 models are right on fewer than 90% of the IOI prompts" in notes
+
+
+def test_counts_of_which_none_counts_are_shown_as_they_are():
+    records = [acdc(f"local-k4-s{seed}", seed, seed, 0.4, **L4) for seed in (1, 2)]
+    told = cell(table_1(groups(models(records))), "local-k4", "IOI edges")
+    assert told.text == "1; 2 †"
+    assert (told.exact[""], told.exact["_n"], told.is_best) == (None, 0, False)
+
+
+def test_an_empty_cell_says_what_fills_it(found):
+    table = table_1(found)
+    assert cell(table, "local-k4", "SAE L0").text == "run: sat-eval sae"
+    assert cell(table, "baseline", "SAE L0").text == "7.00 (n=1)"
+    models_without = "baseline-s1 baseline-s2 local-k4-s0 local-k4-s1 local-k4-s2"
+    assert f"missing, run: sat-eval sae {models_without}" in table.notes
+
+
+def test_a_figure_without_a_value_says_why():
+    told = cell(table_1(groups(models([lm("a", 0, None)]))), "a", "Perplexity")
+    assert told.text == "n/a: no prompt"
+    assert told.exact["_unscored"] == 1
+
+
+def test_nothing_is_bold_where_settings_differ():
+    other = lm("local-k4-s0", 0, 9.0, **L4, data={"content": "other"})
+    table = table_1(groups(models([lm("baseline-s0", 0, 2.0), other])))
+    assert not any(cells.is_best for row in table.rows for cells in row)
+    assert any("different settings or on different text" in note for note in table.notes)
+
+
+def test_differences_are_paired_and_judged(found):
+    table = differences(found)
+    (row,) = table.rows
+    assert [cells.text for cells in row[:2]] == ["local-k4", "baseline"]
+    told = row[[one.title for one in table.headings].index("Perplexity")]
+    # 0.1, 0.3, 0.2: mean 0.2, s 0.1
+    reach = T2 * 0.1 / math.sqrt(3)
+    assert told.exact[""] == pytest.approx(0.2)
+    assert told.exact["_high"] == pytest.approx(0.2 + reach, rel=1e-6)
+    assert told.text.endswith("n=3: cannot tell")
+    edges = row[2]
+    # seeds 1 and 2: 20 - 31, 20 - 32; s = 0.7071, t(0.975, 1) = 12.706
+    assert edges.exact["_low"] == pytest.approx(-11.5 - 12.7062 * 0.5, rel=1e-4)
+    assert (edges.exact["_n"], edges.exact["_verdict"], edges.is_best) == (2, "better", True)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "direction", "verdict"),
+    [(-2, -1, "lower", "better"), (-2, -1, "higher", "worse"), (1, 2, "higher", "better"),
+     (-1, 1, "lower", "cannot tell"), (1, 2, None, "higher"), (None, None, "lower", "")],
+)  # fmt: skip
+def test_verdicts(low, high, direction, verdict):
+    assert judged(Estimate(0.0, low, high, 3), direction) == verdict
+
+
+def test_learned_gates_are_compared_with_their_controls_and_matched_baselines():
+    study = Study("s", variants={"none": {}, "local": {}}, k=(1, 4), controls=("random",),
+                  match_perplexity=("local-k4",))  # fmt: skip
+    names = [run.name for run in study.runs()]
+    table = differences(groups(models([lm(name, 0, 2.0) for name in names]), study))
+    pairs = [(row[0].text, row[1].text) for row in table.rows]
+    assert pairs == [
+        ("local-k1", "baseline"), ("local-k1", "local-k1-random"), ("local-k4", "baseline"),
+        ("local-k4", "local-k4-random"), ("local-k4", "matched-local-k4"),
+        ("local-k1-random", "baseline"), ("local-k4-random", "baseline"),
+        ("matched-local-k4", "baseline"),
+    ]  # fmt: skip
+
+
+def test_the_papers_values_stand_beside_models_like_its_own(found):
+    table = table_1(found, with_paper=True)
+    assert rows(table)["local-k4"][-5:] == ["30", "4.01", "0.65", "6.58", "0.76"]
+    assert rows(table)["baseline"][-5:] == ["79", "7.22", "0.63", "5.73", "0.44"]
+    assert any("arXiv 2505.00509" in note for note in table.notes)
+    control = lm("c", 0, 2.0, ablation=gates("local", 4, "random"))
+    table = table_1(groups(models([control])), with_paper=True)
+    assert rows(table)["c"][-5:] == ["–"] * 5
+
+
+def test_groups_of_a_study_without_any_record_are_rows_too():
+    study = Study("s", variants={"none": {}, "global": {}})
+    table = table_1(groups(models([lm("baseline-s0", 0, 2.0)]), study))
+    assert rows(table)["global-k4"][4:] == ["run: sat-eval all"] * 5
+
+
+def test_markdown_bold_and_arrows(found):
+    lines = markdown(table_1(found)).splitlines()
+    assert lines[2].startswith("| Model | Gates | k | Seeds | IOI edges ↓ | SAE L0 ↓ | CE score ↑")
+    assert lines[4].count("**") == 2  # the baseline's perplexity
+    assert all(line.count("|") == lines[2].count("|") for line in lines[3:6])
+
+
+def test_latex_is_booktabs_without_a_stray_character(found):
+    text = latex(table_1(found, with_paper=True))
+    for part in ("\\toprule", "\\midrule", "\\bottomrule", "IOI edges $\\downarrow$", "\\textbf{"):
+        assert part in text
+    assert "†" not in text
+    assert "$\\dagger$" in text
+    assert "90\\%" in text
+    body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
+    columns = text.split("\\begin{tabular}{")[1].split("}")[0]
+    assert {line.count(" & ") + 1 for line in body} == {len(columns)} == {14}
+
+
+def test_csv_has_every_figure_in_full(found):
+    lines = list(csv.DictReader(io.StringIO(csv_text(table_1(found)))))
+    assert [line["model"] for line in lines] == ["baseline", "local-k4"]
+    assert float(lines[0]["perplexity"]) == pytest.approx(2.2)
+    assert float(lines[0]["perplexity_high"]) == pytest.approx(2.2 + T2 * 0.2 / math.sqrt(3))
+    assert lines[1]["edges_unable"] == "1"
+    assert lines[1]["l0"] == ""
+
+
+def test_the_terminal_shows_it_all(found):
+    console = Console(width=200, file=io.StringIO())
+    console.print(rich_table(table_1(found)))
+    assert "20.0 [20.0, 20.0] (n=2, 1 †)" in console.file.getvalue()
+
+
+def test_each_model_has_a_line_of_its_own(found):
+    table = models_table(found)
+    assert len(table.rows) == 6
+    (line,) = [row for row in table.rows if row[2].text == "local-k4-s0"]
+    assert [cells.text for cells in line[:2]] == ["local-k4", "0"]
+    assert line[4].text == "3 †"
+    assert line[4].exact == {"": 3.0, "_note": "fails IOI"}
+
+
+def test_neuron_scores_have_a_table_too():
+    records = [made("neurons", f"baseline-s{seed}", seed, {"simulation": 0.4 + 0.1 * seed},
+                    config={"examiner": {"name": "lookup"}}) for seed in (0, 1)]  # fmt: skip
+    table = neuron_scores(groups(models(records)))
+    assert cell(table, "baseline", "Simulation score").text.startswith("0.450 [")
+    assert "neurons: explained by lookup, demo, 10 stories" in table.notes
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [(Estimate(3.0, None, None, 1), "3"), (Estimate(3.5, None, None, 1), "3.5"),
+     (Estimate(-3.0, -4.0, -2.0, 3), "−3.0 [−4.0, −2.0]")],
+)  # fmt: skip
+def test_how_an_estimate_looks(found, text):
+    assert shown(found, 1) == text
+
+
+def n2g(name, seed, by_layer, **more):
+    values = {f"density.layer{layer}": value for layer, value in enumerate(by_layer)}
+    return made("n2g", name, seed, {**values, "density": sum(by_layer) / len(by_layer),
+                                    "density_nonempty.layer0": 9.0}, **more)  # fmt: skip
+
+
+def test_table_2_is_metric_by_model_by_layer():
+    records = [n2g(f"baseline-s{seed}", seed, [0.2, 0.4 + 0.1 * seed]) for seed in (0, 1)]
+    records += [n2g(f"local-k4-s{seed}", seed, [0.1, 0.6], **L4) for seed in (0, 1)]
+    found = groups(models([*records, lm("global-k4-s0", 0, 2.0, ablation=gates("global", 4))]))
+    table = table_2(found)
+    density = [row for row in table.rows if row[0].text == "Graph density, E/(N(N-1)) ↓"]
+    assert [[cells.text for cells in row[1:]] for row in density] == [
+        ["baseline", "2", "0.200 ± 0.000", "0.450 ± 0.635"],  # t(0.975, 1) * 0.0707 / sqrt 2
+        ["local-k4", "2", "0.100 ± 0.000", "0.600 ± 0.000"],
+        ["global-k4-s0", "0", "run: sat-eval n2g", "–"],
+    ]
+    assert [[cells.is_best for cells in row[3:]] for row in density[:2]] == [
+        [False, True], [True, False],
+    ]  # fmt: skip
+    assert "missing, run: sat-eval n2g global-k4-s0" in table.notes
+    assert "n2g: all neurons a layer, demo, 10 stories" in table.notes
+    paper = table_2(found, with_paper=True)
+    assert len(paper.headings) == 3 + 8
+    assert ["paper: ablated", "1", "0.191", "0.057"] in [
+        [cells.text for cells in row[1:5]] for row in paper.rows
+    ]
+    first = layer_differences(found).rows[0]
+    assert first[2].exact[""] == pytest.approx((0.1 + 0.6) / 2 - (0.2 + 0.45) / 2)
+
+
+def test_table_2_without_any_record_still_says_what_fills_it():
+    table = table_2(groups(models([lm("a", 0, 2.0)])))
+    assert {row[3].text for row in table.rows} == {"run: sat-eval n2g"}

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from evaluations.report.selection import collect, models
+from sat_interp.errors import UserError
+from tests.evaluations.report.study_records import acdc, lm, sae
+
+
+def test_what_is_no_record_is_counted_and_told(tmp_path):
+    old = lm("a", 0, 1.0)
+    new = dataclasses.replace(lm("a", 0, 2.0), started="2026-02-01T00:00:00+00:00")
+    old.write(tmp_path / "a" / "lm-1.json")
+    new.write(tmp_path / "b" / "lm-1.json")
+    (tmp_path / "a" / "lm-2.json").write_text(old.to_json()[:200])
+    (tmp_path / "a" / "binary.json").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "summary.json").write_text('{"steps": 3}')
+    (tmp_path / "schema.json").write_text(old.to_json().replace('"schema": 1', '"schema": 99'))
+    (tmp_path / "a" / "neurons").mkdir()
+    (tmp_path / "a" / "neurons" / "details.json").write_text('{"units": []}')
+    found = collect(tmp_path)
+    assert [record.metric("perplexity").value for record in found.records] == [2.0]
+    assert found.duplicates == 1
+    assert {path.name for path in found.truncated} == {"lm-2.json", "binary.json"}
+    assert {path.name for path in found.foreign} == {"summary.json", "schema.json"}
+    told = "\n".join(found.told())
+    assert "2 of the JSON files passed over: truncated" in told
+    assert "2 of the JSON files passed over: no record of ours" in told
+    assert "1 duplicate records passed over" in told
+    assert collect(tmp_path / "a" / "neurons").told() == []
+
+
+def test_there_must_be_a_directory(tmp_path):
+    with pytest.raises(UserError, match="there is no directory"):
+        collect(tmp_path / "absent")
+
+
+def test_the_autoencoder_of_the_preset_counts_not_the_newest():
+    late = {"started": "2026-03-01T00:00:00+00:00"}
+    (model,) = models([sae("a", 0, 4.0), sae("a", 0, 9.0, 1.0, **late), sae("a", 0, 2.0, 20.0)])
+    assert model.records["sae"].metric("l0").value == 4.0
+
+
+def test_the_circuit_of_ioi_at_the_papers_tau_counts():
+    others = [
+        acdc("a", 0, 1, extra={"tau": 0.01}, config_hash="1"),
+        acdc("a", 0, 2, config={"method": "eap", "ablation": "resample"}, config_hash="2"),
+        acdc("a", 0, 3, config={"method": "acdc", "ablation": "mean"}, config_hash="3"),
+        acdc("a", 0, 4, data={"spec": "gender"}, config_hash="4"),
+    ]
+    assert models(others) == []
+    (model,) = models([acdc("a", 0, 30), *others])
+    assert model.records["acdc"].metric("edges").value == 30
+
+
+def test_settings_that_most_models_share_count_before_newer_ones():
+    late = {"started": "2026-03-01T00:00:00+00:00", "config_hash": "ff"}
+    records = [lm("a", 0, 1.0), lm("b", 1, 2.0), lm("a", 0, 9.0, config={"seed": 7}, **late)]
+    found = {model.name: model.records["lm"] for model in models(records)}
+    assert found["a"].metric("perplexity").value == 1.0
+    (alone,) = models([records[0], records[2]])  # one model each: the newest
+    assert alone.records["lm"].metric("perplexity").value == 9.0
+
+
+def test_the_same_weights_under_two_names_are_one_model():
+    record = lm("a", 0, 1.0)
+    twin = dataclasses.replace(record, model={**record.model, "name": "run-s0"}, config_hash="ff")
+    assert [model.name for model in models([twin, record], names=["run-s0"])] == ["run-s0"]
+    assert [model.name for model in models([record, twin], names=["a"])] == ["a"]

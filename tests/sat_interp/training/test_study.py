@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from sat_interp.cli import main
+from sat_interp.errors import UserError
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.study import Study, raise_failures, read_study, train_study
+from tests.sat_interp.training.conftest import TINY
+
+STUDIES = Path(__file__).parents[3] / "studies"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def written(**content: Any) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    return written
+
+
+@pytest.fixture
+def tiny_file(write: Callable[..., Path], text_files: dict[str, str], tmp_path: Path) -> Path:
+    """Two gated groups' worth of a second's training each."""
+    settings = {name: value for name, value in TINY.items() if not name.startswith("k_")}
+    data = {"data": text_files["train"], "validation": text_files["validation"]}
+    return write(
+        name="tiny", settings={**settings, **data, "learning_rate": 1e-2}, k=3,
+        variants=["none", "local"], controls=["random"], out=str(tmp_path / "runs"),
+    )  # fmt: skip
+
+
+def fake(ppl: Callable[[TrainConfig], float], seen: list[TrainConfig]) -> Callable[..., Any]:
+    """A training that leaves nothing but a summary."""
+
+    def train(config: TrainConfig) -> SimpleNamespace:
+        seen.append(config)
+        summary = {"best": {"clean_perplexity": ppl(config)}, "steps": config.steps}
+        out = Path(str(config.out))
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "summary.json").write_text(json.dumps(summary))
+        return SimpleNamespace(summary=summary)
+
+    return train
+
+
+def test_a_study_is_the_product_of_its_parts() -> None:
+    study = Study(
+        "s", variants={"none": {}, "local": {"ablated_weight": 0.1}, "global": {}}, k=(1, 4),
+        seeds=(0, 7), controls=("random", "dropout"), controls_for=("local-k4",),
+        match_perplexity=("global-k1",),
+    )  # fmt: skip
+    runs = study.runs()
+    first = [run.name for run in runs if run.seed == 0]
+    assert first == [
+        "baseline-s0", "local-k1-s0", "local-k4-s0", "global-k1-s0", "global-k4-s0",
+        "local-k4-random-s0", "local-k4-dropout-s0", "matched-global-k1-s0",
+    ]  # fmt: skip
+    assert [run.group for run in runs[8:]] == [run.group for run in runs[:8]]  # seed by seed
+    random = next(run for run in runs if run.name == "local-k4-random-s7")
+    assert (random.config.gates, random.config.k_attention, random.config.k_neurons) == (
+        "random", 4, 4,
+    )  # fmt: skip
+    assert (random.config.seed, random.config.ablated_weight) == (7, 0.1)
+    assert (random.kind, random.like) == ("control", "local-k4")
+    assert random.config.out == "runs/s/local-k4-random-s7"
+    assert {run.kind for run in runs} == {"baseline", "learned", "control", "matched"}
+    assert all(run.config.resume for run in runs)
+
+
+def test_every_group_has_the_controls_where_none_is_named() -> None:
+    study = Study("s", variants={"local": {}}, k=(1, 2), controls=("frozen",))
+    assert [run.group for run in study.runs()] == [
+        "local-k1", "local-k2", "local-k1-frozen", "local-k2-frozen",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["paper", "demo"])
+def test_the_studies_that_ship_are_whole(name: str) -> None:
+    study = read_study(STUDIES / f"{name}.yaml")
+    groups = {run.group for run in study.runs()}
+    assert {"baseline", "local-k1", "local-k4", "global-k1", "global-k4"} <= groups
+    assert {"local-k4-random", "local-k4-frozen", "local-k4-dropout"} <= groups
+    assert "matched-local-k4" in groups
+    if name == "paper":
+        assert {f"{v}-k{k}" for v in ("local", "global") for k in (1, 2, 4, 8)} <= groups
+        assert study.runs()[0].config.steps == 400_000
+    else:
+        assert study.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"variant": ["local"]}, "unknown key 'variant': did you mean 'variants'?"),
+        ({"variants": ["lokal"]}, "unknown variant 'lokal': did you mean 'local'?"),
+        ({"controls": ["ramdom"]}, "unknown control 'ramdom': did you mean 'random'?"),
+        ({"preset": "dmo"}, "unknown preset 'dmo': did you mean 'demo'?"),
+        ({"settings": {"step": 5}}, "unknown setting 'step': did you mean 'steps'?"),
+        ({"variants": {"local": {"stpes": 5}}}, "unknown setting 'stpes'"),
+        ({"settings": {"seed": 5}}, "seed is no setting of a study: use its key seeds"),
+        ({"k": "four"}, "k must be a list of whole numbers, not 'four'"),
+        ({"k": [0]}, "k_attention must be at least 1"),
+        ({"seeds": []}, "a study needs seeds"),
+        ({"match_perplexity": ["local-k5"]}, "unknown group with learned gates 'local-k5'"),
+        ({"settings": 3}, "settings must be a mapping"),
+        ({"name": 3}, "name must be text"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line(
+    write: Callable[..., Path], content: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        read_study(write(**content))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "\x00"])
+def test_what_is_no_study_is_told(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match="is no study"):
+        read_study(path)
+    with pytest.raises(UserError, match="is no study"):
+        read_study(tmp_path / "absent.yaml")
+
+
+def test_true_matches_all_learned_groups(write: Callable[..., Path]) -> None:
+    study = read_study(write(variants=["none", "local"], k=[1, 4], match_perplexity=True))
+    assert study.match_perplexity == ("local-k1", "local-k4")
+    assert read_study(write(match_perplexity=False)).match_perplexity == ()
+    assert study.name == "study"  # the file's, where it names none
+
+
+def test_a_matched_baseline_has_the_perplexity_of_its_seeds_gated_run(tmp_path: Path) -> None:
+    study = Study("s", variants={"none": {}, "local": {}}, seeds=(0, 1),
+                  match_perplexity=("local-k4",), out=str(tmp_path))  # fmt: skip
+    seen: list[TrainConfig] = []
+    done = train_study(study, fake(lambda config: 5.0 + config.seed, seen))
+    matched = [config for config in seen if Path(str(config.out)).name.startswith("matched")]
+    assert [(one.seed, one.match_perplexity, one.variant) for one in matched] == [
+        (0, 5.0, "none"), (1, 6.0, "none"),
+    ]  # fmt: skip
+    assert not any(one.was_there for one in done)
+    assert all(one.was_there for one in train_study(study, fake(lambda _: 5.0, [])))
+
+
+def test_a_failed_run_stops_only_those_that_need_it(tmp_path: Path) -> None:
+    study = Study("s", variants={"none": {}, "local": {}, "global": {}},
+                  match_perplexity=("local-k4",), out=str(tmp_path))  # fmt: skip
+    real = fake(lambda _: 5.0, [])
+
+    def train(config: TrainConfig) -> Any:
+        if config.variant == "local":
+            raise UserError("the loss became NaN")
+        if config.variant == "global":
+            raise ZeroDivisionError("a bug")
+        return real(config)
+
+    done = train_study(study, train)
+    assert [one.summary is None for one in done] == [False, True, True, True]
+    with pytest.raises(UserError) as error:
+        raise_failures(done)
+    assert "3 of 4 runs failed: local-k4-s0: the loss became NaN" in str(error.value)
+    assert "global-k4-s0: ZeroDivisionError: a bug" in str(error.value)
+    assert "local-k4-s0, whose perplexity it is to match, has not been trained" in str(error.value)
+
+
+def test_the_command_trains_what_is_missing_and_skips_the_rest(
+    tiny_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "elsewhere"
+    arguments = ["--study", str(tiny_file), "--out", str(out)]
+    assert main(arguments) == 0
+    names = {path.parent.name for path in out.glob("*/summary.json")}
+    assert names == {"baseline-s0", "local-k3-s0", "local-k3-random-s0"}
+    table = capsys.readouterr().out
+    assert table.count("trained") == 3
+    config = json.loads((out / "local-k3-random-s0" / "config.json").read_text())["config"]
+    assert (config["gates"], config["k_neurons"]) == ("random", 3)
+    stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/summary.json")}
+    (out / "local-k3-s0" / "summary.json").unlink()  # as after a kill before the end
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("was there") == 2
+    for path, stamp in stamps.items():
+        assert (path.stat().st_mtime_ns == stamp) == (path.parent.name != "local-k3-s0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--study", "{}", "--seed", "3"], "--seed does not go with --study"),
+        (["--study"], "expected one argument"),
+        (["--study", "absent.yaml"], "absent.yaml is no study"),
+    ],
+)
+def test_the_command_says_what_is_wrong(
+    tiny_file: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert main([one.format(tiny_file) for one in arguments]) == 2
+    assert told in capsys.readouterr().err
