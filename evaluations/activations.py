@@ -82,7 +82,7 @@ class _Pass:
 
     @classmethod
     def begin(cls, units: Units, config: GatherConfig) -> _Pass:
-        sizes = {"top": SPARE * config.top, "sample": config.sample, "random": config.random}
+        sizes = {"top": int(SPARE * config.top), "sample": config.sample, "random": config.random}
         layers = {}
         for layer, count in zip(units.layers, units.sizes, strict=True):
             kept = {

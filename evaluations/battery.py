@@ -71,27 +71,27 @@ PARTS = (
     ),
     Part(
         "acdc",
-        {"quick": {"prompts": 50, "random_circuits": 10, "bootstrap": 0}, "demo": {},
+        {"quick": {"prompts": 60, "random_circuits": 10, "bootstrap": 5}, "demo": {},
          "paper": {"no_sweep": True}},
-        {"quick": 15, "demo": 50, "paper": 50},
+        {"quick": 25, "demo": 50, "paper": 50},
         grows="edges",
     ),
     Part(
         "sae",
-        {"quick": {"tokens": 300_000, "stories": 300}, "demo": {}, "paper": {"preset": "paper"}},
-        {"quick": 12, "demo": 30, "paper": 9000},
+        {"quick": {"stories": 300}, "demo": {}, "paper": {"preset": "paper"}},
+        {"quick": 25, "demo": 30, "paper": 9000},
     ),
     Part(
         "neurons",
-        {"quick": {"sample": 32, "stories": 300}, "demo": {}, "paper": {}},
-        {"quick": 15, "demo": 60, "paper": 60},
+        {"quick": {"stories": 500}, "demo": {}, "paper": {}},
+        {"quick": 30, "demo": 60, "paper": 60},
     ),
     # after neurons: both read the same excerpts, which the first of them gathers
     Part(
         "n2g",
-        {"quick": {"neurons_per_layer": 24, "stories": 300}, "demo": {"neurons_per_layer": 50},
+        {"quick": {"neurons_per_layer": 60, "stories": 500}, "demo": {"neurons_per_layer": 100},
          "paper": {"neurons_per_layer": 200}},
-        {"quick": 20, "demo": 50, "paper": 200},
+        {"quick": 20, "demo": 40, "paper": 80},
         after="neurons",
     ),
 )  # fmt: skip

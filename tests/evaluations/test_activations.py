@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import evaluations.activations as activations
 from evaluations.activations import gather
-from evaluations.excerpts import HALVES, Excerpt, GatherConfig, Gathered, story_words
+from evaluations.excerpts import HALVES, SPARE, Excerpt, GatherConfig, Gathered, story_words
 from evaluations.text import Text, evaluation_text
 from evaluations.units import find_units
 from sat_interp.errors import UserError
@@ -74,7 +74,7 @@ def _best(text, stories, fire, words, unit) -> list[int]:
         fire, key=lambda s: (-float(np.float32(stories[s][:, unit].max())), -int(words[s]))
     )
     kept: list[Excerpt] = []
-    for story in order[: 2 * CONFIG.top]:
+    for story in order[: int(SPARE * CONFIG.top)]:
         values = stories[story][:, unit]
         one = Excerpt(story, 0, text.corpus.story(story)[: len(values)].astype(np.int64), values)
         if all(_differing(text, one, other) > 1 for other in kept):
