@@ -99,7 +99,7 @@ class Case:
                     batch[range(n)[rows]],
                 )
 
-    def _outcome(self, logits: list[Float[Tensor, "batch d_vocab"]]) -> Outcome:
+    def _outcome(self, logits: list[Float[Tensor, "_ d_vocab"]]) -> Outcome:
         kls, differences = [], []
         for (bucket, batch), found in zip(self.parts(), logits, strict=True):
             kls.append(kl_divergence(bucket.logits.double(), found.double()).cpu())

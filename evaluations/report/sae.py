@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from evaluations.record import Record
 from evaluations.report.figures import MARKERS, PALETTE, reach, save, unframed
-from evaluations.report.tables import Column, Layout, write_tables
+from evaluations.report.tables import Column, Layout, rows, write_tables
 from evaluations.sae.front import Front, common_score, fronts, is_converged, l0_at
 
 LAYOUTS = (
@@ -138,14 +138,20 @@ def draw(records: Sequence[Record], stem: Path) -> list[Path]:
 
 
 def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records of one model and hook point, by rising coefficient."""
+    """Records of one model and hook point, by rising coefficient; models as in the tables."""
     several = len({record.extra["sae"]["hook"] for record in records}) > 1
     groups: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda record: float(record.config["sparsity"])):
         name = str(record.model["name"])
         groups.setdefault(f"{name}, {record.extra['sae']['hook']}" if several else name, [])
         groups[f"{name}, {record.extra['sae']['hook']}" if several else name].append(record)
-    return dict(sorted(groups.items()))
+    # the tables' order, so that a model has one colour in all figures
+    order = {row.model: place for place, row in enumerate(rows(records))}
+
+    def place(item: tuple[str, list[Record]]) -> tuple[int, str]:
+        return order.get(str(item[1][0].model["name"]), len(order)), item[0]
+
+    return dict(sorted(groups.items(), key=place))
 
 
 def _front(axes: Axes, group: Sequence[Record], name: str, color: str, marker: str) -> None:
