@@ -43,7 +43,7 @@ from sat_interp.data.batches import StoryBatch, story_batches
 from sat_interp.errors import UserError
 from sat_interp.files import default_cache, write_atomically
 
-FORMAT = 1
+FORMAT = 2
 BATCH_TOKENS = 2048
 BUFFER_BYTES = 1 << 27
 """Activations held at once, in float32."""
@@ -66,6 +66,8 @@ class _Layer:
 
     def count(self, values: Float[Tensor, "tokens units"]) -> None:
         """Add some tokens to the statistics."""
+        if values.dtype == torch.bfloat16:  # in which 257 is 256
+            values = values.float()
         # sums within a batch in the values' own precision: in float64 they cost ten times as much
         self.total += values.sum(0).double()
         self.fired += torch.gt(values, 0, out=torch.empty_like(values)).sum(0).long()
@@ -153,7 +155,7 @@ def gather(
     directory = cache or default_cache() / "activations"
     key = hash_of(
         {
-            "format": FORMAT,
+            "format": [FORMAT, SPARE, TIE],
             "model": model_key,
             "text": text.content,
             "context": int(model.cfg.n_ctx),
@@ -194,12 +196,14 @@ def _run(
     was_training = model.training
     model.eval()
     words, context = story_words(text, config.seed), int(model.cfg.n_ctx)
+    copies = np.ones(len(words), dtype=bool)
+    copies[np.unique(words, return_index=True)[1]] = False
     total = int(text.scored(context).sum())
     saved = time.monotonic()
     buffers: dict[int, Tensor] = {}
     with progress.bar(total=total, desc="activations", unit="tok", initial=held.tokens) as bar:
         for batches in _together(text, context, held.batches, sum(units.sizes)):
-            held.tokens += _read(model, units, held, batches, words, buffers)
+            held.tokens += _read(model, units, held, batches, words, copies, buffers)
             held.batches += len(batches)
             bar.update(_tokens(batches))
             if time.monotonic() - saved > SAVE_EVERY:
@@ -237,12 +241,14 @@ def _read(
     held: _Pass,
     batches: list[StoryBatch],
     words: np.ndarray,
+    copies: np.ndarray,
     buffers: dict[int, Tensor],
 ) -> int:
     """Put some batches through the model and take what is to be kept; returns their tokens.
 
     Args:
         words: the random word of each story.
+        copies: which stories repeat one before them.
         buffers: memory for the activations of each layer, made here and used again.
     """
     batches = [batch for batch in batches if batch.tokens.shape[1] > 2]
@@ -272,7 +278,8 @@ def _read(
         best, starts = (torch.cat(part) for part in zip(*parts_of_layer, strict=True))
         if not best.isfinite().all():
             raise UserError(f"the model's activations in layer {layer} are not finite (NaN)")
-        _take(held.layers[layer], stories, best, starts, words[numbers.numpy()], held.width)
+        own = numbers.numpy()
+        _take(held.layers[layer], stories, best, starts, words[own], copies[own], held.width)
     return total
 
 
@@ -282,26 +289,31 @@ def _take(
     best: Float[Tensor, "batch units"],
     starts: Int[Tensor, "batch units"],
     words: np.ndarray,
+    copies: np.ndarray,
     width: int,
 ) -> None:
-    """Keep what is to be kept of some stories.
+    """Keep what is to be kept of some stories; of copies the sample and the random ones take one.
 
     Args:
         best, starts: each story's best excerpt for each unit: its peak, and where it begins.
-        words: the stories' random words.
+        words: the stories' random words; equal for copies.
+        copies: which stories repeat one before them.
     """
     layer.maximum = torch.maximum(layer.maximum, best.amax(0).float())
     key = torch.from_numpy(_keys(words))[:, None].expand_as(best)
     # of equal peaks that of the higher key: stories that begin alike have the same peak
     scores = (best.double() * (1 + TIE * key)).where(best > 0, -torch.inf)
+    eligible = (best > 0) & torch.from_numpy(~copies)[:, None]
     for number, half in enumerate(HALVES):
         rows = torch.from_numpy(words % 2 == number)
         if not rows.any():
             continue
         kept, some = layer.kept[half], stories.of(rows)
         kept["top"].offer(scores[rows], some, starts[rows])
-        kept["sample"].offer(key[rows].where(best[rows] > 0, -torch.inf), some, starts[rows])
-        _take_random(kept["random"], words[rows.numpy()], some, width)
+        kept["sample"].offer(key[rows].where(eligible[rows], -torch.inf), some, starts[rows])
+        once = rows & torch.from_numpy(~copies)
+        if once.any():
+            _take_random(kept["random"], words[once.numpy()], stories.of(once), width)
 
 
 def _take_random(kept: Kept, words: np.ndarray, stories: Stories, width: int) -> None:

@@ -28,6 +28,13 @@ def open_sae(directory: Path, device: str) -> SAE[Any]:
         raise UserError(f"SAELens cannot open {directory}: {told}") from None
 
 
+def content_hash(directory: Path) -> str:
+    """Of all that decides what the autoencoder does, weights and configuration, 16 digits."""
+    digest = hashlib.sha256((directory / SAE_CFG_FILENAME).read_bytes())
+    digest.update((directory / SAE_WEIGHTS_FILENAME).read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def weights_hash(directory: Path) -> str:
     """Of the autoencoder's weights file, 16 digits."""
     return hashlib.sha256((directory / SAE_WEIGHTS_FILENAME).read_bytes()).hexdigest()[:16]

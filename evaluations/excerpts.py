@@ -38,6 +38,16 @@ SPARE = 1.5
 AROUND, DIFFERENT = 8, 1
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some generator does not take.
+
+    Raises:
+        UserError: it is below 0, or needs more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"the seed is a whole number from 0 to 2^63 - 1, not {seed}")
+
+
 @dataclass(frozen=True)
 class GatherConfig:
     """What is kept of each unit, in each half of the stories."""
@@ -58,6 +68,7 @@ class GatherConfig:
     """Tokens of an excerpt, fewer at a story's end."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         for name in ("top", "width"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.autoencoder import open_sae, weights_hash
+from evaluations.autoencoder import content_hash, open_sae
 from sat_interp.errors import UserError, suggest
 from sat_interp.fast_hook import fast_activations, layer_of
 from sat_interp.transformer import SelfAblatingTransformer
@@ -32,14 +32,14 @@ class Units:
         layers: their blocks.
         sizes: how many units each has.
         stream: of the model's two.
-        sae: name of the autoencoder whose features the units are, and the hash of its weights.
+        sae: hash of the autoencoder whose features the units are.
     """
 
     hooks: tuple[str, ...]
     layers: tuple[int, ...]
     sizes: tuple[int, ...]
     stream: Stream = "clean"
-    sae: tuple[str, str] | None = None
+    sae: str | None = None
     _encode: Callable[[Tensor], Tensor] | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Units:
         tokens: Int[Tensor, "batch pos"],
         layers: Sequence[int] | None = None,
     ) -> dict[int, Values]:
-        """The units' activations by layer; nothing after the last layer that is asked for runs.
+        """The units' activations by layer; of the clean stream nothing after the last one runs.
 
         Args:
             layers: some of the layers; all of them by default.
@@ -111,7 +111,8 @@ def find_units(
     encode, label = None, None
     if sae is not None:
         opened = open_sae(Path(sae), str(model.W_E.device))
-        encode, label = opened.encode, (Path(sae).name, weights_hash(Path(sae)))
+        opened.turn_off_forward_pass_hook_z_reshaping()  # heads are put side by side here
+        encode, label = opened.encode, content_hash(Path(sae))
         hook = str(opened.cfg.metadata.hook_name)
     hooks = _expand(model, hook)
     layers = [layer_of(model, one) for one in hooks]
@@ -159,5 +160,8 @@ def _ablated(
     model: HookedTransformer, tokens: Tensor, hooks: list[str]
 ) -> dict[str, Float[Tensor, "..."]]:
     assert isinstance(model, SelfAblatingTransformer)
-    _, cache = model.run_with_cache_dual(tokens, names_filter=hooks)
+    with torch.random.fork_rng():
+        # random masks are drawn anew in every pass: from the tokens, so that a reading repeats
+        torch.manual_seed(int((tokens * torch.arange(1, tokens.shape[1] + 1).to(tokens)).sum()))
+        _, cache = model.run_with_cache_dual(tokens, names_filter=hooks)
     return {hook: cache[hook] for hook in hooks}

@@ -89,12 +89,13 @@ def n2g(
     """
     from rich.console import Console
 
-    from evaluations.autoencoder import open_sae, weights_hash
+    from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import show
     from evaluations.excerpts import GatherConfig
     from evaluations.n2g.config import N2gConfig, Thresholds
     from evaluations.n2g.evaluation import EVALUATION
+    from evaluations.n2g.table import CONVENTIONS
     from evaluations.report.n2g import TABLES, rich_table, write_report
     from evaluations.runner import run
 
@@ -104,7 +105,7 @@ def n2g(
     config = N2gConfig(
         seed, None if neurons_per_layer == "all" else neurons_per_layer, examples,
         Thresholds(activation, importance), hook=hook, stream=stream,
-        sae=weights_hash(Path(sae)) if sae else None, gather=gathered,
+        sae=content_hash(Path(sae)) if sae else None, gather=gathered,
     )  # fmt: skip
     text = text_finder(models, data, validation, stories)
     find = _data_finder(text, substitutes, Path(out), Path(sae) if sae else None, force)
@@ -114,7 +115,9 @@ def n2g(
     outcome = run(EVALUATION, models, find, config, out, force, load=load)
     written = write_report(outcome.records, Path(out))
     if outcome.records:
-        Console(width=None if Console().is_terminal else 150).print(rich_table(outcome.records))
+        wide = Console(width=None if Console().is_terminal else 150)
+        for convention in CONVENTIONS:
+            wide.print(rich_table(outcome.records, convention))
     show(outcome, TABLES, out, written)
     return outcome.records
 

@@ -93,7 +93,7 @@ def neurons(
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
     """
-    from evaluations.autoencoder import open_sae, weights_hash
+    from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import show
     from evaluations.excerpts import GatherConfig
@@ -108,7 +108,7 @@ def neurons(
         examiner, model, max_spend, price_in, price_out, concurrency, requests_per_minute, device
     )
     config = NeuronsConfig(
-        asked.describe(), seed, sample, hook, stream, weights_hash(Path(sae)) if sae else None,
+        asked.describe(), seed, sample, hook, stream, content_hash(Path(sae)) if sae else None,
         tuple(part.strip() for part in scores.split(",") if part.strip()),
         gather=GatherConfig(seed=seed), resamples=resamples,
     )  # fmt: skip

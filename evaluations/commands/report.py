@@ -41,7 +41,7 @@ def report(
     for grid in made.grids:
         shown.print(rich_table(grid))
     for line in made.notes:
-        shown.print(line, highlight=False, soft_wrap=True)
+        shown.print(line, highlight=False, soft_wrap=True, markup=False)
     names = ", ".join(dict.fromkeys(path.name for path in written))
     shown.print(f"in {Path(out) / 'report'}: {names}", highlight=False, soft_wrap=True)
     return written

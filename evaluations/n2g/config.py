@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from evaluations.excerpts import GatherConfig
+from evaluations.excerpts import GatherConfig, check_seed
 from evaluations.units import NEURONS, Stream
 from sat_interp.errors import UserError
 
@@ -66,6 +66,7 @@ class N2gConfig:
     gather: GatherConfig = field(default_factory=GatherConfig)
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.neurons_per_layer is not None and self.neurons_per_layer < 1:
             raise UserError("neurons-per-layer must be at least 1, or all")
         for name in ("examples", "context", "proposals"):

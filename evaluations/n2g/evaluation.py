@@ -32,7 +32,7 @@ from evaluations.units import Units, find_units
 from sat_interp import progress
 from sat_interp.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 ENDING = ".graphs"
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ def neuron_graphs(model: HookedTransformer, data: N2gData, config: N2gConfig) ->
         if found is None:
             gathered = gathered or gather(model, data.text, units, config.gather, data.model)
             found = _explainer(model, data, config, units, layer, gathered).layer(members)
+            found["read"] = {"text": data.text.content, "units": units.describe()}
             write_atomically(path, json.dumps(found, ensure_ascii=False) + "\n")
         layers.append(found)
         names.append(path.name)

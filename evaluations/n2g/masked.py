@@ -122,7 +122,7 @@ def load_masked(
         model = AutoModelForMaskedLM.from_pretrained(
             spec, local_files_only=local_only, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # transformers, tokenizers and safetensors raise what they meet
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
         raise UserError(f"no masked language model can be loaded from {spec} ({reason})") from None
     if tokenizer.mask_token is None:

@@ -2,8 +2,10 @@
 
 Foote et al. 2023, section 3.1: from the token of highest activation the left context grows, token
 by token, until the unit's highest activation lies on that same token and is more than half of what
-it was in the story. The published code takes the longest context where none will do; here such an
-excerpt is left out and counted, for its activation hangs on what the window does not hold.
+it was in the story. The published code lets it grow by five tokens at a time, keeps five tokens
+after the peak and reads patterns from them too; here the window ends at the peak. Where no context
+will do it takes the longest; here such an excerpt is left out and counted, for its activation hangs
+on what the window does not hold.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evaluations.excerpts import GatherConfig
+from evaluations.excerpts import GatherConfig, check_seed
 from evaluations.neurons.examiner import Examiner
 from evaluations.neurons.scores import SCORES
 from evaluations.neurons.shown import Mix
@@ -49,6 +49,7 @@ class NeuronsConfig:
     """Of the bootstrap over neurons."""
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.sample is not None and self.sample < 1:
             raise UserError(f"sample must be at least 1, not {self.sample}")
         if self.resamples < 0:

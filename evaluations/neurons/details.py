@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,9 +129,10 @@ def read_details(path: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError):
-        raise UserError(f"{path} is missing or damaged: run again with --force") from None
-    assert isinstance(found, dict)
+    except (OSError, EOFError, ValueError, zlib.error):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is missing or damaged: run again with --force")
     return found
 
 

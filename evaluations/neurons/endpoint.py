@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from evaluations.neurons.answers import Alternatives, is_level
-from evaluations.neurons.examiner import Unscored
+from evaluations.neurons.examiner import SPENDING_CAP, Unscored
 from evaluations.neurons.pace import Clock, Pace, retry_after
 from evaluations.neurons.prompts import Prompt
 from evaluations.neurons.replies import Replies, request_key
@@ -160,7 +160,7 @@ class Endpoint:
                 raise UserError("stopped")
             aside = self.budget.set_aside(prompt)
             if aside is None:
-                return Unscored("spending cap")
+                return Unscored(SPENDING_CAP)
             spent = aside  # until it is known to be less
             try:
                 self.count(sent=1)
@@ -224,7 +224,10 @@ class Endpoint:
         if status in (408, 409, 429) or status >= 500:
             hold = retry_after(error.response.headers)
             if hold > LONGEST_HOLD:
-                return None, str(status)
+                raise UserError(
+                    f"{self.address} asks to wait {hold:,.0f} seconds ({status}); replies so far "
+                    "are kept: run again then"
+                ) from None
             self._pace.hold(hold)
             return None, f"again: {status}"
         said = f"{error.param or ''} {error.message}"
@@ -249,6 +252,8 @@ def read_reply(body: str) -> tuple[dict[str, Any], tuple[int, int] | None]:
         choice = completion["choices"][0]
         message, usage = choice["message"], completion.get("usage") or {}
         text = message.get("content") or ""
+        if not isinstance(text, str):  # in parts
+            text = "".join(part.get("text") or "" for part in text)
         finish = "content_filter" if message.get("refusal") else choice.get("finish_reason")
         pieces = (choice.get("logprobs") or {}).get("content") or []
         kept = {"text": text, "finish": str(finish or "stop"), "levels": _levels(text, pieces)}

@@ -9,6 +9,7 @@ from transformer_lens import HookedTransformer
 
 from evaluations.activations import gather
 from evaluations.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.neurons.examiner import SPENDING_CAP
 from evaluations.neurons.run import Run
 from evaluations.neurons.scores import columns, metrics
 from evaluations.neurons.shown import token_names
@@ -17,6 +18,7 @@ from evaluations.runner import Evaluation, Result
 from evaluations.text import Text
 from evaluations.units import Units, find_units
 from sat_interp import progress
+from sat_interp.errors import UserError
 
 CHUNK = 256
 """Units of a layer explained and scored at once; the control stays among them."""
@@ -31,6 +33,8 @@ def explain_neurons(model: HookedTransformer, data: NeuronsData, config: Neurons
     units = find_units(model, config.hook, config.stream, data.sae)
     gathered = gather(model, data.text, units, config.gather, data.model_key, data.cache)
     run = Run(data, config, gathered, token_names(data.text))
+    usage = getattr(data.examiner, "usage", dict)
+    before: dict[str, Any] = usage()
     chosen = drawn(units, config)
     estimate = run.estimate(chosen)
     total = sum(len(numbers) for _, numbers in chosen)
@@ -38,21 +42,47 @@ def explain_neurons(model: HookedTransformer, data: NeuronsData, config: Neurons
         for layer, numbers in chosen:
             run.examine(layer, numbers)
             bar.update(len(numbers))
+    _refuse_unpaid(run)
     found = metrics(run.units, config.scores, config.seed, config.resamples)
     path = data.directory / f"{_key(data, config, units)}.units.json.gz"
     told = {
         "model": data.name,
         "examiner": data.examiner.name,
         "text": _text(data.text),
-        "hook": ", ".join(units.hooks) if "*" not in config.hook else config.hook,
+        "hook": config.hook if "*" in config.hook and not units.sae else ", ".join(units.hooks),
         "stream": config.stream,
+        "read": {"text": data.text.content, "units": units.describe()},
     }
     run.details.write(path, told, found)
     extra: dict[str, Any] = {"units": columns(run.units, config.scores), "details": path.name}
-    usage = getattr(data.examiner, "usage", None)
-    extra |= {"usage": usage()} if usage else {}
+    extra |= {"usage": used} if (used := _since(before, usage())) else {}
     extra |= {"estimate": str(estimate)} if estimate else {}
     return Result(found, extra)
+
+
+def _refuse_unpaid(run: Run) -> None:
+    """No record of a part of the units: those asked first are of the first layers.
+
+    Raises:
+        UserError: the money did not suffice.
+    """
+    unpaid = sum(SPENDING_CAP in unit.reasons.values() for unit in run.units)
+    if unpaid:
+        raise UserError(
+            f"{unpaid:,} of {len(run.units):,} neurons are not done: {SPENDING_CAP} reached; every "
+            "reply is kept, run again with a higher --max-spend, or a smaller --sample"
+        )
+
+
+def _since(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What an examiner, which may serve several models, has used for this one."""
+    used: dict[str, Any] = {}
+    for name, value in now.items():
+        if isinstance(value, dict):
+            used[name] = _since(before.get(name, {}), value)
+        else:
+            used[name] = None if value is None else value - (before.get(name) or 0)
+    return used
 
 
 EVALUATION = Evaluation("neurons", NeuronsConfig, explain_neurons)

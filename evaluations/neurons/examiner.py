@@ -57,6 +57,10 @@ class Explanation:
     table: Mapping[str, float] = field(default_factory=dict)
 
 
+SPENDING_CAP = "spending cap"
+"""The reason of what was not asked because the money did not suffice."""
+
+
 @dataclass(frozen=True)
 class Unscored:
     """Why there is no answer: ``unparsable answer``, ``no answer: 429`` and the like; counted."""

@@ -98,7 +98,7 @@ class Run:
             if name in self.config.scores:
                 score(explained)
         if "control" in self.config.scores:
-            self._control(explained, layer)
+            self._control(cases, layer)
         self._keep(sight, units, {case.place: case for case in cases})
 
     def _see(self, layer: int, numbers: np.ndarray) -> Sight:
@@ -159,17 +159,23 @@ class Run:
             case.unit.take("fuzzing", _accuracy(truth, said))
 
     def _control(self, cases: Sequence[Case], layer: int) -> None:
-        """Each explanation on another unit's excerpts."""
+        """Each explanation on another unit's excerpts; which, hangs on no answer."""
         if len(cases) < 2:
             for case in cases:
                 case.unit.take("control", Unscored("no other neuron"))
             return
         draws = np.random.default_rng([self.config.seed, layer, cases[0].unit.index])
         others = [cases[other] for other in derangement(len(cases), draws)]
+        asked = []
+        for case, other in zip(cases, others, strict=True):
+            if other.explanation.text:
+                asked.append((case, other))
+            else:
+                case.unit.take("control", Unscored("no explanation to borrow"))
         answers = self.data.examiner.simulate(
-            [case.simulation(other.explanation) for case, other in zip(cases, others, strict=True)]
+            [case.simulation(other.explanation) for case, other in asked]
         )
-        for case, levels in zip(cases, answers, strict=True):
+        for (case, _), levels in zip(asked, answers, strict=True):
             if isinstance(levels, Unscored):
                 case.unit.take("control", levels)
             else:

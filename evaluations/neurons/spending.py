@@ -14,6 +14,7 @@ from sat_interp.errors import UserError
 PRICES = {
     "gpt-4o-mini": (0.15, 0.60),
     "gpt-4o": (2.50, 10.00),
+    "gpt-4o-2024-05-13": (5.00, 15.00),
     "gpt-4.1-nano": (0.10, 0.40),
     "gpt-4.1-mini": (0.40, 1.60),
     "gpt-4.1": (2.00, 8.00),
@@ -47,7 +48,7 @@ def find_price(model: str, read: float | None, written: float | None) -> Price |
         return Price(read, written)
     if read is not None or written is not None:
         raise UserError("give both price_in and price_out, or neither")
-    known = PRICES.get(re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model))
+    known = PRICES.get(model) or PRICES.get(re.sub(r"-\d{4}-\d{2}-\d{2}$", "", model))
     return Price(*known) if known else None
 
 
@@ -109,7 +110,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take at most, if nothing of it was answered before.
+    """About what a run will take, if nothing of it was answered before and nothing goes wrong.
 
     Attributes:
         dollars: None where the price is not known.

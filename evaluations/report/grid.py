@@ -75,19 +75,19 @@ def latex(grid: Grid) -> str:
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "\\centering",
-        f"\\caption{{{_tex(grid.title)}}}",
+        f"\\caption{{{tex(grid.title)}}}",
         f"\\begin{{tabular}}{{{sides}}}",
         "\\toprule",
-        " & ".join(_tex(heading.text) for heading in grid.headings) + " \\\\",
+        " & ".join(tex(heading.text) for heading in grid.headings) + " \\\\",
         "\\midrule",
     ]
     for row in grid.rows:
         cells = [
-            f"\\textbf{{{_tex(cell.text)}}}" if cell.is_best else _tex(cell.text) for cell in row
+            f"\\textbf{{{tex(cell.text)}}}" if cell.is_best else tex(cell.text) for cell in row
         ]
         lines.append(" & ".join(cells) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += [f"\\par\\smallskip\\footnotesize {_tex(note)}" for note in grid.notes]
+    lines += [f"\\par\\smallskip\\footnotesize {tex(note)}" for note in grid.notes]
     return "\n".join([*lines, "\\end{table}", ""])
 
 
@@ -114,7 +114,9 @@ def csv_text(grid: Grid) -> str:
 
 def rich_table(grid: Grid) -> RichTable:
     """The table for a terminal."""
-    table = RichTable(title=grid.title, title_justify="left", caption="\n".join(grid.notes))
+    from rich.markup import escape
+
+    table = RichTable(title=grid.title, title_justify="left", caption=escape("\n".join(grid.notes)))
     table.caption_justify = "left"
     for place, heading in enumerate(grid.headings):
         is_label = place < grid.n_labels
@@ -158,5 +160,5 @@ _TEX = {
 }  # fmt: skip
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     return re.sub("|".join(map(re.escape, _TEX)), lambda found: _TEX[found[0]], text)

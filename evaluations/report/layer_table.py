@@ -46,16 +46,28 @@ class LayerFigure:
         return metric.value if metric else None
 
 
-TABLE_2 = (
-    LayerFigure("density", "Graph density, E/(N(N-1))", 3, "lower"),
-    LayerFigure("density_undirected", "Graph density, 2E/(N(N-1))", 3, "lower"),
-    LayerFigure("transitivity", "Transitivity", 3, "lower"),
-    LayerFigure("edges_to_activation", "Edges to activation", 2, "lower"),
-    LayerFigure("out_degree", "Out-degree", 2, None),
+_SHAPE = (
+    ("density", "Graph density, E/(N(N-1))", 3),
+    ("density_undirected", "Graph density, 2E/(N(N-1))", 3),
+    ("transitivity", "Transitivity", 3),
+    ("edges_to_activation", "Edges to activation", 2),
+    ("out_degree", "Out-degree", 2),
+)
+# Where empty graphs count 0 as in the paper, a model with more of them looks simpler: no value is
+# best there, and differences are those of graphs with edges.
+_PAPER = tuple(LayerFigure(*shape, None) for shape in _SHAPE)
+_NONEMPTY = tuple(
+    LayerFigure(f"{name}_nonempty", f"{title}, not empty", digits,
+                None if name == "out_degree" else "lower")
+    for name, title, digits in _SHAPE
+)  # fmt: skip
+_OTHERS = (
     LayerFigure("entropy", "Neuron entropy, bits", 2, "lower"),
     LayerFigure("diversity", "Token diversity", 2, "lower"),
     LayerFigure("empty", "Share of empty graphs", 3, None),
 )
+TABLE_2 = (*_PAPER, *_NONEMPTY, *_OTHERS)
+DIFFERENCES = (*_NONEMPTY, *_OTHERS)
 
 
 def table_2(groups: Sequence[Group], with_paper: bool = False) -> Grid:
@@ -95,10 +107,10 @@ def layer_differences(groups: Sequence[Group]) -> Grid:
     for group in groups:
         for other in references(group, groups):
             names = [Cell(name, exact={"": name}) for name in (group.name, other.name)]
-            rows.append([*names, *(_difference(figure, group, other) for figure in TABLE_2)])
+            rows.append([*names, *(_difference(figure, group, other) for figure in DIFFERENCES)])
     headings = (
         Heading("Model", "model"), Heading("minus", "minus"),
-        *(Heading(figure.title, figure.metric, figure.direction) for figure in TABLE_2),
+        *(Heading(figure.title, figure.metric, figure.direction) for figure in DIFFERENCES),
     )  # fmt: skip
     note = "Means over the neurons of all layers; else as the paired differences of Table 1."
     return Grid("table2-differences", "Table 2: paired differences", headings, rows, [note], 2)
@@ -173,6 +185,10 @@ def _difference(figure: LayerFigure, group: Group, other: Group) -> Cell:
 def _notes(groups: Sequence[Group], comparable: bool, with_paper: bool) -> list[str]:
     notes = ["± : half the 95 % interval over training seeds (Student's t, n - 1 degrees of "
              "freedom); one seed has none."]  # fmt: skip
+    notes.append(
+        "Graphs without edges count 0, as in the paper, but in the rows 'not empty'; where they "
+        "count, no value is bold: more empty graphs would make a model look simpler."
+    )
     missing = [
         model for group in groups for model in group.models if EVALUATION not in model.records
     ]
@@ -188,6 +204,9 @@ def _notes(groups: Sequence[Group], comparable: bool, with_paper: bool) -> list[
         notes.append("n2g: models were measured with different settings or on different text; no "
                      "value is bold")  # fmt: skip
     if with_paper:
-        notes.append(f"paper: {paper_values.SOURCE}, Table 2: other data and tokens than here, and "
-                     "the thresholds and streams of its two models differed")  # fmt: skip
+        notes.append(
+            f"paper: {paper_values.SOURCE}, Table 2: other data and tokens than here, and the "
+            "thresholds and streams of its two models differed; entropy and diversity may be of a "
+            "layer's tokens together, not means over neurons"
+        )
     return notes

@@ -11,12 +11,14 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from evaluations.n2g.draw import draw_graph, write_graphml
 from evaluations.n2g.table import CONVENTIONS, ROWS
 from evaluations.record import Metric, Record
 from evaluations.report.figures import MARKERS, PALETTE, save, unframed
+from evaluations.report.grid import tex
 from evaluations.report.tables import (
     ABSENT,
     ARROWS,
@@ -129,12 +131,12 @@ def lines(found: Sequence[Row], convention: str, plus: str = " ± ") -> list[lis
 def rich_table(records: Sequence[Record], convention: str = "") -> RichTable:
     """Table 2 for a terminal."""
     found = rows([record for record in records if record.evaluation == "n2g"])
-    table = RichTable(title=title(convention), title_justify="left", caption=note(found))
+    table = RichTable(title=title(convention), title_justify="left", caption=escape(note(found)))
     table.caption_justify = "left"
     for place, heading in enumerate(headings(found)):
         table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place < 2)
     for line in lines(found, convention, plus="\n± "):
-        table.add_row(*line)
+        table.add_row(*map(escape, line))
     return table
 
 
@@ -151,15 +153,15 @@ def latex(found: Sequence[Row]) -> str:
     told, parts = headings(found), []
     for convention in CONVENTIONS:
         body: list[str] = []
-        for line in lines(found, convention, plus=r" {\scriptsize$\pm$} "):
+        for line in lines(found, convention, plus=" ± "):
             if line[0] and body:
                 body.append(r"\midrule")
-            body.append(" & ".join(_escaped(cell) for cell in line) + r" \\")
+            body.append(" & ".join(tex(cell) for cell in line) + r" \\")
         parts += [
             r"\begin{table}", r"\centering\small",
-            rf"\caption{{{_escaped(title(convention))}. {_escaped(note(found))}}}",
+            rf"\caption{{{tex(title(convention))}. {tex(note(found))}}}",
             rf"\begin{{tabular}}{{ll{'r' * (len(told) - 2)}}}", r"\toprule",
-            " & ".join(_escaped(one) for one in told) + r" \\", r"\midrule", *body,
+            " & ".join(tex(one) for one in told) + r" \\", r"\midrule", *body,
             r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
         ]  # fmt: skip
     return "\n".join(["% needs \\usepackage{booktabs}", *parts])
@@ -263,15 +265,3 @@ def _cell(metric: Metric | None, plus: str) -> str:
 
 def _plain(value: float) -> str:
     return number(value, DIGITS) if value >= 10.0**-DIGITS else f"{value:.{DIGITS}f}"
-
-
-def _escaped(text: str) -> str:
-    """Text for LaTeX; what is already LaTeX's stays."""
-    if "scriptsize" in text:
-        return text
-    for old, new in (
-        ("\\", r"\textbackslash{}"), ("±", r"$\pm$"), ("↓", r"$\downarrow$"), ("↑", r"$\uparrow$"),
-        ("–", "--"), ("_", r"\_"), ("%", r"\%"), ("&", r"\&"), ("#", r"\#"), ("†", r"$\dagger$"),
-    ):  # fmt: skip
-        text = text.replace(old, new)
-    return text

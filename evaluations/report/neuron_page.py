@@ -85,8 +85,10 @@ def with_graphs(model: Details, directory: Path) -> Details:
     graphs: dict[str, Any] = {}
     for path in sorted((directory / "n2g").glob("*.graphs")):
         try:
-            neurons = json.loads(path.read_text(encoding="utf-8"))["neurons"]
-            graphs.update({one["unit"]: one["graph"] for one in neurons if one["graph"]["nodes"]})
+            layer = json.loads(path.read_text(encoding="utf-8"))
+            found = {one["unit"]: one["graph"] for one in layer["neurons"] if one["graph"]["nodes"]}
+            if layer.get("read") == model.get("read"):  # of other units, or on other text
+                graphs.update(found)
         except (OSError, ValueError, KeyError, TypeError):
             log.warning("%s holds no graphs; it is passed over", path)
     units = [{**unit, "graph": graphs.get(unit["unit"])} for unit in model["units"]]

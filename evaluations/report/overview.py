@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
@@ -51,7 +52,8 @@ def summary(jobs: Sequence[Job]) -> RichTable:
     for job in jobs:
         estimate = "?" if job.estimate is None else duration(job.estimate)
         state = f"failed: {job.reason}" if job.reason else job.state
-        table.add_row(job.name, str(len(job.models)), duration(job.seconds), estimate, state)
+        cells = (job.name, str(len(job.models)), duration(job.seconds), estimate, escape(state))
+        table.add_row(*cells)
     return table
 
 

@@ -133,11 +133,13 @@ def references(group: Group, among: Sequence[Group]) -> list[Group]:
     same = [other for other in among if other.recipe == group.recipe and other is not group]
     found = [other for other in same if other.kind == "baseline" and group.kind != "baseline"]
     if group.kind == "learned":
+        # whose perplexity a baseline matches, a study tells; else there must be but one to match
+        alone = not any(other.kind == "learned" for other in same)
         found += [
             other
             for other in same
             if (other.kind == "control" and (other.variant, other.k) == (group.variant, group.k))
-            or (other.kind == "matched" and other.like in (group.name, None))
+            or (other.kind == "matched" and (other.like == group.name or alone))
         ]
     return found
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluations.record import Record, hash_of, read_records
+from evaluations.units import NEURONS
 from sat_interp.errors import UserError
 
 TAU = 0.03
@@ -112,8 +113,8 @@ def counts(record: Record) -> bool:
     """Whether the paper's tables are about such a record.
 
     Of ``acdc``: ACDC with resampled edges at tau 0.03 on IOI. Of ``sae``: a standard autoencoder
-    trained here on the default hook point with the L1 coefficient of the presets, 5. Of all other
-    evaluations: any.
+    trained here on the default hook point with the L1 coefficient of the presets, 5. Of ``neurons``
+    and ``n2g``: MLP neurons of the clean stream. Of all other evaluations: any.
     """
     config = record.config
     if record.evaluation == "acdc":
@@ -130,6 +131,9 @@ def counts(record: Record) -> bool:
             and config.get("hook") is None
             and config.get("given") is None
         )
+    if record.evaluation in ("neurons", "n2g"):
+        own = {"hook": NEURONS, "stream": "clean", "sae": None}
+        return all(config.get(name, value) == value for name, value in own.items())
     return True
 
 

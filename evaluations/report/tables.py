@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table as RichTable
 
 from evaluations.record import Metric, Record
@@ -113,13 +114,16 @@ def rows(records: Sequence[Record]) -> list[Row]:
 def rich_table(layout: Layout, records: Sequence[Record]) -> RichTable:
     """The table for a terminal."""
     found = rows(records)
-    table = RichTable(title=layout.title, title_justify="left", caption=caption(layout, found))
+    table = RichTable(
+        title=layout.title, title_justify="left", caption=escape(caption(layout, found))
+    )
     table.caption_justify = "left"
     table.add_column("Model", no_wrap=True)
     for column in layout.columns:
         table.add_column(heading(column, found), justify="right")
     for row in found:
-        table.add_row(row.model, *(row.cell(column) for column in layout.columns))
+        cells = (row.cell(column) for column in layout.columns)
+        table.add_row(*(escape(text) for text in (row.model, *cells)))
     return table
 
 

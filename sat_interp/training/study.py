@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
 OWNED = {
     "variant": "variants", "k_attention": "k", "k_neurons": "k", "seed": "seeds", "out": "out",
     "gates": "controls", "match_perplexity": "match_perplexity", "preset": "preset",
+    "resume": "out",
 }  # fmt: skip
 """Settings of a run that a study decides, and by which of its keys."""
 
@@ -78,6 +80,8 @@ class Study:
         for control in self.controls:
             if control not in CONTROLS:
                 raise UserError(suggest("control", control, CONTROLS))
+        if not re.fullmatch(r"[\w.-]+", self.name) or set(self.name) <= {"."}:
+            raise UserError(f"a study's name is of letters, digits, - and _, not {self.name!r}")
         for where in (self.settings, *self.variants.values()):
             for name in where:
                 if name in OWNED:
@@ -192,6 +196,8 @@ def read_study(path: str | Path, out: str | None = None) -> Study:
         return Study(**_typed({**content, **({"out": out} if out else {})}))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except (TypeError, ValueError) as error:  # a setting of another type
+        raise UserError(f"{path}: a setting is of another type ({error})") from None
 
 
 def train_study(study: Study, train: Callable[[TrainConfig], Any] | None = None) -> list[Trained]:

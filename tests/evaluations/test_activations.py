@@ -141,6 +141,35 @@ def test_an_interrupted_pass_goes_on_where_it_was(
     assert "gathered again" in caplog.text
 
 
+def test_of_copies_one_is_sampled(tokenizer, tmp_path, make_model):
+    path = tmp_path / "copies.txt"
+    stories = [
+        "The cat sat in the park.",
+        "Tom was sad.",
+        "Anna gave a ball to Tom.",
+        "A warm day.",
+    ]
+    path.write_text("<|endoftext|>".join([*stories, *stories, *stories]), encoding="utf-8")
+    text, model = evaluation_text(tokenizer, str(path)), make_model()
+    config = GatherConfig(top=9, sample=9, random=9, width=6)
+    found = gather(model, text, find_units(model), config, "copies", tmp_path)
+    seen = 0
+    for half in HALVES:
+        for kind in ("sample", "random"):
+            for unit in range(64):
+                excerpts = found.excerpts(0, unit, half, kind)
+                texts = {one.story % len(stories) for one in excerpts}
+                assert len(texts) == len(excerpts)
+                seen += len(excerpts)
+    assert seen > 64
+
+
+def test_random_masks_are_the_same_in_every_reading(make_model, text, tmp_path):
+    model = make_model("local", gates="random")
+    units = find_units(model, stream="ablated")
+    _same(*(gather(model, text, units, CONFIG, "random", tmp_path / name) for name in "ab"))
+
+
 def test_near_duplicates_are_left_out(tokenizer, make_model, tmp_path):
     path = tmp_path / "alike.txt"
     alike = [f"Tom was sad. One day Tom and Anna went to the park. {end}" for end in "ABCDEFGH"]
@@ -193,7 +222,7 @@ def test_not_finite_is_an_error(make_model, text, tmp_path):
 
 
 def test_configurations_that_mean_nothing():
-    for wrong in ({"top": 0}, {"width": 0}, {"sample": -1}, {"random": -1}):
+    for wrong in ({"top": 0}, {"width": 0}, {"sample": -1}, {"random": -1}, {"seed": -1}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             GatherConfig(**wrong)
 

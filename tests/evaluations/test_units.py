@@ -7,6 +7,7 @@ import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
+from evaluations.autoencoder import content_hash
 from evaluations.units import find_units
 from sat_interp.errors import UserError
 
@@ -53,7 +54,7 @@ def test_features_of_an_autoencoder(make_model, tokens, tmp_path):
     _, cache = model.run_with_cache(tokens)
     wanted = sae.encode(cache["blocks.1.hook_mlp_out"])
     torch.testing.assert_close(units.read(model, tokens)[1], wanted)
-    assert units.describe()["sae"][0] == "sae"
+    assert units.describe()["sae"] == content_hash(tmp_path / "sae")
 
 
 def test_an_autoencoder_of_another_width_is_refused(make_model, tmp_path):

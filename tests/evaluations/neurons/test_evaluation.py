@@ -130,8 +130,11 @@ class Failing(LookupExaminer):
     def estimate(self, questions, simulated, detected=0, fuzzed=0):
         return f"{len(questions)} questions, {simulated}, {detected}, {fuzzed}"
 
+    sent = 5  # for other models, before
+
     def usage(self):
-        return {"sent": 7}
+        self.sent += 7
+        return {"sent": self.sent}
 
 
 def test_what_an_examiner_cannot_answer_is_counted_by_reason(examine, caplog):

@@ -28,6 +28,7 @@ from evaluations.neurons.examiner import (
 )
 from evaluations.neurons.openai_examiner import OpenAIConfig, OpenAIExaminer
 from evaluations.neurons.pace import retry_after
+from evaluations.neurons.spending import find_price
 from sat_interp.errors import UserError
 from tests.evaluations.neurons.server import (
     KEY,
@@ -154,7 +155,8 @@ def test_one_that_wants_to_be_left_alone_too_long_is_let_be(
     make: Maker, server: Server, clock: FakeClock
 ):
     server.first(Answer("tomorrow", 429, {"Retry-After": "86400"}))
-    assert make().explain([QUESTION]) == [Unscored("no answer: 429")]
+    with pytest.raises(UserError, match="asks to wait 86,400 seconds"):  # no record of a part
+        make().explain([QUESTION])
     assert (len(server.requests), clock.now) == (1, 0)
 
 
@@ -419,3 +421,16 @@ def test_what_is_missing_is_one_line(make: Maker, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"sat-interp\[examiner\]"):
         make()
+
+
+def test_an_answer_in_parts_is_joined():
+    parts = [{"type": "text", "text": "fires on "}, {"type": "text", "text": "names"}]
+    body = {"choices": [{"message": {"content": parts}, "finish_reason": "stop"}]}
+    assert endpoint.read_reply(json.dumps(body))[0]["text"] == "fires on names"
+
+
+def test_a_snapshot_has_its_own_price_where_it_is_known():
+    assert find_price("gpt-4o-2024-08-06", None, None) == find_price("gpt-4o", None, None)
+    old = find_price("gpt-4o-2024-05-13", None, None)
+    assert old is not None
+    assert old(1e6, 1e6) == 20.0
