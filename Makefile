@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE ?= 1
 .PHONY: demo test lint types install install-test auto-circuit local-examiner builtin-models clean $(BUILTIN)
 
 demo: install
-	$(BIN)/sat-eval all $(MODELS) --preset quick --data demo --out results/demo
+	$(BIN)/sat-eval all $(MODELS) --preset quick --jobs 2 --data demo --out results/demo
 	$(BIN)/sat-eval report --out results/demo
 
 test: install-test lint types

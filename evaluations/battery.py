@@ -71,7 +71,7 @@ PARTS = (
     ),
     Part(
         "acdc",
-        {"quick": {"prompts": 60, "random_circuits": 10, "bootstrap": 5}, "demo": {},
+        {"quick": {"prompts": 60, "random_circuits": 10, "bootstrap": 2}, "demo": {},
          "paper": {"no_sweep": True}},
         {"quick": 25, "demo": 50, "paper": 50},
         grows="edges",
