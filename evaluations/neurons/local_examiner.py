@@ -74,10 +74,10 @@ def make(
     file = smollm2_file() if path_or_id == SMOLLM2 else Path(path_or_id).expanduser()
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(file), "local_files_only": True}
     if file.suffix == ".gguf":
-        if importlib.util.find_spec("gguf") is None:
-            raise UserError("a GGUF file needs the package gguf: make local-examiner installs it")
         if not file.is_file():
             raise UserError(f"no file {file}")
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError("a GGUF file needs the package gguf: make local-examiner installs it")
         where |= {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     elif not file.exists():
         where["pretrained_model_name_or_path"] = path_or_id
