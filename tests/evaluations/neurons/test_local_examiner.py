@@ -181,9 +181,10 @@ def test_what_is_not_there_is_one_line(name: str, said: str, monkeypatch: pytest
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_not_installed_names_its_target(monkeypatch: pytest.MonkeyPatch):
+def test_what_is_not_installed_names_its_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name in ("smollm2", "model.gguf"):
+    (tmp_path / "model.gguf").touch()
+    for name in ("smollm2", str(tmp_path / "model.gguf")):
         with pytest.raises(UserError, match="make local-examiner"):
             local_examiner.make(name, "cpu")
 
