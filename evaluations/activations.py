@@ -168,9 +168,10 @@ def gather(
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         held, done = _restored(path, units, config)
+        words = story_words(text, config.seed)
         if not done:
-            _run(model, text, units, config, held, path)
-    return _gathered(text, config, held)
+            _run(model, text, units, words, held, path)
+    return _gathered(text, config, held, words)
 
 
 def _restored(path: Path, units: Units, config: GatherConfig) -> tuple[_Pass, bool]:
@@ -188,14 +189,14 @@ def _run(
     model: HookedTransformer,
     text: Text,
     units: Units,
-    config: GatherConfig,
+    words: np.ndarray,
     held: _Pass,
     path: Path,
 ) -> None:
     """Read the rest of the text."""
     was_training = model.training
     model.eval()
-    words, context = story_words(text, config.seed), int(model.cfg.n_ctx)
+    context = int(model.cfg.n_ctx)
     copies = np.ones(len(words), dtype=bool)
     copies[np.unique(words, return_index=True)[1]] = False
     total = int(text.scored(context).sum())
@@ -339,8 +340,7 @@ def _keys(words: np.ndarray) -> Float[np.ndarray, " stories"]:
     return (words >> np.uint64(11)) * 2.0**-53
 
 
-def _gathered(text: Text, config: GatherConfig, held: _Pass) -> Gathered:
-    words = story_words(text, config.seed)
+def _gathered(text: Text, config: GatherConfig, held: _Pass, words: np.ndarray) -> Gathered:
     kept: dict[int, dict[Half, dict[str, Kept]]] = {}
     for number, layer in held.layers.items():
         kept[number] = {

@@ -197,8 +197,18 @@ def identity(
 
 def record_path(out: str | Path, evaluation: str, config_hash: str, loaded: LoadedModel) -> Path:
     """``out/<model>-<first 8 digits of its weights' hash>/<evaluation>-<config_hash>.json``."""
-    directory = f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}"
-    return Path(out) / directory / f"{evaluation}-{config_hash}.json"
+    return model_directory(out, loaded) / f"{evaluation}-{config_hash}.json"
+
+
+def model_directory(out: str | Path, loaded: LoadedModel) -> Path:
+    """``out/<model>-<first 8 digits of its weights' hash>``: whatever is made of one model."""
+    return Path(out) / f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}"
+
+
+def model_key(loaded: LoadedModel) -> str:
+    """A hash of what decides a model's activations: those who gather them share them by it."""
+    known = {"weights": loaded.weights_hash, "ablation": loaded.ablation, **loaded.shape}
+    return hash_of(known)
 
 
 def find_record(

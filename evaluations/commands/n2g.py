@@ -128,19 +128,17 @@ def _data_finder(
     """What each model's neurons are explained with."""
     from evaluations.n2g.evaluation import N2gData
     from evaluations.n2g.vocabulary import Vocabulary
-    from evaluations.record import hash_of
-    from evaluations.runner import file_name
+    from evaluations.runner import model_directory, model_key
 
     def find(loaded: LoadedModel) -> N2gData:
         text = text_of(loaded)
         vocabulary = Vocabulary.of(loaded.tokenizer)
-        known = {"weights": loaded.weights_hash, "ablation": loaded.ablation, **loaded.shape}
         return N2gData(
             text,
             vocabulary,
             _source(spec, text, vocabulary, loaded.device),
-            out / f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}" / "n2g",
-            hash_of(known),
+            model_directory(out, loaded) / "n2g",
+            model_key(loaded),
             sae,
             again,
         )

@@ -166,13 +166,10 @@ def _data_finder(
 ) -> Callable[[LoadedModel], NeuronsData]:
     """What each model's neurons are explained with."""
     from evaluations.neurons.config import NeuronsData
-    from evaluations.record import hash_of
-    from evaluations.runner import file_name
+    from evaluations.runner import model_directory, model_key
 
     def find(loaded: LoadedModel) -> NeuronsData:
-        known = {"weights": loaded.weights_hash, "ablation": loaded.ablation, **loaded.shape}
-        directory = out / f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}" / "neurons"
-        key = hash_of(known)
+        directory, key = model_directory(out, loaded) / "neurons", model_key(loaded)
         return NeuronsData(text_of(loaded), examiner, key, loaded.name, directory, sae)
 
     return find

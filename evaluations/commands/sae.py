@@ -166,7 +166,7 @@ def _data_finder(
     from evaluations.commands.inputs import origins
     from evaluations.models import origin
     from evaluations.origin import Origin, origin_of_text, text_to_score
-    from evaluations.runner import file_name
+    from evaluations.runner import model_directory
     from evaluations.sae.evaluation import SaeData
     from evaluations.text import evaluation_text
     from sat_interp.data.corpus import load_corpus
@@ -183,11 +183,10 @@ def _data_finder(
         name, held, _ = text_to_score(own, shared, data, validation)
         # held-out stories even of text no model was trained on: the autoencoder is, here
         text = evaluation_text(loaded.tokenizer, name, held, stories, trained_on=True)
-        directory = f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}"
         return SaeData(
             corpus=load_corpus(parse_data(name, held), "train", loaded.tokenizer),
             text=text,
-            directory=Path(out) / directory / "sae",
+            directory=model_directory(out, loaded) / "sae",
             model={"name": loaded.name, "weights": loaded.weights_hash, **loaded.shape},
             together=configs,
             given=Path(given) if given else None,
