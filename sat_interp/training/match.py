@@ -24,8 +24,9 @@ from sat_interp.training.loop import TrainResult, finished_result, run
 
 logger = logging.getLogger(__name__)
 
-FIRST_SHARE = 32
-"""The first run tried is this many times shorter than the full one."""
+FIRST_SHARE = 4
+"""The first run tried is this many times shorter than the longest: gates cost a model some
+perplexity, not most of its training, so its equal is sought near the full length."""
 
 
 def train_matched(config: TrainConfig, ranks: Processes) -> TrainResult:
@@ -103,7 +104,7 @@ def search(
 ) -> dict[int, float]:
     """Lengths tried and the perplexities they ended at, in the order tried.
 
-    From longest / 32 the length doubles (or, where that is already too good, halves) until two
+    From longest / 4 the length doubles (or, where that is already too good, halves) until two
     lengths bracket the target; then the length is interpolated between them, linearly in the
     logarithms of both, until a run is within ``tolerance`` or ``runs`` are spent.
 

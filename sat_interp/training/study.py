@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 Kind = Literal["baseline", "learned", "control", "matched"]
 BASELINE = "baseline"
 CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
+MATCHED_LONGEST = 2
+"""A matched baseline may take this many times the steps of the run whose perplexity it is to have."""
 OWNED = {
     "variant": "variants", "k_attention": "k", "k_neurons": "k", "seed": "seeds", "out": "out",
     "gates": "controls", "match_perplexity": "match_perplexity", "preset": "preset",
@@ -67,8 +69,8 @@ class Study:
     """The groups with learned gates that get the controls (local-k4); all, where none is named."""
 
     match_perplexity: tuple[str, ...] = ()
-    """The groups with learned gates that get a baseline of their own, shortened until its clean
-    validation perplexity is theirs, seed by seed; ``true`` in the file means all of them."""
+    """The groups with learned gates that get a baseline of their own, shortened (or lengthened, to
+    twice the steps at most) until its clean validation perplexity is theirs, seed by seed; ``true`` in the file means all of them."""
 
     out: str = ""
     """Directory of the runs; runs/NAME by default."""
@@ -124,7 +126,7 @@ class Study:
                     )
                 )
         for group in self.match_perplexity:
-            made.append(self._run(f"matched-{group}", "matched", seed, "none", like=group))
+            made.append(_longer(self._run(f"matched-{group}", "matched", seed, "none", like=group)))
         return made
 
     def _run(
@@ -236,6 +238,19 @@ def raise_failures(done: Sequence[Trained]) -> None:
     failed = [f"{one.run.name}: {one.reason}" for one in done if one.summary is None]
     if failed:
         raise UserError(f"{len(failed)} of {len(done)} runs failed: {'; '.join(failed)}")
+
+
+def _longer(run: StudyRun) -> StudyRun:
+    """A matched run that may take longer than its target did: the target may be the better model.
+
+    A warm-up keeps its share, so the same length is the same recipe.
+    """
+    config = run.config
+    longer = dataclasses.replace(
+        config, steps=MATCHED_LONGEST * config.steps,
+        warmup_steps=MATCHED_LONGEST * config.warmup_steps,
+    )  # fmt: skip
+    return dataclasses.replace(run, config=longer)
 
 
 def _with_target(run: StudyRun, runs: Iterable[StudyRun]) -> TrainConfig:

@@ -26,14 +26,19 @@ def test_the_length_is_found_in_few_runs(target: float) -> None:
     chosen = nearest(trials, target)
     assert distance(trials[chosen], target) <= 0.01
     assert len(trials) <= 9
-    assert next(iter(trials)) == 100
+    assert next(iter(trials)) == 800
 
 
 def test_lengths_double_until_they_bracket() -> None:
-    lengths = list(search(power_law, 4.0, **SEARCH))
-    assert lengths[:5] == [100, 200, 400, 800, 1600]
-    assert all(800 < steps < 1600 or distance(power_law(steps), 4.0) <= 0.01
-               for steps in lengths[5:])  # fmt: skip
+    lengths = list(search(power_law, 3.8, **SEARCH))
+    assert lengths[:3] == [800, 1600, 3200]
+    assert all(1600 < steps < 3200 for steps in lengths[3:])
+
+
+def test_lengths_halve_where_the_first_is_too_good() -> None:
+    lengths = list(search(power_law, 6.2, **SEARCH))
+    assert lengths[:4] == [800, 400, 200, 100]
+    assert all(100 < steps < 200 for steps in lengths[4:])
 
 
 @pytest.mark.parametrize("steep", [lambda n: 50.0 if n < 737 else 2.0, lambda n: 2 + 1e4 / n**2])
@@ -60,8 +65,8 @@ def test_what_cannot_be_reached_is_refused_with_what_was(target: float, said: st
 
 
 def test_too_few_runs_to_bracket_are_refused() -> None:
-    with pytest.raises(UserError, match="3 runs did not reach .* allow more match_runs"):
-        search(power_law, 3.8, **{**SEARCH, "runs": 3})
+    with pytest.raises(UserError, match="2 runs did not reach .* allow more match_runs"):
+        search(power_law, 3.8, **{**SEARCH, "runs": 2})
 
 
 def test_interpolation_is_linear_in_the_logarithms() -> None:

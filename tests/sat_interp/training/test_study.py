@@ -74,6 +74,8 @@ def test_a_study_is_the_product_of_its_parts() -> None:
     assert (random.kind, random.like) == ("control", "local-k4")
     assert random.config.out == "runs/s/local-k4-random-s7"
     assert {run.kind for run in runs} == {"baseline", "learned", "control", "matched"}
+    lengths = {run.kind: run.config.steps for run in runs}
+    assert lengths["matched"] == 2 * lengths["learned"] == 2 * lengths["baseline"]
     assert all(run.config.resume for run in runs)
 
 
