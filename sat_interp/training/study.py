@@ -21,7 +21,7 @@ Kind = Literal["baseline", "learned", "control", "matched"]
 BASELINE = "baseline"
 CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
 MATCHED_LONGEST = 2
-"""A matched baseline may take this many times the steps of the run whose perplexity it is to have."""
+"""A matched baseline may take this many times the steps of the run it is to match."""
 OWNED = {
     "variant": "variants", "k_attention": "k", "k_neurons": "k", "seed": "seeds", "out": "out",
     "gates": "controls", "match_perplexity": "match_perplexity", "preset": "preset",
@@ -70,7 +70,8 @@ class Study:
 
     match_perplexity: tuple[str, ...] = ()
     """The groups with learned gates that get a baseline of their own, shortened (or lengthened, to
-    twice the steps at most) until its clean validation perplexity is theirs, seed by seed; ``true`` in the file means all of them."""
+    twice the steps at most) until its clean validation perplexity is theirs, seed by seed;
+    ``true`` in the file means all of them."""
 
     out: str = ""
     """Directory of the runs; runs/NAME by default."""
