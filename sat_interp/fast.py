@@ -1,15 +1,16 @@
 """The fast path: the same numbers as the hooked path, fused, and no hook fires.
 
-Attention goes through fused kernels, Q, K and V through one product, both streams through one
-product wherever the gates allow it (the local variant; the global one needs the whole clean stream
-before its gates can speak, so it reuses the clean stream's keys and values instead).
+Attention goes through fused kernels, Q, K and V through one product, that of both streams wherever
+the gates allow it (the local variant; the global one needs the whole clean stream before its gates
+can speak, so it reuses the clean stream's keys and values instead). Where a hard mask keeps few
+units, the products it enters go from winner to winner and leave out the rest, which are zeros.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +33,7 @@ from sat_interp.block import (
     layer_norm,
     spread_over_coordinates,
 )
+from sat_interp.config import SelfAblationConfig
 
 
 def _gelu_new(pre: Tensor) -> Tensor:
@@ -49,6 +51,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
 }
+
+SPARSE = 8
+"""A hard mask keeps few units where it keeps at most one in this many."""
 
 
 def embed(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Stream:
@@ -96,12 +101,11 @@ def joint_block(
     attention_mask: Float[Tensor, "batch pos units"],
     neuron_mask: Float[Tensor, "batch pos neurons"],
 ) -> Float[Tensor, "two_batch pos d_model"]:
-    """One block on both streams, clean rows first: every weight is read once."""
-    z = joint_attention(project(block, both), attention_scale(block))
-    clean_z, ablated_z = z.chunk(2)
-    ablated_z = ablated_z * spread_over_coordinates(attention_mask, block.attn.W_Q)
-    both = _after_attention(block, both, torch.cat([clean_z, ablated_z]))
-    return _after_mlp(block, both, neuron_mask)
+    """One block on both streams, clean rows first; they share one product for Q, K and V."""
+    clean_z, ablated_z = joint_attention(project(block, both), attention_scale(block)).chunk(2)
+    clean, ablated = both.chunk(2)
+    clean = _after_mlp(block, _after_attention(block, clean, clean_z))
+    return torch.cat([clean, _masked(block, ablated, ablated_z, attention_mask, neuron_mask)])
 
 
 def ablated_block(
@@ -114,8 +118,7 @@ def ablated_block(
     """One block on the ablated stream, over keys and values the clean pass has kept."""
     own = project(block, ablated)
     z = ablated_attention(own, clean_projections, attention_scale(block))
-    z = z * spread_over_coordinates(attention_mask, block.attn.W_Q)
-    return _after_mlp(block, _after_attention(block, ablated, z), neuron_mask)
+    return _masked(block, ablated, z, attention_mask, neuron_mask)
 
 
 def project(block: TransformerBlock, stream: Stream) -> Projections:
@@ -137,12 +140,97 @@ def _after_attention(block: TransformerBlock, stream: Tensor, z: Tensor) -> Tens
 def _after_mlp(
     block: TransformerBlock, stream: Tensor, neuron_mask: Tensor | None = None
 ) -> Tensor:
-    """Add the MLP's output; the mask, where given, is over the last rows: the ablated stream's."""
     mlp = cast(MLP, block.mlp)
     pre = F.linear(layer_norm(block.ln2, stream), mlp.W_in.T, mlp.b_in)
     post = ACTIVATIONS[block.cfg.act_fn](pre)
-    if neuron_mask is not None:
-        n_clean = len(stream) - len(neuron_mask)
-        masked = post[n_clean:] * neuron_mask
-        post = torch.cat([post[:n_clean], masked]) if n_clean else masked
+    post = post if neuron_mask is None else post * neuron_mask
     return stream + F.linear(post, mlp.W_out.T, mlp.b_out)
+
+
+def _masked(
+    block: SelfAblatingBlock, ablated: Tensor, z: Tensor, attention_mask: Tensor,
+    neuron_mask: Tensor,
+) -> Tensor:  # fmt: skip
+    """What follows attention in a block, on the ablated stream."""
+    ablation, attn, mlp = block.ablation, block.attn, block.mlp
+    coordinates = spread_over_coordinates(attention_mask, attn.W_Q)
+    if _is_sparse(ablation, ablation.k_attention, attention_mask, z):
+        output = attn.W_O.flatten(0, 1)  # (heads * d_head, d_model)
+        ablated = ablated + _WinnersLinear.apply(z, coordinates, output, attn.b_O)
+    else:
+        ablated = _after_attention(block, ablated, z * coordinates)
+    is_gelu = ACTIVATIONS[block.cfg.act_fn] is _gelu_new
+    if not (_is_sparse(ablation, ablation.k_neurons, neuron_mask, ablated) and is_gelu):
+        return _after_mlp(block, ablated, neuron_mask)
+    weights = (mlp.W_in, mlp.b_in, mlp.W_out, mlp.b_out)
+    return ablated + _WinnersMLP.apply(layer_norm(block.ln2, ablated), neuron_mask, *weights)
+
+
+def _is_sparse(ablation: SelfAblationConfig, k: int, mask: Tensor, stream: Tensor) -> bool:
+    """Whether so few units are kept that going from one to the next beats a whole product."""
+    return (
+        ablation.forward_mask == "hard"
+        and ablation.gates != "dropout"
+        and SPARSE * k <= mask.shape[-1]
+        and mask.dtype == stream.dtype == torch.float32
+        and not torch.is_autocast_enabled(stream.device.type)
+        and native.takes(stream)
+    )
+
+
+class _WinnersLinear(torch.autograd.Function):
+    """``(mask * x) @ weight + bias`` under a mask of few ones.
+
+    The straight-through gradient of the mask asks for every unit's pull, a whole product; the
+    value and the weight's gradient ask for the winners alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, mask, weight)
+        product = native.winners_product(_flat(x), _flat(mask), weight, False)
+        return product.add_(bias).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, mask, weight = ctx.saved_tensors
+        flat = _flat(grad)
+        pull = (flat @ weight.T).view_as(x)
+        grad_weight = native.winners_outer(_flat(x), _flat(mask), flat, False)
+        return pull * mask, pull * x, grad_weight, flat.sum(0)
+
+
+class _WinnersMLP(torch.autograd.Function):
+    """``(mask * gelu_new(x @ W_in + b_in)) @ W_out + b_out`` under a mask of few ones.
+
+    As above; and nothing flows back through a unit that has lost, so of the six products of an MLP
+    two stay whole: the pre-activations, and the pull on the mask.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, mask: Tensor, W_in: Tensor, b_in: Tensor, W_out: Tensor, b_out: Tensor
+    ) -> Tensor:
+        pre = torch.addmm(b_in, _flat(x), W_in)
+        ctx.save_for_backward(x, mask, pre, W_in, W_out)
+        product = native.winners_product(pre, _flat(mask), W_out, True)
+        return product.add_(b_out).view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, mask, pre, W_in, W_out = ctx.saved_tensors
+        flat, flat_mask = _flat(grad), _flat(mask)
+        grad_pre, grad_mask = native.masked_gelu_backward(flat @ W_out.T, pre, flat_mask)
+        grad_x = native.winners_product(grad_pre, flat_mask, W_in.T, False)
+        return (
+            grad_x.view_as(x),
+            grad_mask.view_as(mask),
+            native.winners_outer(grad_pre, flat_mask, _flat(x), False).T,
+            grad_pre.sum(0),
+            native.winners_outer(pre, flat_mask, flat, True),
+            flat.sum(0),
+        )
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.flatten(0, -2)

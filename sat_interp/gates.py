@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
+from sat_interp import native
 from sat_interp.config import SelfAblationConfig, Soft
 
 # T = x_k - x_{k+1} vanishes where the k-th and (k+1)-th scores tie, and 1/T is in the gradient:
@@ -78,12 +79,20 @@ def k_winners(
 ) -> Float[Tensor, "*batch units"]:
     """The mask that multiplies the units: hard with a straight-through gradient, or soft.
 
-    With k = units nothing is ablated: ones, and no gradient.
+    With k = units nothing is ablated: ones, and no gradient. On the CPU a kernel computes what
+    :func:`soft_weights` describes (softmax; sigmoid stays with PyTorch); there, of winners that tie
+    the first wins, and units that tie for the k-th place share the gradient through T.
     """
     if k == scores.shape[-1]:
         return torch.ones_like(scores)
+    is_soft = ablation.forward_mask == "soft"
+    if ablation.soft == "softmax" and native.takes(scores):
+        found, _ = native.k_winners(
+            scores.float(), k, ablation.temperature, TEMPERATURE_FLOOR, MIN_SPREAD, is_soft
+        )
+        return found.to(scores.dtype)
     weights, mask = soft_weights(scores, k, ablation.soft, ablation.temperature)
-    if ablation.forward_mask == "soft":
+    if is_soft:
         return weights
     if not weights.requires_grad:
         return mask

@@ -1,4 +1,5 @@
-// The CPU kernels of training: attention with small heads, and the softmax's gradient.
+// The CPU kernels of training: attention with small heads, the softmax's gradient, GELU,
+// k-winners-take-all, and products with the few winners.
 //
 // Fused attention libraries are made for heads of 64 and more; at the paper's 8 they spend their
 // time on bookkeeping. Here one (batch, head) pair is a work item: its keys and values are laid out
@@ -10,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <vector>
 
 #ifdef __AVX512F__
@@ -322,8 +324,7 @@ static inline Vec gelu_sigmoid(Vec x) {
   return (twice > 0.0f ? all(1.0f) : e) / (1.0f + e);
 }
 static inline Vec gelu(Vec x) { return x * gelu_sigmoid(x); }
-static inline Vec gelu_slope(Vec x) {
-  const Vec share = gelu_sigmoid(x);
+static inline Vec gelu_slope(Vec x, Vec share) {
   return share + x * share * (1.0f - share) * GELU_LINEAR * (1.0f + 3.0f * GELU_CUBIC * x * x);
 }
 
@@ -344,6 +345,222 @@ static inline Vec load_some(const float* at, int count) {
 }
 static inline void store_some(float* at, Vec value, int count) {
   std::memcpy(at, &value, count * sizeof(float));
+}
+
+// k-winners-take-all, and the gradient of softmax((x - top) / T), T = max(temperature * (x_k -
+// x_{k+1}), floor): see sat_interp.gates, where the same is written in PyTorch.
+
+// What the backward pass needs to know of a row of scores.
+struct Rank {
+  float top, kth, next, sharpness;  // sharpness: T
+};
+
+constexpr float FAINT = -60.0f;  // e^-60 of the largest weight counts as nothing: no denormals
+
+static inline Vec weight_of(Vec x, const Rank& rank, float over_sharpness) {
+  const Vec u = (x - rank.top) * over_sharpness;
+  return u < FAINT ? Vec{} : exponential(u);
+}
+
+// A row, padded to whole vectors.
+struct Row {
+  std::vector<Vec> padded;
+  int64_t units;
+  explicit Row(int64_t units) : padded((units + W - 1) / W), units(units) {}
+  float* data() { return reinterpret_cast<float*>(padded.data()); }
+  void fill(const float* from, float padding) {
+    padded.back() = all(padding);
+    std::memcpy(data(), from, units * sizeof(float));
+  }
+};
+
+static int64_t count_from(const std::vector<Vec>& row, float threshold) {
+  IntVec counts{};
+  for (const Vec& x : row) counts -= x >= threshold;
+  int64_t total = 0;
+  for (int lane = 0; lane < W; lane++) total += counts[lane];
+  return total;
+}
+
+// The k-th and (k+1)-th largest of a row (padded with -inf), and its mask of k ones; of winners
+// that tie, the first. A threshold that exactly k scores reach is found by bisection, in a handful
+// of sweeps; where scores tie, or nearly, there is none, and they are put in order instead.
+static void select(Row& row, int64_t k, float smallest, Rank& rank, float* mask,
+                   std::vector<float>& ordered) {
+  float low = smallest, high = rank.top;
+  int64_t reached = 0;
+  for (int sweep = 0; sweep < 24 && reached != k; sweep++) {
+    const float middle = low + (high - low) / 2;
+    reached = count_from(row.padded, middle);
+    (reached < k ? high : low) = middle;
+  }
+  const float* x = row.data();
+  if (reached == k) {  // by low
+    Vec kth = all(rank.top), next = all(smallest);
+    for (const Vec& x : row.padded) {
+      kth = x >= low && x < kth ? x : kth;
+      next = x < low ? larger(x, next) : next;
+    }
+    rank.kth = -maximum(-kth);
+    rank.next = maximum(next);
+    for (int64_t i = 0; i < row.units; i++) mask[i] = x[i] >= low;
+    return;
+  }
+  ordered.assign(x, x + row.units);
+  std::nth_element(ordered.begin(), ordered.begin() + k, ordered.end(), std::greater<float>());
+  rank.next = ordered[k];
+  rank.kth = *std::min_element(ordered.begin(), ordered.begin() + k);
+  int64_t tied = k - count_from(row.padded, std::nextafter(rank.kth, INFINITY));
+  for (int64_t i = 0; i < row.units; i++)
+    mask[i] = x[i] > rank.kth || (x[i] == rank.kth && tied-- > 0);
+}
+
+// A row's soft weights, in place of its scores.
+static void soften(Row& row, const Rank& rank, float* weights) {
+  const float over = 1 / rank.sharpness;
+  Vec total{};
+  for (Vec& x : row.padded) total += x = weight_of(x, rank, over);
+  const float share = 1 / sum(total);
+  for (Vec& x : row.padded) x *= share;
+  std::memcpy(weights, row.data(), row.units * sizeof(float));
+}
+
+// mask: hard, or the soft weights; all NaN where a score is no finite number.
+static void k_winners_rows(const float* scores, float* mask, Rank* ranks, int64_t rows,
+                           int64_t units, int64_t stride, int64_t k, bool soft, float temperature,
+                           float least, float least_spread, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    Row row(units);
+    std::vector<float> ordered;
+#pragma omp for schedule(static)
+    for (int64_t index = 0; index < rows; index++) {
+      const float* x = scores + index * stride;
+      float* out = mask + index * units;
+      row.fill(x, x[0]);
+      Vec largest = row.padded[0], smallest = largest, finite{};
+      for (const Vec& x : row.padded) {
+        largest = larger(x, largest);
+        smallest = x < smallest ? x : smallest;
+        finite += x - x;
+      }
+      Rank& rank = ranks[index];
+      if (std::isnan(sum(finite))) {
+        rank = {NAN, NAN, NAN, NAN};
+        std::fill(out, out + units, NAN);
+        continue;
+      }
+      row.fill(x, -INFINITY);
+      const float bottom = -maximum(-smallest);
+      rank.top = maximum(largest);
+      select(row, k, bottom, rank, out, ordered);
+      rank.sharpness = std::max(temperature * (rank.kth - rank.next),
+                                least * std::max(rank.top - bottom, least_spread));
+      if (soft) soften(row, rank, out);
+    }
+  }
+}
+
+// Units that tie for the k-th place, or for the next, share the gradient that comes through T.
+static void k_winners_gradient(const float* scores, const Rank* ranks, const float* grad_weights,
+                               float* grad_scores, int64_t rows, int64_t units, int64_t stride,
+                               float temperature, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    Row row(units), pull(units), weights(units);
+    const int64_t blocks = row.padded.size();
+#pragma omp for schedule(static)
+    for (int64_t index = 0; index < rows; index++) {
+      const Rank& rank = ranks[index];
+      const float over = 1 / rank.sharpness;
+      row.fill(scores + index * stride, -INFINITY);
+      pull.fill(grad_weights + index * units, 0);
+      Vec total{}, pulled{};
+      for (int64_t block = 0; block < blocks; block++) {
+        const Vec weight = weight_of(row.padded[block], rank, over);
+        weights.padded[block] = weight;
+        total += weight;
+        pulled += weight * pull.padded[block];
+      }
+      const float mass = sum(total), mean = sum(pulled) / mass, factor = over / mass;
+      Vec stretch{};  // - dL/dT
+      for (int64_t block = 0; block < blocks; block++) {
+        const Vec grad = weights.padded[block] * (pull.padded[block] - mean) * factor;
+        const Vec x = row.padded[block];
+        stretch += weights.padded[block] > 0.0f ? grad * (x - rank.top) : Vec{};
+        weights.padded[block] = grad;
+      }
+      if (rank.sharpness <= temperature * (rank.kth - rank.next)) {  // not held by the floor
+        const float through = temperature * over * sum(stretch);
+        IntVec at_kth{}, at_next{};
+        for (const Vec& x : row.padded) at_kth -= x == rank.kth, at_next -= x == rank.next;
+        int64_t sharing_kth = 0, sharing_next = 0;
+        for (int lane = 0; lane < W; lane++)
+          sharing_kth += at_kth[lane], sharing_next += at_next[lane];
+        const Vec to_kth = all(-through / sharing_kth), to_next = all(through / sharing_next);
+        for (int64_t block = 0; block < blocks; block++) {
+          const Vec x = row.padded[block];
+          weights.padded[block] += x == rank.kth ? to_kth : x == rank.next ? to_next : Vec{};
+        }
+      }
+      std::memcpy(grad_scores + index * units, weights.data(), units * sizeof(float));
+    }
+  }
+}
+
+// Products with the few units of a row whose mask is not 0; see sat_interp.fast.
+
+// Calls winner(i) for each unit i with mask[i] != 0, in order.
+template <typename Winner>
+static void each_winner(const float* mask, int64_t units, Winner winner) {
+  constexpr int64_t STEP = 16;
+  for (int64_t start = 0; start < units; start += STEP) {
+    const int64_t stop = std::min(units, start + STEP);
+    if (stop - start == STEP) {
+      uint64_t words[STEP / 2], any = 0;
+      std::memcpy(words, mask + start, sizeof words);
+      for (uint64_t word : words) any |= word;
+      if (!any) continue;
+    }
+    for (int64_t i = start; i < stop; i++)
+      if (mask[i] != 0) winner(i);
+  }
+}
+
+static inline float activated(float x, bool is_gelu) { return is_gelu ? gelu(all(x))[0] : x; }
+
+// out = (mask * x) @ weight, or (mask * gelu(x)) @ weight; weight: (units, width).
+static void winners_product_rows(const float* x, const float* mask, const float* weight, float* out,
+                                 int64_t rows, int64_t units, int64_t width, bool is_gelu,
+                                 int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t row = 0; row < rows; row++) {
+    float* __restrict to = out + row * width;
+    std::fill(to, to + width, 0.0f);
+    each_winner(mask + row * units, units, [&](int64_t i) {
+      const float factor = mask[row * units + i] * activated(x[row * units + i], is_gelu);
+      const float* __restrict from = weight + i * width;
+      for (int64_t j = 0; j < width; j++) to[j] += factor * from[j];
+    });
+  }
+}
+
+// out = (mask * x).T @ y, or (mask * gelu(x)).T @ y; y: (rows, width), out: (units, width), zeros.
+// A thread has some of the columns to itself and takes the rows in order.
+static void winners_outer_columns(const float* x, const float* mask, const float* y, float* out,
+                                  int64_t rows, int64_t units, int64_t width, bool is_gelu,
+                                  int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int part = 0; part < threads; part++) {
+    const int64_t first = width * part / threads, last = width * (part + 1) / threads;
+    for (int64_t row = 0; row < rows; row++)
+      each_winner(mask + row * units, units, [&](int64_t i) {
+        const float factor = mask[row * units + i] * activated(x[row * units + i], is_gelu);
+        const float* __restrict from = y + row * width;
+        float* __restrict to = out + i * width;
+        for (int64_t j = first; j < last; j++) to[j] += factor * from[j];
+      });
+  }
 }
 
 #define FOR_EACH_D_HEAD(call) \
@@ -391,8 +608,50 @@ extern "C" int gelu_forward(const float* x, float* y, int64_t n, int threads) {
 extern "C" int gelu_backward(const float* grad_y, const float* x, float* grad_x, int64_t n,
                              int threads) {
   each(n, threads, [=](int64_t at, int count) {
-    const Vec pulled = load_some(grad_y + at, count) * gelu_slope(load_some(x + at, count));
-    store_some(grad_x + at, pulled, count);
+    const Vec input = load_some(x + at, count);
+    const Vec slope = gelu_slope(input, gelu_sigmoid(input));
+    store_some(grad_x + at, load_some(grad_y + at, count) * slope, count);
   });
+  return 0;
+}
+
+extern "C" int k_winners_forward(const float* scores, float* mask, float* ranks, int64_t rows,
+                                 int64_t units, int64_t stride, int64_t k, int64_t soft,
+                                 float temperature, float least, float least_spread, int threads) {
+  k_winners_rows(scores, mask, reinterpret_cast<Rank*>(ranks), rows, units, stride, k, soft,
+                 temperature, least, least_spread, threads);
+  return 0;
+}
+
+extern "C" int k_winners_backward(const float* scores, const float* ranks,
+                                  const float* grad_weights, float* grad_scores, int64_t rows,
+                                  int64_t units, int64_t stride, float temperature, int threads) {
+  k_winners_gradient(scores, reinterpret_cast<const Rank*>(ranks), grad_weights, grad_scores, rows,
+                     units, stride, temperature, threads);
+  return 0;
+}
+
+extern "C" int masked_gelu_backward(const float* grad_y, const float* x, const float* mask,
+                                    float* grad_x, float* grad_mask, int64_t n, int threads) {
+  each(n, threads, [=](int64_t at, int count) {
+    const Vec input = load_some(x + at, count), pulled = load_some(grad_y + at, count);
+    const Vec share = gelu_sigmoid(input);
+    store_some(grad_x + at, pulled * load_some(mask + at, count) * gelu_slope(input, share), count);
+    store_some(grad_mask + at, pulled * input * share, count);
+  });
+  return 0;
+}
+
+extern "C" int winners_product(const float* x, const float* mask, const float* weight, float* out,
+                               int64_t rows, int64_t units, int64_t width, int64_t is_gelu,
+                               int threads) {
+  winners_product_rows(x, mask, weight, out, rows, units, width, is_gelu, threads);
+  return 0;
+}
+
+extern "C" int winners_outer(const float* x, const float* mask, const float* y, float* out,
+                             int64_t rows, int64_t units, int64_t width, int64_t is_gelu,
+                             int threads) {
+  winners_outer_columns(x, mask, y, out, rows, units, width, is_gelu, threads);
   return 0;
 }

@@ -229,3 +229,124 @@ gelu_new.register_autograd(
     lambda ctx, grad_y: gelu_new_backward(grad_y, *ctx.saved_tensors),
     setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
 )
+
+
+@torch.library.custom_op(
+    "sat_interp::k_winners", mutates_args=(),
+    schema="(Tensor scores, int k, float temperature, float least, float least_spread, bool soft) "
+    "-> (Tensor, Tensor)",
+)  # fmt: skip
+def k_winners(
+    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool
+) -> tuple[Tensor, Tensor]:
+    """The mask of the k winners (or the soft weights), and what each row's gradient needs.
+
+    The mask's gradient is that of softmax(scores / T), T = max(temperature * (x_k - x_{k+1}),
+    least * max(spread, least_spread)): see :func:`sat_interp.gates.soft_weights`. Of winners that
+    tie the first wins; units that tie for the k-th place share the gradient that comes through T.
+    """
+    rows, mask = _rows(scores), scores.new_empty(scores.shape)
+    ranks = scores.new_empty(*scores.shape[:-1], 4)
+    sizes = (*rows.shape, rows.stride(0))
+    _call(
+        "k_winners_forward", rows, mask, ranks, *sizes, k, int(soft), temperature, least,
+        least_spread,
+    )  # fmt: skip
+    return mask, ranks
+
+
+@k_winners.register_fake
+def _(
+    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool
+) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(scores.shape), scores.new_empty(*scores.shape[:-1], 4)
+
+
+@torch.library.custom_op(
+    "sat_interp::k_winners_backward", mutates_args=(),
+    schema="(Tensor scores, Tensor ranks, Tensor grad_mask, float temperature) -> Tensor",
+)  # fmt: skip
+def k_winners_backward(
+    scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float
+) -> Tensor:
+    """The gradient of :func:`k_winners`; the weights are made anew."""
+    rows, grad_scores = _rows(scores), scores.new_empty(scores.shape)
+    sizes = (*rows.shape, rows.stride(0))
+    _call(
+        "k_winners_backward", rows, ranks, grad_mask.contiguous(), grad_scores, *sizes, temperature
+    )
+    return grad_scores
+
+
+@k_winners_backward.register_fake
+def _(scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float) -> Tensor:
+    return scores.new_empty(scores.shape)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(rows, units) with adjacent units; a view where it can be, as of a slice of all layers'."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _keep_ranks(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    ctx.temperature = inputs[2]
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(inputs[0], output[1])
+
+
+def _pull_back_winners(ctx, grad_mask, grad_ranks):  # type: ignore[no-untyped-def]
+    grad = k_winners_backward(*ctx.saved_tensors, grad_mask, ctx.temperature)
+    return grad, None, None, None, None, None
+
+
+k_winners.register_autograd(_pull_back_winners, setup_context=_keep_ranks)
+
+
+@torch.library.custom_op(
+    "sat_interp::winners_product", mutates_args=(),
+    schema="(Tensor x, Tensor mask, Tensor weight, bool is_gelu) -> Tensor",
+)  # fmt: skip
+def winners_product(x: Tensor, mask: Tensor, weight: Tensor, is_gelu: bool) -> Tensor:
+    """``(mask * x) @ weight``, with gelu_new(x) if ``is_gelu``, in time that goes with mask's ones.
+
+    Shapes: x and mask (rows, units), weight (units, width).
+    """
+    out = x.new_empty(len(x), weight.shape[1])
+    tensors = (x.contiguous(), mask.contiguous(), weight.contiguous())
+    _call("winners_product", *tensors, out, *x.shape, weight.shape[1], int(is_gelu))
+    return out
+
+
+@torch.library.custom_op(
+    "sat_interp::winners_outer", mutates_args=(),
+    schema="(Tensor x, Tensor mask, Tensor y, bool is_gelu) -> Tensor",
+)  # fmt: skip
+def winners_outer(x: Tensor, mask: Tensor, y: Tensor, is_gelu: bool) -> Tensor:
+    """``(mask * x).T @ y``: the gradient of :func:`winners_product`'s weight.
+
+    Shapes: x and mask (rows, units), y (rows, width).
+    """
+    out = x.new_zeros(x.shape[1], y.shape[1])
+    tensors = (x.contiguous(), mask.contiguous(), y.contiguous())
+    _call("winners_outer", *tensors, out, *x.shape, y.shape[1], int(is_gelu))
+    return out
+
+
+@torch.library.custom_op(
+    "sat_interp::masked_gelu_backward", mutates_args=(),
+    schema="(Tensor grad_y, Tensor x, Tensor mask) -> (Tensor, Tensor)",
+)  # fmt: skip
+def masked_gelu_backward(grad_y: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of x and mask in ``mask * gelu_new(x)``."""
+    tensors = (grad_y.contiguous(), x.contiguous(), mask.contiguous())
+    grad_x, grad_mask = torch.empty_like(tensors[1]), torch.empty_like(tensors[2])
+    _call("masked_gelu_backward", *tensors, grad_x, grad_mask, x.numel())
+    return grad_x, grad_mask
+
+
+winners_product.register_fake(lambda x, mask, weight, is_gelu: x.new_empty(len(x), weight.shape[1]))
+winners_outer.register_fake(lambda x, mask, y, is_gelu: x.new_empty(x.shape[1], y.shape[1]))
+masked_gelu_backward.register_fake(
+    lambda grad_y, x, mask: (x.new_empty(x.shape), mask.new_empty(mask.shape))
+)
