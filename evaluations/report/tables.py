@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,15 +114,18 @@ def rows(records: Sequence[Record]) -> list[Row]:
 def rich_table(layout: Layout, records: Sequence[Record]) -> RichTable:
     """The table for a terminal."""
     found = rows(records)
+    untaken = {column: why for column in layout.columns if (why := _untaken(column, found))}
+    columns = [column for column in layout.columns if column not in untaken]
+    notes = [caption(layout, found), *_told(untaken)]
     table = RichTable(
-        title=layout.title, title_justify="left", caption=escape(caption(layout, found))
+        title=layout.title, title_justify="left", caption=escape(" ".join(filter(None, notes)))
     )
     table.caption_justify = "left"
     table.add_column("Model", no_wrap=True)
-    for column in layout.columns:
+    for column in columns:
         table.add_column(heading(column, found), justify="right")
     for row in found:
-        cells = (row.cell(column) for column in layout.columns)
+        cells = (row.cell(column) for column in columns)
         table.add_row(*(escape(text) for text in (row.model, *cells)))
     return table
 
@@ -198,13 +201,38 @@ def caption(layout: Layout, found: Sequence[Row]) -> str:
     metrics = [
         metric for row in found for column in layout.columns if (metric := row.metric(column))
     ]
-    if any(column.interval for column in layout.columns):
-        intervals = [metric.interval for metric in metrics if metric.interval]
-        if intervals:
-            notes.append(f"In brackets: {intervals[0].level:.0%}, {intervals[0].method}.")
+    if told := _intervals(layout, found):
+        notes.append(f"In brackets: {told}.")
     if any(metric.n_failed for metric in metrics if metric.value is not None):
         notes.append("* some could not be scored: see the record.")
     return " ".join(notes)
+
+
+def _intervals(layout: Layout, found: Sequence[Row]) -> str:
+    """How the intervals shown were taken; which columns have which, where they differ."""
+    by_method: dict[str, list[str]] = {}
+    for column in layout.columns:
+        shown = [metric.interval for row in found if (metric := row.metric(column))]
+        if column.interval and (intervals := [one for one in shown if one]):
+            method = f"{intervals[0].level:.0%}, {intervals[0].method}"
+            by_method.setdefault(method, []).append(column.heading)
+    if len(by_method) < 2:
+        return "".join(by_method)
+    return "; ".join(f"{method} ({', '.join(names)})" for method, names in by_method.items())
+
+
+def _untaken(column: Column, found: Sequence[Row]) -> str:
+    """Why no model has this figure, where all give one reason: such a column would hold nothing."""
+    metrics = [row.metric(column) for row in found]
+    reasons = {", ".join(one.reasons) if one and one.value is None else "" for one in metrics}
+    return reasons.pop() if len(reasons) == 1 else ""
+
+
+def _told(untaken: Mapping[Column, str]) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for column, reason in untaken.items():
+        by_reason.setdefault(reason, []).append(column.heading)
+    return [f"Not taken: {', '.join(names)} ({reason})." for reason, names in by_reason.items()]
 
 
 def number(value: float, digits: int) -> str:

@@ -127,3 +127,27 @@ def test_the_language_tables_name_metrics_that_exist(make_model, text):
     found = language_model(make_model("local"), text, LanguageConfig(resamples=5))
     names = {metric.name for metric in found.metrics}
     assert {column.metric for layout in LANGUAGE for column in layout.columns} <= names
+
+
+def test_a_column_no_model_has_for_one_reason_is_told_beneath(make_record):
+    untaken = Metric("edges", "x", None, reasons={"--bootstrap N": 1}, n_failed=1)
+    layout = Layout("A table", (LAYOUT.columns[0], Column("lm", "edges", "Edges", 0)))
+    records = [make_record(name, metrics=[*make_record().metrics, untaken]) for name in "ab"]
+    text = " ".join(shown(layout, records).split())
+    assert "Not taken: Edges (--bootstrap N)." in text
+    assert "n/a" not in text
+    other = make_record("c", metrics=[*make_record().metrics, Metric("edges", "x", 3.0)])
+    text = shown(layout, [*records, other])
+    assert "n/a: --bootstrap N" in text
+    assert "Not taken" not in text
+
+
+def test_columns_with_other_intervals_are_told_apart(make_record):
+    metric = make_record().metrics[0]
+    layout = Layout("A table", tuple(replace(LAYOUT.columns[0], metric=name) for name in "ab"))
+    metrics = [
+        replace(metric, name="a", interval=Interval(11.0, 14.0, 0.95, "Wilson")),
+        replace(metric, name="b", interval=Interval(11.0, 14.0, 0.95, "bootstrap")),
+    ]
+    text = " ".join(shown(layout, [make_record(metrics=metrics)]).split())
+    assert "In brackets: 95%, Wilson (Perplexity); 95%, bootstrap (Perplexity)." in text
