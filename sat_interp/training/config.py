@@ -132,6 +132,10 @@ class TrainConfig(SelfAblationConfig):
     """Shorten the run until its validation perplexity (clean) is this: the same recipe with a
     shorter, complete schedule, its length (at most steps) found by short runs."""
 
+    match_of: str | None = None
+    """Whose perplexity that is, such as local-k4: told in the run's records, so that baselines
+    matched to different models are kept apart; it decides nothing."""
+
     match_tolerance: float = 0.01
     """How near, relatively, the perplexity must come to match_perplexity."""
 
@@ -218,7 +222,7 @@ _NOT_NEGATIVE = (
     "reconstruction_weight", "validate_every", "checkpoint_every", "seed",
 )  # fmt: skip
 # What a resumed run may have different: none of it touches a weight or a logged number.
-_FREE = {"preset", "out", "resume", "wandb", "checkpoint_every"}
+_FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}
 
 _BUILTIN = {"steps": 5200, "warmup_steps": 100, "validate_every": 1300, "checkpoint_every": 1300}
 _K4 = {"k_attention": 4, "k_neurons": 4}

@@ -84,6 +84,7 @@ def trial_config(config: TrainConfig, steps: int, out: Path) -> TrainConfig:
         out=str(out / "trials" / f"steps-{steps}"),
         resume=True,
         match_perplexity=None,
+        match_of=None,
         wandb=None,
     )
 
@@ -198,6 +199,7 @@ def _summary(
         "config_hash": config.hash(),
         "match": {
             "perplexity": config.match_perplexity,
+            "of": config.match_of,
             "tolerance": config.match_tolerance,
             "is_within_tolerance": distance(trials[chosen], config.match_perplexity or math.nan)
             <= config.match_tolerance,

@@ -25,7 +25,7 @@ MATCHED_LONGEST = 2
 OWNED = {
     "variant": "variants", "k_attention": "k", "k_neurons": "k", "seed": "seeds", "out": "out",
     "gates": "controls", "match_perplexity": "match_perplexity", "preset": "preset",
-    "resume": "out",
+    "match_of": "match_perplexity", "resume": "out",
 }  # fmt: skip
 """Settings of a run that a study decides, and by which of its keys."""
 
@@ -266,7 +266,7 @@ def _with_target(run: StudyRun, runs: Iterable[StudyRun]) -> TrainConfig:
     if summary is None:
         raise UserError(f"{target.name}, whose perplexity it is to match, has not been trained")
     return dataclasses.replace(
-        run.config, match_perplexity=float(summary["best"]["clean_perplexity"])
+        run.config, match_perplexity=float(summary["best"]["clean_perplexity"]), match_of=run.like
     )
 
 
