@@ -123,7 +123,7 @@ class Record:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{source} is no whole record ({error}); delete it") from None
         if not isinstance(content, dict) or not {"schema", "evaluation", "metrics"} <= set(content):
             raise UserError(f"{source} is JSON but no record of an evaluation")
@@ -214,5 +214,12 @@ def _check(content: dict[str, Any]) -> None:
             raise TypeError(f"{name} is no mapping")
     if not isinstance(content["metrics"], list) or not isinstance(content["evaluation"], str):
         raise TypeError("evaluation or metrics are of another type")
-    if "weights_hash" not in content.get("model", {}):
+    model = content.get("model", {})
+    if not isinstance(model.get("weights_hash"), str):
         raise ValueError("the model has no weights_hash")
+    for name in ("ablation", "training"):
+        if not isinstance(model.get(name) or {}, dict):
+            raise TypeError(f"the model's {name} is no mapping")
+    for name in ("started", "config_hash"):
+        if not isinstance(content.get(name, ""), str):
+            raise TypeError(f"{name} is no text")

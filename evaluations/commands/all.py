@@ -73,6 +73,8 @@ def all_parts(
     planned = plan(chosen, preset, common, COMMANDS, _chosen(parts))
     seconds = estimated_seconds(planned, jobs)
     told = "an unknown time" if seconds is None else f"about {duration(seconds)}"
+    if rough := [job.name for job in planned if job.is_rough and job.state == "waiting"]:
+        told += f" (rough: {', '.join(rough)} extrapolated)"
     shown = console()
     shown.print(
         f"{len(chosen)} models, {len(planned)} parts: {told}, less what is done", highlight=False

@@ -11,7 +11,8 @@ def report(
     """The paper's Tables 1 and 2 and its figures, from the records below a directory.
 
     Models that differ only in their training seed are one row: mean and 95 % interval, and the
-    paired differences to the baseline and, of learned gates, to their controls. What a model has
+    paired differences to the baseline and, of learned gates, to their controls. A single model has
+    the interval over its own stories or neurons, where that was recorded. What a model has
     no record of is an empty cell that says which command fills it. Tables are printed and written
     as Markdown, LaTeX and CSV to OUT/report, figures beside them, all of it in one HTML page.
 
@@ -32,14 +33,14 @@ def report(
     """
     from evaluations.commands.show import console
     from evaluations.report.collection import Report, write_figures, write_report
-    from evaluations.report.grid import rich_table
+    from evaluations.report.grid import fitted
 
     made = Report.of(Path(out), study, paper_values)
     written = write_report(made, Path(out) / "report")
     written += write_figures(made, Path(out) / "report")
     shown = console()
     for grid in made.grids:
-        shown.print(rich_table(grid))
+        shown.print(fitted(grid, shown))
     for line in made.notes:
         shown.print(line, highlight=False, soft_wrap=True, markup=False)
     names = ", ".join(dict.fromkeys(path.name for path in written))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evaluations.record import Direction, Record
+from evaluations.record import Direction, Metric, Record
 from evaluations.report.grid import Cell
-from evaluations.report.seeds import Estimate, Group, estimate
+from evaluations.report.seeds import LEVEL, Estimate, Group, estimate, t_quantile
 from evaluations.report.selection import Model
 from evaluations.report.tables import number
 
@@ -62,19 +62,24 @@ def fails_task(model: Model) -> bool:
 def seeds_cell(figure: Figure, group: Group, is_best: bool) -> Cell:
     """A group's mean with interval; how many seeds it is of, where not all; why there is none."""
     states = [figure.state(model) for model in group.models]
-    values = [value for model in group.models if (value := figure.of(model)) is not None]
+    scored = [model for model in group.models if figure.of(model) is not None]
+    values = [value for model in scored if (value := figure.of(model)) is not None]
     left_out = {f"_{state}": states.count(state) for state in ("missing", "unscored", "unable")}
     if values:
         found = estimate(values)
         text = shown(found, figure.digits)
         if found.n < len(states):
             text += f" (n={found.n}{_marks(states)})"
-        return Cell(text, is_best, {**exact(found), **left_out})
+        ends = own_interval(scored[0].records[figure.evaluation].metric(figure.metric))
+        ends = ends if len(values) == 1 else None
+        within = own_text(ends, figure.digits) if ends else ""
+        return Cell(text, is_best, {**exact(found), **own_exact(ends), **left_out}, within)
     nothing: dict[str, float | int | str | None] = {
         "": None,
         "_low": None,
         "_high": None,
         "_n": 0,
+        **own_exact(None),
         **left_out,
     }
     return Cell(_reason(figure, group, states), False, nothing)
@@ -91,6 +96,34 @@ def shown(found: Estimate, digits: int, sign: bool = False) -> str:
 def exact(found: Estimate) -> dict[str, float | int | str | None]:
     """An estimate's figures for CSV."""
     return {"": found.mean, "_low": found.low, "_high": found.high, "_n": found.n}
+
+
+def own_interval(metric: Metric | None) -> tuple[float, float] | None:
+    """A single model's 95 % interval, over its stories or neurons; None where none is recorded.
+
+    The record's own; else value -+ t(0.975, n - 1) standard errors, the value being a mean over n.
+    """
+    if metric is None or metric.value is None:
+        return None
+    if metric.interval is not None:
+        one = metric.interval
+        return (one.low, one.high) if one.level == LEVEL else None
+    if not metric.standard_error or metric.n is None or metric.n < 2:
+        return None  # an error of 0 is of neurons that are all alike: it says nothing
+    reach = t_quantile(metric.n - 1) * metric.standard_error
+    return metric.value - reach, metric.value + reach
+
+
+def own_text(ends: tuple[float, float], digits: int) -> str:
+    """``(2.061–2.108)``: other brackets than of an interval over seeds."""
+    low, high = (_signed(end, digits, False) for end in ends)
+    return f"({low} to {high})" if ends[0] < 0 else f"({low}–{high})"
+
+
+def own_exact(ends: tuple[float, float] | None) -> dict[str, float | int | str | None]:
+    """A single model's interval for CSV."""
+    low, high = ends or (None, None)
+    return {"_within_low": low, "_within_high": high}
 
 
 def command_for(evaluation: str, models: Iterable[Model]) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from rich.console import Console
 from rich.table import Table as RichTable
 
 from evaluations.record import Direction
@@ -16,6 +19,14 @@ from evaluations.report.tables import ARROWS
 from sat_interp.files import write_atomically
 
 EMPTY = "–"
+PAGE_ROWS = 45
+"""Rows of a table that a page of LaTeX has room for."""
+SCALED = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
+"""Begins what LaTeX shall make no wider than the text; a brace ends it."""
+LINE_LETTERS = 95
+"""Letters of a line of a table that LaTeX's text is wide enough for, or nearly."""
+HEADING_LETTERS = 14
+"""Of a heading's line, where a table is wider."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,12 @@ class Cell:
     is_best: bool = False
     exact: dict[str, float | int | str | None] = field(default_factory=dict)
     """By ending of the column's key in CSV: "" the value, "_low", "_high", "_n", ..."""
+    within: str = ""
+    """Of a single model, its own interval: behind the text wherever there is room."""
+
+    @property
+    def whole(self) -> str:
+        return f"{self.text} {self.within}".strip()
 
 
 @dataclass(frozen=True)
@@ -52,6 +69,13 @@ class Grid:
     notes: list[str] = field(default_factory=list)
     n_labels: int = 1
     """How many of the first columns are names, not figures."""
+    own: str = ""
+    """What the intervals of single models are of; said where they are shown."""
+
+    @property
+    def told(self) -> list[str]:
+        """All that stands below the table."""
+        return [self.own, *self.notes] if self.own else self.notes
 
 
 def markdown(grid: Grid) -> str:
@@ -59,36 +83,99 @@ def markdown(grid: Grid) -> str:
     sides = [":--" if place < grid.n_labels else "--:" for place in range(len(grid.headings))]
     lines = [[_pipe(heading.text) for heading in grid.headings], sides]
     lines += [
-        [f"**{_pipe(cell.text)}**" if cell.is_best else _pipe(cell.text) for cell in row]
+        [
+            f"**{_pipe(cell.text)}** {_pipe(cell.within)}".strip()
+            if cell.is_best
+            else _pipe(cell.whole)
+            for cell in row
+        ]
         for row in grid.rows
     ]
     table = ["| " + " | ".join(line) + " |" for line in lines]
-    notes = [f"- {note}" for note in grid.notes]
+    notes = [f"- {note}" for note in grid.told]
     return "\n".join([f"**{grid.title}**", "", *table, "", *notes, *([""] if notes else [])])
 
 
 def latex(grid: Grid) -> str:
-    """The table as LaTeX; it needs the package booktabs."""
+    """The table as LaTeX, several where it is longer than a page; it needs booktabs, graphicx."""
+    is_stacked = _letters(grid) > LINE_LETTERS
+    parts = _pages(grid, PAGE_ROWS // 2 if is_stacked else PAGE_ROWS)
+    tables = [
+        _latex_table(grid, rows, number, is_stacked, notes=number == len(parts) - 1)
+        for number, rows in enumerate(parts)
+    ]
+    return "\n".join(["% needs \\usepackage{booktabs,graphicx}", *tables])
+
+
+def _pages(grid: Grid, room: int) -> list[list[list[Cell]]]:
+    """The rows in parts that fit a page; rows with one first label stay together."""
+    blocks: list[list[list[Cell]]] = []
+    for row in grid.rows:
+        if blocks and grid.n_labels > 1 and blocks[-1][0][0].text == row[0].text:
+            blocks[-1].append(row)
+        else:
+            blocks.append([row])
+    parts: list[list[list[Cell]]] = [[]]
+    for block in blocks:
+        if parts[-1] and len(parts[-1]) + len(block) > room:
+            parts.append([])
+        parts[-1] += block
+    return parts
+
+
+def _latex_table(
+    grid: Grid, rows: Sequence[Sequence[Cell]], number: int, is_stacked: bool, notes: bool
+) -> str:
+    """One part of a table, scaled down where it is wider than the text.
+
+    Args:
+        is_stacked: whether headings are broken and intervals stand below their figures.
+    """
     n = len(grid.headings)
     sides = "l" * grid.n_labels + "r" * (n - grid.n_labels)
+    title = f"{grid.title} (continued)" if number else grid.title
+    heads = []
+    for place, one in enumerate(grid.headings):
+        parts = textwrap.wrap(one.text, HEADING_LETTERS) if is_stacked else [one.text]
+        heads.append(_stack([*map(tex, parts)], sides[place]))
     lines = [
-        "% needs \\usepackage{booktabs}",
         "\\begin{table}",
-        "\\centering",
-        f"\\caption{{{tex(grid.title)}}}",
+        "\\centering\\footnotesize",
+        f"\\caption{{{tex(title)}}}",
+        SCALED,
         f"\\begin{{tabular}}{{{sides}}}",
         "\\toprule",
-        " & ".join(tex(heading.text) for heading in grid.headings) + " \\\\",
+        " & ".join(heads) + " \\\\",
         "\\midrule",
     ]
-    for row in grid.rows:
-        cells = [
-            f"\\textbf{{{tex(cell.text)}}}" if cell.is_best else tex(cell.text) for cell in row
-        ]
-        lines.append(" & ".join(cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += [f"\\par\\smallskip\\footnotesize {tex(note)}" for note in grid.notes]
+    lines += [" & ".join(_latex_cell(cell, is_stacked) for cell in row) + " \\\\" for row in rows]
+    lines += ["\\bottomrule", "\\end{tabular}}"]
+    for note in grid.told if notes else ():
+        lines += ["", f"\\smallskip\\raggedright {tex(note)}\\par"]
     return "\n".join([*lines, "\\end{table}", ""])
+
+
+def _letters(grid: Grid) -> int:
+    """Of the longest cells of all columns."""
+    columns = zip(*grid.rows, strict=True)
+    longest = [max(len(cell.whole) for cell in column) for column in columns]
+    heads = [len(heading.text) for heading in grid.headings]
+    return sum(map(max, zip(longest, heads, strict=True))) if longest else sum(heads)
+
+
+def _latex_cell(cell: Cell, is_stacked: bool) -> str:
+    parts = re.split(r" (?=\[)|, (?=n=)", cell.text) if is_stacked else [cell.text]
+    lines = [f"\\textbf{{{tex(part)}}}" if cell.is_best else tex(part) for part in parts]
+    if cell.within:
+        lines.append(f"{{\\scriptsize {tex(cell.within)}}}")
+    return _stack(lines, "r") if is_stacked else " ".join(lines)
+
+
+def _stack(lines: Sequence[str], side: str) -> str:
+    if len(lines) < 2:
+        return "".join(lines)
+    joined = " \\\\ ".join(lines)
+    return f"\\begin{{tabular}}[c]{{@{{}}{side}@{{}}}}{joined}\\end{{tabular}}"
 
 
 def csv_text(grid: Grid) -> str:
@@ -112,11 +199,18 @@ def csv_text(grid: Grid) -> str:
     return buffer.getvalue()
 
 
-def rich_table(grid: Grid) -> RichTable:
-    """The table for a terminal."""
+def rich_table(grid: Grid, within: Literal["behind", "below", "left out"] = "behind") -> RichTable:
+    """The table for a terminal.
+
+    Args:
+        within: where the intervals of single models stand.
+    """
     from rich.markup import escape
 
-    table = RichTable(title=grid.title, title_justify="left", caption=escape("\n".join(grid.notes)))
+    notes = grid.told
+    if within == "left out" and grid.own:
+        notes = [*grid.notes, f"Intervals of single models have no room here: {grid.name}.md."]
+    table = RichTable(title=grid.title, title_justify="left", caption=escape("\n".join(notes)))
     table.caption_justify = "left"
     for place, heading in enumerate(grid.headings):
         is_label = place < grid.n_labels
@@ -124,9 +218,19 @@ def rich_table(grid: Grid) -> RichTable:
             heading.text, justify="left" if is_label else "right", no_wrap=not place,
             overflow="fold",
         )  # fmt: skip
+    between = {"behind": " ", "below": "\n"}.get(within)
     for row in grid.rows:
-        table.add_row(*(_rich(cell) for cell in row))
+        table.add_row(*(_rich(cell, between) for cell in row))
     return table
+
+
+def fitted(grid: Grid, console: Console) -> RichTable:
+    """The table with as much of the intervals of single models as the terminal is wide for."""
+    endless = console.options.update(max_width=10_000)
+    for table in (rich_table(grid), rich_table(grid, "below")):
+        if console.measure(table, options=endless).maximum <= console.width:
+            return table
+    return rich_table(grid, "left out")
 
 
 def write_grids(grids: Sequence[Grid], out: Path) -> list[Path]:
@@ -142,10 +246,11 @@ def write_grids(grids: Sequence[Grid], out: Path) -> list[Path]:
     return written
 
 
-def _rich(cell: Cell) -> str:
+def _rich(cell: Cell, between: str | None) -> str:
     from rich.markup import escape
 
-    return f"[bold]{escape(cell.text)}[/bold]" if cell.is_best else escape(cell.text)
+    text = f"[bold]{escape(cell.text)}[/bold]" if cell.is_best else escape(cell.text)
+    return f"{text}{between}{escape(cell.within)}" if cell.within and between else text
 
 
 def _pipe(text: str) -> str:

@@ -6,15 +6,30 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluations.record import Direction, Record
+from evaluations.record import Direction, Metric, Record
 from evaluations.report import paper_values
-from evaluations.report.cells import best_of, command_for, exact, judged, records_of, shown
+from evaluations.report.cells import (
+    best_of,
+    command_for,
+    exact,
+    judged,
+    own_exact,
+    own_interval,
+    records_of,
+    shown,
+)
 from evaluations.report.grid import EMPTY, Cell, Grid, Heading
 from evaluations.report.seeds import Group, difference, estimate, references
 from evaluations.report.selection import Model, is_comparable
 from evaluations.report.tables import ARROWS
 
 EVALUATION = "n2g"
+OVER_SEEDS = (
+    "± : half the 95 % interval over training seeds (Student's t, n - 1 degrees of freedom)."
+)
+OF_ONE = (
+    "(±), of a single model: half the 95 % interval over its neurons (Student's t), not over seeds."
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,10 @@ class LayerFigure:
     def at(self, model: Model, layer: int) -> float | None:
         record = model.records.get(EVALUATION)
         return self.values(record).get(layer) if record else None
+
+    def metric_at(self, model: Model, layer: int) -> Metric | None:
+        record = model.records.get(EVALUATION)
+        return record.metric(f"{self.metric}.layer{layer}") if record else None
 
     def overall(self, model: Model) -> float | None:
         """The mean over the neurons of all layers."""
@@ -98,7 +117,11 @@ def table_2(groups: Sequence[Group], with_paper: bool = False) -> Grid:
         *(Heading(f"L{layer}", f"layer_{layer}") for layer in layers),
     )  # fmt: skip
     title = "Table 2: graphs of neurons (N2G), means over the neurons of a layer"
-    return Grid("table2", title, headings, rows, _notes(groups, comparable, with_paper), 3)
+    cells = [cell for row in rows for cell in row]
+    notes = [OVER_SEEDS] * any(cell.exact.get("_low") is not None for cell in cells)
+    notes += _notes(groups, comparable, with_paper)
+    own = OF_ONE if any(cell.within for cell in cells) else ""
+    return Grid("table2", title, headings, rows, notes, 3, own)
 
 
 def layer_differences(groups: Sequence[Group]) -> Grid:
@@ -140,14 +163,18 @@ def _row(
 
 
 def _cell(figure: LayerFigure, models: Sequence[Model], layer: int, is_best: bool) -> Cell:
-    values = [value for model in models if (value := figure.at(model, layer)) is not None]
+    scored = [model for model in models if figure.at(model, layer) is not None]
+    values = [value for model in scored if (value := figure.at(model, layer)) is not None]
     if not values:
         return Cell(EMPTY)
     found = estimate(values)
     text = _fixed(found.mean, figure.digits)
     if found.reach is not None:
-        text += f" ± {_fixed(found.reach, figure.digits)}"
-    return Cell(text, is_best, exact(found))
+        return Cell(f"{text} ± {_fixed(found.reach, figure.digits)}", is_best,
+                    {**exact(found), **own_exact(None)})  # fmt: skip
+    ends = own_interval(figure.metric_at(scored[0], layer))
+    within = f"(± {_fixed((ends[1] - ends[0]) / 2, figure.digits)})" if ends else ""
+    return Cell(text, is_best, {**exact(found), **own_exact(ends)}, within)
 
 
 def _fixed(value: float, digits: int) -> str:
@@ -183,12 +210,10 @@ def _difference(figure: LayerFigure, group: Group, other: Group) -> Cell:
 
 
 def _notes(groups: Sequence[Group], comparable: bool, with_paper: bool) -> list[str]:
-    notes = ["± : half the 95 % interval over training seeds (Student's t, n - 1 degrees of "
-             "freedom); one seed has none."]  # fmt: skip
-    notes.append(
+    notes = [
         "Graphs without edges count 0, as in the paper, but in the rows 'not empty'; where they "
         "count, no value is bold: more empty graphs would make a model look simpler."
-    )
+    ]
     missing = [
         model for group in groups for model in group.models if EVALUATION not in model.records
     ]

@@ -18,7 +18,7 @@ from evaluations.n2g.draw import draw_graph, write_graphml
 from evaluations.n2g.table import CONVENTIONS, ROWS
 from evaluations.record import Metric, Record
 from evaluations.report.figures import MARKERS, PALETTE, save, unframed
-from evaluations.report.grid import tex
+from evaluations.report.grid import SCALED, tex
 from evaluations.report.tables import (
     ABSENT,
     ARROWS,
@@ -160,11 +160,11 @@ def latex(found: Sequence[Row]) -> str:
         parts += [
             r"\begin{table}", r"\centering\small",
             rf"\caption{{{tex(title(convention))}. {tex(note(found))}}}",
-            rf"\begin{{tabular}}{{ll{'r' * (len(told) - 2)}}}", r"\toprule",
+            SCALED, rf"\begin{{tabular}}{{ll{'r' * (len(told) - 2)}}}", r"\toprule",
             " & ".join(tex(one) for one in told) + r" \\", r"\midrule", *body,
-            r"\bottomrule", r"\end{tabular}", r"\end{table}", "",
+            r"\bottomrule", r"\end{tabular}}", r"\end{table}", "",
         ]  # fmt: skip
-    return "\n".join(["% needs \\usepackage{booktabs}", *parts])
+    return "\n".join(["% needs \\usepackage{booktabs,graphicx}", *parts])
 
 
 def csv_text(found: Sequence[Row]) -> str:

@@ -51,6 +51,7 @@ def summary(jobs: Sequence[Job]) -> RichTable:
     table.add_column("State", overflow="fold")
     for job in jobs:
         estimate = "?" if job.estimate is None else duration(job.estimate)
+        estimate += ", rough" if job.is_rough and job.estimate else ""
         state = f"failed: {job.reason}" if job.reason else job.state
         cells = (job.name, str(len(job.models)), duration(job.seconds), estimate, escape(state))
         table.add_row(*cells)

@@ -146,7 +146,7 @@ def html_grid(grid: Grid) -> str:
         + "</tr>\n"
         for row in grid.rows
     )  # fmt: skip
-    notes = "".join(f"<p class='small soft'>{escaped(note)}</p>" for note in grid.notes)
+    notes = "".join(f"<p class='small soft'>{escaped(note)}</p>" for note in grid.told)
     return (
         f"<div class='scroll-x'><table><caption>{escaped(grid.title)}</caption>"
         f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n{notes}\n"
@@ -165,4 +165,5 @@ def _grid_cell(cell: Cell, is_label: bool) -> str:
         return f"<th scope='row'>{escaped(cell.text)}</th>"
     if cell.text.startswith("run: "):
         return f"<td class='todo'><code>{escaped(cell.text.removeprefix('run: '))}</code></td>"
-    return f"<td class='{'best' if cell.is_best else ''}'>{escaped(cell.text)}</td>"
+    small = f" <span class='interval'>{escaped(cell.within)}</span>" if cell.within else ""
+    return f"<td class='{'best' if cell.is_best else ''}'>{escaped(cell.text)}{small}</td>"

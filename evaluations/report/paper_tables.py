@@ -39,8 +39,11 @@ SCORES = (
 LABELS = (Heading("Model", "model"), Heading("Gates", "gates"), Heading("k", "k"),
           Heading("Seeds", "seeds"))  # fmt: skip
 OVER_SEEDS = (
-    "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom); "
-    "one seed has none."
+    "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom)."
+)
+OF_ONE = (
+    "In parentheses, of a single model: 95 % interval over its {things}, not over seeds; another "
+    "seed's model may lie outside it."
 )
 
 
@@ -57,19 +60,22 @@ def table_1(groups: Sequence[Group], with_paper: bool = False) -> Grid:
     if with_paper:
         headings += [Heading(f"paper {one.title}", f"paper_{one.metric}") for one in TABLE_1]
         rows = [[*row, *_paper_cells(group)] for row, group in zip(rows, groups, strict=True)]
-    notes = _notes(TABLE_1, groups)
+    notes = [*_over_seeds_told(rows), *_notes(TABLE_1, groups)]
     if with_paper:
         notes.append(f"paper: {paper_values.SOURCE}, Table 1: one model each, other data than here")
     title = "Table 1: circuits, autoencoders, language modelling"
-    return Grid("table1", title, (*LABELS, *headings), rows, notes, len(LABELS))
+    own = _own_told(rows, "stories")
+    return Grid("table1", title, (*LABELS, *headings), rows, notes, len(LABELS), own)
 
 
 def neuron_scores(groups: Sequence[Group]) -> Grid:
     """The means of the neurons' explanation scores (the paper's Figure 2, right), over seeds."""
     headings, rows = _over_seeds(SCORES, groups)
-    notes = [*_notes(SCORES, groups), "A model's figure is the mean over its neurons."]
+    notes = [*_over_seeds_told(rows), *_notes(SCORES, groups)]
+    notes.append("A model's figure is the mean over its neurons.")
     title = "Explanations of neurons"
-    return Grid("neuron-scores", title, (*LABELS, *headings), rows, notes, len(LABELS))
+    own = _own_told(rows, "neurons")
+    return Grid("neuron-scores", title, (*LABELS, *headings), rows, notes, len(LABELS), own)
 
 
 def neuron_differences(groups: Sequence[Group]) -> Grid:
@@ -193,8 +199,20 @@ def _model_cell(figure: Figure, model: Model) -> Cell:
                 exact={"": value, "_note": note})  # fmt: skip
 
 
+def _over_seeds_told(rows: Sequence[Sequence[Cell]]) -> list[str]:
+    """What brackets say, where there are any."""
+    shown = any(cell.exact.get("_low") is not None for row in rows for cell in row)
+    return [OVER_SEEDS] * shown
+
+
+def _own_told(rows: Sequence[Sequence[Cell]], things: str) -> str:
+    """What parentheses say, where there are any."""
+    shown = any(cell.within for row in rows for cell in row)
+    return OF_ONE.format(things=things) if shown else ""
+
+
 def _notes(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str]:
-    notes = [OVER_SEEDS]
+    notes = []
     everyone = [model for group in groups for model in group.models]
     unable = [model.name for model in everyone if "acdc" in model.records and fails_task(model)]
     evaluations = dict.fromkeys(figure.evaluation for figure in figures)

@@ -17,7 +17,7 @@ import numpy as np
 
 from evaluations.record import hash_of
 from evaluations.report.selection import Model
-from sat_interp.training.study import Kind, Study
+from sat_interp.training.study import MATCHED_LONGEST, Kind, Study
 
 LEVEL = 0.95
 # What a record tells of a training run that makes it another recipe.
@@ -52,7 +52,7 @@ class Group:
         variant, k, gates: of the gates; "none" and None for models without.
         recipe: what data, shape and schedule they share, gates aside: groups of one recipe are
             compared.
-        like: of a matched baseline, the group whose perplexity it has; where a study tells.
+        like: of a matched baseline, the group whose perplexity it has; where that is known.
         members: by training seed.
     """
 
@@ -133,13 +133,13 @@ def references(group: Group, among: Sequence[Group]) -> list[Group]:
     same = [other for other in among if other.recipe == group.recipe and other is not group]
     found = [other for other in same if other.kind == "baseline" and group.kind != "baseline"]
     if group.kind == "learned":
-        # whose perplexity a baseline matches, a study tells; else there must be but one to match
+        # whose perplexity a baseline matches, if nothing tells, there must be but one to match
         alone = not any(other.kind == "learned" for other in same)
         found += [
             other
             for other in same
             if (other.kind == "control" and (other.variant, other.k) == (group.variant, group.k))
-            or (other.kind == "matched" and (other.like == group.name or alone))
+            or (other.kind == "matched" and (other.like == group.name if other.like else alone))
         ]
     return found
 
@@ -166,13 +166,16 @@ def _of_study(models: Sequence[Model], study: Study) -> list[Group]:
 def _of_records(models: Sequence[Model]) -> list[Group]:
     made: dict[str, Group] = {}
     for model in sorted(models, key=lambda model: model.name):
-        record = model.any
-        training: dict[str, Any] = record.model.get("training") or {}
-        ablation: dict[str, Any] = record.model.get("ablation") or {}
-        recipe = hash_of([record.model.get("shape"), *(training.get(key) for key in RECIPE),
-                          training.get("planned_steps", training.get("steps"))])  # fmt: skip
+        training = _training(model)
+        ablation: dict[str, Any] = model.any.model.get("ablation") or {}
         seed, matched = training.get("seed"), "match_perplexity" in training
+        # a matched run takes the length it needs: that makes it no other recipe
+        steps = None if matched else training.get("planned_steps", training.get("steps"))
+        recipe = _recipe(model, steps)
         key: Any = [recipe, ablation, training.get("loss_weights"), matched]
+        if matched:
+            # seeds of one target have perplexities of their own: older runs tell by their name
+            key.append(training.get("match_of") or _stem(model.name, seed))
         key = hash_of(key if isinstance(seed, int) else [key, model.weights])
         if isinstance(seed, int) and key in made and seed in made[key].members:
             key = hash_of([key, model.weights])
@@ -184,7 +187,65 @@ def _of_records(models: Sequence[Model]) -> list[Group]:
             ),
         )  # fmt: skip
         group.members[seed if isinstance(seed, int) else 0] = model
-    return _named(list(made.values()))
+    return _with_targets(_named(list(made.values())))
+
+
+def _with_targets(found: Sequence[Group]) -> list[Group]:
+    """Matched baselines with the group they match, and its recipe.
+
+    Where none is found, their recipe is that of their own length, if others have it, or of half of
+    it, since a study lets them take twice as long.
+    """
+    made = []
+    for group in found:
+        if group.kind == "matched":
+            like = next((one for one in found if _is_target(one, group)), None)
+            recipe = like.recipe if like else _recipe_among(found, group)
+            group = dataclasses.replace(group, like=like.name if like else None, recipe=recipe)
+        made.append(group)
+    return made
+
+
+def _recipe_among(found: Sequence[Group], matched: Group) -> str:
+    """The recipe of other groups that a matched baseline is of, but for its length."""
+    others = {group.recipe for group in found if group.kind != "matched"}
+    model = matched.models[0]
+    longest = _training(model).get("planned_steps") or 0
+    own = [_recipe(model, steps) for steps in (longest, longest // MATCHED_LONGEST)]
+    return next((recipe for recipe in own if recipe in others), matched.recipe)
+
+
+def _is_target(group: Group, matched: Group) -> bool:
+    """Whether a matched baseline says so, or has the perplexity of the same seed's model."""
+    if group.kind != "learned" or not _is_kin(group, matched):
+        return False
+    for seed, model in matched.members.items():
+        training = _training(model)
+        if "match_of" in training:
+            names = {group.name, *(_stem(one.name, at) for at, one in group.members.items())}
+            return training["match_of"] in names
+        if seed in group.members:
+            reached = _training(group.members[seed]).get("clean_perplexity")
+            wanted = training["match_perplexity"]
+            if reached is not None and math.isclose(reached, wanted, rel_tol=1e-9):
+                return True
+    return False
+
+
+def _is_kin(group: Group, other: Group) -> bool:
+    """Whether two groups share their recipe but for its length."""
+    one, two = (_recipe(found.models[0], None) for found in (group, other))
+    return one == two
+
+
+def _recipe(model: Model, steps: Any) -> str:
+    training = _training(model)
+    return hash_of([model.any.model.get("shape"), *(training.get(key) for key in RECIPE), steps])
+
+
+def _training(model: Model) -> dict[str, Any]:
+    """What the records tell of how it was trained."""
+    return model.any.model.get("training") or {}
 
 
 def _kind(ablation: dict[str, Any], matched: bool) -> Kind:
@@ -211,9 +272,14 @@ def _named(found: Sequence[Group]) -> list[Group]:
 def _common_name(group: Group) -> str:
     if len(group.members) == 1:
         return group.models[0].name
-    stems = {re.sub(rf"-s(?:eed)?{seed}$", "", one.name) for seed, one in group.members.items()}
+    stems = {_stem(one.name, seed) for seed, one in group.members.items()}
     if len(stems) == 1:
         return stems.pop()
     gates = "" if group.gates in ("", "learned") else f"-{group.gates}"
     name = "baseline" if group.variant == "none" else f"{group.variant}-k{group.k}{gates}"
     return f"matched-{name}" if group.kind == "matched" else name
+
+
+def _stem(name: str, seed: Any) -> str:
+    """``local-k4-s0`` without its seed."""
+    return re.sub(rf"-s(?:eed)?{seed}$", "", name)

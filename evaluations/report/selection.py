@@ -26,7 +26,7 @@ class Collected:
     Attributes:
         duplicates: records of what another, newer record says too.
         truncated: files that are not whole JSON, or cannot be read.
-        foreign: JSON that is no record this version reads.
+        foreign: JSON that is no record, or none this version reads.
     """
 
     records: list[Record]
@@ -37,9 +37,12 @@ class Collected:
     def told(self) -> list[str]:
         """A line for each kind of file that was passed over."""
         lines = []
-        for files, words in ((self.truncated, "truncated"), (self.foreign, "no record of ours")):
+        for files, words in (
+            (self.truncated, "truncated or unreadable"),
+            (self.foreign, "no record of ours, or of another version"),
+        ):
             if files:
-                names = ", ".join(path.name for path in files[:3])
+                names = ", ".join("/".join(path.parts[-2:]) for path in files[:3])
                 more = ", ..." if len(files) > 3 else ""
                 lines.append(f"{len(files)} of the JSON files passed over: {words} ({names}{more})")
         if self.duplicates:
@@ -169,6 +172,6 @@ def _name(record: Record) -> str:
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True

@@ -66,9 +66,39 @@ def test_time_grows_with_the_model_and_is_shared_between_processes(tmp_path):
     assert [job.estimate for job in jobs] == [20, 100]
     assert estimated_seconds(jobs, 1) == 120
     assert estimated_seconds(jobs, 2) == 100  # the longest cannot be split
+    assert not any(job.is_rough for job in jobs)
     (unknown, _) = plan(["somebody/gpt"], "quick", {}, commands, TWO)
     assert unknown.estimate is None
     assert estimated_seconds([unknown], 1) is None
+
+
+def test_an_estimate_for_a_model_of_another_size_is_called_rough(tmp_path):
+    config = {"n_layer": 8, "n_embd": 128, "n_head": 16, "vocab_size": 10_000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    part = Part("one", {"quick": {}, "paper": {}}, {"quick": 10, "paper": 10}, power=0.5,
+                guessed=("paper",))  # fmt: skip
+    commands = {"one": lambda models: None}
+    (job,) = plan(["demo:baseline", str(tmp_path)], "quick", {}, commands, [part])
+    factor = (12 * 8 * 128**2 + 10_000 * 128) / (4 * 12 * 64**2 + 1730 * 64)
+    assert (job.estimate, job.is_rough) == (pytest.approx(10 + 10 * factor**0.5), True)
+    (job,) = plan(["demo:baseline"], "paper", {}, commands, [part])
+    assert (job.estimate, job.is_rough) == (10, True)  # nobody has measured it
+    console = Console(width=100, file=io.StringIO())
+    console.print(summary([job]))
+    assert "10 s, rough" in console.file.getvalue()
+
+
+def test_estimates_are_within_thrice_of_what_was_measured(tmp_path):
+    """On real text: 8 layers of width 128; two models, the second with gates; busy cores."""
+    config = {"n_layer": 8, "n_embd": 128, "n_head": 16, "vocab_size": 10_000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    measured = {"lm": (34, 195), "acdc": (78, 86), "neurons": (140, 176), "n2g": (1047, 1100)}
+    for job in plan([str(tmp_path)], "demo", {}, COMMANDS):
+        if job.name in measured:
+            # n2g's demo preset explains half of the neurons that were measured
+            estimate = (job.estimate or 0) * (2 if job.name == "n2g" else 1)
+            low, high = measured[job.name]
+            assert high / 3 < estimate < low * 3, job.name
 
 
 def test_the_graph_of_the_papers_shape_has_as_many_edges_as_counted_there(tmp_path):

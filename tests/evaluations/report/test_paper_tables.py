@@ -1,15 +1,27 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import math
 
 import pytest
 from rich.console import Console
 
-from evaluations.report.cells import judged, shown
-from evaluations.report.grid import csv_text, latex, markdown, rich_table
+from evaluations.record import Interval, Metric
+from evaluations.report.cells import judged, own_interval, own_text, shown
+from evaluations.report.grid import (
+    Cell,
+    Grid,
+    Heading,
+    csv_text,
+    fitted,
+    latex,
+    markdown,
+    rich_table,
+)
 from evaluations.report.layer_table import layer_differences, table_2
+from evaluations.report.page_tables import html_grid
 from evaluations.report.paper_tables import (
     differences,
     models_table,
@@ -160,6 +172,70 @@ def test_markdown_bold_and_arrows(found):
     assert all(line.count("|") == lines[2].count("|") for line in lines[3:6])
 
 
+def alone(name="a", seed=0, **more):
+    """One record with an interval over stories, as evaluations leave it."""
+    record = lm(name, seed, 2.0, **more)
+    interval = Interval(1.9, 2.2, 0.95, "percentile bootstrap over 10 stories, seed 0")
+    metrics = [dataclasses.replace(record.metrics[0], interval=interval), *record.metrics[1:]]
+    return dataclasses.replace(record, metrics=metrics)
+
+
+def test_a_single_model_has_its_own_interval_and_says_of_what():
+    table = table_1(groups(models([alone()])))
+    told = cell(table, "a", "Perplexity")
+    assert (told.text, told.within) == ("2.000", "(1.900–2.200)")
+    assert (told.exact["_low"], told.exact["_within_low"]) == (None, 1.9)
+    assert cell(table, "a", "L1").within == ""  # none is recorded
+    assert "over its stories, not over seeds" in table.own
+    assert "| 2.000 (1.900–2.200) |" in markdown(table)
+    assert table.own in markdown(table)
+    assert "2.000 {\\scriptsize (1.900--2.200)}" in latex(table)
+    line = next(csv.DictReader(io.StringIO(csv_text(table))))
+    assert (line["perplexity_within_high"], line["perplexity_high"]) == ("2.2", "")
+    assert "<span class='interval'>(1.900–2.200)</span>" in html_grid(table)
+
+
+def test_over_seeds_no_models_own_interval_is_shown():
+    table = table_1(groups(models([alone("a-s0", 0), alone("a-s1", 1)])))
+    told = cell(table, "a", "Perplexity")
+    assert (told.text, told.within, table.own) == ("2.000 [2.000, 2.000]", "", "")
+
+
+def test_a_standard_error_over_n_things_makes_an_interval_too():
+    # t(0.975, 9) = 2.262157
+    low, high = own_interval(Metric("d", "D", 0.5, standard_error=0.1, n=10))
+    assert (low, high) == (pytest.approx(0.2737843), pytest.approx(0.7262157))
+    assert own_interval(Metric("d", "D", 0.5, standard_error=0.0, n=10)) is None
+    assert own_interval(Metric("d", "D", None)) is None
+    assert own_interval(Metric("d", "D", 0.5, interval=Interval(0, 1, 0.9, "?"))) is None
+    assert own_text((-0.2, 0.4), 1) == "(−0.2 to 0.4)"
+
+
+@pytest.mark.parametrize(("width", "shown"), [(27, "behind"), (26, "below"), (20, "left out")])
+def test_a_terminal_shows_as_much_of_the_intervals_as_it_is_wide_for(width, shown):
+    row = [Cell("a"), Cell("2.000", within="(1.900–2.200)")]  # 3 + 21 letters and 3 borders
+    grid = Grid("t", "T", (Heading("M", "m"), Heading("P", "p")), [row], own="Its own.")
+    console = Console(width=width, file=io.StringIO())
+    console.print(fitted(grid, console))
+    told = console.file.getvalue()
+    assert ("2.000 (1.900–2.200)" in told) == (shown == "behind")
+    assert ("(1.900–2.200)" in told) == (shown != "left out")
+    assert ("Its own." in told) == (shown != "left out")
+    assert ("t.md" in told) == (shown == "left out")
+
+
+def test_a_long_wide_table_is_several_in_latex_with_its_notes_once():
+    rows = [[Cell(f"metric {place // 2}"), Cell("a model"), *[Cell("0.25 [0.20, 0.30], n=3")] * 6]
+            for place in range(60)]  # fmt: skip
+    heads = tuple(Heading(f"a heading of {place} words", str(place)) for place in range(8))
+    text = latex(Grid("t", "Long", heads, rows, ["A note."], 2))
+    assert text.count("\\begin{table}") == text.count("\\end{table}") == 3
+    assert text.count("Long (continued)") == 2
+    assert text.count("A note.") == 1
+    assert "0.25 \\\\ [0.20, 0.30] \\\\ n=3" in text  # below each other
+    assert "\\resizebox" in text
+
+
 def test_latex_is_booktabs_without_a_stray_character(found):
     text = latex(table_1(found, with_paper=True))
     for part in ("\\toprule", "\\midrule", "\\bottomrule", "IOI edges $\\downarrow$", "\\textbf{"):
@@ -167,6 +243,7 @@ def test_latex_is_booktabs_without_a_stray_character(found):
     assert "†" not in text
     assert "$\\dagger$" in text
     assert "90\\%" in text
+    assert text.startswith("% needs \\usepackage{booktabs,graphicx}")
     body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     columns = text.split("\\begin{tabular}{")[1].split("}")[0]
     assert {line.count(" & ") + 1 for line in body} == {len(columns)} == {14}

@@ -107,3 +107,51 @@ def test_a_study_says_who_belongs_where_and_who_does_not():
     assert [one.name for one in references(found["local-k4"], list(found.values()))] == [
         "baseline", "local-k4-random", "matched-local-k4",
     ]  # fmt: skip
+
+
+def matched(name, seed, perplexity, **told):
+    """A baseline as ``sat-train --match-perplexity`` leaves it, allowed twice the usual steps."""
+    training = {"match_perplexity": perplexity, "steps": 300 + seed, "planned_steps": 1000, **told}
+    return lm(name, seed, perplexity, training=training)
+
+
+def two_targets():
+    """Two seeds of a baseline and of two models with gates, and what perplexities those reach."""
+    records = []
+    for seed in (0, 1):
+        records.append(lm(f"baseline-s{seed}", seed, 2.0))
+        for k in (1, 4):
+            training = {"clean_perplexity": 3.0 + k + 0.1 * seed}
+            records.append(lm(f"local-k{k}-s{seed}", seed, 3.0, training=training,
+                              ablation=gates("local", k)))  # fmt: skip
+    return records
+
+
+@pytest.mark.parametrize("tells", ["by name", "by perplexity"])
+def test_baselines_matched_to_different_models_are_kept_apart(tells):
+    records = two_targets()
+    for k in (1, 4):
+        for seed in (0, 1):
+            told = {"match_of": f"local-k{k}"} if tells == "by name" else {}
+            # of the same stem where the run says whose perplexity it has
+            name = f"m{'' if told else k}-{k}{seed}" if told else f"matched-local-k{k}-s{seed}"
+            records.append(matched(name, seed, 3.0 + k + 0.1 * seed, **told))
+    found = groups(models(records))
+    like = {group.like: list(group.members) for group in found if group.kind == "matched"}
+    assert like == {"local-k1": [0, 1], "local-k4": [0, 1]}
+    by_name = {group.name: group for group in found}
+    for k in (1, 4):
+        others = references(by_name[f"local-k{k}"], found)
+        assert [other.kind for other in others] == ["baseline", "matched"]
+        assert others[1].like == f"local-k{k}"
+        assert [one.name for one in references(others[1], found)] == ["baseline"]
+
+
+def test_a_matched_baseline_of_nobody_here_has_the_length_of_half_its_longest():
+    records = [*two_targets(), matched("m-s0", 0, 9.0)]
+    found = groups(models(records))
+    (one,) = [group for group in found if group.kind == "matched"]
+    assert (one.like, [other.name for other in references(one, found)]) == (None, ["baseline"])
+    # of two learned groups either may be meant: neither is compared with it
+    learned = [group for group in found if group.kind == "learned"]
+    assert not any(one in references(group, found) for group in learned)

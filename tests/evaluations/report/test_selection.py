@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 
@@ -69,3 +70,29 @@ def test_the_same_weights_under_two_names_are_one_model():
     twin = dataclasses.replace(record, model={**record.model, "name": "run-s0"}, config_hash="ff")
     assert [model.name for model in models([twin, record], names=["run-s0"])] == ["run-s0"]
     assert [model.name for model in models([record, twin], names=["a"])] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"started": 5}, {"started": None}, {"config_hash": 7}, {"extra": [1]}, {"surprise": 1},
+     {"schema": 2}, {"model": {"name": "x"}}, {"model": {"weights_hash": 7}},
+     {"model": {"weights_hash": "ab", "ablation": "local"}},
+     {"model": {"weights_hash": "ab", "training": [1]}}],
+    ids=str,
+)  # fmt: skip
+def test_what_is_almost_a_record_is_passed_over(tmp_path, change):
+    lm("a", 0, 2.0).write(tmp_path / "a.json")
+    almost = {**json.loads((tmp_path / "a.json").read_text()), **change}
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.json").write_text(json.dumps(almost))
+    found = collect(tmp_path)
+    assert [record.model["name"] for record in found.records] == ["a"]
+    (line,) = found.told()
+    assert line.endswith("no record of ours, or of another version (sub/b.json)")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 99, b"\xff{}", b"[" * 100_000], ids=len)
+def test_what_is_no_json_is_passed_over(tmp_path, content):
+    (tmp_path / "b.json").write_bytes(content)
+    (line,) = collect(tmp_path).told()
+    assert "truncated or unreadable" in line
