@@ -212,7 +212,7 @@ def run_beside(jobs: Sequence[Job], n_processes: int, logs: Path,
         while running or _next(jobs) is not None:
             while len(running) < n_processes and (job := _next(jobs)) is not None:
                 file = _log(logs, job)
-                order = json.dumps([job.name, job.models, job.settings])
+                order = json.dumps([job.name, job.models, job.settings, os.getpid()])
                 child = subprocess.Popen(
                     [sys.executable, "-c", "from evaluations.battery import child; child()", order],
                     stdout=file, stderr=file, env=environment,
@@ -236,11 +236,14 @@ def run_beside(jobs: Sequence[Job], n_processes: int, logs: Path,
 
 
 def child() -> None:
-    """A process of :func:`run_beside`: the command, models and settings are its argument."""
+    """A process of :func:`run_beside`: its argument is the command, models, settings, its parent.
+
+    The parent says who it is: one killed while this process began is no longer there to be asked.
+    """
     from evaluations.commands import COMMANDS
 
-    name, models, settings = json.loads(sys.argv[1])
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    name, models, settings, parent = json.loads(sys.argv[1])
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     sys.exit(run_command(lambda: COMMANDS[name](models, **settings)))
 
 

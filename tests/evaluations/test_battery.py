@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -204,17 +205,27 @@ def test_parts_run_side_by_side_on_their_share_of_the_cores(tmp_path, monkeypatc
     assert {threads for threads, _ in lines} == {"2"}
     orders = [json.loads(order) for _, order in lines]
     assert sorted(order[0] for order in orders) == sorted(names)
-    assert ["well", ["demo:baseline"], {"n": 1}] in orders
+    assert ["well", ["demo:baseline"], {"n": 1}, os.getpid()] in orders
     assert states.index(("well", "done")) < states.index(("last", "running"))
 
 
 def test_a_process_of_the_battery_is_the_command(tmp_path):
-    order = json.dumps(["curves", [str(tmp_path / "absent")], {"out": str(tmp_path)}])
+    order = json.dumps(["curves", [str(tmp_path / "absent")], {"out": str(tmp_path)}, os.getpid()])
     code = "from evaluations.battery import child; child()"
     done = subprocess.run([sys.executable, "-c", code, order], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "log.jsonl" in done.stderr
+
+
+def test_a_process_whose_parent_is_gone_before_it_began_ends(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    order = json.dumps(["lm", ["demo:baseline"], {"out": str(tmp_path)}, ended.pid])
+    code = "from evaluations.battery import child; child()"
+    done = subprocess.run([sys.executable, "-c", code, order], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert not list(tmp_path.rglob("lm-*.json"))
 
 
 def test_the_overview_is_quiet_where_there_is_no_terminal(capsys):
