@@ -15,10 +15,14 @@ from evaluations.record import Metric, Record
 from evaluations.report.tables import Row, rows
 from sat_interp.files import write_atomically
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; markers tell them apart in grey.
+# Okabe and Ito's colours, told apart by colour-blind readers too, then three more for studies;
+# markers tell them apart in grey.
 STREAMS = {"clean": ("", "#0072B2", "o"), "ablated": ("ablated_", "#D55E00", "s")}
-PALETTE = ("#000000", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00")
-MARKERS = "os^Dv<>P"
+PALETTE = (
+    "#000000", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#7F7F7F",
+    "#882255", "#8C6D31",
+)  # fmt: skip
+MARKERS = "os^Dv<>PX*"
 SITES = {"z_hoyer": "attention (z)", "post_hoyer": "MLP (post-activation)"}
 
 

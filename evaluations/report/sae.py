@@ -15,6 +15,8 @@ from evaluations.report.figures import MARKERS, PALETTE, reach, save, unframed
 from evaluations.report.tables import Column, Layout, rows, write_tables
 from evaluations.sae.front import Front, common_score, fronts, is_converged, l0_at
 
+ABREAST = 4
+"""Histograms of so many models can be told apart by a legend among them."""
 LAYOUTS = (
     Layout(
         "Sparse autoencoders",
@@ -129,6 +131,8 @@ def draw(records: Sequence[Record], stem: Path) -> list[Path]:
     _mark_common_score(left, fronts(records))
     _finish(left, "L0, features of a token (95 % interval)", "CE loss score", "L0-CE front")
     _finish(right, "log10 density (share of tokens)", "features", "Feature density")
+    if len(groups) <= ABREAST:  # of more, only the tables say how many features are dead
+        right.legend(frameon=False, fontsize=7, loc="upper left")
     if not all(map(is_converged, records)):
         left.plot([], [], color="0.4", marker="o", markerfacecolor="white", linestyle="",
                   label="not converged")  # fmt: skip
@@ -191,7 +195,6 @@ def _density(axes: Axes, group: Sequence[Record], color: str, index: int) -> Non
     style = ("-", "--", ":", "-.")[index % 4]
     label = f"{chosen.extra['sae']['label']}: {told['dead']} dead"
     axes.stairs(told["features"], edges, color=color, linewidth=1.3, linestyle=style, label=label)
-    axes.legend(frameon=False, fontsize=7, loc="upper left")
 
 
 def _finish(axes: Axes, x: str, y: str, title: str) -> None:
