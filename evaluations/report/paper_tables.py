@@ -238,7 +238,8 @@ def _settings_told(groups: Sequence[Group], evaluation: str) -> list[str]:
         return [f"{evaluation}: models were measured with different settings or on different text; "
                 "no value of it is bold"]  # fmt: skip
     config, data = records[0].config, records[0].data
-    text = f"{data.get('spec', '?')}, {data.get('n_stories', data.get('n', '?'))}"
+    source = data.get("validation") or data.get("spec", "?")
+    text = f"{source}, {data.get('n_stories', data.get('n', '?'))}"
     return {
         "acdc": [f"acdc: tau {records[0].extra.get('tau')}, {text} prompts"],
         "sae": [f"sae: L1 coefficient {config.get('sparsity')}, {config.get('tokens', 0):,} tokens,"
