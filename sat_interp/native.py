@@ -313,9 +313,7 @@ def winners_product(x: Tensor, mask: Tensor, weight: Tensor, is_gelu: bool) -> T
     Shapes: x and mask (rows, units), weight (units, width).
     """
     out = x.new_empty(len(x), weight.shape[1])
-    tensors = (x.contiguous(), mask.contiguous(), weight.contiguous())
-    _call("winners_product", *tensors, out, *x.shape, weight.shape[1], int(is_gelu))
-    return out
+    return _with_winners("winners_product", x, mask, weight, is_gelu, out)
 
 
 @torch.library.custom_op(
@@ -328,8 +326,14 @@ def winners_outer(x: Tensor, mask: Tensor, y: Tensor, is_gelu: bool) -> Tensor:
     Shapes: x and mask (rows, units), y (rows, width).
     """
     out = x.new_zeros(x.shape[1], y.shape[1])
-    tensors = (x.contiguous(), mask.contiguous(), y.contiguous())
-    _call("winners_outer", *tensors, out, *x.shape, y.shape[1], int(is_gelu))
+    return _with_winners("winners_outer", x, mask, y, is_gelu, out)
+
+
+def _with_winners(
+    name: str, x: Tensor, mask: Tensor, other: Tensor, is_gelu: bool, out: Tensor
+) -> Tensor:
+    tensors = (x.contiguous(), mask.contiguous(), other.contiguous())
+    _call(name, *tensors, out, *x.shape, other.shape[1], int(is_gelu))
     return out
 
 

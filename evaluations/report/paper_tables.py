@@ -21,7 +21,7 @@ from evaluations.report.cells import (
 from evaluations.report.grid import EMPTY, Cell, Grid, Heading
 from evaluations.report.seeds import Group, difference, references
 from evaluations.report.selection import Model, is_comparable
-from evaluations.report.tables import number
+from evaluations.report.tables import number, scored_text
 
 TABLE_1 = (
     Figure("acdc", "edges", "IOI edges", 1, "lower"),
@@ -238,8 +238,7 @@ def _settings_told(groups: Sequence[Group], evaluation: str) -> list[str]:
         return [f"{evaluation}: models were measured with different settings or on different text; "
                 "no value of it is bold"]  # fmt: skip
     config, data = records[0].config, records[0].data
-    source = data.get("validation") or data.get("spec", "?")
-    text = f"{source}, {data.get('n_stories', data.get('n', '?'))}"
+    text = f"{scored_text(data)}, {data.get('n_stories', data.get('n', '?'))}"
     return {
         "acdc": [f"acdc: tau {records[0].extra.get('tau')}, {text} prompts"],
         "sae": [f"sae: L1 coefficient {config.get('sparsity')}, {config.get('tokens', 0):,} tokens,"

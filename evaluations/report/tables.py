@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -242,15 +243,20 @@ def number(value: float, digits: int) -> str:
     return f"{value:,.{digits}f}"
 
 
+def scored_text(data: Mapping[str, Any]) -> str:
+    """What a record's figures were measured on: the validation text, where it was named apart."""
+    return str(data.get("validation") or data.get("spec", "?"))
+
+
 def _text(record: Record) -> str:
     data = record.data
     if "n_stories" not in data:
         return str(data.get("spec", ""))
-    name = data.get("validation") or data.get("spec")
     split = "validation split" if data.get("split") == "validation" else "all"
     cut = record.metric("cut_tokens")
     count = f"{data['n_stories']:,} stories, {data.get('n_tokens', 0):,} tokens"
-    return f"{name}, {split}: {count}" + (f", {cut.value:,.0f} cut" if cut and cut.value else "")
+    left_out = f", {cut.value:,.0f} cut" if cut and cut.value else ""
+    return f"{scored_text(data)}, {split}: {count}{left_out}"
 
 
 def _place(row: Row) -> tuple[int, int, bool, str]:
