@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 from transformer_lens import HookedTransformer
-from transformer_lens.utilities.activation_functions import apply_softcap
 
+from sat_interp import unembedding
 from sat_interp.transformer import SelfAblatingTransformer
-
-# Logits held at once: 2^24 float32 entries are 64 MiB, however large batch or vocabulary are.
-LOGITS = 1 << 24
 
 
 class Stream(NamedTuple):
@@ -32,19 +27,12 @@ def token_losses(
 ) -> Float[Tensor, "batch pos"]:
     """Cross-entropy (nats) of each target given the state after the final LN.
 
-    The unembedding is TransformerLens' own, bias and soft cap included; logits are made and dropped
-    in chunks.
+    Bias and soft cap included; logits are made and dropped in blocks. No gradient.
     """
-    flat, wanted = states.flatten(0, 1), targets.flatten()
-    rows = max(1, LOGITS // model.cfg.d_vocab_out)
-    chunks = []
-    for first in range(0, len(flat), rows):
-        logits = model.unembed(flat[None, first : first + rows])[0]
-        logits = apply_softcap(logits, model.cfg.output_logits_soft_cap)
-        if logits.dtype not in (torch.float32, torch.float64):
-            logits = logits.float()
-        chunks.append(F.cross_entropy(logits, wanted[first : first + rows], reduction="none"))
-    return torch.cat(chunks).view(targets.shape)
+    flat, b_U = states.flatten(0, 1), model.unembed.b_U
+    soft_cap = model.cfg.output_logits_soft_cap
+    losses = unembedding.token_losses(flat, model.W_U, targets.flatten(), b_U, soft_cap)
+    return losses.view(targets.shape)
 
 
 def streams(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Iterator[Stream]:

@@ -34,6 +34,7 @@ from sat_interp.block import (
     spread_over_coordinates,
 )
 from sat_interp.config import SelfAblationConfig
+from sat_interp.unembedding import logits
 
 
 def _gelu_new(pre: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def embed(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Stream:
 
 def unembed(model: HookedTransformer, states: Stream) -> Float[Tensor, "batch pos d_vocab"]:
     """Logits of states that have passed the final LN."""
-    return F.linear(states, model.unembed.W_U.T, model.unembed.b_U)
+    return logits(states, model.unembed.W_U, model.unembed.b_U)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-// The CPU kernels of training: attention with small heads, the softmax's gradient, GELU,
+// The CPU kernels of training: attention with small heads, the softmax's exponentials, GELU,
 // k-winners-take-all, and products with the few winners.
 //
 // Fused attention libraries are made for heads of 64 and more; at the paper's 8 they spend their
@@ -13,6 +13,10 @@
 #include <cstring>
 #include <functional>
 #include <vector>
+#ifdef __linux__
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
 
 #ifdef __AVX512F__
 constexpr int W = 16;  // lanes of a vector
@@ -283,9 +287,9 @@ static void backward(const float* own, const float* read, const float* z, const 
   }
 }
 
-// Logits become weight * (softmax - onehot of the target); nats: each row's cross-entropy.
-static void softmax_gradient_rows(float* logits, const int64_t* targets, float* nats, int64_t rows,
-                                  int64_t width, float weight, int threads) {
+// Logits become e^(x - largest of the row); largest and totals: that, and the sum of the row.
+static void exponentials_rows(float* logits, float* tops, float* totals, int64_t rows,
+                              int64_t width, int threads) {
   const int64_t whole = width / W * W;
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t row = 0; row < rows; row++) {
@@ -294,24 +298,19 @@ static void softmax_gradient_rows(float* logits, const int64_t* targets, float* 
     for (int64_t j = 0; j < whole; j += W) largest = larger(largest, load(x + j));
     float top = maximum(largest);
     for (int64_t j = whole; j < width; j++) top = std::max(top, x[j]);
-    const float target = x[targets[row]] - top;
-    Vec total{};
-    double mass = 0;
+    double total = 0;
     for (int64_t start = 0; start < whole; start += 1024 * W) {  // partial sums keep their digits
-      total = Vec{};
+      Vec part{};
       for (int64_t j = start; j < std::min(whole, start + 1024 * W); j += W) {
         Vec e = exponential(load(x + j) - top);
         store(x + j, e);
-        total += e;
+        part += e;
       }
-      mass += sum(total);
+      total += sum(part);
     }
-    for (int64_t j = whole; j < width; j++) mass += x[j] = exponential(all(x[j] - top))[0];
-    const float factor = weight / mass;
-    for (int64_t j = 0; j < whole; j += W) store(x + j, load(x + j) * factor);
-    for (int64_t j = whole; j < width; j++) x[j] *= factor;
-    x[targets[row]] -= weight;
-    nats[row] = float(std::log(mass)) - target;
+    for (int64_t j = whole; j < width; j++) total += x[j] = exponential(all(x[j] - top))[0];
+    tops[row] = top;
+    totals[row] = float(total);
   }
 }
 
@@ -592,9 +591,19 @@ extern "C" int attention_backward(const float* own, const float* read, const flo
 #undef CALL
 }
 
-extern "C" int softmax_gradient(float* logits, const int64_t* targets, float* nats, int64_t rows,
-                                int64_t width, float weight, int threads) {
-  softmax_gradient_rows(logits, targets, nats, rows, width, weight, threads);
+extern "C" int exponentials(float* logits, float* tops, float* totals, int64_t rows, int64_t width,
+                            int threads) {
+  exponentials_rows(logits, tops, totals, rows, width, threads);
+  return 0;
+}
+
+// Asks for large pages under memory nothing has been written to; where there are none, nothing.
+extern "C" int large_pages(char* memory, int64_t bytes, int) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const uintptr_t page = sysconf(_SC_PAGESIZE), begin = uintptr_t(memory);
+  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
   return 0;
 }
 

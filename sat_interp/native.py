@@ -181,24 +181,44 @@ attention.register_autograd(_pull_back, setup_context=_keep)
 
 
 @torch.library.custom_op(
-    "sat_interp::softmax_gradient", mutates_args=("logits",),
-    schema="(Tensor(a!) logits, Tensor targets, float weight) -> Tensor",
+    "sat_interp::exponentials", mutates_args=("logits",),
+    schema="(Tensor(a!) logits) -> (Tensor, Tensor)",
 )  # fmt: skip
-def softmax_gradient(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
-    """Turn ``logits`` (tokens, d_vocab) into ``weight * (softmax - onehot(targets))`` in place.
+def exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn ``logits`` (rows, entries) into e^(logit - the row's largest), in place.
 
     Returns:
-        Each token's cross-entropy in nats, (tokens,), taken from the logits on the way.
+        Each row's largest logit, and the sum of its exponentials, (rows,) both.
     """
     assert logits.is_contiguous()
-    nats = logits.new_empty(len(logits))
-    _call("softmax_gradient", logits, targets.contiguous(), nats, *logits.shape, weight)
-    return nats
+    tops, totals = logits.new_empty(len(logits)), logits.new_empty(len(logits))
+    _call("exponentials", logits, tops, totals, *logits.shape)
+    return tops, totals
 
 
-@softmax_gradient.register_fake
-def _(logits: Tensor, targets: Tensor, weight: float) -> Tensor:
-    return logits.new_empty(len(logits))
+@exponentials.register_fake
+def _(logits: Tensor) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(len(logits)), logits.new_empty(len(logits))
+
+
+@torch.library.custom_op(
+    "sat_interp::empty_on_large_pages", mutates_args=(),
+    schema="(Tensor like, SymInt[] shape) -> Tensor",
+)  # fmt: skip
+def empty_on_large_pages(like: Tensor, shape: list[int]) -> Tensor:
+    """``like.new_empty(shape)``, on the CPU in large pages of memory where the system has them.
+
+    To touch 200 MB for the first time, 4 KiB by 4 KiB, takes as long as to compute them.
+    """
+    fresh = like.new_empty(shape)
+    if fresh.device.type == "cpu" and library() is not None:
+        _call("large_pages", fresh, fresh.numel() * fresh.element_size())
+    return fresh
+
+
+@empty_on_large_pages.register_fake
+def _(like: Tensor, shape: list[int]) -> Tensor:
+    return like.new_empty(shape)
 
 
 @torch.library.custom_op(

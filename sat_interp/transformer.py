@@ -27,6 +27,7 @@ from sat_interp.streams import (
     TiedUnembed,
     outputs_of,
 )
+from sat_interp.unembedding import token_losses
 
 Path = Literal["auto", "fast", "hooked"]
 
@@ -87,9 +88,29 @@ class SelfAblatingTransformer(HookedTransformer):
 
     # The two streams ------------------------------------------------------------------------
 
-    def fast(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_vocab"]:
-        """Clean logits by the fused path; hooks do not fire. Equal to ``model(tokens)``."""
-        return fast.unembed(self, self.fast_states(tokens))
+    def fast(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        return_type: str = "logits",
+        loss_per_token: bool = False,
+    ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, ""] | Float[Tensor, "batch pos_less_1"]:
+        """The clean stream by the fused path; hooks do not fire.
+
+        Equal to ``model(tokens, return_type=..., loss_per_token=...)``. The loss, in nats, needs no
+        logits to be held, and has no gradient: to train, see ``sat_interp.training``.
+
+        Raises:
+            UserError: another return type, processed weights, or more tokens than n_ctx.
+        """
+        if return_type not in ("logits", "loss"):
+            raise UserError(f"return_type is 'logits' or 'loss', not {return_type!r}")
+        if return_type == "logits":
+            return fast.unembed(self, self.fast_states(tokens))
+        with torch.no_grad():
+            states = self.fast_states(tokens[:, :-1]).flatten(0, 1)
+        targets, b_U = tokens[:, 1:], self.unembed.b_U
+        losses = token_losses(states, self.unembed.W_U, targets.flatten(), b_U)
+        return losses.view(targets.shape) if loss_per_token else losses.mean()
 
     def fast_states(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Clean states after the final LN, by the fused path."""

@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from evaluations import losses
 from evaluations.language import LanguageConfig, language_model, story_losses
 from evaluations.losses import token_losses
 from evaluations.text import evaluation_text
+from sat_interp import unembedding
 from sat_interp.errors import UserError
 from tests.sat_interp.plain import plain_dual
 
@@ -95,7 +95,8 @@ def test_bits_per_byte_by_hand(make_model, tokenizer, tmp_path):
 def test_batches_and_chunks_change_nothing(make_model, text, monkeypatch):
     model = make_model("local")
     whole = story_losses(model, text)
-    monkeypatch.setattr(losses, "LOGITS", 3 * model.cfg.d_vocab)
+    monkeypatch.setattr(unembedding, "CHUNK", 3)
+    monkeypatch.setattr(unembedding, "BLOCK", 50)
     chopped = story_losses(model, text, batch_tokens=7)
     for stream, nats in whole.nats.items():
         np.testing.assert_allclose(chopped.nats[stream], nats, rtol=1e-12)

@@ -111,33 +111,42 @@ def test_the_operators_keep_the_rules_of_operators():
     own = _random(2, 5, 3, 2, 8).requires_grad_()
     torch.library.opcheck(native.attention, (own, None, 2, 1.0))
     torch.library.opcheck(native.gelu_new, (_random(3, 5).requires_grad_(),))
-    logits, targets = _random(3, 11), torch.tensor([0, 10, 4])
-    torch.library.opcheck(native.softmax_gradient, (logits, targets, 0.5))
+    torch.library.opcheck(native.exponentials, (_random(3, 11),))
+    # Its values are nobody's: only what is promised of any operator can be looked at.
+    promised = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(native.empty_on_large_pages, (_random(2), [3, 5]), test_utils=promised)
 
 
 @needs_compiler
 @pytest.mark.parametrize("width", [1, 7, 8, 61, 10_000])
-def test_softmax_gradient_is_that_of_cross_entropy(width):
+def test_exponentials_of_what_the_largest_leaves(width):
     logits = 5 * _random(6, width)
-    targets = torch.arange(6) * 3 % width
-    twin = logits.double().requires_grad_()
-    losses = F.cross_entropy(twin, targets, reduction="none")
-    (0.25 * losses.sum()).backward()
+    twin = logits.double()
     ours = logits.clone()
-    nats = native.softmax_gradient(ours, targets, 0.25)
-    assert torch.allclose(nats.double(), losses, atol=1e-5)
-    assert torch.allclose(ours.double(), twin.grad, atol=1e-6)
+    tops, totals = native.exponentials(ours)
+    assert torch.equal(tops, logits.amax(1))
+    expected = (twin - twin.amax(1, keepdim=True)).exp()
+    assert torch.allclose(ours.double(), expected, rtol=5e-6, atol=1e-30)
+    assert torch.allclose(totals.double(), expected.sum(1), rtol=5e-6)
 
 
 @needs_compiler
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", [0, 9, 16])  # in a vector, and in what is left over
-def test_a_logit_that_is_no_number_shows_in_the_loss(bad, where):
+def test_a_logit_that_is_no_number_shows_in_the_total(bad, where):
     logits = _random(2, 17)
     logits[1, where] = bad
-    nats = native.softmax_gradient(logits, torch.tensor([3, 3]), 1.0)
-    assert nats[0].isfinite()
-    assert nats[1].isnan()
+    _, totals = native.exponentials(logits)
+    assert totals[0].isfinite()
+    assert totals[1].isnan()
+
+
+@needs_compiler
+def test_large_pages_hold_what_is_written_to_them():
+    large = native.empty_on_large_pages(_random(1), [3_000, 1_001])
+    assert large.shape == (3_000, 1_001)
+    assert large.dtype == torch.float32
+    assert torch.equal(large.fill_(2.5), torch.full((3_000, 1_001), 2.5))
 
 
 @needs_compiler

@@ -51,6 +51,20 @@ def test_both_paths_equal_the_plain_model(make_model, tokens, variant, settings)
     assert torch.allclose(model(tokens), plain[0], atol=1e-9)
 
 
+@pytest.mark.parametrize("loss_per_token", [False, True])
+def test_the_fast_loss_is_transformer_lens_own(make_model, tokens, loss_per_token):
+    model = make_model("local")
+    found = model.fast(tokens, return_type="loss", loss_per_token=loss_per_token)
+    expected = model(tokens, return_type="loss", loss_per_token=loss_per_token)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-9)
+
+
+def test_the_fast_path_returns_nothing_else(make_model, tokens):
+    with pytest.raises(UserError, match="'logits' or 'loss', not 'both'"):
+        make_model().fast(tokens, return_type="both")
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_loss_and_every_gradient_agree(make_model, tokens, variant, settings):
