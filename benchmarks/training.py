@@ -34,7 +34,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from benchmarks.plain import plain_loss
-from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
+from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config, native
 from sat_interp.provenance import commit, versions
 from sat_interp.training.loss import LossWeights, training_loss
 from sat_interp.unembedding import BLOCK, CHUNK
@@ -174,6 +174,8 @@ def cell(settings: dict[str, Any]) -> dict[str, Any]:
         "ours": lambda windows: training_loss(model, windows, weights).total,
         "plain": lambda windows: plain_loss(model, windows),
     }
+    if settings["what"] == "ours":
+        native.keep_freed_memory()  # as the trainer does
     step = training_step(model, losses[settings["what"]], precision, batch)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()

@@ -13,6 +13,9 @@
 #include <cstring>
 #include <functional>
 #include <vector>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #include <unistd.h>
@@ -603,6 +606,15 @@ extern "C" int large_pages(char* memory, int64_t bytes, int) {
   const uintptr_t page = sysconf(_SC_PAGESIZE), begin = uintptr_t(memory);
   const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
   if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+  return 0;
+}
+
+// Freed memory stays with the process, up to 1 GiB of it.
+extern "C" int keep_freed_memory(int) {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that every version takes
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
   return 0;
 }

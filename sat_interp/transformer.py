@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -171,8 +171,8 @@ class SelfAblatingTransformer(HookedTransformer):
             ]  # fmt: skip
         with outputs_of(watched) as seen:
             clean_logits = self.forward(tokens, return_type="logits")
-        masks = self._masks([seen[block.hook_resid_pre] for block in self.blocks],
-                            seen[self.ln_final])  # fmt: skip
+        inputs = [seen[block.hook_resid_pre] for block in self.blocks]
+        masks = list(self._masks(inputs, seen[self.ln_final]))
         ablated = seen[self.blocks[0].hook_resid_pre]
         ablated_layers = []
         for block, (attention_mask, neuron_mask) in zip(self.blocks, masks, strict=True):
@@ -207,29 +207,28 @@ class SelfAblatingTransformer(HookedTransformer):
 
     def _fast_states_global(self, tokens: Tensor) -> DualStates:
         kept = fast.clean_pass(self, tokens)
-        masks = self._masks(kept.states[:-1], kept.final)
-        ablated, ablated_layers = kept.states[0], []
-        for block, clean, block_masks in zip(self.blocks, kept.projections, masks, strict=True):
-            ablated = fast.ablated_block(block, ablated, clean, *block_masks)
+        ablated, masks, ablated_layers = kept.states[0], [], []
+        # Each mask is made where it is needed, so that its gradient is used up before the next.
+        for block, clean, own in zip(
+            self.blocks, kept.projections, self._masks(kept.states[:-1], kept.final), strict=True
+        ):
+            masks.append(own)
+            ablated = fast.ablated_block(block, ablated, clean, *own)
             ablated_layers.append(ablated)
         final = layer_norm(self.ln_final, ablated)
         return _dual_states(kept.final, final, masks, kept.states[1:], ablated_layers)
 
-    def _masks(self, block_inputs: list[Tensor], final: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _masks(self, block_inputs: list[Tensor], final: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Each block's masks: local gates read its input, global ones the final clean state."""
         if self.ablation.variant == "local" or not self.ablation.has_gate_weights:
-            return [
-                block.gates(state) for block, state in zip(self.blocks, block_inputs, strict=True)
-            ]
-        attention, neurons = self.gates(final)
-        slices = zip(
-            attention.chunk(self.cfg.n_layers, -1), neurons.chunk(self.cfg.n_layers, -1),
-            strict=True,
-        )  # fmt: skip
-        return [
-            block.gates(state, scores)
-            for block, state, scores in zip(self.blocks, block_inputs, slices, strict=True)
-        ]
+            for block, state in zip(self.blocks, block_inputs, strict=True):
+                yield block.gates(state)
+            return
+        attention, neurons = (scores.chunk(self.cfg.n_layers, -1) for scores in self.gates(final))
+        for block, state, *scores in zip(
+            self.blocks, block_inputs, attention, neurons, strict=True
+        ):
+            yield block.gates(state, tuple(scores))
 
     # Guards ---------------------------------------------------------------------------------
 

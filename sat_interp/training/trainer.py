@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sat_interp import native
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.errors import UserError
 from sat_interp.training.config import TrainConfig
@@ -66,6 +67,8 @@ class Trainer:
         self.history = torch.zeros(config.log_every, len(COLUMNS), device=processes.device)
         self._loss: Callable[..., Losses] = training_loss
         self._is_untried = config.compile
+        if processes.device.type == "cpu":
+            native.keep_freed_memory()
         if config.compile:
             self._loss = torch.compile(training_loss, dynamic=False)
 
