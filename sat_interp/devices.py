@@ -39,6 +39,18 @@ def resolve_device(name: str | None) -> torch.device:
     return device
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are worth it there: False on an x86 CPU without instructions.
+
+    There they are emulated, and take many times as long as in float32.
+    """
+    if device.type != "cpu":
+        return True
+    found = torch.cpu.get_capabilities()
+    instructions = ("avx512_bf16", "amx_bf16", "avx10_2")
+    return found.get("architecture") != "x86_64" or any(found.get(one) for one in instructions)
+
+
 def _has_float64(device: torch.device) -> bool:
     try:
         torch.ones(2, dtype=torch.float64, device=device).sum().item()

@@ -199,7 +199,11 @@ def _add_gradients(
         else:
             grad_embedding[block] += exponentials.T @ scaled
     grad_states.sub_(embedding[targets], alpha=weight)
-    grad_embedding.index_add_(0, targets, inputs.to(grad_embedding.dtype), alpha=-weight)
+    at_targets = -weight * inputs.to(grad_embedding.dtype)
+    if grad_embedding.device.type == "cpu":
+        grad_embedding.index_add_(0, targets, at_targets)
+    else:  # index_add_ adds up in no fixed order there; this one sorts first
+        grad_embedding.index_put_((targets,), at_targets, accumulate=True)
 
 
 def _exponentials(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sat_interp import native
 from sat_interp.data.corpus import TokenCorpus
+from sat_interp.devices import has_bfloat16
 from sat_interp.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.distributed import Processes
@@ -69,6 +70,8 @@ class Trainer:
         self._is_untried = config.compile
         if processes.device.type == "cpu":
             native.keep_freed_memory()
+        if config.precision == "bf16" and not has_bfloat16(processes.device):
+            logger.warning("this CPU has no instructions for bf16: float32 is many times faster")
         if config.compile:
             self._loss = torch.compile(training_loss, dynamic=False)
 

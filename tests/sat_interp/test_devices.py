@@ -39,3 +39,20 @@ def test_what_has_no_float64_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch, "ones", ones)
     with pytest.raises(UserError, match="has no float64"):
         resolve_device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"architecture": "x86_64", "avx2": True, "avx512_bf16": False}, False),
+        ({"architecture": "x86_64", "avx512_bf16": True}, True),
+        ({"architecture": "x86_64", "amx_bf16": True}, True),
+        ({"architecture": "aarch64"}, True),  # nothing is known that speaks against it
+    ],
+)
+def test_bfloat16_wants_instructions(
+    capabilities: dict[str, object], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert devices.has_bfloat16(torch.device("cpu")) is expected
+    assert devices.has_bfloat16(torch.device("meta"))

@@ -169,6 +169,15 @@ def test_bf16_is_near_float32(local: Tiny, tmp_path: Path) -> None:
     assert weights_of(rough)["embed.W_E"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_without_instructions_is_said(
+    local: Tiny, has: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sat_interp.training.trainer.has_bfloat16", lambda device: has)
+    train(local(precision="bf16", steps=1))
+    assert ("float32 is many times faster" in caplog.text) is not has
+
+
 def test_reconstruction_is_logged_when_it_has_a_weight(local: Tiny) -> None:
     config = local(steps=5, reconstruction_weight=0.5)
     train(config)
