@@ -107,7 +107,7 @@ class SelfAblatingTransformer(HookedTransformer):
         if return_type == "logits":
             return fast.unembed(self, self.fast_states(tokens))
         with torch.no_grad():
-            states = self.fast_states(tokens[:, :-1]).flatten(0, 1)
+            states = self.fast_states(tokens)[:, :-1].flatten(0, 1)
         targets, b_U = tokens[:, 1:], self.unembed.b_U
         losses = token_losses(states, self.unembed.W_U, targets.flatten(), b_U)
         return losses.view(targets.shape) if loss_per_token else losses.mean()

@@ -57,6 +57,8 @@ def token_losses(
     Args:
         soft_cap: where positive, logits are soft_cap * tanh(logits / soft_cap).
     """
+    if not len(targets):
+        return states.new_zeros(0, dtype=at_least_float32(states.dtype))
     with torch.no_grad():
         W_U = W_U.to(_product_dtype(states))
         parts = []
@@ -104,15 +106,14 @@ class _Summary:
         self.targets = targets
         self.tops: list[Tensor] = []
         self.log_sums: list[Tensor] = []
-        self.at_target: Tensor | None = None
+        self.at_target: Tensor | float = 0.0
 
     def add(self, block: slice, logits: Float[Tensor, "rows block"]) -> None:
         """Turn a block of logits into e^(logit - its row's largest), in place."""
         within = self.targets - block.start
         is_here = (within >= 0) & (within < logits.shape[1])
         picked = logits.gather(1, within.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-        before = torch.zeros_like(picked) if self.at_target is None else self.at_target
-        self.at_target = torch.where(is_here, picked, before)
+        self.at_target = torch.where(is_here, picked, self.at_target)
         top, total = _exponentials(logits)
         self.tops.append(top)
         self.log_sums.append(total.log())
@@ -122,7 +123,6 @@ class _Summary:
         return (torch.stack(self.tops) + torch.stack(self.log_sums)).logsumexp(0)
 
     def nats(self) -> Float[Tensor, " rows"]:
-        assert self.at_target is not None
         return self.log_total() - self.at_target
 
     def shares(self) -> Float[Tensor, "blocks rows"]:

@@ -58,6 +58,7 @@ def test_the_fast_loss_is_transformer_lens_own(make_model, tokens, loss_per_toke
     expected = model(tokens, return_type="loss", loss_per_token=loss_per_token)
     assert found.shape == expected.shape
     assert torch.allclose(found, expected, atol=1e-9)
+    assert model.fast(tokens[:, :1], return_type="loss", loss_per_token=True).shape == (2, 0)
 
 
 def test_the_fast_path_returns_nothing_else(make_model, tokens):
