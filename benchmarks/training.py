@@ -3,9 +3,9 @@
     python -m benchmarks.training                       # everything: about half an hour
     python -m benchmarks.training --shapes compact --batches 4 --precisions float32
 
-Every cell runs in a process of its own, so that its peak memory is its own; within it ours, the
-plain step (benchmarks/plain.py) and the floor take turns, and the best of their rounds counts: what
-else the machine does only ever adds time. The floor is the time of the step's products alone, in
+Ours and the plain step (benchmarks/plain.py) run in a process each, so that peak memory is their
+own; ours and the floor take turns in one. The best round counts: what else the machine does only
+ever adds time. The floor is the time of the step's products alone, in
 their own shapes, each into memory that is there already: forward, and both gradients. It counts the
 ablated stream's products whole, of which the step visits the winners only. Attention's products are
 a second, larger floor: no implementation that holds patterns can be below it.
@@ -34,7 +34,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from benchmarks.plain import plain_loss
-from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config, native
+from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp.provenance import commit, versions
 from sat_interp.training.loss import LossWeights, training_loss
 from sat_interp.unembedding import BLOCK, CHUNK
@@ -174,8 +174,6 @@ def cell(settings: dict[str, Any]) -> dict[str, Any]:
         "ours": lambda windows: training_loss(model, windows, weights).total,
         "plain": lambda windows: plain_loss(model, windows),
     }
-    if settings["what"] == "ours":
-        native.keep_freed_memory()  # as the trainer does
     step = training_step(model, losses[settings["what"]], precision, batch)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step()

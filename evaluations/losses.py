@@ -27,7 +27,8 @@ def token_losses(
 ) -> Float[Tensor, "batch pos"]:
     """Cross-entropy (nats) of each target given the state after the final LN.
 
-    Bias and soft cap included; logits are made and dropped in blocks. No gradient.
+    Bias and soft cap included; logits are made and dropped in blocks. No gradient, and hooks on the
+    unembedding do not fire.
     """
     flat, b_U = states.flatten(0, 1), model.unembed.b_U
     soft_cap = model.cfg.output_logits_soft_cap

@@ -8,14 +8,12 @@
 // the number of threads changes no bit.
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <vector>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 #ifdef __linux__
 #include <sys/mman.h>
 #include <unistd.h>
@@ -301,6 +299,7 @@ static void exponentials_rows(float* logits, float* tops, float* totals, int64_t
     for (int64_t j = 0; j < whole; j += W) largest = larger(largest, load(x + j));
     float top = maximum(largest);
     for (int64_t j = whole; j < width; j++) top = std::max(top, x[j]);
+    top = std::max(top, -FLT_MAX);  // nothing but -inf: what is left is -inf, not NaN
     double total = 0;
     for (int64_t start = 0; start < whole; start += 1024 * W) {  // partial sums keep their digits
       Vec part{};
@@ -600,21 +599,12 @@ extern "C" int exponentials(float* logits, float* tops, float* totals, int64_t r
   return 0;
 }
 
-// Asks for large pages under memory nothing has been written to; where there are none, nothing.
+// Asks for large pages under memory that has just been allocated; where there are none, nothing.
 extern "C" int large_pages(char* memory, int64_t bytes, int) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t page = sysconf(_SC_PAGESIZE), begin = uintptr_t(memory);
   const uintptr_t first = (begin + page - 1) / page * page, last = (begin + bytes) / page * page;
   if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-  return 0;
-}
-
-// Freed memory stays with the process, up to 1 GiB of it.
-extern "C" int keep_freed_memory(int) {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that every version takes
-  mallopt(M_TRIM_THRESHOLD, 1 << 30);
 #endif
   return 0;
 }

@@ -61,16 +61,6 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def keep_freed_memory() -> None:
-    """Let this process keep the memory it frees: each step asks for the same amounts again.
-
-    Handed back and asked for anew, every page would be touched for a first time, at about a
-    twentieth of a training step's time in all.
-    """
-    if library() is not None:
-        _call("keep_freed_memory")
-
-
 def _compiled(compiler: str) -> Path:
     """The library for this source, compiler and processor; compiled where it is not yet there."""
     source = SOURCE.read_bytes()
@@ -201,6 +191,7 @@ def exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
         Each row's largest logit, and the sum of its exponentials, (rows,) both.
     """
     assert logits.is_contiguous()
+    assert logits.dtype == torch.float32
     tops, totals = logits.new_empty(len(logits)), logits.new_empty(len(logits))
     _call("exponentials", logits, tops, totals, *logits.shape)
     return tops, totals

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sat_interp import native
+from sat_interp.errors import UserError
 
 BLOCK = 1024
 """Entries of the vocabulary in a block, on the CPU; an accelerator takes all of them at once."""
@@ -30,10 +32,11 @@ def logits(
     W_U: Float[Tensor, "d_model d_vocab"],
     b_U: Float[Tensor, " d_vocab"],
 ) -> Float[Tensor, "*rows d_vocab"]:
-    """``states @ W_U + b_U``."""
-    needs_grad = torch.is_grad_enabled() and (states.requires_grad or W_U.requires_grad)
-    whole = states.device.type != "cpu" or torch.is_autocast_enabled("cpu")
-    if needs_grad or whole or W_U.shape[1] <= BLOCK:
+    """``states @ W_U + b_U``; on the CPU, where no gradient is asked for, block by block."""
+    needs_grad = torch.is_grad_enabled() and any(x.requires_grad for x in (states, W_U, b_U))
+    is_elsewhere = states.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    is_small = W_U.shape[1] <= BLOCK or states.dim() < 2 or not states.numel()
+    if needs_grad or is_elsewhere or is_small:
         return F.linear(states, W_U.T, b_U)
     flat = states.flatten(0, -2)
     found = native.empty_on_large_pages(flat, [len(flat), W_U.shape[1]])
@@ -56,9 +59,13 @@ def token_losses(
 
     Args:
         soft_cap: where positive, logits are soft_cap * tanh(logits / soft_cap).
+
+    Raises:
+        UserError: a target that is not in the vocabulary.
     """
     if not len(targets):
         return states.new_zeros(0, dtype=at_least_float32(states.dtype))
+    _check(targets, W_U.shape[1])
     with torch.no_grad():
         W_U = W_U.to(_product_dtype(states))
         parts = []
@@ -84,13 +91,24 @@ def cross_entropy(
     targets: Int[Tensor, " tokens"],
     weights: tuple[float, ...],
     chunk: int = CHUNK,
+    b_U: Float[Tensor, " d_vocab"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " streams"]]:
-    """Weighted sum over streams of the mean cross-entropy of ``states @ W_U`` against targets.
+    """Weighted sum over streams of the mean cross-entropy of ``states @ W_U + b_U`` and targets.
 
     Returns:
-        (the weighted sum, differentiable; each stream's own mean, detached), in nats per token.
+        (the weighted sum, differentiable in states and W_U; each stream's own mean, detached), in
+        nats per token.
+
+    Raises:
+        UserError: a target that is not in the vocabulary.
     """
-    total, means = _CrossEntropy.apply(states, W_U, targets, weights, chunk)
+    _check(targets, W_U.shape[1])
+    is_cpu = states.device.type == "cpu"
+    if b_U is not None and is_cpu and not b_U.any():
+        b_U = None  # as in any model of ours; elsewhere to look would be to wait
+    # A compiler would make a graph of each block.
+    run = torch.compiler.disable(_CrossEntropy.apply) if is_cpu else _CrossEntropy.apply
+    total, means = run(states, W_U, b_U, targets, weights, chunk)
     return total, means
 
 
@@ -110,24 +128,35 @@ class _Summary:
 
     def add(self, block: slice, logits: Float[Tensor, "rows block"]) -> None:
         """Turn a block of logits into e^(logit - its row's largest), in place."""
-        within = self.targets - block.start
-        is_here = (within >= 0) & (within < logits.shape[1])
-        picked = logits.gather(1, within.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-        self.at_target = torch.where(is_here, picked, self.at_target)
+        is_here, place = self.place(block)
+        self.at_target = torch.where(is_here, logits.gather(1, place)[:, 0], self.at_target)
         top, total = _exponentials(logits)
         self.tops.append(top)
         self.log_sums.append(total.log())
 
-    def log_total(self) -> Float[Tensor, " rows"]:
-        """log of the sum of e^logit over the vocabulary."""
-        return (torch.stack(self.tops) + torch.stack(self.log_sums)).logsumexp(0)
+    def place(self, block: slice) -> tuple[Bool[Tensor, " rows"], Int[Tensor, "rows 1"]]:
+        """Which rows have their target in this block, and where; 0 for the others."""
+        is_here = (self.targets >= block.start) & (self.targets < block.stop)
+        return is_here, torch.where(is_here, self.targets - block.start, 0)[:, None]
+
+    def totals(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Each row's largest logit, and beside it: each block's, and log sum exp of all of them.
+
+        Differences from the largest keep the digits that a common offset of the logits would take.
+        """
+        tops = torch.stack(self.tops)
+        largest = tops.amax(0)
+        tops = tops - largest
+        return largest, tops, (tops + torch.stack(self.log_sums)).logsumexp(0)
 
     def nats(self) -> Float[Tensor, " rows"]:
-        return self.log_total() - self.at_target
+        largest, _, log_total = self.totals()
+        return log_total - (self.at_target - largest)
 
     def shares(self) -> Float[Tensor, "blocks rows"]:
         """What each block's exponentials are to be multiplied with to become probabilities."""
-        return (torch.stack(self.tops) - self.log_total()).exp()
+        _, tops, log_total = self.totals()
+        return (tops - log_total).exp()
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -141,8 +170,8 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, W_U: Tensor, targets: Tensor, weights: tuple[float, ...],
-        chunk: int,
+        ctx: Any, states: Tensor, W_U: Tensor, b_U: Tensor | None, targets: Tensor,
+        weights: tuple[float, ...], chunk: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         n_tokens, wide = len(targets), at_least_float32(states.dtype)
         needs_grad = states.requires_grad or W_U.requires_grad
@@ -151,8 +180,9 @@ class _CrossEntropy(torch.autograd.Function):
         # One buffer for all chunks: fresh pages for each would cost as much as the product.
         held = min(chunk, n_tokens) * W_U.shape[1]
         buffer = native.empty_on_large_pages(weight_of, [held])
-        grad_states = torch.zeros_like(states, dtype=wide)
-        grad_embedding = native.empty_on_large_pages(W_U, [*W_U.T.shape]).zero_()
+        if needs_grad:
+            grad_states = torch.zeros_like(states, dtype=wide)
+            grad_embedding = native.empty_on_large_pages(W_U, [*W_U.T.shape]).zero_()
         means = []
         for stream, weight in enumerate(weights):
             total = states.new_zeros((), dtype=torch.float64)
@@ -163,14 +193,15 @@ class _CrossEntropy(torch.autograd.Function):
                     room = buffer[len(inputs) * block.start :]
                     product = _product(inputs, weight_of[:, block], room)
                     values = product.to(wide)
+                    if b_U is not None:
+                        values += b_U[block]
                     summary.add(block, values)
                     exponentials.append(product.copy_(values) if values is not product else values)
                 total += summary.nats().sum(dtype=torch.float64)
                 if needs_grad:
                     _add_gradients(
-                        grad_states[stream, rows], grad_embedding, inputs, weight_of.T,
-                        zip(blocks, exponentials, summary.shares(), strict=True),
-                        targets[rows], weight / n_tokens,
+                        grad_states[stream, rows], grad_embedding, inputs, weight_of.T, summary,
+                        list(zip(blocks, exponentials, strict=True)), weight / n_tokens,
                     )  # fmt: skip
             means.append(total / n_tokens)
         if needs_grad:
@@ -180,17 +211,28 @@ class _CrossEntropy(torch.autograd.Function):
         return (stream_means * stream_means.new_tensor(weights)).sum(), stream_means
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, grad_means: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_embedding = ctx.saved_tensors
-        return grad_states * grad_total, (grad_embedding * grad_total).T, None, None, None
+        grad_W_U = (grad_embedding * grad_total).T
+        return grad_states * grad_total, grad_W_U, None, None, None, None
 
 
 def _add_gradients(
     grad_states: Tensor, grad_embedding: Tensor, inputs: Tensor, embedding: Tensor,
-    blocks: Iterator[tuple[slice, Tensor, Tensor]], targets: Tensor, weight: float,
+    summary: _Summary, blocks: list[tuple[slice, Tensor]], weight: float,
 ) -> None:  # fmt: skip
     """Add ``weight * (probabilities - onehot)``, times what it is multiplied with, to both."""
-    for block, exponentials, share in blocks:
+    # p - 1 from the loss itself: near p = 1 the difference of two roundings would be all noise.
+    at_target = torch.expm1(-summary.nats())
+    # A block fainter than this counts as this faint, so that 1 in its units stays in range.
+    least = max(1e-25, 2 / torch.finfo(inputs.dtype).max)
+    shares = summary.shares().clamp(min=least)
+    for (block, exponentials), share in zip(blocks, shares, strict=True):
+        is_here, place = summary.place(block)
+        own = (at_target / share).to(exponentials.dtype)[:, None]
+        kept = torch.where(is_here[:, None], own, exponentials.gather(1, place))
+        exponentials.scatter_(1, place, kept)
         scale = weight * share[:, None]
         grad_states += scale * (exponentials @ embedding[block])
         scaled = (scale * inputs).to(inputs.dtype)
@@ -198,12 +240,16 @@ def _add_gradients(
             grad_embedding[block].addmm_(exponentials.T, scaled)
         else:
             grad_embedding[block] += exponentials.T @ scaled
-    grad_states.sub_(embedding[targets], alpha=weight)
-    at_targets = -weight * inputs.to(grad_embedding.dtype)
-    if grad_embedding.device.type == "cpu":
-        grad_embedding.index_add_(0, targets, at_targets)
-    else:  # index_add_ adds up in no fixed order there; this one sorts first
-        grad_embedding.index_put_((targets,), at_targets, accumulate=True)
+
+
+def _check(targets: Int[Tensor, " tokens"], d_vocab: int) -> None:
+    """Refuse targets outside the vocabulary, on the CPU: elsewhere to look would be to wait."""
+    if targets.device.type != "cpu" or not len(targets):
+        return
+    low, high = (int(x) for x in targets.aminmax())
+    if low < 0 or high >= d_vocab:
+        wrong = low if low < 0 else high
+        raise UserError(f"token number {wrong:,} is not in the vocabulary of {d_vocab:,}")
 
 
 def _exponentials(
@@ -212,7 +258,7 @@ def _exponentials(
     """Turn logits into e^(logit - top) in place; return each row's top, and its new sum."""
     if native.takes(logits):
         return native.exponentials(logits)
-    top = logits.amax(1)
+    top = logits.amax(1).clamp(min=torch.finfo(logits.dtype).min)  # a row of -inf has sum 0
     return top, logits.sub_(top[:, None]).exp_().sum(1)
 
 

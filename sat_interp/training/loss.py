@@ -72,12 +72,12 @@ def next_token_loss(
     targets = targets.reshape(-1)
     if not model.ablation.is_gated:
         states = model.fast_states(tokens).flatten(0, 1)[None]
-        total, means = cross_entropy(states, model.W_U, targets, (1.0,), chunk)
+        total, means = cross_entropy(states, model.W_U, targets, (1.0,), chunk, model.unembed.b_U)
         return Losses(total, means[0], None, None)
     dual = model.dual_states(tokens, path)
     states = torch.stack([dual.clean.flatten(0, 1), dual.ablated.flatten(0, 1)])
     total, means = cross_entropy(
-        states, model.W_U, targets, (weights.clean, weights.ablated), chunk
+        states, model.W_U, targets, (weights.clean, weights.ablated), chunk, model.unembed.b_U
     )
     reconstruction = None
     if weights.reconstruction:

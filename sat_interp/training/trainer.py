@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sat_interp import native
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.devices import has_bfloat16
 from sat_interp.errors import UserError
@@ -68,8 +67,6 @@ class Trainer:
         self.history = torch.zeros(config.log_every, len(COLUMNS), device=processes.device)
         self._loss: Callable[..., Losses] = training_loss
         self._is_untried = config.compile
-        if processes.device.type == "cpu":
-            native.keep_freed_memory()
         if config.precision == "bf16" and not has_bfloat16(processes.device):
             logger.warning("this CPU has no instructions for bf16: float32 is many times faster")
         if config.compile:

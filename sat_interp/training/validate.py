@@ -35,6 +35,7 @@ def validate(
     model.eval()
     torch.manual_seed(seed)
     sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
+    b_U = model.unembed.b_U
     batches = story_batches(corpus, model.cfg.n_ctx)
     with torch.no_grad():
         for batch in islice(batches, processes.rank, None, processes.world):
@@ -42,12 +43,12 @@ def validate(
             inputs, targets = tokens[:, :-1], tokens[:, 1:].reshape(-1)
             if model.ablation.is_gated:
                 states = model.dual_states(inputs, "fast")
-                ablated = token_losses(states.ablated.flatten(0, 1), model.W_U, targets)
+                ablated = token_losses(states.ablated.flatten(0, 1), model.W_U, targets, b_U)
                 sums[1] += ablated.double().sum()
                 clean_states = states.clean
             else:
                 clean_states = model.fast_states(inputs)
-            clean = token_losses(clean_states.flatten(0, 1), model.W_U, targets)
+            clean = token_losses(clean_states.flatten(0, 1), model.W_U, targets, b_U)
             sums[0] += clean.double().sum()
             sums[2] += len(targets)
     model.train(was_training)

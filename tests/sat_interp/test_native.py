@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import platform
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -149,29 +147,6 @@ def test_large_pages_hold_what_is_written_to_them():
     assert large.shape == (3_000, 1_001)
     assert large.dtype == torch.float32
     assert torch.equal(large.fill_(2.5), torch.full((3_000, 1_001), 2.5))
-
-
-FAULTS = """
-import resource, torch
-from sat_interp import native
-{first}
-for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(6 << 20) for _ in range(6)]  # 24 MiB each
-    del blocks
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@needs_compiler
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_freed_memory_is_kept_and_not_touched_anew():
-    faults = []
-    for first in ("", "native.keep_freed_memory()"):
-        script = [sys.executable, "-W", "ignore", "-c", FAULTS.format(first=first)]
-        done = subprocess.run(script, capture_output=True, text=True, check=True)
-        faults.append(int(done.stdout))
-    assert faults[1] < 0.1 * faults[0]
 
 
 @needs_compiler
