@@ -105,7 +105,7 @@ def _call(name: str, *arguments: Tensor | int | float) -> None:
 def _sizes(own: Tensor, read: Tensor | None, streams: int) -> tuple[int, ...]:
     rows, pos, _, heads, d_head = own.shape
     batch = rows // streams if read is None else read.shape[0]
-    return rows // batch, batch, pos, heads, d_head
+    return rows // max(batch, 1), batch, pos, heads, d_head
 
 
 @torch.library.custom_op(

@@ -61,6 +61,13 @@ def test_the_fast_loss_is_transformer_lens_own(make_model, tokens, loss_per_toke
     assert model.fast(tokens[:, :1], return_type="loss", loss_per_token=True).shape == (2, 0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # with the kernels and without
+def test_no_row_gives_no_row(make_model, tokens, dtype):
+    model = make_model("local").to(dtype)
+    assert model.fast(tokens[:0]).shape == (0, 7, 61)
+    assert model.dual(tokens[:0], "fast").ablated_logits.shape == (0, 7, 61)
+
+
 def test_the_fast_path_returns_nothing_else(make_model, tokens):
     with pytest.raises(UserError, match="'logits' or 'loss', not 'both'"):
         make_model().fast(tokens, return_type="both")
