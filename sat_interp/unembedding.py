@@ -9,7 +9,7 @@ gradient keeps the exponentials of a chunk of rows, and never more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -64,7 +64,7 @@ def token_losses(
         UserError: a target that is not in the vocabulary.
     """
     if not len(targets):
-        return states.new_zeros(0, dtype=at_least_float32(states.dtype))
+        return states.new_zeros(0, dtype=_at_least_float32(states.dtype))
     _check(targets, W_U.shape[1])
     with torch.no_grad():
         W_U = W_U.to(_product_dtype(states))
@@ -80,8 +80,8 @@ def token_losses(
                     product += b_U[block]
                 if soft_cap > 0:
                     product = soft_cap * torch.tanh(product / soft_cap)
-                summary.add(block, product.to(at_least_float32(product.dtype)))
-            parts.append(summary.nats())
+                summary.add(block, product.to(_at_least_float32(product.dtype)))
+            parts.append(summary.result()[0])
     return torch.cat(parts)
 
 
@@ -106,15 +106,9 @@ def cross_entropy(
     is_cpu = states.device.type == "cpu"
     if b_U is not None and is_cpu and not b_U.any():
         b_U = None  # as in any model of ours; elsewhere to look would be to wait
-    # A compiler would make a graph of each block.
-    run = torch.compiler.disable(_CrossEntropy.apply) if is_cpu else _CrossEntropy.apply
+    run = _not_compiled if is_cpu else _CrossEntropy.apply
     total, means = run(states, W_U, b_U, targets, weights, chunk)
     return total, means
-
-
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """The type losses are summed in."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 class _Summary:
@@ -134,29 +128,30 @@ class _Summary:
         self.tops.append(top)
         self.log_sums.append(total.log())
 
+    def set_target(
+        self, block: slice, exponentials: Float[Tensor, "rows block"], value: Float[Tensor, " rows"]
+    ) -> None:
+        """Put each row's value where its target is, in the rows that have it in this block."""
+        is_here, place = self.place(block)
+        own = value.to(exponentials.dtype)[:, None]
+        kept = torch.where(is_here[:, None], own, exponentials.gather(1, place))
+        exponentials.scatter_(1, place, kept)
+
     def place(self, block: slice) -> tuple[Bool[Tensor, " rows"], Int[Tensor, "rows 1"]]:
         """Which rows have their target in this block, and where; 0 for the others."""
         is_here = (self.targets >= block.start) & (self.targets < block.stop)
         return is_here, torch.where(is_here, self.targets - block.start, 0)[:, None]
 
-    def totals(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Each row's largest logit, and beside it: each block's, and log sum exp of all of them.
+    def result(self) -> tuple[Float[Tensor, " rows"], Float[Tensor, "blocks rows"]]:
+        """Each row's loss in nats, and what makes each block's exponentials probabilities.
 
-        Differences from the largest keep the digits that a common offset of the logits would take.
+        Differences from a row's largest keep the digits that a common offset would take.
         """
         tops = torch.stack(self.tops)
         largest = tops.amax(0)
         tops = tops - largest
-        return largest, tops, (tops + torch.stack(self.log_sums)).logsumexp(0)
-
-    def nats(self) -> Float[Tensor, " rows"]:
-        largest, _, log_total = self.totals()
-        return log_total - (self.at_target - largest)
-
-    def shares(self) -> Float[Tensor, "blocks rows"]:
-        """What each block's exponentials are to be multiplied with to become probabilities."""
-        _, tops, log_total = self.totals()
-        return (tops - log_total).exp()
+        log_total = (tops + torch.stack(self.log_sums)).logsumexp(0)
+        return log_total - (self.at_target - largest), (tops - log_total).exp()
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -173,7 +168,7 @@ class _CrossEntropy(torch.autograd.Function):
         ctx: Any, states: Tensor, W_U: Tensor, b_U: Tensor | None, targets: Tensor,
         weights: tuple[float, ...], chunk: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        n_tokens, wide = len(targets), at_least_float32(states.dtype)
+        n_tokens, wide = len(targets), _at_least_float32(states.dtype)
         needs_grad = states.requires_grad or W_U.requires_grad
         weight_of = W_U.to(_product_dtype(states))
         blocks = list(_pieces(W_U.shape[1], _block_size(states)))
@@ -197,11 +192,13 @@ class _CrossEntropy(torch.autograd.Function):
                         values += b_U[block]
                     summary.add(block, values)
                     exponentials.append(product.copy_(values) if values is not product else values)
-                total += summary.nats().sum(dtype=torch.float64)
+                nats, shares = summary.result()
+                total += nats.sum(dtype=torch.float64)
                 if needs_grad:
+                    own = zip(blocks, exponentials, shares, strict=True)
                     _add_gradients(
                         grad_states[stream, rows], grad_embedding, inputs, weight_of.T, summary,
-                        list(zip(blocks, exponentials, strict=True)), weight / n_tokens,
+                        nats, own, weight / n_tokens,
                     )  # fmt: skip
             means.append(total / n_tokens)
         if needs_grad:
@@ -218,21 +215,25 @@ class _CrossEntropy(torch.autograd.Function):
         return grad_states * grad_total, grad_W_U, None, None, None, None
 
 
+# For the CPU, where a compiler would make a graph of each block.
+_not_compiled = torch.compiler.disable(_CrossEntropy.apply)
+
+
 def _add_gradients(
     grad_states: Tensor, grad_embedding: Tensor, inputs: Tensor, embedding: Tensor,
-    summary: _Summary, blocks: list[tuple[slice, Tensor]], weight: float,
+    summary: _Summary, nats: Tensor, blocks: Iterable[tuple[slice, Tensor, Tensor]], weight: float,
 ) -> None:  # fmt: skip
-    """Add ``weight * (probabilities - onehot)``, times what it is multiplied with, to both."""
+    """Add ``weight * (probabilities - onehot)``, times what it is multiplied with, to both.
+
+    Each block comes with its exponentials and what makes them probabilities.
+    """
     # p - 1 from the loss itself: near p = 1 the difference of two roundings would be all noise.
-    at_target = torch.expm1(-summary.nats())
-    # A block fainter than this counts as this faint, so that 1 in its units stays in range.
+    at_target = torch.expm1(-nats)
+    # A block fainter than this counts as this faint, so that -1 in its units stays in range.
     least = max(1e-25, 2 / torch.finfo(inputs.dtype).max)
-    shares = summary.shares().clamp(min=least)
-    for (block, exponentials), share in zip(blocks, shares, strict=True):
-        is_here, place = summary.place(block)
-        own = (at_target / share).to(exponentials.dtype)[:, None]
-        kept = torch.where(is_here[:, None], own, exponentials.gather(1, place))
-        exponentials.scatter_(1, place, kept)
+    for block, exponentials, share in blocks:
+        share = share.clamp(min=least)
+        summary.set_target(block, exponentials, at_target / share)
         scale = weight * share[:, None]
         grad_states += scale * (exponentials @ embedding[block])
         scaled = (scale * inputs).to(inputs.dtype)
@@ -280,3 +281,8 @@ def _product_dtype(states: Tensor) -> torch.dtype:
     """Under autocast, the products' type is autocast's; a custom function is not told by itself."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The type losses are summed in."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
