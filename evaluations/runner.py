@@ -67,11 +67,14 @@ class Evaluation(Generic[DataT, ConfigT]):
         config_type: a dataclass whose fields decide the result; ``seed`` among them.
         function: (model, data, config) -> Result; asks nothing of the model but to be a
             HookedTransformer.
+        version: part of a record's identity; raised by one whenever a change of the code changes
+            a figure, so that records of the old code are measured again.
     """
 
     name: str
     config_type: type[ConfigT]
     function: Callable[[HookedTransformer, DataT, ConfigT], Result]
+    version: int = 1
 
 
 @dataclass
@@ -188,6 +191,7 @@ def identity(
     return {
         "schema": SCHEMA,
         "evaluation": evaluation.name,
+        "version": evaluation.version,
         "config": plain(config),
         "data": data.content,
         "shape": loaded.shape,
