@@ -1,8 +1,8 @@
 """Tokenizers: GPT-2's without a network, a compact one trained on the corpus, or anyone's.
 
 All of them come back prepared for one use: stories joined by an end-of-text token, models run by
-TransformerLens. ``tokenizer(text)`` adds no token of its own; ``HookedTransformer.to_tokens``
-prepends ``<|endoftext|>``, the token every story follows in the training stream.
+TransformerLens. ``story_start`` says which token stands before a story; everything that reads
+stories asks it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoTokenizer,
+    GPT2Tokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from sat_interp.errors import UserError
 
@@ -125,6 +130,39 @@ def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def story_start(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of the token that stands before a story: BOS, else end-of-text, else None.
+
+    Other people's models are read with the BOS token of their tokenizer. In the training streams
+    of ours a story follows the end-of-text token of the story before it, so their tokenizers are
+    given that token as BOS (:func:`start_with_end_of_text`).
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    return None
+
+
+def start_with_end_of_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Make the end-of-text token the BOS token, for models trained by ``sat-train``.
+
+    Afterwards ``story_start`` and ``HookedTransformer.to_tokens`` both give the token that stories
+    follow in the training stream. The tokens of a text stay the same. The tokenizer is changed in
+    place and returned; calling it twice is calling it once.
+    """
+    tokenizer.bos_token = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = None  # it may put the old BOS token in front
+    return _no_reload(tokenizer, str(tokenizer.init_kwargs.get("name_or_path", "")))
+
+
+def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the largest token id plus one: how many rows an embedding needs.
+
+    It is above ``len(tokenizer)`` where the ids have holes.
+    """
+    return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
+
+
 class _Counted:
     """The texts until ``most`` characters have gone by; ``characters`` says how many did."""
 
@@ -175,12 +213,17 @@ def _prepare(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokeniz
             setattr(tokenizer, role, tokenizer.eos_token)
     tokenizer.padding_side = "right"
     tokenizer.model_max_length = NO_LIMIT
-    if tokenizer.bos_token == tokenizer.eos_token:
-        # TransformerLens reloads a tokenizer by its name to have it add the BOS token, which one
-        # trained a minute ago does not have. Told that it is done, it puts the token in front of
-        # the text itself. transformers leaves this key out of what it saves.
-        tokenizer.init_kwargs["add_bos_token"] = True
-        tokenizer.init_kwargs["name_or_path"] = name
+    return _no_reload(tokenizer, name) if tokenizer.bos_token == tokenizer.eos_token else tokenizer
+
+
+def _no_reload(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
+    """Keep TransformerLens from loading the tokenizer again by its name to have it add BOS.
+
+    A tokenizer trained a minute ago has no name. With ``add_bos_token`` set, TransformerLens puts
+    the token in front of the text itself. transformers leaves this key out of what it saves.
+    """
+    tokenizer.init_kwargs["add_bos_token"] = True
+    tokenizer.init_kwargs["name_or_path"] = name
     return tokenizer
 
 

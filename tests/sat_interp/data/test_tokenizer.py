@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sat_interp.data import tokenizer as module
 from sat_interp.data.tokenizer import (
     END_OF_TEXT,
     fingerprint,
+    id_count,
     load_tokenizer,
     resolve_tokenizer,
+    start_with_end_of_text,
+    story_start,
     train_bpe,
 )
 from sat_interp.errors import UserError
@@ -227,3 +231,48 @@ def test_a_tokenizer_without_an_end_is_given_one_or_refused(tmp_path: Path) -> N
     (tmp_path / "tokenizer.json").write_text(whole)
     with pytest.raises(UserError, match="no end-of-text token"):
         load_tokenizer(str(tmp_path))
+
+
+def two_marks(directory: Path, bos: str | None = "<s>") -> Path:
+    """A word tokenizer with another BOS than EOS, which adds BOS itself; ids with holes."""
+    words = {"<unk>": 0, "<s>": 1, "</s>": 2, "cat": 3, "the": 9}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=bos, eos_token="</s>", unk_token="<unk>"
+    )
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def test_a_story_starts_with_bos_else_with_end_of_text(tmp_path: Path) -> None:
+    assert story_start(load_tokenizer(str(two_marks(tmp_path / "both")))) == 1
+    assert story_start(load_tokenizer(str(two_marks(tmp_path / "one", bos=None)))) == 2
+    assert story_start(train_bpe(TEXTS, 270)) == 0
+    neither = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, "a")))
+    assert story_start(neither) is None
+
+
+@deprecated
+def test_ours_start_with_end_of_text_in_to_tokens_too(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(two_marks(tmp_path / "both")))
+    before = fingerprint(tokenizer)
+    for _ in range(2):
+        start_with_end_of_text(tokenizer)
+        assert story_start(tokenizer) == 2
+        assert fingerprint(tokenizer) == before
+        assert tokenizer.encode("the cat") == [9, 3]
+    assert hooked(tokenizer).to_tokens("the cat").tolist() == [[2, 9, 3]]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert story_start(again) == 2
+    assert hooked(again).to_tokens("the cat").tolist() == [[2, 9, 3]]
+
+
+def test_the_embedding_needs_a_row_up_to_the_largest_id(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(two_marks(tmp_path / "holes")))
+    assert len(tokenizer) == 5
+    assert id_count(tokenizer) == 10
