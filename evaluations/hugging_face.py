@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformer_lens import HookedTransformer
 
+from evaluations import families
 from sat_interp.errors import UserError
 
 # Tokens over which a conversion is compared: GPT-Neo's local layers see 256 of them, so that a
@@ -43,9 +44,7 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
         raise UserError(f"cannot load a model from {directory}: {first_line(error)}") from None
     try:
         with _readable_configuration(original) as path:
-            cfg = loading.get_pretrained_model_config(
-                path, hf_cfg=original.config.to_dict(), device="cpu", dtype=torch.float32
-            )
+            cfg = families.configuration(original.config, path, families.tokenizer_limit(directory))
             cfg.tokenizer_name = None  # the tokenizer is ours to load; by name it needs a network
             cfg.model_name = directory.resolve().name
             state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
@@ -65,9 +64,15 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's complaint, to end one of ours."""
+    """Return another library's complaint as the end of one line of ours.
+
+    A first line that only announces what follows (it ends in a colon) is joined with the next.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    if not lines:
+        return type(error).__name__
+    announced = len(lines) > 1 and lines[0].endswith(":")
+    return (f"{lines[0]} {lines[1]}" if announced else lines[0])[:300]
 
 
 @contextmanager
