@@ -33,6 +33,7 @@ examples:
 _FLAGS = ("resume", "compile")
 _FOR_GATES = (
     "k", "k_attention", "k_neurons", "gates", "soft", "unit", "forward_mask", "temperature",
+    "near_ties",
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from sat_interp.errors import UserError, suggest
@@ -12,6 +12,7 @@ Soft = Literal["softmax", "sigmoid"]
 ForwardMask = Literal["hard", "soft"]
 Unit = Literal["coordinate", "head"]
 GateKind = Literal["learned", "random", "frozen", "detached", "dropout"]
+NearTies = Literal["no_gradient", "detached_floor"]
 
 
 @dataclass
@@ -42,6 +43,11 @@ class SelfAblationConfig:
     temperature: float = 1.0
     """Factor on the dynamic temperature T = temperature * (x_k - x_{k+1})."""
 
+    near_ties: NearTies = "no_gradient"
+    """Gradient of the scores where T lies below its floor (1e-4 of the scores' spread).
+    no_gradient: none, which is the limit of equations 1 to 3 at k = 1. detached_floor: that of a
+    constant T, up to 1 / floor large; all models before this setting existed were trained so."""
+
     unit: Unit = "coordinate"
     """An attention unit is one coordinate of z (d_head * n_heads of them), or one head."""
 
@@ -70,7 +76,28 @@ class SelfAblationConfig:
         return self.is_gated and self.gates in ("learned", "frozen", "detached")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The settings by name, without ``near_ties`` where it is detached_floor.
+
+        So the settings of models that were trained before ``near_ties`` existed stay what they were
+        when those models were saved and measured; :meth:`from_dict` reads a missing one back.
+        """
+        settings = asdict(self)
+        if self.near_ties == "detached_floor":
+            del settings["near_ties"]
+        return settings
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> SelfAblationConfig:
+        """The configuration that :meth:`to_dict` gave.
+
+        Raises:
+            UserError: an unknown setting, or a value it cannot have.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise UserError(suggest("setting", name, names))
+        return cls(**{"near_ties": "detached_floor", **settings})
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -79,4 +106,5 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "forward_mask": get_args(ForwardMask),
     "unit": get_args(Unit),
     "gates": get_args(GateKind),
+    "near_ties": get_args(NearTies),
 }

@@ -14,17 +14,21 @@ from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
 from sat_interp import native
-from sat_interp.config import SelfAblationConfig, Soft
+from sat_interp.config import NearTies, SelfAblationConfig, Soft
 
 # T = x_k - x_{k+1} vanishes where the k-th and (k+1)-th scores tie, and 1/T is in the gradient:
 # T is kept above this share of the scores' spread (maximum minus minimum), itself kept above
-# MIN_SPREAD, so that exact ties leave a finite gradient.
+# MIN_SPREAD. Where that floor holds, no gradient passes (see SelfAblationConfig.near_ties).
 TEMPERATURE_FLOOR = 1e-4
 MIN_SPREAD = 1e-2
 
 
 def soft_weights(
-    scores: Float[Tensor, "*batch units"], k: int, soft: Soft = "softmax", temperature: float = 1.0
+    scores: Float[Tensor, "*batch units"],
+    k: int,
+    soft: Soft = "softmax",
+    temperature: float = 1.0,
+    near_ties: NearTies = "no_gradient",
 ) -> tuple[Float[Tensor, "*batch units"], Float[Tensor, "*batch units"]]:
     """Soft weights w and the hard mask of the k winners.
 
@@ -34,8 +38,11 @@ def soft_weights(
     - softmax: w = softmax((x - gamma) / T), sum 1 (equation 3; gamma cancels).
     - sigmoid: w = sigmoid((x - gamma) / T), rescaled to sum k (the released code).
 
-    Gradients flow through gamma and T, but not through T where the floor holds it, so the Jacobian
-    dw/dx is bounded for all scores, exact ties included: see :func:`jacobian_bound`.
+    Gradients flow through x, gamma and T. At k = 1 they vanish as the gap closes, because
+    (x_2 - x_1) / T is then constant. In rows where the floor holds T the equations no longer apply
+    and the gradient is 0; with ``near_ties="detached_floor"`` it is that of a constant T, which
+    grows to 1 / floor. Either way the Jacobian dw/dx is bounded for all scores, exact ties
+    included: see :func:`jacobian_bound`.
 
     Args:
         scores: relevance of each unit, k < units.
@@ -49,17 +56,26 @@ def soft_weights(
     spread = top[..., :1].detach() - scores.detach().amin(-1, keepdim=True)
     floor = TEMPERATURE_FLOOR * spread.clamp(min=MIN_SPREAD)
     gap = temperature * (kth - next_best)
-    sharpness = torch.maximum(gap, floor)
+    is_held = gap < floor
+    sharpness = torch.where(is_held, floor, gap)
     if soft == "softmax":
         # Subtracting gamma would change nothing but the rounding.
-        return F.softmax((scores - top[..., :1].detach()) / sharpness, dim=-1), mask
-    gamma = (kth + next_best) / 2
-    weights = torch.sigmoid((scores - gamma) / sharpness)
-    return k * weights / weights.sum(-1, keepdim=True), mask
+        weights = F.softmax((scores - top[..., :1].detach()) / sharpness, dim=-1)
+    else:
+        # 2 (x - gamma), written so that float32 keeps the digits of a small gap.
+        twice = (scores - kth) + (scores - next_best)
+        weights = torch.sigmoid(twice / (2 * sharpness))
+        weights = k * weights / weights.sum(-1, keepdim=True)
+    if near_ties == "no_gradient":
+        weights = torch.where(is_held, weights.detach(), weights)
+    return weights, mask
 
 
 def jacobian_bound(units: int, temperature: float, soft: Soft, floor: float) -> float:
     """An upper bound on the spectral norm of dw/dx where T >= ``floor``.
+
+    ``floor`` is TEMPERATURE_FLOOR * max(spread, MIN_SPREAD) or any larger value of T. Rows whose T
+    is held there have norm 0 unless near_ties is detached_floor, for which the bound holds too.
 
     softmax: the Jacobian in (x / T) has norm <= 1/2; the path through T adds
     sqrt(2) * temperature * sd_w(log w), and the variance of log w is at most log(n)^2 / 4 + 1.
@@ -88,10 +104,11 @@ def k_winners(
     is_soft = ablation.forward_mask == "soft"
     if ablation.soft == "softmax" and native.takes(scores):
         found, _ = native.k_winners(
-            scores.float(), k, ablation.temperature, TEMPERATURE_FLOOR, MIN_SPREAD, is_soft
-        )
+            scores.float(), k, ablation.temperature, TEMPERATURE_FLOOR, MIN_SPREAD, is_soft,
+            ablation.near_ties == "detached_floor",
+        )  # fmt: skip
         return found.to(scores.dtype)
-    weights, mask = soft_weights(scores, k, ablation.soft, ablation.temperature)
+    weights, mask = soft_weights(scores, k, ablation.soft, ablation.temperature, ablation.near_ties)
     if is_soft:
         return weights
     if not weights.requires_grad:

@@ -462,10 +462,11 @@ static void k_winners_rows(const float* scores, float* mask, Rank* ranks, int64_
   }
 }
 
-// Units that tie for the k-th place, or for the next, share the gradient that comes through T.
+// Units that tie for the k-th place, or for the next, share the gradient that comes through T. Where
+// the floor holds T, there is no gradient, or with `detached_floor` that of a constant T.
 static void k_winners_gradient(const float* scores, const Rank* ranks, const float* grad_weights,
                                float* grad_scores, int64_t rows, int64_t units, int64_t stride,
-                               float temperature, int threads) {
+                               bool detached_floor, float temperature, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     Row row(units), pull(units), weights(units);
@@ -473,6 +474,11 @@ static void k_winners_gradient(const float* scores, const Rank* ranks, const flo
 #pragma omp for schedule(static)
     for (int64_t index = 0; index < rows; index++) {
       const Rank& rank = ranks[index];
+      const bool is_held = rank.sharpness > temperature * (rank.kth - rank.next);
+      if (is_held && !detached_floor) {
+        std::fill(grad_scores + index * units, grad_scores + (index + 1) * units, 0.0f);
+        continue;
+      }
       const float over = 1 / rank.sharpness;
       row.fill(scores + index * stride, -INFINITY);
       pull.fill(grad_weights + index * units, 0);
@@ -491,7 +497,7 @@ static void k_winners_gradient(const float* scores, const Rank* ranks, const flo
         stretch += weights.padded[block] > 0.0f ? grad * (x - rank.top) : Vec{};
         weights.padded[block] = grad;
       }
-      if (rank.sharpness <= temperature * (rank.kth - rank.next)) {  // not held by the floor
+      if (!is_held) {
         const float through = temperature * over * sum(stretch);
         IntVec at_kth{}, at_next{};
         for (const Vec& x : row.padded) at_kth -= x == rank.kth, at_next -= x == rank.next;
@@ -636,9 +642,10 @@ extern "C" int k_winners_forward(const float* scores, float* mask, float* ranks,
 
 extern "C" int k_winners_backward(const float* scores, const float* ranks,
                                   const float* grad_weights, float* grad_scores, int64_t rows,
-                                  int64_t units, int64_t stride, float temperature, int threads) {
+                                  int64_t units, int64_t stride, int64_t detached_floor,
+                                  float temperature, int threads) {
   k_winners_gradient(scores, reinterpret_cast<const Rank*>(ranks), grad_weights, grad_scores, rows,
-                     units, stride, temperature, threads);
+                     units, stride, detached_floor, temperature, threads);
   return 0;
 }
 

@@ -156,7 +156,7 @@ def _build(
     shape, tokenizer = dict(config["shape"]), _read_tokenizer(directory)
     try:
         trained_in = _DTYPES[shape.pop("dtype")]
-        ablation = SelfAblationConfig(**config["ablation"])
+        ablation = SelfAblationConfig.from_dict(config["ablation"])
         cfg = HookedTransformerConfig(
             **shape,
             dtype=dtype or working_dtype(trained_in),

@@ -254,16 +254,18 @@ gelu_new.register_autograd(
 
 @torch.library.custom_op(
     "sat_interp::k_winners", mutates_args=(),
-    schema="(Tensor scores, int k, float temperature, float least, float least_spread, bool soft) "
-    "-> (Tensor, Tensor)",
+    schema="(Tensor scores, int k, float temperature, float least, float least_spread, bool soft, "
+    "bool detached_floor) -> (Tensor, Tensor)",
 )  # fmt: skip
 def k_winners(
-    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool
-) -> tuple[Tensor, Tensor]:
+    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool,
+    detached_floor: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The mask of the k winners (or the soft weights), and what each row's gradient needs.
 
     The mask's gradient is that of softmax(scores / T), T = max(temperature * (x_k - x_{k+1}),
-    least * max(spread, least_spread)): see :func:`sat_interp.gates.soft_weights`. Of winners that
+    least * max(spread, least_spread)): see :func:`sat_interp.gates.soft_weights`. Rows whose T is
+    that floor have no gradient, or with ``detached_floor`` the one of a constant T. Of winners that
     tie the first wins; units that tie for the k-th place share the gradient that comes through T.
     """
     rows, mask = _rows(scores), scores.new_empty(scores.shape)
@@ -278,29 +280,34 @@ def k_winners(
 
 @k_winners.register_fake
 def _(
-    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool
-) -> tuple[Tensor, Tensor]:
+    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool,
+    detached_floor: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     return scores.new_empty(scores.shape), scores.new_empty(*scores.shape[:-1], 4)
 
 
 @torch.library.custom_op(
     "sat_interp::k_winners_backward", mutates_args=(),
-    schema="(Tensor scores, Tensor ranks, Tensor grad_mask, float temperature) -> Tensor",
+    schema="(Tensor scores, Tensor ranks, Tensor grad_mask, float temperature, "
+    "bool detached_floor) -> Tensor",
 )  # fmt: skip
 def k_winners_backward(
-    scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float
+    scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float, detached_floor: bool
 ) -> Tensor:
     """The gradient of :func:`k_winners`; the weights are made anew."""
     rows, grad_scores = _rows(scores), scores.new_empty(scores.shape)
     sizes = (*rows.shape, rows.stride(0))
     _call(
-        "k_winners_backward", rows, ranks, grad_mask.contiguous(), grad_scores, *sizes, temperature
-    )
+        "k_winners_backward", rows, ranks, grad_mask.contiguous(), grad_scores, *sizes,
+        int(detached_floor), temperature,
+    )  # fmt: skip
     return grad_scores
 
 
 @k_winners_backward.register_fake
-def _(scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float) -> Tensor:
+def _(
+    scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float, detached_floor: bool
+) -> Tensor:
     return scores.new_empty(scores.shape)
 
 
@@ -311,14 +318,14 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _keep_ranks(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.temperature = inputs[2]
+    ctx.temperature, ctx.detached_floor = inputs[2], inputs[6]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(inputs[0], output[1])
 
 
 def _pull_back_winners(ctx, grad_mask, grad_ranks):  # type: ignore[no-untyped-def]
-    grad = k_winners_backward(*ctx.saved_tensors, grad_mask, ctx.temperature)
-    return grad, None, None, None, None, None
+    grad = k_winners_backward(*ctx.saved_tensors, grad_mask, ctx.temperature, ctx.detached_floor)
+    return grad, None, None, None, None, None, None
 
 
 k_winners.register_autograd(_pull_back_winners, setup_context=_keep_ranks)

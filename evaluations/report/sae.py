@@ -58,7 +58,10 @@ def write_report(records: Sequence[Record], out: Path) -> list[Path]:
 
 
 def labelled(records: Sequence[Record]) -> list[Record]:
-    """The records under names that tell them apart: with what varies among them."""
+    """The records under names that tell them apart: by hook point and coefficient where they vary.
+
+    An autoencoder that explains less than half of the variance is marked 'not converged'.
+    """
     hooks = {record.extra["sae"]["hook"] for record in records}
     labels = {_label(record, records) for record in records}
     named = []
@@ -66,7 +69,8 @@ def labelled(records: Sequence[Record]) -> list[Record]:
         parts = [str(record.model["name"])]
         parts += [record.extra["sae"]["hook"]] if len(hooks) > 1 else []
         parts += [_label(record, records)] if len(labels) > 1 else []
-        model = {**record.model, "name": ", ".join(parts)}
+        mark = "" if is_converged(record) else " (not converged)"
+        model = {**record.model, "name": ", ".join(parts) + mark}
         named.append(dataclasses.replace(record, model=model))
     return named
 

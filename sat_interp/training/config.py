@@ -224,7 +224,11 @@ _NOT_NEGATIVE = (
 # What a resumed run may have different: none of it touches a weight or a logged number.
 _FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}
 
-_BUILTIN = {"steps": 5200, "warmup_steps": 100, "validate_every": 1300, "checkpoint_every": 1300}
+# The models that ship were trained before near_ties existed: these presets train the same again.
+_BUILTIN = {
+    "steps": 5200, "warmup_steps": 100, "validate_every": 1300, "checkpoint_every": 1300,
+    "near_ties": "detached_floor",
+}  # fmt: skip
 _K4 = {"k_attention": 4, "k_neurons": 4}
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -124,12 +124,15 @@ def plain_mask(x: Tensor, k: int, ablation) -> Tensor:
     gamma = (ordered[k - 1] + ordered[k]) / 2
     T = ablation.temperature * (ordered[k - 1] - ordered[k])
     floor = 1e-4 * (ordered[0] - ordered[-1]).detach().clamp(min=1e-2)
-    T = torch.maximum(T, floor)
+    is_held = bool(floor > T)
+    T = floor if is_held else T
     if ablation.soft == "softmax":
         w = F.softmax((x - gamma) / T, dim=0)
     else:
         s = torch.sigmoid((x - gamma) / T)
         w = k * s / s.sum()
+    if is_held and ablation.near_ties == "no_gradient":
+        w = w.detach()
     if ablation.forward_mask == "soft":
         return w
     return (x >= ordered[k - 1]).to(x.dtype).detach() + w - w.detach()

@@ -92,6 +92,16 @@ def test_stored_in_half_loaded_in_full(make_model, tokens, tmp_path):
     assert torch.allclose(loaded(tokens), model(tokens), atol=0.1)
 
 
+def test_a_model_saved_before_near_ties_existed_has_the_old_gradient(make_model, tmp_path):
+    assert load(make_model("local").save_pretrained(tmp_path / "new")).ablation.near_ties == (
+        "no_gradient"
+    )
+    made = make_model("local", near_ties="detached_floor").save_pretrained(tmp_path / "model")
+    assert "near_ties" not in json.loads((made / "cfg.json").read_text())["ablation"]
+    assert load(made).ablation.near_ties == "detached_floor"
+    assert load("demo:local-k4").ablation.near_ties == "detached_floor"
+
+
 def test_the_type_can_be_chosen(make_model, tmp_path):
     model = make_model("local")
     model.save_pretrained(tmp_path / "model")

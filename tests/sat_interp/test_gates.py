@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from sat_interp.config import SelfAblationConfig
 from sat_interp.gates import (
@@ -72,10 +73,68 @@ def test_hard_masks_hold_exactly_k_ones_even_at_ties(units, k, seed):
     assert (scores <= lowest_kept[:, None])[mask == 0].all()
 
 
+PULL = torch.randn(40, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def near_tie(k, gap):
+    """40 scores from -2 to 2, shuffled, the k-th and (k+1)-th ``gap`` apart."""
+    x = torch.linspace(2, -2, 40, dtype=torch.float64)
+    x[k] = x[k - 1] - gap
+    return x[torch.randperm(40, generator=torch.Generator().manual_seed(k))]
+
+
+def equations(x, k, soft, temperature):
+    """Equations 1 to 3, and the released code's sigmoid, without any floor."""
+    ordered = x.sort(descending=True).values
+    gamma = (ordered[k - 1] + ordered[k]) / 2
+    T = temperature * (ordered[k - 1] - ordered[k])
+    if soft == "softmax":
+        return F.softmax((x - gamma) / T, dim=0)
+    s = torch.sigmoid((x - gamma) / T)
+    return k * s / s.sum()
+
+
+def gradient(weights, scores, pull):
+    leaf = scores.clone().requires_grad_()
+    (weights(leaf) * pull).sum().backward()
+    return leaf.grad.double()
+
+
+@pytest.mark.parametrize("soft", ["softmax", "sigmoid"])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("gap", [1e-2, 5e-3, 2e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 0.0])
+def test_near_ties_have_the_gradient_of_the_equations(soft, temperature, k, gap):
+    scores, pull = near_tie(k, gap), PULL
+    ours = gradient(lambda x: soft_weights(x, k, soft, temperature)[0], scores, pull)
+    settings = SelfAblationConfig(soft=soft, temperature=temperature)
+    in_float32 = gradient(lambda x: k_winners(x, k, settings), scores.float(), pull.float())
+    is_held = temperature * gap < 4 * TEMPERATURE_FLOOR  # the scores' spread is 4
+    if gap:
+        paper = gradient(lambda x: equations(x, k, soft, temperature), scores, pull)
+        rounding = max(1e-8, 1e-15 / gap**2)  # the equations' own in float64
+        assert torch.allclose(ours, paper, rtol=1e-6, atol=rounding)
+    if gap >= 1e-5:  # scores in float32 still differ; the kernel, where there is one
+        rounded = scores.float().double()
+        paper = gradient(lambda x: equations(x, k, soft, temperature), rounded, pull)
+        assert torch.allclose(in_float32, paper, rtol=1e-3, atol=2e-3)
+    if is_held:
+        assert not ours.any()
+        assert not in_float32.any()
+
+
+def test_a_detached_floor_gives_near_ties_the_gradient_of_a_constant_temperature():
+    scores, pull = near_tie(1, 1e-4), PULL
+    old = gradient(lambda x: soft_weights(x, 1, near_ties="detached_floor")[0], scores, pull)
+    assert torch.allclose(old, gradient(lambda x: F.softmax(x / 4e-4, dim=0), scores, pull))
+    assert old.norm() > 10
+
+
+@pytest.mark.parametrize("near_ties", ["no_gradient", "detached_floor"])
 @pytest.mark.parametrize("soft", ["softmax", "sigmoid"])
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1.0, 1e3])
 @pytest.mark.parametrize("kind", ["all tied", "k and k+1 tied", "nearly tied", "apart"])
-def test_jacobian_stays_under_its_stated_bound(soft, scale, kind):
+def test_jacobian_stays_under_its_stated_bound(soft, scale, kind, near_ties):
     x = torch.randn(12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     x = {
         "all tied": torch.zeros_like(x),
@@ -83,13 +142,15 @@ def test_jacobian_stays_under_its_stated_bound(soft, scale, kind):
         "nearly tied": torch.cat([x[:8].abs() + 1, x[8:].abs() * 1e-9]),
         "apart": torch.arange(12, dtype=torch.float64),
     }[kind] * scale
-    jacobian = torch.func.jacrev(lambda s: soft_weights(s, 4, soft, 1.3)[0])(x)
+    jacobian = torch.func.jacrev(lambda s: soft_weights(s, 4, soft, 1.3, near_ties)[0])(x)
     assert jacobian.isfinite().all()
     ordered = x.sort(descending=True).values
     floor = TEMPERATURE_FLOOR * max(float(x.max() - x.min()), MIN_SPREAD)
     T = max(1.3 * float(ordered[3] - ordered[4]), floor)
     norm = float(torch.linalg.matrix_norm(jacobian, ord=2))
     assert norm <= jacobian_bound(12, 1.3, soft, T)
+    if near_ties == "no_gradient" and kind in ("all tied", "k and k+1 tied"):
+        assert norm == 0
 
 
 def test_random_winners_are_uniform_k_subsets():

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, fast, gpt_neo_config, native
 from sat_interp.gates import MIN_SPREAD, TEMPERATURE_FLOOR, k_winners, soft_weights
 from sat_interp.training.loss import LossWeights, training_loss
+from tests.sat_interp.test_gates import near_tie
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("c++") or shutil.which("g++")), reason="no C++ compiler"
@@ -21,16 +22,17 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _native(scores, k, temperature=1.0, soft=False):
-    return native.k_winners(scores, k, temperature, TEMPERATURE_FLOOR, MIN_SPREAD, soft)[0]
+def _native(scores, k, temperature=1.0, soft=False, near_ties="no_gradient"):
+    is_old = near_ties == "detached_floor"
+    return native.k_winners(scores, k, temperature, TEMPERATURE_FLOOR, MIN_SPREAD, soft, is_old)[0]
 
 
-def _agree(scores, k, temperature, soft, seed=7):
+def _agree(scores, k, temperature, soft, seed=7, near_ties="no_gradient"):
     """Values and gradient, each to float32's rounding: gradients scale with 1/T."""
     pull = _random(*scores.shape, seed=seed)
     ours, twin = scores.detach().clone().requires_grad_(), scores.double().requires_grad_()
-    found = _native(ours, k, temperature, soft)
-    weights, mask = soft_weights(twin, k, "softmax", temperature)
+    found = _native(ours, k, temperature, soft, near_ties)
+    weights, mask = soft_weights(twin, k, "softmax", temperature, near_ties)
     (found * pull).sum().backward()
     (weights * pull).sum().backward()
     if soft:
@@ -51,6 +53,17 @@ def test_k_winners_and_their_gradient(units, soft):
         scores = [1.0, 10.0, 0.01][seed] * _random(3, 5, units, seed=seed)
         for k in {1, 4, units // 3, units - 1} & set(range(1, units)):
             _agree(scores, k, temperature, soft)
+
+
+@pytest.mark.parametrize("near_ties", ["no_gradient", "detached_floor"])
+@pytest.mark.parametrize("k", [1, 4])
+def test_near_ties(k, near_ties):
+    rows = [near_tie(k, gap).float() for gap in (1e-2, 1e-3, 5e-4, 3e-4, 1e-4, 1e-6)]
+    _agree(torch.stack(rows), k, 1.0, False, near_ties=near_ties)
+    held = torch.stack([near_tie(k, 1e-4).float(), near_tie(k, 0.0).float()]).requires_grad_()
+    (_native(held, k, near_ties=near_ties) * _random(2, 40)).sum().backward()
+    # At k = 4 the first three scores take all the weight of so small a T.
+    assert bool(held.grad.any()) == (near_ties == "detached_floor" and k == 1)
 
 
 def test_scores_that_lie_apart_in_memory():
@@ -127,7 +140,7 @@ def test_the_number_of_threads_changes_no_bit_and_operators_keep_their_rules():
     for one, three in zip(*found, strict=True):
         assert torch.equal(one, three)
     leaf = scores.clone().requires_grad_()
-    torch.library.opcheck(native.k_winners, (leaf, 5, 1.0, 1e-4, 1e-2, False))
+    torch.library.opcheck(native.k_winners, (leaf, 5, 1.0, 1e-4, 1e-2, False, False))
     torch.library.opcheck(native.winners_product, (scores, mask, weight, True))
     torch.library.opcheck(native.winners_outer, (scores, mask, y, True))
     torch.library.opcheck(native.masked_gelu_backward, (scores, scores, mask))
