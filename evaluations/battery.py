@@ -49,6 +49,8 @@ class Part:
         guessed: presets whose ``seconds`` nobody has measured.
         after: the part that leaves something in the cache that this one would make again.
         needs_gates: only for models whose gates have weights.
+        controlled: presets in which the first model is measured untrained, too (see
+            ``evaluations.controls``): the floor its figures are read against.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Part:
     guessed: tuple[Preset, ...] = ()
     after: str | None = None
     needs_gates: bool = False
+    controlled: tuple[Preset, ...] = ()
 
 
 PARTS = (
@@ -93,6 +96,7 @@ PARTS = (
         {"quick": {"stories": 500}, "demo": {}, "paper": {}},
         # nine times the operations took 140 to 175 s
         {"quick": 30, "demo": 60, "paper": 60}, power=0.5,
+        controlled=("quick", "demo", "paper"),
     ),
     # after neurons: both read the same excerpts, which the first of them gathers
     Part(
@@ -156,6 +160,10 @@ def plan(
         known = inspect.signature(commands[part.name]).parameters
         shared = {key: value for key, value in common.items() if key in known and value is not None}
         chosen = [one for one in models if not part.needs_gates or sizes[one].has_gates]
+        if preset in part.controlled:
+            for one in chosen[:1]:
+                chosen.append(f"{one} [untrained]")
+                sizes[chosen[-1]] = sizes[one]
         factors = [_factor(getattr(sizes[one], part.grows), getattr(reference, part.grows))
                    for one in chosen]  # fmt: skip
         known_factors = [one for one in factors if one is not None]

@@ -47,6 +47,7 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
             cfg = families.configuration(original.config, path, families.tokenizer_limit(directory))
             cfg.tokenizer_name = None  # the tokenizer is ours to load; by name it needs a network
             cfg.model_name = directory.resolve().name
+            _own_initialisation(cfg, original.config)
             state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
         _true_sizes(cfg, state)
         model = HookedTransformer(cfg, move_to_device=False)
@@ -104,6 +105,13 @@ def quiet_transformers() -> Iterator[None]:
     finally:
         if shown:
             transformers_logging.enable_progress_bar()
+
+
+def _own_initialisation(cfg: Any, config: Any) -> None:
+    """Keep the standard deviation the model was initialised with, which TransformerLens drops."""
+    found = getattr(config, "initializer_range", None)
+    if isinstance(found, int | float) and found > 0:
+        cfg.init_mode, cfg.initializer_range = "gpt2", float(found)
 
 
 def _true_sizes(cfg: Any, state: dict[str, torch.Tensor]) -> None:

@@ -47,6 +47,8 @@ class LoadedModel:
         data, validation: what it was trained on, where that is recorded.
         training: its recorded training configuration (preset, seed, ...), small.
         tokenizer_note: why its tokenizer may not be the one it was trained with.
+        control: of a control model, its kind and seed and the weights hash of the model it is a
+            control of (``evaluations.controls``).
     """
 
     model: HookedTransformer
@@ -58,6 +60,7 @@ class LoadedModel:
     validation: str | None = None
     training: dict[str, Any] = field(default_factory=dict)
     tokenizer_note: str | None = None
+    control: dict[str, Any] | None = None
 
     @property
     def device(self) -> str:

@@ -232,6 +232,7 @@ def find_record(
         found = (record.config_hash, record.model["weights_hash"])
         if found == (config_hash, loaded.weights_hash):
             named: dict[str, Any] = {"name": loaded.name, "spec": _spec(loaded)}
+            named |= _control_note(loaded)
             if loaded.training:  # a run may have finished since
                 named["training"] = loaded.training
             kept = {key: told for key, told in record.data.items() if key != "tokenizer_note"}
@@ -252,12 +253,18 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
         "shape": loaded.shape,
         "ablation": loaded.ablation,
         "training": loaded.training,
+        **_control_note(loaded),
     }
 
 
 def _spec(loaded: LoadedModel) -> str:
     """The MODEL argument, but of a directory only its name: where it lay is nobody's business."""
     return loaded.name if Path(loaded.spec).expanduser().is_dir() else loaded.spec
+
+
+def _control_note(loaded: LoadedModel) -> dict[str, Any]:
+    """For a record's model: that it is a control, and of which model."""
+    return {"control": loaded.control} if loaded.control else {}
 
 
 def _tokenizer_note(loaded: LoadedModel) -> dict[str, Any]:

@@ -1,12 +1,20 @@
-"""Uncertainty of the figures: standard errors and bootstrap intervals over stories.
+"""Uncertainty of the figures: standard errors and intervals, the same for all evaluations.
 
-Tokens of one story are no independent draws, so the story is the unit that is resampled and the
-cluster of the standard errors.
+Every figure is shown with an interval, never with a standard error: ``[low, high]`` at 95 %.
+
+- A ratio over stories (a mean per token): `bootstrap`. Tokens of one story are not independent, so
+  the story is what is resampled, and the cluster of the standard error (`ratio`).
+- A mean over neurons, prompts or graphs: `mean_interval` (Student's t).
+- A share of them: `share_interval` (Wilson).
+
+None of them gives an interval of fewer than `ENOUGH` values: it would be as wide as the scale, or
+no wider than luck, and say nothing of other values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +23,8 @@ from jaxtyping import Float, Num
 from evaluations.record import Interval
 
 LEVEL = 0.95
+ENOUGH = 5
+"""Fewest values that an interval is given for."""
 CHUNK = 1 << 21  # resampled entries held at once: memory does not grow with stories x resamples
 
 
@@ -48,6 +58,62 @@ def ratio(sums: Num[np.ndarray, " stories"], counts: Num[np.ndarray, " stories"]
     return Ratio(value, float(np.sqrt(n / (n - 1) * squares)) / total)
 
 
+def t_quantile(degrees: int) -> float:
+    """The two-sided 95 % point of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + LEVEL / 2, degrees))
+
+
+def mean_interval(
+    values: Sequence[float] | Num[np.ndarray, " values"], things: str = "values"
+) -> Interval | None:
+    """Interval of the mean of independent values: mean -+ t(0.975, n - 1) * s / sqrt(n).
+
+    Args:
+        things: what the values are of, for the interval's method: ``neurons``.
+
+    Returns:
+        The interval; None with fewer than `ENOUGH` values, with values that are not finite, or
+        where all are equal (their spread is then not known to be 0).
+    """
+    array = np.asarray(values, dtype=np.float64)
+    n = len(array)
+    if n < ENOUGH or not np.isfinite(array).all():
+        return None
+    return interval_of_mean(float(array.mean()), float(array.std(ddof=1)) / math.sqrt(n), n, things)
+
+
+def interval_of_mean(
+    mean: float, standard_error: float | None, n: int | None, things: str = "values"
+) -> Interval | None:
+    """As `mean_interval`, from the mean, its standard error and the number of values."""
+    if not standard_error or not math.isfinite(standard_error) or n is None or n < ENOUGH:
+        return None
+    reach = t_quantile(n - 1) * standard_error
+    return Interval(mean - reach, mean + reach, LEVEL, f"Student's t over {n:,} {things}")
+
+
+def share_interval(hits: int, n: int, things: str = "values") -> Interval | None:
+    """Wilson's interval of a share, ``hits`` of ``n``; it stays within 0 and 1.
+
+    Args:
+        things: what is counted, for the interval's method: ``neurons``.
+
+    Returns:
+        The interval; None with fewer than `ENOUGH` values.
+
+    Raises:
+        ValueError: more hits than values, or fewer than none.
+    """
+    from scipy.stats import binomtest
+
+    if n < ENOUGH:
+        return None
+    found = binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(float(found.low), float(found.high), LEVEL, f"Wilson, {n:,} {things}")
+
+
 def bootstrap(
     sums: Num[np.ndarray, " stories"],
     counts: Num[np.ndarray, " stories"],
@@ -62,9 +128,9 @@ def bootstrap(
     are paired.
 
     Returns:
-        The interval, or None with fewer than two stories or with sums that are not finite.
+        The interval, or None with fewer than `ENOUGH` stories or with sums that are not finite.
     """
-    if len(sums) < 2 or resamples < 1 or not np.isfinite(sums).all() or not counts.any():
+    if len(sums) < ENOUGH or resamples < 1 or not np.isfinite(sums).all() or not counts.any():
         return None
     ratios = transform(_resampled_ratios(sums, counts, resamples, seed))
     ratios = ratios[~np.isnan(ratios)]

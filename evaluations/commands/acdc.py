@@ -88,7 +88,7 @@ def acdc(
     from evaluations.circuits.evaluation import EVALUATION, CircuitConfig
     from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import show
-    from evaluations.report.circuits import CIRCUITS, marked, warnings, write_report
+    from evaluations.report.circuits import CIRCUITS, warnings, write_report
     from evaluations.runner import run
 
     config = CircuitConfig(
@@ -107,7 +107,7 @@ def acdc(
     written = write_report(outcome.records, Path(out), _stem(task, method))
     for line in warnings(outcome.records):
         log.warning("%s", line)
-    show(dataclasses.replace(outcome, records=marked(outcome.records)), CIRCUITS, out, written)
+    show(outcome, CIRCUITS, out, written)
     return outcome.records
 
 

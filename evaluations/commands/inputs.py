@@ -17,10 +17,16 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 def model_loader(
     device: str | None, dtype: Dtype, tokenizer: str | None
 ) -> Callable[[str], LoadedModel]:
-    """``load_model`` with a command's options, as ``runner.run`` takes it."""
+    """``load_model`` with a command's options, as ``runner.run`` takes it; controls too."""
+    from evaluations.controls import make_control, split
     from evaluations.models import load_model
 
-    return lambda spec: load_model(spec, device, dtype, tokenizer)
+    def load(spec: str) -> LoadedModel:
+        base, control = split(spec)
+        loaded = load_model(base, device, dtype, tokenizer)
+        return make_control(loaded, control.kind, control.seed) if control else loaded
+
+    return load
 
 
 def text_finder(
@@ -54,10 +60,11 @@ def text_finder(
 
 def origins(models: Sequence[str], origin: Callable[[str], Origin]) -> list[Origin]:
     """Where the models come from; those that cannot be found fail on their own, later."""
+    from evaluations.controls import split
     from sat_interp.errors import UserError
 
     found = []
     for spec in models:
         with contextlib.suppress(UserError, OSError):
-            found.append(origin(spec))
+            found.append(origin(split(spec)[0]))
     return found

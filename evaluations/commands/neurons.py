@@ -31,6 +31,7 @@ def neurons(
     hook: str = "blocks.*.mlp.hook_post",
     stream: Literal["clean", "ablated"] = "clean",
     sae: str | None = None,
+    control: str | None = None,
     html: bool = False,
     validation: str | None = None,
     tokenizer: str | None = None,
@@ -79,6 +80,9 @@ def neurons(
         hook: another hook point; with * for every block.
         stream: which of the two streams of a model with gates.
         sae: a directory of a SAELens autoencoder, whose features are taken for neurons.
+        control: also measure each model untrained (same shape, freshly initialised), shuffled
+            (each weight matrix's entries permuted), or none; several with commas between them, as
+            in untrained,untrained:1,shuffled with seeds. Same text, same tokenizer.
         html: write a page that shows every neuron, its excerpts and its explanation.
         validation: data with the validation text, where DATA has none of its own.
         tokenizer: gpt2, a directory or a hub id, in place of the model's own.
@@ -96,6 +100,7 @@ def neurons(
     from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import show
+    from evaluations.controls import with_controls
     from evaluations.excerpts import GatherConfig
     from evaluations.neurons.config import NeuronsConfig
     from evaluations.neurons.evaluation import EVALUATION
@@ -112,6 +117,7 @@ def neurons(
         tuple(part.strip() for part in scores.split(",") if part.strip()),
         gather=GatherConfig(seed=seed), resamples=resamples,
     )  # fmt: skip
+    models = with_controls(models, control)
     text = text_finder(models, data, validation, stories)
     find = _data_finder(text, asked, Path(out), Path(sae) if sae else None)
     outcome = run(EVALUATION, models, find, config, out, force,

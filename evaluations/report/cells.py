@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evaluations.record import Direction, Metric, Record
+from evaluations.report import health
 from evaluations.report.grid import Cell
-from evaluations.report.seeds import LEVEL, Estimate, Group, estimate, t_quantile
+from evaluations.report.health import DAGGER
+from evaluations.report.seeds import Estimate, Group, estimate
 from evaluations.report.selection import Model
 from evaluations.report.tables import number
+from evaluations.statistics import LEVEL, t_quantile
 
 ABLE = 0.9
 """Below this accuracy on IOI a count of edges says nothing: it is low for the wrong reason."""
-DAGGER = "†"
 
 State = Literal["scored", "missing", "unscored", "unable"]
 
@@ -51,12 +53,22 @@ class Figure:
             return "unscored"
         return "unable" if self.evaluation == "acdc" and fails_task(model) else "scored"
 
+    def is_sound(self, group: Group) -> bool:
+        """Whether no record that the group's mean is taken from carries a health mark."""
+        return is_sound(self.evaluation, [one for one in group.models if self.of(one) is not None])
+
 
 def fails_task(model: Model) -> bool:
     """Whether the model is right on fewer than 9 of 10 prompts."""
     record = model.records.get("acdc")
     accuracy = record.metric("accuracy") if record else None
     return accuracy is None or accuracy.value is None or accuracy.value < ABLE
+
+
+def is_sound(evaluation: str, models: Iterable[Model]) -> bool:
+    """Whether the models' records of an evaluation carry no health mark."""
+    records = [one.records[evaluation] for one in models if evaluation in one.records]
+    return not any(map(health.phrases, records))
 
 
 def seeds_cell(figure: Figure, group: Group, is_best: bool) -> Cell:
@@ -73,6 +85,8 @@ def seeds_cell(figure: Figure, group: Group, is_best: bool) -> Cell:
         ends = own_interval(scored[0].records[figure.evaluation].metric(figure.metric))
         ends = ends if len(values) == 1 else None
         within = own_text(ends, figure.digits) if ends else ""
+        if not figure.is_sound(group):
+            text, is_best = f"{text} {DAGGER}", False
         return Cell(text, is_best, {**exact(found), **own_exact(ends), **left_out}, within)
     nothing: dict[str, float | int | str | None] = {
         "": None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from evaluations.report.tables import Column, Layout, Row, rows, write_tables
 from evaluations.runner import file_name
 from sat_interp.files import write_atomically
 
-DAGGER = " †"
 ABREAST = 4  # circuits in one figure
 
 
@@ -32,7 +30,7 @@ def _columns(*told: tuple[str, str, int, bool]) -> tuple[Column, ...]:
 
 CIRCUITS = (
     Layout(
-        "Circuits († the model does the task poorly or not at all: its count is low for free)",
+        "Circuits (a model that fails the task has a low count for the wrong reason)",
         _columns(
             ("edges", "Edges", 0, False),
             ("accuracy", "Accuracy", 2, True),
@@ -75,7 +73,7 @@ def write_report(records: Sequence[Record], out: Path, stem: str = "acdc") -> li
     found = [record for record in records if record.evaluation == "acdc"]
     if not found:
         return []
-    written = write_tables(CIRCUITS, marked(found), out, stem)
+    written = write_tables(CIRCUITS, found, out, stem)
     named = rows(found)
     for start in range(0, len(named), ABREAST):
         part = f"-{start // ABREAST + 1}" if len(named) > ABREAST else ""
@@ -89,18 +87,6 @@ def write_report(records: Sequence[Record], out: Path, stem: str = "acdc") -> li
         written.append(write_atomically(path.with_name(f"{path.name}.circuit"), text))
         written.append(write_graphml(path.with_name(f"{path.name}.graphml"), circuit))
     return written
-
-
-def marked(records: Sequence[Record]) -> list[Record]:
-    """The records, those of models that cannot do the task with a dagger to their names."""
-    return [
-        dataclasses.replace(
-            record, model={**record.model, "name": f"{record.model['name']}{DAGGER}"}
-        )
-        if record.extra.get("marked")
-        else record
-        for record in records
-    ]
 
 
 def warnings(records: Sequence[Record]) -> list[str]:

@@ -42,7 +42,7 @@ class Section:
 
 SECTIONS = (
     Section("lm", "Language modelling", LANGUAGE),
-    Section("acdc", "Circuits", circuits.CIRCUITS, circuits.marked, "circuits"),
+    Section("acdc", "Circuits", circuits.CIRCUITS, figures="circuits"),
     Section("sae", "Sparse autoencoders", (*sae.LAYOUTS, sae.DETAILS), sae.labelled),
     Section("gates", "Gates", gates.GATES),
     Section("neurons", "Neuron explanations", neuron_tables.LAYOUTS),

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluations.record import Direction, Metric, Record
-from evaluations.report import paper_values
+from evaluations.report import health, paper_values
 from evaluations.report.cells import (
     best_of,
     command_for,
     exact,
+    is_sound,
     judged,
     own_exact,
     own_interval,
@@ -19,6 +20,7 @@ from evaluations.report.cells import (
     shown,
 )
 from evaluations.report.grid import EMPTY, Cell, Grid, Heading
+from evaluations.report.health import DAGGER
 from evaluations.report.seeds import Group, difference, estimate, references
 from evaluations.report.selection import Model, is_comparable
 from evaluations.report.tables import ARROWS
@@ -129,7 +131,7 @@ def layer_differences(groups: Sequence[Group]) -> Grid:
     rows = []
     for group in groups:
         for other in references(group, groups):
-            names = [Cell(name, exact={"": name}) for name in (group.name, other.name)]
+            names = [Cell(_marked(one), exact={"": one.name}) for one in (group, other)]
             rows.append([*names, *(_difference(figure, group, other) for figure in DIFFERENCES)])
     headings = (
         Heading("Model", "model"), Heading("minus", "minus"),
@@ -139,8 +141,14 @@ def layer_differences(groups: Sequence[Group]) -> Grid:
     return Grid("table2-differences", "Table 2: paired differences", headings, rows, [note], 2)
 
 
+def _marked(group: Group) -> str:
+    """The group's name, with a dagger where one of its records is unsound."""
+    return group.name if is_sound(EVALUATION, group.models) else f"{group.name} {DAGGER}"
+
+
 def _best(figure: LayerFigure, layer: int, groups: Sequence[Group]) -> set[str]:
-    return best_of(groups, lambda model: figure.at(model, layer), figure.direction)
+    sound = [group for group in groups if is_sound(EVALUATION, group.models)]
+    return best_of(sound, lambda model: figure.at(model, layer), figure.direction)
 
 
 def _row(
@@ -150,7 +158,7 @@ def _row(
     measured = [model for model in group.models if EVALUATION in model.records]
     labels = [
         Cell(title, exact={"": figure.metric}),
-        Cell(group.name, exact={"": group.name}),
+        Cell(_marked(group), exact={"": group.name}),
         Cell(str(len(measured)), exact={"": len(measured)}),
     ]
     if not measured:
@@ -205,7 +213,8 @@ def _difference(figure: LayerFigure, group: Group, other: Group) -> Cell:
         return Cell(EMPTY)
     verdict = judged(found, figure.direction)
     text = f"{shown(found, figure.digits, sign=True)}, n={found.n}"
-    return Cell(f"{text}: {verdict}" if verdict else text, verdict == "better",
+    is_best = verdict == "better" and is_sound(EVALUATION, [*group.models, *other.models])
+    return Cell(f"{text}: {verdict}" if verdict else text, is_best,
                 {**exact(found), "_verdict": verdict})  # fmt: skip
 
 
@@ -214,6 +223,12 @@ def _notes(groups: Sequence[Group], comparable: bool, with_paper: bool) -> list[
         "Graphs without edges count 0, as in the paper, but in the rows 'not empty'; where they "
         "count, no value is bold: more empty graphs would make a model look simpler."
     ]
+    notes += health.explained(
+        (model.name, model.records[EVALUATION])
+        for group in groups
+        for model in group.models
+        if EVALUATION in model.records
+    )
     missing = [
         model for group in groups for model in group.models if EVALUATION not in model.records
     ]

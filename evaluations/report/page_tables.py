@@ -19,8 +19,6 @@ from evaluations.report.tables import (
     rows,
 )
 
-DAGGER = "†"
-
 
 def html_table(layout: Layout, records: Sequence[Record]) -> str:
     """A layout's table; each figure tells its interval, n and seed when pointed at."""
@@ -28,7 +26,7 @@ def html_table(layout: Layout, records: Sequence[Record]) -> str:
     head = "".join(f"<th>{_unparted(heading(column, found))}</th>" for column in layout.columns)
     best = {column: _best(column, found) for column in layout.columns}
     body = "".join(
-        f"<tr><th scope='row'>{escaped(row.model)}</th>"
+        f"<tr><th scope='row'>{escaped(row.marked(layout))}</th>"
         + "".join(_cell(row, column, best[column]) for column in layout.columns)
         + "</tr>\n"
         for row in found
@@ -80,7 +78,7 @@ def _cell(row: Row, column: Column, best: float | None) -> str:
 def _best(column: Column, found: Sequence[Row]) -> float | None:
     """The best value, where one way is better; a model that is marked cannot have it."""
     metrics = [
-        metric for row in found if DAGGER not in row.model and (metric := row.metric(column))
+        metric for row in found if not row.is_unsound([column]) and (metric := row.metric(column))
     ]
     values = [metric.value for metric in metrics if metric.value is not None]
     direction = next((metric.direction for metric in metrics), None)

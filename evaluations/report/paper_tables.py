@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluations.report import paper_values
+from evaluations.report import health, paper_values
 from evaluations.report.cells import (
     ABLE,
-    DAGGER,
     Figure,
     best_of,
     command_for,
@@ -19,6 +18,7 @@ from evaluations.report.cells import (
     shown,
 )
 from evaluations.report.grid import EMPTY, Cell, Grid, Heading
+from evaluations.report.health import DAGGER
 from evaluations.report.seeds import Group, difference, references
 from evaluations.report.selection import Model, is_comparable
 from evaluations.report.tables import number, scored_text
@@ -110,6 +110,7 @@ def differences(
         " t, n - 1 degrees of freedom), n pairs. 'cannot tell': the interval holds 0. Many "
         "intervals stand here, none is corrected for that: 1 of 20 misses by chance."
     ]
+    notes += _health_told(figures, groups)
     return Grid(name, title, headings, rows, notes, 2)
 
 
@@ -126,7 +127,8 @@ def models_table(groups: Sequence[Group]) -> Grid:
         Heading("Weights", "weights"),
         *(Heading(figure.title, figure.metric, figure.direction) for figure in TABLE_1),
     )  # fmt: skip
-    return Grid("table1-models", "Table 1: each model", headings, rows, [], 4)
+    notes = _health_told(TABLE_1, groups)
+    return Grid("table1-models", "Table 1: each model", headings, rows, notes, 4)
 
 
 def _over_seeds(
@@ -152,7 +154,8 @@ def _best(figure: Figure, groups: Sequence[Group]) -> set[str]:
     """None, too, where the figures are of different settings or text."""
     if not is_comparable(records_of(groups, figure.evaluation)):
         return set()
-    return best_of(groups, figure.of, figure.direction)
+    sound = [group for group in groups if figure.is_sound(group)]
+    return best_of(sound, figure.of, figure.direction)
 
 
 def _labels(group: Group) -> list[Cell]:
@@ -183,8 +186,9 @@ def _difference_cell(figure: Figure, group: Group, other: Group) -> Cell:
         return Cell(EMPTY)
     verdict = judged(found, figure.direction)
     text = f"{shown(found, figure.digits, sign=True)}, n={found.n}"
-    return Cell(f"{text}: {verdict}" if verdict else text, verdict == "better",
-                {**exact(found), "_verdict": verdict})  # fmt: skip
+    sound = figure.is_sound(group) and figure.is_sound(other)
+    text = (f"{text}: {verdict}" if verdict else text) + ("" if sound else f" {DAGGER}")
+    return Cell(text, verdict == "better" and sound, {**exact(found), "_verdict": verdict})
 
 
 def _model_cell(figure: Figure, model: Model) -> Cell:
@@ -193,8 +197,9 @@ def _model_cell(figure: Figure, model: Model) -> Cell:
         return Cell(f"run: sat-eval {figure.evaluation}", exact={"": None})
     if value is None:
         return Cell(f"n/a: {reason}", exact={"": None, "_note": reason})
-    mark = f" {DAGGER}" if state == "unable" else ""
-    note = "fails IOI" if state == "unable" else None
+    phrases = health.phrases(model.records[figure.evaluation])
+    mark = f" {DAGGER}" if state == "unable" or phrases else ""
+    note = "fails IOI" if state == "unable" else "; ".join(phrases) or None
     return Cell(number(value, figure.digits).removesuffix(".0") + mark,
                 exact={"": value, "_note": note})  # fmt: skip
 
@@ -216,6 +221,7 @@ def _notes(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str]:
     everyone = [model for group in groups for model in group.models]
     unable = [model.name for model in everyone if "acdc" in model.records and fails_task(model)]
     evaluations = dict.fromkeys(figure.evaluation for figure in figures)
+    notes += _health_told(figures, groups)
     if unable and "acdc" in evaluations:
         notes.append(
             f"{DAGGER} {len(unable)} of {len(records_of(groups, 'acdc'))} models are right on fewer"
@@ -227,6 +233,17 @@ def _notes(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str]:
             notes.append(f"missing, run: {command_for(evaluation, missing)}")
         notes += _settings_told(groups, evaluation)
     return notes
+
+
+def _health_told(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str]:
+    """What daggers mean."""
+    return health.explained(
+        (model.name, model.records[evaluation])
+        for evaluation in dict.fromkeys(figure.evaluation for figure in figures)
+        for group in groups
+        for model in group.models
+        if evaluation in model.records
+    )
 
 
 def _settings_told(groups: Sequence[Group], evaluation: str) -> list[str]:

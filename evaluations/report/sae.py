@@ -58,10 +58,7 @@ def write_report(records: Sequence[Record], out: Path) -> list[Path]:
 
 
 def labelled(records: Sequence[Record]) -> list[Record]:
-    """The records under names that tell them apart: by hook point and coefficient where they vary.
-
-    An autoencoder that explains less than half of the variance is marked 'not converged'.
-    """
+    """The records under names that tell them apart: with what varies among them."""
     hooks = {record.extra["sae"]["hook"] for record in records}
     labels = {_label(record, records) for record in records}
     named = []
@@ -69,8 +66,7 @@ def labelled(records: Sequence[Record]) -> list[Record]:
         parts = [str(record.model["name"])]
         parts += [record.extra["sae"]["hook"]] if len(hooks) > 1 else []
         parts += [_label(record, records)] if len(labels) > 1 else []
-        mark = "" if is_converged(record) else " (not converged)"
-        model = {**record.model, "name": ", ".join(parts) + mark}
+        model = {**record.model, "name": ", ".join(parts)}
         named.append(dataclasses.replace(record, model=model))
     return named
 

@@ -17,9 +17,9 @@ import numpy as np
 
 from evaluations.record import hash_of
 from evaluations.report.selection import Model
+from evaluations.statistics import t_quantile
 from sat_interp.training.study import MATCHED_LONGEST, Kind, Study
 
-LEVEL = 0.95
 # What a record tells of a training run that makes it another recipe.
 RECIPE = (
     "data", "tokenizer", "learning_rate", "initializer_range", "embedding_range", "precision",
@@ -84,13 +84,6 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean, None, None, n)
     reach = t_quantile(n - 1) * float(array.std(ddof=1)) / math.sqrt(n)
     return Estimate(mean, mean - reach, mean + reach, n)
-
-
-def t_quantile(degrees: int) -> float:
-    """The two-sided 95 % point of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + LEVEL / 2, degrees))
 
 
 def difference(

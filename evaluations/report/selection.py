@@ -117,9 +117,12 @@ def counts(record: Record) -> bool:
 
     Of ``acdc``: ACDC with resampled edges at tau 0.03 on IOI. Of ``sae``: a standard autoencoder
     trained here on the default hook point with the L1 coefficient of the presets, 5. Of ``neurons``
-    and ``n2g``: MLP neurons of the clean stream. Of all other evaluations: any.
+    and ``n2g``: MLP neurons of the clean stream. Of all other evaluations: any. Never one of a
+    control model (``evaluations.controls``).
     """
     config = record.config
+    if record.model.get("control"):
+        return False  # a control model is no training seed of anything
     if record.evaluation == "acdc":
         return (
             record.data.get("spec") in TASKS

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from evaluations.record import Metric, Record
+from evaluations.report import health
 from sat_interp.files import write_atomically
 
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
@@ -74,6 +75,15 @@ class Row:
     spec: str
     records: dict[str, Record]
 
+    def marked(self, layout: Layout) -> str:
+        """The model's name, with a dagger where one of its records in the table is unsound."""
+        return f"{self.model} {health.DAGGER}" if self.is_unsound(layout.columns) else self.model
+
+    def is_unsound(self, columns: Sequence[Column]) -> bool:
+        """Whether a record that the columns read carries a health mark."""
+        names = {column.evaluation for column in columns} & self.records.keys()
+        return any(health.phrases(self.records[name]) for name in names)
+
     def metric(self, column: Column) -> Metric | None:
         record = self.records.get(column.evaluation)
         return record.metric(column.metric) if record else None
@@ -127,7 +137,7 @@ def rich_table(layout: Layout, records: Sequence[Record]) -> RichTable:
         table.add_column(heading(column, found), justify="right")
     for row in found:
         cells = (row.cell(column) for column in columns)
-        table.add_row(*(escape(text) for text in (row.model, *cells)))
+        table.add_row(*(escape(text) for text in (row.marked(layout), *cells)))
     return table
 
 
@@ -136,7 +146,9 @@ def markdown(layout: Layout, records: Sequence[Record]) -> str:
     found = rows(records)
     lines = [["Model", *(heading(column, found) for column in layout.columns)]]
     lines.append([":--", *("--:" for _ in layout.columns)])
-    lines += [[row.model, *(row.cell(column) for column in layout.columns)] for row in found]
+    lines += [
+        [row.marked(layout), *(row.cell(column) for column in layout.columns)] for row in found
+    ]
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
     note = caption(layout, found)
     return "\n".join([f"**{layout.title}**", "", *table, *(["", note] if note else []), ""])
@@ -148,13 +160,13 @@ def csv_text(layout: Layout, records: Sequence[Record]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     parts = ("", "_se", "_low", "_high", "_n", "_failed")
     names = [column.metric + part for column in layout.columns for part in parts]
-    writer.writerow(["model", "weights", *names])
+    writer.writerow(["model", "weights", *names, "health"])
     for row in rows(records):
         cells: list[object] = []
         for column in layout.columns:
             metric = row.metric(column)
             cells += _exact(metric) if metric else [None] * len(parts)
-        writer.writerow([row.model, _weights(row), *cells])
+        writer.writerow([row.model, _weights(row), *cells, _health(layout, row)])
     return buffer.getvalue()
 
 
@@ -206,6 +218,11 @@ def caption(layout: Layout, found: Sequence[Row]) -> str:
         notes.append(f"In brackets: {told}.")
     if any(metric.n_failed for metric in metrics if metric.value is not None):
         notes.append("* some could not be scored: see the record.")
+    notes += health.explained(
+        (row.model, row.records[name])
+        for row in found
+        for name in sorted(names & row.records.keys())
+    )
     return " ".join(notes)
 
 
@@ -277,6 +294,12 @@ def _weights(row: Row) -> str:
 
 def _rest(row: Row) -> tuple[str, dict[str, Record]]:
     return row.spec, row.records
+
+
+def _health(layout: Layout, row: Row) -> str:
+    names = dict.fromkeys(column.evaluation for column in layout.columns)
+    found = [row.records[name] for name in names if name in row.records]
+    return "; ".join(phrase for record in found for phrase in health.phrases(record))
 
 
 def _exact(metric: Metric) -> list[object]:

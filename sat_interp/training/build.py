@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformer_lens import HookedTransformerConfig
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
 from sat_interp.errors import UserError
@@ -32,11 +32,19 @@ def build_model(
     torch.manual_seed(config.seed)
     model = SelfAblatingTransformer(shape, config.ablation, tokenizer)
     if config.embedding_range is not None:
-        with torch.no_grad():
-            for table in (model.W_E, model.W_pos):
-                fresh = torch.empty(table.shape, dtype=table.dtype)  # on the CPU: see above
-                table.copy_(fresh.normal_(std=config.embedding_range))
+        draw_embeddings(model, config.embedding_range)
     return model
+
+
+def draw_embeddings(model: HookedTransformer, embedding_range: float) -> None:
+    """Draw token and position embeddings anew, from N(0, embedding_range^2).
+
+    Drawn on the CPU, by torch's global generator: a seed means the same on any device.
+    """
+    with torch.no_grad():
+        for table in (model.W_E, model.W_pos):
+            fresh = torch.empty(table.shape, dtype=table.dtype)
+            table.copy_(fresh.normal_(std=embedding_range))
 
 
 def shape_of(config: TrainConfig, d_vocab: int = 1) -> HookedTransformerConfig:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import io
 import json
@@ -53,6 +54,16 @@ def test_each_part_gets_the_options_it_knows_and_the_models_it_is_for(make_model
     assert (second.models, second.settings) == ([gated], {})
     (alone,) = plan([plain], "quick", common, {"two": commands["two"]}, TWO)
     assert alone.state == "nothing to do"  # and the part without a command is left out
+
+
+def test_the_first_model_is_also_measured_untrained_where_a_part_has_a_control():
+    part = dataclasses.replace(TWO[0], controlled=("quick",))
+    commands = {"one": lambda models: None}
+    (job,) = plan(["demo:baseline", "demo:local-k4"], "quick", {}, commands, (part,))
+    assert job.models == ["demo:baseline", "demo:local-k4", "demo:baseline [untrained]"]
+    assert job.estimate == 30
+    (job,) = plan([], "quick", {}, commands, (part,))
+    assert job.state == "nothing to do"
 
 
 def test_time_grows_with_the_model_and_is_shared_between_processes(tmp_path):

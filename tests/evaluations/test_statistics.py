@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from evaluations import statistics
-from evaluations.statistics import bootstrap, ratio
+from evaluations.statistics import (
+    bootstrap,
+    interval_of_mean,
+    mean_interval,
+    ratio,
+    share_interval,
+    t_quantile,
+)
 
 
 def test_ratio_by_hand():
@@ -48,18 +55,50 @@ def test_bootstrap_is_seeded_and_chunks_change_nothing(monkeypatch):
 
 
 def test_bootstrap_matches_a_loop():
-    sums, counts = np.array([1.0, 4.0, 2.0]), np.array([1, 2, 2])
+    sums, counts = np.array([1.0, 4.0, 2.0, 3.0, 0.5]), np.array([1, 2, 2, 1, 3])
     draws = np.random.default_rng(5)
     loop = []
     for _ in range(40):
-        chosen = draws.integers(3, size=3)
+        chosen = draws.integers(5, size=5)
         loop.append(np.exp(sum(sums[i] for i in chosen) / sum(counts[i] for i in chosen)))
     found = bootstrap(sums, counts, resamples=40, seed=5, transform=np.exp)
     assert (found.low, found.high) == pytest.approx(np.quantile(loop, [0.025, 0.975]), rel=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("sums", "counts"), [([1.0], [1]), ([1.0, np.nan], [1, 1]), ([0.0, 0.0], [0, 0])]
-)
+    ("sums", "counts"),
+    [
+        ([1.0], [1]), ([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1]),
+        ([1.0, 2.0, 3.0, 4.0, np.nan], [1] * 5), ([0.0] * 5, [0] * 5),
+    ],
+)  # fmt: skip
 def test_no_interval_where_none_can_be(sums, counts):
     assert bootstrap(np.array(sums), np.array(counts), resamples=10, seed=0) is None
+
+
+def test_a_means_interval_is_students():
+    assert t_quantile(2) == pytest.approx(4.30265, rel=1e-5)
+    # 1..5: s = sqrt(2.5), t(0.975, 4) = 2.77645
+    found = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0], "neurons")
+    assert (found.low, found.high) == pytest.approx((3 - 1.96324, 3 + 1.96324), rel=1e-5)
+    assert found.method == "Student's t over 5 neurons"
+    assert interval_of_mean(3.0, (2.5 / 5) ** 0.5, 5, "neurons") == found
+
+
+@pytest.mark.parametrize(
+    "values", [[], [1.0], [6.0, 7.0], [1.0, 2.0, 3.0, 4.0], [1.0] * 9, [1.0] * 5 + [np.nan]]
+)
+def test_a_mean_of_few_or_equal_values_has_no_interval(values):
+    assert mean_interval(values) is None
+
+
+def test_a_shares_interval_is_wilsons_and_stays_a_share():
+    # 9 of 10 by hand: (p + z2/2n -+ z sqrt(p q / n + z2/4n2)) / (1 + z2/n), z = 1.959964
+    found = share_interval(9, 10, "graphs")
+    assert (found.low, found.high) == pytest.approx((0.59585, 0.98212), abs=1e-5)
+    assert found.method == "Wilson, 10 graphs"
+    assert share_interval(10, 10).high == 1.0
+    assert share_interval(0, 10).low == 0.0
+    assert share_interval(2, 4) is None
+    with pytest.raises(ValueError, match="k"):
+        share_interval(6, 5)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluations import statistics
 from evaluations.circuits.faithfulness import (
     SHARES,
     Point,
@@ -28,7 +29,8 @@ def case():
     return made
 
 
-def test_faithfulness_by_hand(case):
+def test_faithfulness_by_hand(case, monkeypatch):
+    monkeypatch.setattr(statistics, "ENOUGH", 3)
     found = faithfulness(case, outcome(2.0, 2.0, 5.0), resamples=200)
     assert found.value == pytest.approx((3 - 1) / (4 - 1))
     # linearisation: residuals s - R c of gained (1, 1, 4) and whole (2, 3, 4), R = 2/3
@@ -46,7 +48,8 @@ def test_faithfulness_does_not_exist_where_there_is_nothing_to_explain(case, ful
     assert faithfulness(case, outcome(2.0, 2.0, 5.0)).value is None
 
 
-def test_means_are_over_prompts():
+def test_means_are_over_prompts(monkeypatch):
+    monkeypatch.setattr(statistics, "ENOUGH", 3)
     value, error, interval = mean_over_prompts(torch.tensor([1.0, 2.0, 6.0]), 100, 0)
     assert value == 3.0
     assert error == pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3))

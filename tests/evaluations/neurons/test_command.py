@@ -49,6 +49,24 @@ def test_two_models_get_tables_a_figure_and_a_page(evaluate, tmp_path):
         _page(records, tmp_path / "res", 50)
 
 
+def test_controls_are_rows_of_their_own(evaluate):
+    code, out, err, records = evaluate(
+        "gated", "--sample", "5", "--scores", "simulation", "--control", "untrained,shuffled:1"
+    )
+    assert (code, err) == (0, "")
+    assert len({record.model["weights_hash"] for record in records}) == 3
+    controls = {record.model["name"]: record.model.get("control") for record in records}
+    own = next(one.model["weights_hash"] for one in records if one.model["name"] == "gated")
+    assert controls == {
+        "gated": None,
+        "gated [untrained]": {"kind": "untrained", "seed": 0, "of": own},
+        "gated [shuffled:1]": {"kind": "shuffled", "seed": 1, "of": own},
+    }
+    assert len({record.data["content"] for record in records}) == 1
+    for name in controls:
+        assert name in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -62,6 +80,8 @@ def test_two_models_get_tables_a_figure_and_a_page(evaluate, tmp_path):
         (["base", "--stream", "ablated"], "no ablated stream"),
         (["base", "--sae", "nowhere"], "nowhere"),
         (["base", "--sample", "0"], "sample"),
+        (["base", "--control", "untraned"], "did you mean 'untrained'"),
+        (["base", "--control", "shuffled:one"], "whole number"),
     ],
 )
 def test_bad_input_is_one_line(evaluate, arguments, told):

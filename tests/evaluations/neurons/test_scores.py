@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluations import statistics
 from evaluations.neurons.examiner import Unscored
 from evaluations.neurons.scores import (
     UnitScores,
@@ -99,7 +100,8 @@ def units() -> list[UnitScores]:
     return found
 
 
-def test_means_leave_out_what_has_no_score_and_count_it():
+def test_means_leave_out_what_has_no_score_and_count_it(monkeypatch):
+    monkeypatch.setattr(statistics, "ENOUGH", 3)
     found = {one.name: one for one in metrics(units(), ("simulation", "control"), 0, 200)}
     mean = found["simulation"]
     values = np.array([0.2, 0.4, 0.9])

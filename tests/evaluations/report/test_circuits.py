@@ -16,11 +16,10 @@ from evaluations.report.circuits import (
     CIRCUITS,
     _panel,
     draw_curves,
-    marked,
     warnings,
     write_report,
 )
-from evaluations.report.tables import rows
+from evaluations.report.tables import markdown, rows
 
 GRAPH = Graph(2, 2)
 KEPT = torch.arange(GRAPH.n_edges) % 3 == 0
@@ -73,10 +72,9 @@ def test_tables_figures_and_circuits_are_written(record, tmp_path):
 
 def test_a_model_that_cannot_do_the_task_is_told_so(record):
     able, unable = record("able"), record("unable", "cd" * 32, "does not do the task; nothing")
-    assert [one.model["name"] for one in marked([able, unable])] == ["able", "unable †"]
-    assert unable.model["name"] == "unable"
+    assert [row.marked(CIRCUITS[0]) for row in rows([able, unable])] == ["able", "unable †"]
     assert warnings([able, unable]) == ["unable does not do the task; nothing"]
-    assert "†" in CIRCUITS[0].title
+    assert "† acdc: does not do the task (unable)." in markdown(CIRCUITS[0], [able, unable])
     assert _panel(rows([unable])[0]).warning == "does not do the task\nnothing"
     assert _panel(rows([able])[0]).title == f"able: 10 of {GRAPH.n_edges} edges"
 

@@ -120,14 +120,13 @@ def test_a_table_tells_the_best_the_missing_and_what_a_figure_rests_on(records):
 
 
 def test_a_model_that_is_marked_is_never_the_best(records):
-    from evaluations.report.circuits import CIRCUITS, marked
+    from evaluations.report.circuits import CIRCUITS
 
     acdc = [one for one in records if one.evaluation == "acdc"]
     cheaper = [Metric("edges", "Edges", 1.0, "", "lower")]
     third = dataclasses.replace(acdc[0], model={**acdc[0].model, "name": "c", "weights_hash": "e"},
                                 metrics=[Metric("edges", "Edges", 3.0, "", "lower")])  # fmt: skip
-    text = html_table(CIRCUITS[0], marked([acdc[0], dataclasses.replace(acdc[1], metrics=cheaper),
-                                           third]))  # fmt: skip
+    text = html_table(CIRCUITS[0], [acdc[0], dataclasses.replace(acdc[1], metrics=cheaper), third])
     assert re.findall(r"<td class='best'[^>]*>(.*?)<", text) == ["3"]
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from evaluations.report.seeds import difference, estimate, groups, references, t_quantile
+from evaluations.report.seeds import difference, estimate, groups, references
 from evaluations.report.selection import Model, models
 from sat_interp.training.study import Study
 from tests.evaluations.report.study_records import gates, lm
@@ -37,7 +37,6 @@ def test_the_interval_is_scipys():
     low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
     found = estimate(values)
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert t_quantile(2) == pytest.approx(4.30265, rel=1e-5)
 
 
 def test_one_seed_has_no_interval_and_none_no_mean():

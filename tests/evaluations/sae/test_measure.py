@@ -12,6 +12,7 @@ from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.activation_scaler import ActivationScaler
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from evaluations import statistics
 from evaluations.sae import measure as measuring
 from evaluations.sae.measure import (
     Measured,
@@ -194,7 +195,8 @@ def by_hand():
     )  # fmt: skip
 
 
-def test_figures_by_hand():
+def test_figures_by_hand(monkeypatch):
+    monkeypatch.setattr(statistics, "ENOUGH", 2)
     found = figures(by_hand())
     assert found["l0"].value == 3
     # residuals 10 - 3 * 2 = 4 and 8 - 3 * 4 = -4: sqrt(2 / 1 * 32) / 6

@@ -1,0 +1,296 @@
+"""Golden values: what every evaluation says of small seeded models on a fixed text.
+
+A record is found again by what decides it, and the code decides it through the ``version`` of its
+``Evaluation``. ``test_golden.py`` computes the figures below and compares them with the files in
+``golden_values/``, one for each evaluation. Where a figure has changed on purpose, raise the
+version and run, from the root of the repository::
+
+    python -m tests.evaluations.golden            # all evaluations, or name some: lm n2g
+
+It writes the values of evaluations whose version was raised. It refuses to replace changed values
+under the same version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import math
+import os
+import pkgutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+import evaluations
+from evaluations.excerpts import GatherConfig
+from evaluations.record import Metric
+from evaluations.runner import Evaluation, Result
+from evaluations.text import Text, evaluation_text
+from sat_interp import SelfAblatingTransformer, SelfAblationConfig
+from sat_interp.data.tokenizer import train_bpe
+from sat_interp.shape import gpt_neo_config
+
+PLACE = Path(__file__).parent / "golden_values"
+# Other processors add in another order. Models are in float64, where that costs about 1e-13, and
+# some figures are of float32 activations.
+RELATIVE, ABSOLUTE = 1e-4, 1e-6
+
+Values = dict[str, dict[str, float | None]]
+"""By metric: its value, standard error, interval, n and n_failed."""
+
+_NAMES = ("Tim", "Mia", "Ben", "Amy", "Max", "Lily")
+_THINGS = ("ball", "book", "hat", "toy")
+_PLACES = ("park", "zoo", "school")
+
+
+def stories() -> list[str]:
+    """72 stories about a gift, six names, four things and three places."""
+    found = []
+    for number in range(72):
+        giver, taker = _NAMES[number % 6], _NAMES[(number * 5 + 1 + number // 36) % 6]
+        thing, place = _THINGS[number // 6 % 4], _PLACES[number // 24]
+        ending = ("was happy.", "said “thank you”.", f"put the {thing} away.")[number % 3]
+        start = "One day, " if number % 4 else "Then, "
+        found.append(
+            f"{start}{giver} and {taker} went to the {place}. {giver} gave a {thing} to {taker}. "
+            f"{taker} {ending}"
+        )
+    return found
+
+
+def values_of(result: Result) -> Values:
+    """The figures of a result, times left out."""
+    return {one.name: _plain(one) for one in result.metrics if one.unit != "s"}
+
+
+def _plain(metric: Metric) -> dict[str, float | None]:
+    interval = metric.interval
+    return {
+        "value": metric.value,
+        "standard_error": metric.standard_error,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "n": metric.n,
+        "n_failed": metric.n_failed,
+    }
+
+
+class Golden:
+    """The models and the text; a method for each evaluation gives its cases."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        file = directory / "stories.jsonl"
+        lines = [json.dumps({"text": story}) for story in stories()]
+        file.write_text("\n".join(lines), encoding="utf-8")
+        self.tokenizer: PreTrainedTokenizerFast = train_bpe(stories(), 330)
+        self.text: Text = evaluation_text(self.tokenizer, str(file))
+        self.file = file
+
+    def model(self, variant: str = "none", **ablation: Any) -> SelfAblatingTransformer:
+        torch.manual_seed(0)
+        cfg = gpt_neo_config(
+            n_layers=2, d_model=16, n_heads=4, d_vocab=len(self.tokenizer), n_ctx=64,
+            initializer_range=0.4, dtype=torch.float64,
+        )  # fmt: skip
+        config = SelfAblationConfig(
+            variant=variant,  # type: ignore[arg-type]
+            **{"k_attention": 3, "k_neurons": 5, **ablation},
+        )
+        return SelfAblatingTransformer(cfg, config, tokenizer=self.tokenizer).eval()
+
+    def lm(self) -> dict[str, Result]:
+        from evaluations.language import LanguageConfig, language_model
+
+        config = LanguageConfig(resamples=50, activation_stories=20)
+        return {
+            variant: language_model(self.model(variant), self.text, config)
+            for variant in ("none", "local")
+        }
+
+    def gates(self) -> dict[str, Result]:
+        from evaluations.gates.evaluation import GatesConfig, gates
+
+        config = GatesConfig(
+            resamples=50, probe_stories=40, probe_classes=16, intervention_stories=8
+        )
+        return {
+            variant: gates(self.model(variant), self.text, config)
+            for variant in ("local", "global")
+        }
+
+    def acdc(self) -> dict[str, Result]:
+        from evaluations.circuits.evaluation import CircuitConfig, circuits
+        from evaluations.tasks.registry import make_task
+        from tests.evaluations.circuits.cases import doable
+
+        model = self.model()
+        # the model's own best and worst answers: of a task it cannot do, half the figures are null
+        prompts = doable(model, make_task("ioi-tinystories", self.tokenizer, 8))
+        return {
+            method: circuits(
+                model, prompts, CircuitConfig(method=method, random_circuits=4, bootstrap=2)
+            )
+            for method in ("acdc", "eap", "eap-ig")
+        }
+
+    def sae(self) -> dict[str, Result]:
+        from evaluations.sae.config import preset
+        from evaluations.sae.evaluation import SaeData, sparse_autoencoder
+        from sat_interp.data.corpus import load_corpus
+        from sat_interp.data.sources import parse_data
+
+        corpus = load_corpus(parse_data(str(self.file)), "train", self.tokenizer)
+        model = self.model()
+        found = {}
+        for architecture in ("standard", "topk"):
+            config = preset("demo", architecture)
+            small = {
+                "tokens": 3200, "batch_tokens": 32, "buffer_prompts": 8, "norm_batches": 4,
+                "context": 16, "expansion": 4, "resamples": 50,
+                "sparsity": 4.0 if architecture == "topk" else 0.1,
+            }  # fmt: skip
+            data = SaeData(corpus, self.text, self.directory / "sae", {"name": "golden"})
+            found[architecture] = sparse_autoencoder(model, data, _with(config, small))
+        return found
+
+    def neurons(self) -> dict[str, Result]:
+        from evaluations.neurons.config import NeuronsConfig, NeuronsData
+        from evaluations.neurons.evaluation import explain_neurons
+        from evaluations.neurons.lookup import LookupExaminer
+
+        examiner = LookupExaminer()
+        config = NeuronsConfig(
+            examiner.describe(), sample=12, gather=GatherConfig(width=24), resamples=50
+        )
+        data = NeuronsData(
+            self.text, examiner, "golden", "golden", self.directory / "neurons",
+            cache=self.directory / "cache",
+        )  # fmt: skip
+        return {"lookup": explain_neurons(self.model(), data, config)}
+
+    def n2g(self) -> dict[str, Result]:
+        from evaluations.n2g.config import N2gConfig
+        from evaluations.n2g.evaluation import N2gData, neuron_graphs
+        from evaluations.n2g.substitutes import Neighbours
+        from evaluations.n2g.vocabulary import Vocabulary
+
+        vocabulary = Vocabulary.of(self.tokenizer)
+        substitutes = Neighbours.of(self.text, vocabulary)
+        data = N2gData(self.text, vocabulary, substitutes, self.directory / "n2g", "golden")
+        config = N2gConfig(
+            neurons_per_layer=8, examples=4, gather=GatherConfig(top=4, sample=4, random=4)
+        )
+        return {"neighbours": neuron_graphs(self.model(), data, config)}
+
+
+def all_evaluations() -> dict[str, Evaluation[Any, Any]]:
+    """Every ``Evaluation`` there is in the package, by name."""
+    found = {}
+    for module in pkgutil.walk_packages(evaluations.__path__, "evaluations."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, Evaluation):
+                found[value.name] = value
+    return found
+
+
+def compute(name: str, directory: Path) -> dict[str, Values]:
+    """The figures of one evaluation, by case. ``directory`` is empty, for what it writes.
+
+    The package's cache is put there too.
+    """
+    before = os.environ.get("SAT_INTERP_CACHE")
+    os.environ["SAT_INTERP_CACHE"] = str(directory / "cache")
+    try:
+        method: Callable[[], dict[str, Result]] = getattr(Golden(directory), name)
+        return {case: values_of(result) for case, result in method().items()}
+    finally:
+        if before is None:
+            del os.environ["SAT_INTERP_CACHE"]
+        else:
+            os.environ["SAT_INTERP_CACHE"] = before
+
+
+def differences(wanted: dict[str, Values], found: dict[str, Values]) -> list[str]:
+    """What differs between two sets of figures, one line each."""
+    told = []
+    for case in sorted(wanted.keys() | found.keys()):
+        old, new = wanted.get(case, {}), found.get(case, {})
+        for metric in sorted(old.keys() | new.keys()):
+            if metric not in new or metric not in old:
+                told.append(f"{case}: {metric} is {'gone' if metric in old else 'new'}")
+                continue
+            for part in old[metric].keys() | new[metric].keys():
+                one, two = old[metric].get(part), new[metric].get(part)
+                if not _close(one, two):
+                    told.append(f"{case}: {metric}.{part} is {two}, was {one}")
+    return sorted(told)
+
+
+def _close(one: float | None, two: float | None) -> bool:
+    if one is None or two is None:
+        return one is two
+    return math.isclose(one, two, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """The file of an evaluation: its ``version`` and ``cases``; None where there is none."""
+    path = PLACE / f"{name}.json"
+    if not path.is_file():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def update(name: str, version: int, cases: dict[str, Values]) -> str:
+    """Write an evaluation's file if its version was raised; return a line that says what was done.
+
+    Raises:
+        ValueError: the values changed and the version did not, or the version fell.
+    """
+    known = read(name)
+    if known is not None:
+        changed = differences(known["cases"], cases)
+        if version < known["version"]:
+            raise ValueError(f"{name}: version {version} is below version {known['version']}")
+        if version == known["version"]:
+            if not changed:
+                return f"{name}: version {version}, unchanged"
+            listed = "\n  ".join(changed[:20])
+            raise ValueError(
+                f"{name}: {len(changed)} values changed under version {version}: raise the version "
+                f"of its Evaluation(...)\n  {listed}"
+            )
+    PLACE.mkdir(exist_ok=True)
+    content = json.dumps({"version": version, "cases": cases}, indent=1, allow_nan=False)
+    (PLACE / f"{name}.json").write_text(content + "\n", encoding="utf-8")
+    return f"{name}: version {version} written"
+
+
+def _with(config: Any, changes: dict[str, Any]) -> Any:
+    return dataclasses.replace(config, **changes)
+
+
+def main(names: list[str]) -> int:
+    known = all_evaluations()
+    failed = 0
+    for name in names or sorted(known):
+        with tempfile.TemporaryDirectory() as directory:
+            cases = compute(name, Path(directory))
+        try:
+            print(update(name, known[name].version, cases))
+        except ValueError as error:
+            print(error)
+            failed = 1
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
