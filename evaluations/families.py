@@ -45,7 +45,7 @@ def configuration(config: Any, path: str, tokenizer_limit: int | None) -> Hooked
     """
     from transformer_lens import loading_from_pretrained as loading
 
-    architecture = (config.architectures or [""])[0]
+    architecture = config.architectures[0]
     if architecture in FAMILIES:
         fields = {**_common(config), **FAMILIES[architecture](config)}
         fields |= {"original_architecture": architecture, "dtype": torch.float32, "device": "cpu"}

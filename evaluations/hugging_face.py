@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations import families
 from sat_interp.errors import UserError
@@ -21,7 +21,7 @@ COMPARED = 512
 
 
 def hugging_face_model(directory: str | Path) -> HookedTransformer:
-    """Any decoder TransformerLens knows, from a Hugging Face directory, without a network.
+    """Load a decoder that TransformerLens knows from a Hugging Face directory, without a network.
 
     TransformerLens reads configurations from a directory but loads models by known names only, so
     the three steps of its ``from_pretrained`` are taken here one by one. The result is compared
@@ -35,6 +35,8 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
     from transformers import AutoModelForCausalLM
 
     directory = Path(directory)
+    config = _read_configuration(directory)
+    cfg = _hooked_configuration(config, directory)  # refused before the weights are read
     try:
         with quiet_transformers():
             original = AutoModelForCausalLM.from_pretrained(
@@ -43,11 +45,7 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
     except Exception as error:  # transformers raises whatever its reading of the files meets
         raise UserError(f"cannot load a model from {directory}: {first_line(error)}") from None
     try:
-        with _readable_configuration(original) as path:
-            cfg = families.configuration(original.config, path, families.tokenizer_limit(directory))
-            cfg.tokenizer_name = None  # the tokenizer is ours to load; by name it needs a network
-            cfg.model_name = directory.resolve().name
-            _own_initialisation(cfg, original.config)
+        with _readable_configuration(config) as path:
             state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
         _true_sizes(cfg, state)
         model = HookedTransformer(cfg, move_to_device=False)
@@ -55,13 +53,69 @@ def hugging_face_model(directory: str | Path) -> HookedTransformer:
             state, fold_ln=False, center_writing_weights=False, center_unembed=False,
             fold_value_biases=False,
         )  # fmt: skip
-    except Exception as error:  # an unknown architecture meets NotImplementedError, KeyError, ...
-        kind = getattr(original.config, "architectures", None) or [type(original).__name__]
-        raise UserError(
-            f"TransformerLens cannot convert {kind[0]} from {directory}: {first_line(error)}"
-        ) from None
+    except Exception as error:  # the conversion raises whatever its reading of the weights meets
+        raise _not_converted(config, directory, error) from None
     _compare(model, original, directory)
     return model
+
+
+def hugging_face_outline(directory: str | Path) -> HookedTransformer:
+    """Build the model in a Hugging Face directory on the meta device, by its configuration alone.
+
+    Returns:
+        A model with the shape and the hook points of :func:`hugging_face_model`'s, no weights.
+
+    Raises:
+        UserError: no configuration there, or an architecture TransformerLens does not know.
+    """
+    directory = Path(directory)
+    cfg = _hooked_configuration(_read_configuration(directory), directory)
+    cfg.device, cfg.init_weights = "meta", False
+    with torch.device("meta"):
+        return HookedTransformer(cfg, move_to_device=False)
+
+
+def _read_configuration(directory: Path) -> Any:
+    """Return transformers' configuration of the model in ``directory``, its architecture named.
+
+    Raises:
+        UserError: there is none, or transformers does not know it.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    try:
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its reading of the file meets
+        raise UserError(f"cannot load a model from {directory}: {first_line(error)}") from None
+    if not config.architectures:
+        name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
+        config.architectures = [name]
+    return config
+
+
+def _hooked_configuration(config: Any, directory: Path) -> HookedTransformerConfig:
+    """Return TransformerLens' configuration of a model.
+
+    Raises:
+        UserError: an architecture TransformerLens does not know.
+    """
+    try:
+        with _readable_configuration(config) as path:
+            cfg = families.configuration(config, path, families.tokenizer_limit(directory))
+    except Exception as error:  # an unknown architecture meets NotImplementedError, KeyError, ...
+        raise _not_converted(config, directory, error) from None
+    cfg.tokenizer_name = None  # the tokenizer is loaded apart; by name it would need a network
+    cfg.model_name = directory.resolve().name
+    _own_initialisation(cfg, config)
+    return cfg
+
+
+def _not_converted(config: Any, directory: Path, error: Exception) -> UserError:
+    return UserError(
+        f"TransformerLens cannot convert {config.architectures[0]} from {directory}: "
+        f"{first_line(error)}"
+    )
 
 
 def first_line(error: BaseException) -> str:
@@ -77,14 +131,13 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _readable_configuration(original: Any) -> Iterator[str]:
+def _readable_configuration(configuration: Any) -> Iterator[str]:
     """A directory with the model's configuration as TransformerLens wants to find it.
 
     Its name says nothing: TransformerLens takes a path that contains 'llama' or 'gemma' for that
     architecture. And GPT-2's n_ctx, which transformers 5 no longer writes, is put back.
     """
-    config = original.config.to_dict()
-    config["architectures"] = config.get("architectures") or [type(original).__name__]
+    config = configuration.to_dict()
     if "n_positions" in config:
         config.setdefault("n_ctx", config["n_positions"])
     with tempfile.TemporaryDirectory(prefix="shape") as temporary:

@@ -14,12 +14,13 @@ from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
 from evaluations import weights
-from evaluations.hugging_face import first_line, hugging_face_model
+from evaluations.hugging_face import first_line, hugging_face_model, hugging_face_outline
 from evaluations.origin import Origin, read_origin
 from sat_interp.checkpoint import from_pretrained
 from sat_interp.data.tokenizer import GPT2_VOCABULARY, fingerprint, load_tokenizer
 from sat_interp.devices import resolve_device
 from sat_interp.errors import UserError, suggest
+from sat_interp.loading import outline as outline_of
 from sat_interp.locate import BUNDLED, CONFIG, find_model, is_hugging_face
 from sat_interp.transformer import SelfAblatingTransformer
 
@@ -121,6 +122,18 @@ def origin(spec: str) -> Origin:
         UserError: nothing of that name.
     """
     return _origin(_locate(spec)[0], spec)
+
+
+def outline(spec: str) -> HookedTransformer:
+    """Build the model that a MODEL argument names on the meta device; its weights are not read.
+
+    What an evaluation needs of a model's shape can be checked on it at once.
+
+    Raises:
+        UserError: nothing of that name, or a configuration that describes no model.
+    """
+    directory, _ = _locate(spec)
+    return outline_of(directory) if _is_ours(directory) else hugging_face_outline(directory)
 
 
 def _origin(directory: Path, spec: str) -> Origin:

@@ -82,19 +82,26 @@ def text_to_score(
         data, validation: as they were asked for.
 
     Raises:
-        UserError: nothing was asked for, and the model's training text is not where it was.
+        UserError: nothing was asked for, and the model's training text is unknown or not where it
+            was. A model is never measured on a text that nobody named.
     """
-    if shared is not None and shared.data is not None:
+    asked = data or validation
+    if shared is not None and shared.data is not None and asked is not None:
         if _can_be_read(shared.data):
             return shared.data, shared.validation, True
-        return validation or data or "demo", None, True
-    if data is not None or validation is not None:
-        return data or own.data or "demo", validation, False
-    if own.data is not None and not _can_be_read(own.data):
+        return validation or asked, None, True
+    if asked is not None:
+        return data or own.data or asked, validation, False
+    if own.data is None:
+        raise UserError(
+            "the text this model was trained on is not known: name text to measure it on with "
+            "--data FILE (or --data demo for the built-in corpus of toy stories)"
+        )
+    if not _can_be_read(own.data):
         raise UserError(
             f"the text the model was trained on ({own.data}) is not here: name text with --data"
         )
-    return own.data or "demo", own.validation, own.data is not None
+    return own.data, own.validation, True
 
 
 def _can_be_read(spec: str) -> bool:

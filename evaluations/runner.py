@@ -69,12 +69,15 @@ class Evaluation(Generic[DataT, ConfigT]):
             HookedTransformer.
         version: part of a record's identity; raised by one whenever a change of the code changes
             a figure, so that records of the old code are measured again.
+        check: raises ``UserError`` where a model of that shape cannot be measured with that
+            configuration; it is given the model on the meta device, before weights are read.
     """
 
     name: str
     config_type: type[ConfigT]
     function: Callable[[HookedTransformer, DataT, ConfigT], Result]
     version: int = 1
+    check: Callable[[HookedTransformer, ConfigT], object] | None = None
 
 
 @dataclass

@@ -75,6 +75,17 @@ def from_pretrained(
     return _load(directory, device, dtype)
 
 
+def outline(directory: Path) -> SelfAblatingTransformer:
+    """Build the model in ``directory`` on the meta device: its shape and hook points, no weights.
+
+    Raises:
+        UserError: its configuration is missing, damaged or too new.
+    """
+    config = _read_config(directory / CONFIG)
+    with torch.device("meta"):
+        return _build(directory, config, "meta", None)
+
+
 def _load(
     directory: Path, device: str | torch.device, dtype: torch.dtype | None
 ) -> SelfAblatingTransformer:

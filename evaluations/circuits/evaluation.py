@@ -39,7 +39,7 @@ from evaluations.circuits.find import (
     by_attribution,
     check_method,
 )
-from evaluations.circuits.graph import circuit_to_dict
+from evaluations.circuits.graph import Graph, circuit_to_dict
 from evaluations.circuits.patched import Ablation
 from evaluations.runner import Evaluation, Result
 from evaluations.tasks.pairs import TaskPrompts, competence
@@ -131,10 +131,7 @@ def circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConf
     model.eval()
     skill = competence(model, prompts)
     case = Case.of(model, prompts, config.ablation)
-    if config.edges is not None and config.edges > case.graph.n_edges:
-        raise UserError(
-            f"this model's graph has {case.graph.n_edges:,} edges, not {config.edges:,}"
-        )
+    _check_edges(case.graph, config)
     sweep, order = _found(case, config)
     circuit = sweep[config.tau]
     outcome = case.outcome(circuit.kept)
@@ -157,7 +154,21 @@ def circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConf
     return Result(metrics, extra)
 
 
-EVALUATION = Evaluation("acdc", CircuitConfig, circuits)
+def check(model: HookedTransformer, config: CircuitConfig) -> None:
+    """Refuse a model whose graph cannot be drawn, or has fewer edges than are asked for.
+
+    Raises:
+        UserError: an architecture that the patched forward pass does not cover, or too few edges.
+    """
+    _check_edges(Graph.of(model), config)
+
+
+EVALUATION = Evaluation("acdc", CircuitConfig, circuits, check=check)
+
+
+def _check_edges(graph: Graph, config: CircuitConfig) -> None:
+    if config.edges is not None and config.edges > graph.n_edges:
+        raise UserError(f"this model's graph has {graph.n_edges:,} edges, not {config.edges:,}")
 
 
 def _finder(config: CircuitConfig, tau: float) -> Find:

@@ -106,8 +106,11 @@ class Graph:
         for name, wanted in _SUPPORTED.items():
             value = getattr(cfg, name, None)
             if value not in wanted:
-                known = ", ".join(repr(choice) for choice in wanted)
-                raise UserError(f"circuits do not cover {name}={value!r}; they do cover {known}")
+                known = " or ".join(str(one) for one in wanted if isinstance(one, str))
+                raise UserError(
+                    f"circuits do not cover models with {name}={value!r}"
+                    + (f", only {known}" if known else "")
+                )
         if cfg.original_architecture in ("Olmo2ForCausalLM", "Olmo3ForCausalLM"):
             raise UserError("circuits do not cover blocks that normalise after reading (OLMo 2, 3)")
         return cls(cfg.n_layers, cfg.n_heads, not cfg.attn_only, bool(cfg.parallel_attn_mlp))

@@ -102,7 +102,7 @@ def acdc(
         made = make_task(_task(task, loaded), loaded.tokenizer, prompts, seed, not no_bos)
         return _one_length(made) if engine == "auto-circuit" else made
 
-    load = model_loader(device, dtype, tokenizer)
+    load = model_loader(device, dtype, tokenizer, EVALUATION, config)
     outcome = run(EVALUATION, models, prompts_of, config, out, force, load=load)
     written = write_report(outcome.records, Path(out), _stem(task, method))
     for line in warnings(outcome.records):

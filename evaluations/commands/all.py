@@ -42,7 +42,7 @@ def all_parts(
             paper (the published budgets).
         jobs: parts that run side by side, each on its share of the cores.
         parts: only these, with commas between them.
-        data: the text, as in sat-eval lm. Default: what each model was trained on, else demo.
+        data: the text, as in sat-eval lm. Needed for models whose training text is not known.
         validation: data with the validation text, where DATA has none of its own.
         tokenizer: gpt2, a directory or a hub id, in place of the models' own.
         out: directory of the records.

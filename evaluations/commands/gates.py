@@ -76,7 +76,7 @@ def gates(
         seed, resamples, probe_stories, probe_classes, intervention_stories, picture_story,
         picture_tokens,
     )  # fmt: skip
-    load = model_loader(device, dtype, tokenizer)
+    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, models, text, config, out, force, load=load)
     written = [*write_tables(GATES, outcome.records, Path(out), "gates")]
     written += draw_gates(outcome.records, Path(out) / "gates")

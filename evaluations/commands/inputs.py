@@ -4,25 +4,44 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     from evaluations.models import LoadedModel
     from evaluations.origin import Origin
+    from evaluations.runner import Evaluation
     from evaluations.text import Text
 
 Dtype = Literal["float32", "float64", "bfloat16"]
+ConfigT = TypeVar("ConfigT")
 
 
 def model_loader(
-    device: str | None, dtype: Dtype, tokenizer: str | None
+    device: str | None,
+    dtype: Dtype,
+    tokenizer: str | None,
+    evaluation: Evaluation[Any, ConfigT],
+    config: ConfigT,
+    own_text: bool = False,
 ) -> Callable[[str], LoadedModel]:
-    """``load_model`` with a command's options, as ``runner.run`` takes it; controls too."""
+    """Return ``load_model`` with a command's options, as ``runner.run`` takes it; controls too.
+
+    What needs a model's configuration only is checked before its weights are read: whether the
+    evaluation can measure a model of that shape, and whether there is text to measure it on.
+
+    Args:
+        own_text: whether each model is measured on the text that it was trained on.
+    """
     from evaluations.controls import make_control, split
-    from evaluations.models import load_model
+    from evaluations.models import load_model, origin, outline
+    from evaluations.origin import text_to_score
 
     def load(spec: str) -> LoadedModel:
         base, control = split(spec)
+        if own_text:
+            text_to_score(origin(base), None, None, None)
+        if evaluation.check is not None:
+            evaluation.check(outline(base), config)
         loaded = load_model(base, device, dtype, tokenizer)
         return make_control(loaded, control.kind, control.seed) if control else loaded
 

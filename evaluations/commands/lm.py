@@ -41,7 +41,8 @@ def lm(
         data: demo, tinystories, a Hugging Face dataset (name:column), or .txt, .jsonl[.gz],
             .parquet files. Its validation split is scored, or all of files that have none.
             Where one of the models was trained on it, all are scored on what was held out then.
-            Default: what each model was trained on (its held-out stories), else demo.
+            Needed for models whose training text is not known; by default the stories held out
+            from what each model was trained on.
         validation: data with the validation text, where DATA has none of its own.
         tokenizer: gpt2, a directory or a hub id, in place of the model's own.
         stories: only the first so many stories.
@@ -65,7 +66,7 @@ def lm(
 
     text = text_finder(models, data, validation, stories)
     config = LanguageConfig(seed, resamples, activation_stories)
-    load = model_loader(device, dtype, tokenizer)
+    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, models, text, config, out, force, load=load)
     written = [*write_tables(LANGUAGE, outcome.records, Path(out), "lm")]
     written += draw_language(outcome.records, Path(out) / "lm")

@@ -62,7 +62,8 @@ def n2g(
         models: demo:baseline, demo:local-k4 or demo:global-k4; a directory of ours or of
             Hugging Face; a training run; a hub id.
         data: text whose validation split (or all of files that have none) shows what neurons
-            respond to, as in sat-eval lm. Default: what each model was trained on, else demo.
+            respond to, as in sat-eval lm. Needed for models whose training text is not known; by
+            default what each model was trained on.
         neurons_per_layer: drawn at random, the same for all models; or all.
         neuron: LAYER.NUMBER of one neuron whose graph is drawn (PNG, SVG, GraphML, JSON) instead.
         substitutes: where words to try come from: a masked language model (hub id or directory);
@@ -109,7 +110,7 @@ def n2g(
     )  # fmt: skip
     text = text_finder(models, data, validation, stories)
     find = _data_finder(text, substitutes, Path(out), Path(sae) if sae else None, force)
-    load = model_loader(device, dtype, tokenizer)
+    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     if neuron is not None:
         return _draw([load(spec) for spec in models], find, config, neuron, Path(out))
     outcome = run(EVALUATION, models, find, config, out, force, load=load)

@@ -66,7 +66,8 @@ def neurons(
         models: demo:baseline, demo:local-k4 or demo:global-k4; a directory of ours or of
             Hugging Face; a training run; a hub id.
         data: text whose validation split (or all of files that have none) shows what neurons
-            respond to, as in sat-eval lm. Default: what each model was trained on, else demo.
+            respond to, as in sat-eval lm. Needed for models whose training text is not known; by
+            default what each model was trained on.
         sample: neurons of each layer, drawn at random. Default: all.
         examiner: lookup (tokens and short contexts, no model), openai (any endpoint that speaks as
             OpenAI's), local (a Hugging Face model or GGUF file on this machine).
@@ -120,8 +121,8 @@ def neurons(
     models = with_controls(models, control)
     text = text_finder(models, data, validation, stories)
     find = _data_finder(text, asked, Path(out), Path(sae) if sae else None)
-    outcome = run(EVALUATION, models, find, config, out, force,
-                  load=model_loader(device, dtype, tokenizer))  # fmt: skip
+    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
+    outcome = run(EVALUATION, models, find, config, out, force, load=load)
     written = write_report(outcome.records, Path(out), resamples)
     if html and outcome.records:
         written.append(_page(outcome.records, Path(out), resamples))

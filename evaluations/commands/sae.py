@@ -67,8 +67,8 @@ def sae(
         tokens: the budget, in place of the preset's; its schedule is scaled to it.
         sae: a SAELens directory to measure, in place of training one.
         data: demo, tinystories, a Hugging Face dataset (name:column), or .txt, .jsonl[.gz],
-            .parquet files. Default: what each model was trained on, else demo. Stories that are
-            measured on are never trained on.
+            .parquet files. Needed for models whose training text is not known; by default what
+            each model was trained on. Stories that are measured on are never trained on.
         validation: data with the validation text, where DATA has none of its own.
         tokenizer: gpt2, a directory or a hub id, in place of the model's own.
         stories: measure on only the first so many held-out stories.
@@ -92,9 +92,9 @@ def sae(
         preset, architecture, l1, k, hook, tokens, seed, resamples, Path(sae) if sae else None
     )
     find = _data_finder(models, data, validation, stories, out, configs, sae, force)
-    load = model_loader(device, dtype, tokenizer)
     whole = Outcome()
     for config in configs:
+        load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
         outcome = run(EVALUATION, models, find, config, out, force, load=load)
         whole.records += outcome.records
         whole.failures |= outcome.failures
@@ -171,6 +171,7 @@ def _data_finder(
     from evaluations.text import evaluation_text
     from sat_interp.data.corpus import load_corpus
     from sat_interp.data.sources import parse_data
+    from sat_interp.errors import UserError
 
     if data is not None:
         parse_data(data, validation)
@@ -180,6 +181,8 @@ def _data_finder(
 
     def find(loaded: LoadedModel) -> SaeData:
         own = Origin(data=loaded.data, validation=loaded.validation)
+        if data is None and own.data is None:
+            raise UserError("name text to train the autoencoder on with --data")
         name, held, _ = text_to_score(own, shared, data, validation)
         # held-out stories even of text no model was trained on: the autoencoder is, here
         text = evaluation_text(loaded.tokenizer, name, held, stories, trained_on=True)

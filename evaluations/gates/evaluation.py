@@ -85,7 +85,16 @@ def gates(model: HookedTransformer, text: Text, config: GatesConfig) -> Result:
     return result
 
 
-EVALUATION = Evaluation("gates", GatesConfig, gates)
+def check(model: HookedTransformer, config: GatesConfig) -> None:
+    """Refuse a model without gates.
+
+    Raises:
+        UserError: it has none.
+    """
+    gated(model)
+
+
+EVALUATION = Evaluation("gates", GatesConfig, gates, check=check)
 
 
 def _measure(model: SelfAblatingTransformer, text: Text, config: GatesConfig) -> Result:

@@ -106,7 +106,17 @@ def neuron_graphs(model: HookedTransformer, data: N2gData, config: N2gConfig) ->
     return Result(metrics, {**extra, "files": names, "filler": "end-of-text"})
 
 
-EVALUATION = Evaluation("n2g", N2gConfig, neuron_graphs)
+def check(model: HookedTransformer, config: N2gConfig) -> None:
+    """Refuse a model that has not the units asked for.
+
+    Raises:
+        UserError: no such hook point, or no ablated stream.
+    """
+    if config.sae is None:
+        find_units(model, config.hook, config.stream)
+
+
+EVALUATION = Evaluation("n2g", N2gConfig, neuron_graphs, check=check)
 
 
 def neuron_graph(

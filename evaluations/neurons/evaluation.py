@@ -85,7 +85,17 @@ def _since(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return used
 
 
-EVALUATION = Evaluation("neurons", NeuronsConfig, explain_neurons)
+def check(model: HookedTransformer, config: NeuronsConfig) -> None:
+    """Refuse a model that has not the units asked for.
+
+    Raises:
+        UserError: no such hook point, or no ablated stream.
+    """
+    if config.sae is None:
+        find_units(model, config.hook, config.stream)
+
+
+EVALUATION = Evaluation("neurons", NeuronsConfig, explain_neurons, check=check)
 
 
 def drawn(units: Units, config: NeuronsConfig) -> list[tuple[int, np.ndarray]]:

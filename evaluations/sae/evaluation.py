@@ -27,9 +27,10 @@ from evaluations.sae.measure import (
     metrics,
     replicates,
 )
-from evaluations.sae.train import TRAINING, train
+from evaluations.sae.train import TRAINING, check_budget, train
 from evaluations.text import Text, check_vocabulary
 from sat_interp.data.corpus import TokenCorpus
+from sat_interp.fast_hook import layer_of
 
 PROBE_WINDOWS = 8
 REPLICATES = 500
@@ -120,7 +121,18 @@ def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfi
     return Result(figures, extra)
 
 
-EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder)
+def check(model: HookedTransformer, config: SaeConfig) -> None:
+    """Refuse a model without the hook point, and a budget below one buffer of activations.
+
+    Raises:
+        UserError: either.
+    """
+    layer_of(model, config.hook_in(model))
+    if config.given is None:
+        check_budget(config, config.context_in(model))
+
+
+EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, check=check)
 
 
 def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -> None:

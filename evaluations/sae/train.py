@@ -106,9 +106,23 @@ def _check(configs: Sequence[SaeConfig], context: int) -> None:
         for name in _SHARED:
             if getattr(config, name) != getattr(first, name):
                 raise ValueError(f"autoencoders of one pass differ in {name}")
-    if first.tokens < (buffer := max(first.buffer_prompts * context, first.batch_tokens)):
+    check_budget(first, context)
+
+
+def check_budget(config: SaeConfig, context: int) -> None:
+    """Refuse a budget below one buffer of activations.
+
+    Args:
+        context: tokens of a window.
+
+    Raises:
+        UserError: the budget is smaller.
+    """
+    buffer = max(config.buffer_prompts * context, config.batch_tokens)
+    if config.tokens < buffer:
         raise UserError(
-            f"--tokens {first.tokens:,} is less than one buffer of {buffer:,} activations: use more"
+            f"--tokens {config.tokens:,} is less than one buffer of {buffer:,} activations: use "
+            "more"
         )
 
 
