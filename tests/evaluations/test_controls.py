@@ -10,6 +10,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations.commands.inputs import model_loader, text_finder
 from evaluations.controls import Control, make_control, split, with_controls
+from evaluations.language import EVALUATION, LanguageConfig
 from evaluations.models import LoadedModel, load_model, prepared
 from evaluations.report.selection import counts
 from evaluations.runner import describe_model
@@ -188,7 +189,7 @@ def test_model_arguments_with_their_controls(tmp_path, monkeypatch):
 def test_a_control_is_loaded_by_name_and_reads_its_models_text(make_model, stories_file, tmp_path):
     card = {"data": str(stories_file)}
     directory = str(save_pretrained(make_model(), tmp_path / "mine", card))
-    load = model_loader("cpu", "float32", None)
+    load = model_loader("cpu", "float32", None, EVALUATION, LanguageConfig())
     own, control = load(directory), load(f"{directory} [untrained]")
     assert control.name == "mine [untrained]"
     find = text_finder([f"{directory} [untrained]"], None, None, None)
