@@ -14,6 +14,7 @@ from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
 from evaluations import weights
+from evaluations.canonical import canonical
 from evaluations.hugging_face import first_line, hugging_face_model, hugging_face_outline
 from evaluations.origin import Origin, read_origin
 from sat_interp.checkpoint import from_pretrained
@@ -27,13 +28,29 @@ from sat_interp.transformer import SelfAblatingTransformer
 Dtype = Literal["float32", "float64", "bfloat16"]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")
-# What decides the computation besides the weights; a change here is another model.
+# What a record says of the architecture, for people; ``configuration`` has all of it.
 SHAPE = (
     "n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx", "d_vocab", "act_fn", "eps",
     "normalization_type", "positional_embedding_type", "use_attn_scale", "attn_scale",
     "attn_types", "window_size", "parallel_attn_mlp", "gated_mlp", "rotary_base", "rotary_dim",
     "n_key_value_heads", "output_logits_soft_cap", "original_architecture",
 )  # fmt: skip
+# The fields of a HookedTransformerConfig that decide no figure. Every other field is part of a
+# model's identity, those of later TransformerLens releases included.
+COSMETIC = frozenset({
+    # names, and where it came from
+    "model_name", "tokenizer_name", "from_checkpoint", "checkpoint_index", "checkpoint_label_type",
+    "checkpoint_value", "trust_remote_code",
+    # how fresh weights are drawn
+    "init_mode", "init_weights", "initializer_range", "seed",
+    # where it runs; the precision is that of the weights
+    "device", "n_devices", "dtype",
+    # which hook points fire; ``n_params`` follows from the rest
+    "use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in", "use_hook_tokens",
+    "ungroup_grouped_query_attention", "n_params",
+    # how text becomes tokens: a text's own hash is of its tokens
+    "default_prepend_bos", "tokenizer_prepends_bos",
+})  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +86,20 @@ class LoadedModel:
 
     @cached_property
     def shape(self) -> dict[str, Any]:
-        """The configuration that decides the computation, dtype included."""
+        """The main sizes and kinds of the architecture, dtype included."""
         found = {name: getattr(self.model.cfg, name, None) for name in SHAPE}
-        return {**found, "dtype": str(self.model.W_E.dtype).removeprefix("torch.")}
+        return {**found, "dtype": self._dtype}
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        """Every field of the configuration but ``COSMETIC`` ones, in the types of JSON."""
+        fields = vars(self.model.cfg).items()
+        found = {name: canonical(value) for name, value in fields if name not in COSMETIC}
+        return {**found, "dtype": self._dtype}
+
+    @property
+    def _dtype(self) -> str:
+        return str(self.model.W_E.dtype).removeprefix("torch.")
 
     @property
     def ablation(self) -> dict[str, Any] | None:

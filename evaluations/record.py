@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from evaluations.canonical import canonical
 from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
 
@@ -191,7 +192,7 @@ def plain(value: Any) -> Any:
 
 def hash_of(config: Any) -> str:
     """A hash of a configuration (12 hex digits): of its content, not of the order of its keys."""
-    text = json.dumps(plain(config), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -195,9 +195,9 @@ def identity(
         "schema": SCHEMA,
         "evaluation": evaluation.name,
         "version": evaluation.version,
-        "config": plain(config),
+        "config": config,
         "data": data.content,
-        "shape": loaded.shape,
+        "configuration": loaded.configuration,
         "ablation": loaded.ablation,
     }
 
@@ -213,9 +213,17 @@ def model_directory(out: str | Path, loaded: LoadedModel) -> Path:
 
 
 def model_key(loaded: LoadedModel) -> str:
-    """A hash of what decides a model's activations: those who gather them share them by it."""
-    known = {"weights": loaded.weights_hash, "ablation": loaded.ablation, **loaded.shape}
-    return hash_of(known)
+    """Hash of what decides a model's activations: weights, gates and the whole configuration.
+
+    Cached activations, graphs and autoencoders are found again by it.
+    """
+    return hash_of(
+        {
+            "weights": loaded.weights_hash,
+            "ablation": loaded.ablation,
+            "configuration": loaded.configuration,
+        }
+    )
 
 
 def find_record(
@@ -254,6 +262,7 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
         "n_parameters": weights.count(weights.tied_parameters(loaded.model)),
         "n_gate_parameters": weights.count(weights.gate_parameters(loaded.model)),
         "shape": loaded.shape,
+        "configuration": loaded.configuration,
         "ablation": loaded.ablation,
         "training": loaded.training,
         **_control_note(loaded),

@@ -117,8 +117,8 @@ def _configs(
     given: Path | None,
 ) -> list[SaeConfig]:
     """One configuration for each hook point and coefficient that is asked for."""
+    from evaluations.autoencoder import content_hash, open_sae
     from evaluations.sae.config import WITH_K, preset
-    from evaluations.sae.evaluation import open_sae, weights_hash
     from sat_interp.errors import UserError
 
     if (k if architecture not in WITH_K else l1) is not None:
@@ -131,7 +131,7 @@ def _configs(
         if l1 or k:
             raise UserError("--sae is measured as it is: --l1 and --k mean nothing to it")
         hook = hook or open_sae(given, "cpu").cfg.metadata.hook_name
-        base = dataclasses.replace(base, given=weights_hash(given))
+        base = dataclasses.replace(base, given=content_hash(given))
     wanted = _numbers("--k" if architecture in WITH_K else "--l1", k or l1) or [base.sparsity]
     hooks: list[str | None] = [*_listed(hook)] if hook else [None]
     return [
@@ -166,7 +166,7 @@ def _data_finder(
     from evaluations.commands.inputs import origins
     from evaluations.models import origin
     from evaluations.origin import Origin, origin_of_text, text_to_score
-    from evaluations.runner import model_directory
+    from evaluations.runner import model_directory, model_key
     from evaluations.sae.evaluation import SaeData
     from evaluations.text import evaluation_text
     from sat_interp.data.corpus import load_corpus
@@ -190,7 +190,7 @@ def _data_finder(
             corpus=load_corpus(parse_data(name, held), "train", loaded.tokenizer),
             text=text,
             directory=model_directory(out, loaded) / "sae",
-            model={"name": loaded.name, "weights": loaded.weights_hash, **loaded.shape},
+            model={"name": loaded.name, "key": model_key(loaded)},
             together=configs,
             given=Path(given) if given else None,
             again=again,

@@ -72,7 +72,8 @@ class N2gData:
         """Where the graphs of a layer lie, or will."""
         key = hash_of(
             {
-                "format": FORMAT, "model": self.model, "content": self.content,
+                "format": FORMAT, "version": EVALUATION.version, "model": self.model,
+                "content": self.content,
                 "config": config, "units": units.describe(), "layer": layer,
             }
         )  # fmt: skip

@@ -79,7 +79,8 @@ class SaeConfig:
     """Batches over which the mean norm of the activations is found, which is scaled to sqrt(d)."""
 
     given: str | None = None
-    """The hash of an autoencoder that was given; all that is trained above then means nothing."""
+    """The hash of an autoencoder that was given, weights and configuration; the training options
+    above are then unused."""
 
     resamples: int = 1000
     """Bootstrap resamples of the stories."""

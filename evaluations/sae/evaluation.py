@@ -45,7 +45,7 @@ class SaeData:
         corpus: training text, in the model's tokens.
         text: held-out text.
         directory: of this model's autoencoders.
-        model: its name; the hash of its weights and its shape, by which it is known.
+        model: its name, and the hash of its weights and configuration (``runner.model_key``).
         together: those to train in one pass; they decide nothing about any one of them.
         given: somebody's SAELens directory, measured instead of training one.
         again: train what is there already, too.

@@ -17,7 +17,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from evaluations import hugging_face
-from evaluations.models import load_model, prepared
+from evaluations.language import EVALUATION, LanguageConfig
+from evaluations.models import COSMETIC, load_model, prepared
+from evaluations.runner import model_key, run
+from evaluations.text import evaluation_text
 from evaluations.weights import weights_hash
 from sat_interp.checkpoint import save_pretrained
 from sat_interp.data.tokenizer import fingerprint, train_bpe
@@ -252,3 +255,65 @@ def test_a_sibling_is_suggested(model_directory):
 def test_an_impossible_device_is_named(model_directory):
     with pytest.raises(UserError, match="device 'toaster' cannot be used"):
         load_model(str(model_directory), device="toaster")
+
+
+def _other(value: object) -> object:
+    """Another value of the same kind."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return ["other"]
+
+
+def test_every_field_of_the_configuration_is_part_of_the_model_but_the_cosmetic(
+    make_model, tokenizer
+):
+    def key(model):
+        return model_key(prepared(model, "x", tokenizer, "cpu"))
+
+    model = make_model()
+    before, fields = key(model), dict(vars(model.cfg))
+    assert fields.keys() >= COSMETIC, "a field that TransformerLens no longer has"
+    for name, value in fields.items():
+        setattr(model.cfg, name, _other(value))
+        assert (key(model) == before) == (name in COSMETIC), name
+        setattr(model.cfg, name, value)
+    assert key(model) == before
+    model.cfg.something_new = 1
+    assert key(model) != before
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ({"scale_attn_by_inverse_layer_idx": True}, {}),
+        ({"layer_norm_epsilon": 1e-3}, {}),
+        ({"activation_function": "relu"}, {}),
+    ],
+)
+def test_equal_weights_of_another_configuration_are_another_model(
+    one, two, tokenizer, stories_file, tmp_path
+):
+    models = []
+    for number, settings in enumerate((one, two)):
+        model = gpt2(tokenizer, **settings)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+        directory = tmp_path / str(number)
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        models.append(str(directory))
+
+    def text(loaded):
+        return evaluation_text(loaded.tokenizer, str(stories_file))
+
+    config = LanguageConfig(resamples=0, activation_stories=0)
+    outcome = run(EVALUATION, models, text, config, tmp_path / "out")
+    first, second = outcome.records
+    assert outcome.skipped == 0
+    assert first.model["weights_hash"] == second.model["weights_hash"]
+    assert first.model["configuration"] != second.model["configuration"]
+    assert first.metric("loss").value != second.metric("loss").value
+    assert run(EVALUATION, models, text, config, tmp_path / "out").skipped == 2
