@@ -172,6 +172,32 @@ def read_records(directory: str | Path) -> tuple[list[Record], dict[Path, str]]:
     return records, problems
 
 
+def model_ids(records: Sequence[Record]) -> list[str]:
+    """Return an id for each record: equal for records of one model, under whatever name.
+
+    A model is its weights, its gates and its whole configuration but the precision it was run in.
+    A record without a configuration (they were not always written) counts with the newest record
+    of the same weights that has one.
+    """
+    known: dict[str, str] = {}
+    for record in sorted(records, key=lambda record: record.started):
+        if "configuration" in record.model:
+            known[str(record.model["weights_hash"])] = _model_id(record)
+    return [
+        _model_id(record)
+        if "configuration" in record.model
+        else known.get(str(record.model["weights_hash"]), str(record.model["weights_hash"]))
+        for record in records
+    ]
+
+
+def _model_id(record: Record) -> str:
+    model = record.model
+    whole = model["configuration"]
+    fields = {key: whole[key] for key in whole if key != "dtype"} if isinstance(whole, dict) else {}
+    return f"{model['weights_hash']} {hash_of([fields, model.get('ablation')])}"
+
+
 def plain(value: Any) -> Any:
     """``value`` in what JSON has: numpy and torch numbers as numbers, NaN and infinity as None."""
     if value is None or isinstance(value, str | bool | int):

@@ -169,9 +169,9 @@ def _of_records(models: Sequence[Model]) -> list[Group]:
         if matched:
             # seeds of one target have perplexities of their own: older runs tell by their name
             key.append(training.get("match_of") or _stem(model.name, seed))
-        key = hash_of(key if isinstance(seed, int) else [key, model.weights])
+        key = hash_of(key if isinstance(seed, int) else [key, model.key])
         if isinstance(seed, int) and key in made and seed in made[key].members:
-            key = hash_of([key, model.weights])
+            key = hash_of([key, model.key])
         group = made.setdefault(
             key,
             Group(
@@ -250,11 +250,19 @@ def _kind(ablation: dict[str, Any], matched: bool) -> Kind:
 
 
 def _named(found: Sequence[Group]) -> list[Group]:
-    """Groups under the name their models share; two of one name with their weights' hash."""
+    """Groups under the name their models share.
+
+    Two of one name also have the hash of their weights, or of what else differs.
+    """
     names = [_common_name(group) for group in found]
+    for mark in (lambda one: one.weights[:8], lambda one: one.key.split()[-1][:8]):
+        names = [
+            name if names.count(name) == 1 else f"{name} {mark(group.models[0])}"
+            for name, group in zip(names, found, strict=True)
+        ]
     return [
         Group(
-            name if names.count(name) == 1 else f"{name} {group.models[0].weights[:8]}",
+            name,
             group.kind, group.variant, group.k, group.gates, group.recipe, group.like,
             group.members,
         )

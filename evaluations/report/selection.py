@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluations.record import Record, hash_of, read_records
+from evaluations.record import Record, hash_of, model_ids, read_records
 from evaluations.units import NEURONS
 from sat_interp.errors import UserError
 
@@ -52,12 +52,17 @@ class Collected:
 
 @dataclass(frozen=True)
 class Model:
-    """One model, known by its weights, and the record of each evaluation that counts."""
+    """One model, and the record of each evaluation that counts.
+
+    Attributes:
+        key: by which models are told apart: weights, gates and configuration.
+    """
 
     name: str
     spec: str
     weights: str
     records: dict[str, Record]
+    key: str = ""
 
     @property
     def any(self) -> Record:
@@ -88,7 +93,7 @@ def collect(directory: str | Path) -> Collected:
 
 
 def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
-    """A model for each set of weights, with one record of each evaluation.
+    """A model for each set of weights, gates and configuration, with one record of each evaluation.
 
     Of several records of one evaluation the tables take, among those the paper's table is about
     (:func:`counts`), one whose settings and text most models share; else the newest.
@@ -99,16 +104,17 @@ def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
     preferred = set(names)
     found: dict[str, Model] = {}
     ordered = sorted(records, key=lambda record: (_name(record) in preferred, record.started))
+    ids = {id(record): known for record, known in zip(ordered, model_ids(ordered), strict=True)}
     for record in ordered:
-        weights = str(record.model["weights_hash"])
+        weights, key = str(record.model["weights_hash"]), ids[id(record)]
         spec = str(record.model.get("spec", _name(record)))
-        known = found.get(weights)
-        found[weights] = Model(_name(record), spec, weights, known.records if known else {})
+        known = found.get(key)
+        found[key] = Model(_name(record), spec, weights, known.records if known else {}, key)
     for name in {record.evaluation for record in records}:
         eligible = [record for record in records if record.evaluation == name and counts(record)]
         rank = _by_share(eligible)
         for record in sorted(eligible, key=lambda record: rank[settings(record)]):
-            found[str(record.model["weights_hash"])].records[name] = record
+            found[ids[id(record)]].records[name] = record
     return [model for model in found.values() if model.records]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from evaluations.record import Metric, Record
+from evaluations.record import Metric, Record, model_ids
 from evaluations.report import health
 from sat_interp.files import write_atomically
 
@@ -105,21 +105,24 @@ class Row:
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
-    """One row a model (by weights and name), baseline first, then variants by k, then by name."""
+    """One row a model and name, baseline first, then variants by k, then by name."""
     found: dict[tuple[str, str], Row] = {}
-    for record in sorted(records, key=lambda record: record.started):
+    ordered_records = sorted(records, key=lambda record: record.started)
+    for record, known in zip(ordered_records, model_ids(ordered_records), strict=True):
         name = str(record.model.get("name", "?"))
-        key = (name, str(record.model["weights_hash"]))
+        key = (name, known)
         spec = str(record.model.get("spec", name))
         row = found.setdefault(key, Row(name, spec, {}))
         row.records[record.evaluation] = record  # the newest stays
     ordered = sorted(found.values(), key=_place)
-    names = [row.model for row in ordered]
-    # two models of one name are told apart by their weights
-    return [
-        row if names.count(row.model) == 1 else Row(f"{row.model} {_weights(row)}", *_rest(row))
-        for row in ordered
-    ]
+    # two models of one name are told apart by their weights, of equal weights by what else differs
+    for mark in (_weights, _configuration):
+        names = [row.model for row in ordered]
+        ordered = [
+            row if names.count(row.model) == 1 else Row(f"{row.model} {mark(row)}", *_rest(row))
+            for row in ordered
+        ]
+    return ordered
 
 
 def rich_table(layout: Layout, records: Sequence[Record]) -> RichTable:
@@ -290,6 +293,10 @@ def _place(row: Row) -> tuple[int, int, bool, str]:
 
 def _weights(row: Row) -> str:
     return str(next(iter(row.records.values())).model["weights_hash"])[:8]
+
+
+def _configuration(row: Row) -> str:
+    return model_ids([next(iter(row.records.values()))])[0].split()[-1][:8]
 
 
 def _rest(row: Row) -> tuple[str, dict[str, Record]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.record import Interval, Metric, Record
+from evaluations.record import Interval, Metric, Record, model_ids
 from evaluations.sae.convergence import NOT_CONVERGED
 from evaluations.statistics import LEVEL
 
@@ -70,7 +70,7 @@ def is_converged(record: Record) -> bool:
 def _key(record: Record) -> str:
     """What all points of a front share."""
     config = {name: value for name, value in record.config.items() if name != "sparsity"}
-    own: list[Any] = [record.model["weights_hash"], record.model["name"], record.data["content"]]
+    own: list[Any] = [*model_ids([record]), record.model["name"], record.data["content"]]
     return json.dumps([own, config], sort_keys=True)
 
 

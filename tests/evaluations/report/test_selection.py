@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from evaluations.report.seeds import groups
 from evaluations.report.selection import collect, models
+from evaluations.report.tables import rows
 from sat_interp.errors import UserError
 from tests.evaluations.report.study_records import acdc, lm, sae
 
@@ -96,3 +98,24 @@ def test_what_is_no_json_is_passed_over(tmp_path, content):
     (tmp_path / "b.json").write_bytes(content)
     (line,) = collect(tmp_path).told()
     assert "truncated or unreadable" in line
+
+
+def test_equal_weights_of_another_configuration_or_other_gates_are_another_model(make_record):
+    def record(when, name="tiny", ablation=None, **fields):
+        known = {"name": name, "spec": name, "weights_hash": "ab" * 32, "ablation": ablation}
+        known |= {"configuration": fields} if fields else {}
+        return make_record(model=known, started=f"2026-01-0{when}")
+
+    plain, scaled = record(1, rope=1, dtype="float32"), record(2, rope=2, dtype="float32")
+    gated = record(3, ablation={"k": 4}, rope=2)
+    found = models([plain, scaled, gated])
+    assert [one.records["lm"] for one in found] == [plain, scaled, gated]
+    assert len({group.name for group in groups(found)}) == 3
+    shown = rows([plain, scaled, gated])
+    assert [row.records["lm"] for row in shown] == [plain, scaled, gated]
+    assert len({row.model for row in shown}) == 3
+    # the precision is no other model, nor is a record from before configurations were recorded
+    again, old = record(4, rope=2, dtype="bfloat16"), record(1)
+    assert [one.records["lm"] for one in models([old, scaled, again])] == [again]
+    assert len(rows([old, scaled, again])) == 1
+    assert len(rows([old, record(2)])) == 1
