@@ -21,6 +21,12 @@ from transformer_lens import HookedTransformer
 
 from evaluations import sparsity, weights
 from evaluations.losses import streams, token_losses
+from evaluations.perplexity import (
+    Convention,
+    per_story_metric,
+    sliding_losses,
+    sliding_metric,
+)
 from evaluations.record import Metric
 from evaluations.runner import Evaluation, Result
 from evaluations.statistics import bootstrap, ratio
@@ -48,6 +54,9 @@ class LanguageConfig:
     l0_threshold: float = 0.01
     """An activation counts as active above this share of the token's largest."""
 
+    perplexity: Convention | None = None
+    """Another tool's convention, measured beside ours (``evaluations.perplexity``)."""
+
     def __post_init__(self) -> None:
         if self.resamples < 0 or self.activation_stories < 0:
             raise UserError("resamples and activation_stories cannot be negative")
@@ -65,12 +74,15 @@ class StoryLosses:
         tokens: tokens scored per story.
         cut: tokens that did not fit into the context.
         sizes: UTF-8 bytes of the scored text.
+        closing: per stream, the part of ``nats`` that is the closing end-of-text token's; 0 for a
+            story that was cut.
     """
 
     nats: dict[str, Float[np.ndarray, " stories"]]
     tokens: Int[np.ndarray, " stories"]
     cut: Int[np.ndarray, " stories"]
     sizes: Int[np.ndarray, " stories"]
+    closing: dict[str, Float[np.ndarray, " stories"]]
 
 
 def language_model(model: HookedTransformer, text: Text, config: LanguageConfig) -> Result:
@@ -88,11 +100,12 @@ def language_model(model: HookedTransformer, text: Text, config: LanguageConfig)
         activations = sparsity.measure(
             model, text, config.activation_stories, config.l0_threshold, config.seed
         )
+        beside = _other_convention(model, text, losses, config)
     model.train(was_training)
     metrics = [metric for name in losses.nats for metric in _loss_metrics(losses, name, config)]
     if "ablated" in losses.nats:
         metrics.append(_gap(losses))
-    metrics += [_cut(losses), *_weight_metrics(model), *activations.metrics()]
+    metrics += [*beside, _cut(losses), *_weight_metrics(model), *activations.metrics()]
     return Result(metrics, {"activations": activations.per_layer()})
 
 
@@ -106,17 +119,41 @@ def story_losses(
     """Cross-entropy of every story under every stream of the model."""
     context = int(model.cfg.n_ctx)
     scored = text.scored(context)
+    cut = text.lengths - scored
     nats: dict[str, np.ndarray] = {}
+    closing: dict[str, np.ndarray] = {}
     with progress.bar(total=int(scored.sum()), desc="lm: losses", unit="tok") as bar:
         for batch in story_batches(text.corpus, context, batch_tokens):
             tokens = batch.tokens.to(model.W_E.device)
             inputs, targets = tokens[:, :-1], tokens[:, 1:]
             for stream in streams(model, inputs):
-                rows = token_losses(model, stream.states, targets).sum(1, dtype=torch.float64)
+                losses = token_losses(model, stream.states, targets).double()
+                stories = batch.index.numpy()
                 sums = nats.setdefault(stream.name, np.zeros(len(text)))
-                sums[batch.index.numpy()] = rows.cpu().numpy()
+                sums[stories] = losses.sum(1).cpu().numpy()
+                last = closing.setdefault(stream.name, np.zeros(len(text)))
+                last[stories] = np.where(cut[stories] == 0, losses[:, -1].cpu().numpy(), 0.0)
             bar.update(inputs.numel())
-    return StoryLosses(nats, scored, text.lengths - scored, text.scored_bytes(context))
+    return StoryLosses(nats, scored, cut, text.scored_bytes(context), closing)
+
+
+def _other_convention(
+    model: HookedTransformer, text: Text, losses: StoryLosses, config: LanguageConfig
+) -> list[Metric]:
+    """Return the perplexity of each stream under the convention that is asked for, if any."""
+    if config.perplexity == "sliding":
+        found = sliding_losses(model, text, BATCH_TOKENS)
+        return [
+            sliding_metric(totals, name, config.resamples, config.seed)
+            for name, totals in found.items()
+        ]
+    if config.perplexity == "per-story":
+        tokens = losses.tokens - (losses.cut == 0)
+        return [
+            per_story_metric(nats - losses.closing[name], tokens, name)
+            for name, nats in losses.nats.items()
+        ]
+    return []
 
 
 def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> list[Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluations.commands.inputs import Dtype
 
@@ -21,18 +21,23 @@ def lm(
     seed: int = 0,
     activation_stories: int = 200,
     resamples: int = 2000,
+    perplexity: Literal["sliding", "per-story"] | None = None,
 ) -> list[Any]:
     """Language modelling: perplexity, bits per byte, L1 of weights, sparsity of activations.
 
-    Every story of the validation split is scored whole, from position 0, for the clean stream and,
-    for models with gates, the ablated one. A table is printed; a record for each model is written.
-    What is already there is not run again, whatever the model is called by now.
+    Every story of the validation split is read on its own from position 0: the token that begins
+    stories, the story, the closing end-of-text token. Every token but the first is scored once, the
+    closing one included; what does not fit into the model's context is cut, and counted. Clean
+    stream and, for models with gates, the ablated one. Other tools' perplexity differs: see
+    --perplexity. A table is printed; a record for each model is written. What is already there is
+    not run again, whatever the model is called by now.
 
     Examples::
 
         sat-eval lm demo:baseline demo:local-k4 demo:global-k4
         sat-eval lm runs/mine --data stories.jsonl.gz
         sat-eval lm ./gpt2-directory --data train.txt --validation held-out.txt --stories 500
+        sat-eval lm runs/mine --data stories.jsonl.gz --perplexity sliding
         sat-eval lm runs/mine --config lm.yaml ; sat-eval lm runs/mine --print_config
 
     Args:
@@ -53,6 +58,9 @@ def lm(
         seed: of the bootstrap, the sample of stories, and gates that are random.
         activation_stories: stories whose activations are measured; 0 for none.
         resamples: bootstrap resamples.
+        perplexity: also by another convention: sliding (stories joined into one text, read by a
+            window of the context that moves by half of it), per-story (mean of the stories' own
+            perplexities, the closing token not scored).
 
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
@@ -61,14 +69,15 @@ def lm(
     from evaluations.commands.show import show
     from evaluations.language import EVALUATION, LanguageConfig
     from evaluations.report.figures import draw_language
-    from evaluations.report.tables import LANGUAGE, write_tables
+    from evaluations.report.tables import LANGUAGE, OTHER_PERPLEXITIES, write_tables
     from evaluations.runner import run
 
     text = text_finder(models, data, validation, stories)
-    config = LanguageConfig(seed, resamples, activation_stories)
+    config = LanguageConfig(seed, resamples, activation_stories, perplexity=perplexity)
     load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, models, text, config, out, force, load=load)
-    written = [*write_tables(LANGUAGE, outcome.records, Path(out), "lm")]
+    layouts = (*LANGUAGE, *([OTHER_PERPLEXITIES[perplexity]] if perplexity else []))
+    written = [*write_tables(layouts, outcome.records, Path(out), "lm")]
     written += draw_language(outcome.records, Path(out) / "lm")
-    show(outcome, LANGUAGE, out, written)
+    show(outcome, layouts, out, written)
     return outcome.records

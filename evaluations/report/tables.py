@@ -39,6 +39,8 @@ class Layout:
 
     title: str
     columns: tuple[Column, ...]
+    note: str = ""
+    """What a reader has to know to read the figures, printed beneath the table."""
 
 
 LANGUAGE = (
@@ -50,6 +52,8 @@ LANGUAGE = (
             Column("lm", "bits_per_byte", "Bits/byte", 3, interval=True),
             Column("lm", "ablated_bits_per_byte", "ablated", 3),
         ),
+        "Each story is read on its own, from the token that begins stories; its closing "
+        "end-of-text token is scored, what does not fit into the context is cut.",
     ),
     Layout(
         "Sparsity of weights and activations",
@@ -65,6 +69,24 @@ LANGUAGE = (
         ),
     ),
 )
+
+
+OTHER_PERPLEXITIES = {
+    convention: Layout(
+        f"Perplexity, {convention}",
+        (
+            Column("lm", name, "Perplexity", 2, interval=True),
+            Column("lm", f"ablated_{name}", "ablated", 2, interval=True),
+        ),
+        note,
+    )
+    for convention, name, note in (
+        ("sliding", "perplexity_sliding",
+         "Stories joined into one text, read by a window of the context that moves by half of it."),
+        ("per-story", "perplexity_per_story",
+         "Mean of the stories' own perplexities; the closing end-of-text token is not scored."),
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,7 +223,7 @@ def heading(column: Column, found: Sequence[Row]) -> str:
 
 def caption(layout: Layout, found: Sequence[Row]) -> str:
     """What the figures were measured on; says so where models were measured on different text."""
-    notes = []
+    notes = [layout.note] if layout.note else []
     names = {column.evaluation for column in layout.columns}
     records = [row.records[name] for row in found for name in sorted(names & row.records.keys())]
     texts = sorted({_text(record) for record in records})
