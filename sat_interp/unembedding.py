@@ -89,7 +89,7 @@ def cross_entropy(
     states: Float[Tensor, "streams tokens d_model"],
     W_U: Float[Tensor, "d_model d_vocab"],
     targets: Int[Tensor, " tokens"],
-    weights: tuple[float, ...],
+    weights: tuple[float | Tensor, ...],
     chunk: int = CHUNK,
     b_U: Float[Tensor, " d_vocab"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " streams"]]:
@@ -166,7 +166,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, states: Tensor, W_U: Tensor, b_U: Tensor | None, targets: Tensor,
-        weights: tuple[float, ...], chunk: int,
+        weights: tuple[float | Tensor, ...], chunk: int,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         n_tokens, wide = len(targets), _at_least_float32(states.dtype)
         needs_grad = states.requires_grad or W_U.requires_grad
@@ -205,7 +205,8 @@ class _CrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(grad_states.to(states.dtype), grad_embedding)
         stream_means = torch.stack(means).to(wide)
         ctx.mark_non_differentiable(stream_means)
-        return (stream_means * stream_means.new_tensor(weights)).sum(), stream_means
+        factors = torch.stack([torch.as_tensor(weight).to(stream_means) for weight in weights])
+        return (stream_means * factors).sum(), stream_means
 
     @staticmethod
     @once_differentiable
@@ -221,7 +222,8 @@ _not_compiled = torch.compiler.disable(_CrossEntropy.apply)
 
 def _add_gradients(
     grad_states: Tensor, grad_embedding: Tensor, inputs: Tensor, embedding: Tensor,
-    summary: _Summary, nats: Tensor, blocks: Iterable[tuple[slice, Tensor, Tensor]], weight: float,
+    summary: _Summary, nats: Tensor, blocks: Iterable[tuple[slice, Tensor, Tensor]],
+    weight: float | Tensor,
 ) -> None:  # fmt: skip
     """Add ``weight * (probabilities - onehot)``, times what it is multiplied with, to both.
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError, suggest
+from sat_interp.training.schedule import Schedule, read_schedule
 
 Precision = Literal["float32", "bf16"]
 
@@ -95,8 +96,9 @@ class TrainConfig(SelfAblationConfig):
     clean_weight: float = 1.0
     """Weight of the clean stream's cross-entropy in the loss."""
 
-    ablated_weight: float = 1.0
-    """Weight of the ablated stream's cross-entropy."""
+    ablated_weight: float | str = 1.0
+    """Weight of the ablated stream's cross-entropy: a number, or a ramp of WEIGHT@SHARE points.
+    0.03@0.65:1.0@0.95 is 0.03 until 65 % of the steps, then rises linearly to 1.0 at 95 %."""
 
     reconstruction_weight: float = 0.0
     """Weight of the distance between the two streams (the released code's third term)."""
@@ -164,6 +166,13 @@ class TrainConfig(SelfAblationConfig):
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
+        schedule = self.ablated_schedule
+        self.ablated_weight = schedule.canonical()  # one identity for one schedule
+        if not (self.clean_weight or self.reconstruction_weight or schedule.lowest):
+            raise UserError(
+                "loss weights must be not all 0: raise clean_weight, reconstruction_weight or "
+                f"ablated_weight ({self.ablated_weight})"
+            )
         if self.warmup_steps >= self.steps:
             raise UserError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
         if self.seed >= 2**63:
@@ -196,6 +205,15 @@ class TrainConfig(SelfAblationConfig):
         names = [field.name for field in dataclasses.fields(SelfAblationConfig)]
         return SelfAblationConfig(**{name: getattr(self, name) for name in names})
 
+    @property
+    def ablated_schedule(self) -> Schedule:
+        """The weight of the ablated stream over training."""
+        return read_schedule("ablated_weight", self.ablated_weight)
+
+    def ablated_weight_at(self, step: int) -> float:
+        """Weight of the ablated stream's loss in step 0, 1, ..., steps - 1."""
+        return self.ablated_schedule.at(step / self.steps)
+
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, ..., steps - 1: linear warm-up, then a cosine to 0."""
         if step < self.warmup_steps:
@@ -218,8 +236,8 @@ _AT_LEAST_ONE = (
     "accumulate", "log_every", "match_runs",
 )  # fmt: skip
 _NOT_NEGATIVE = (
-    "warmup_steps", "weight_decay", "clip_norm", "clean_weight", "ablated_weight",
-    "reconstruction_weight", "validate_every", "checkpoint_every", "seed",
+    "warmup_steps", "weight_decay", "clip_norm", "clean_weight", "reconstruction_weight",
+    "validate_every", "checkpoint_every", "seed",
 )  # fmt: skip
 # What a resumed run may have different: none of it touches a weight or a logged number.
 _FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}

@@ -151,6 +151,7 @@ class _Run:
                 "step": trainer.step,
                 "tokens": trainer.step * trainer.tokens_per_step,
                 "learning_rate": self.config.learning_rate_at(trainer.step - 1),
+                **self._weight(),
                 **means,
                 "tokens_per_second": round(speed, 1),
                 "seconds": round(now - self.started, 3),
@@ -165,6 +166,12 @@ class _Run:
             numbers = ", ".join(f"{name} {value}" for name, value in shown.items())
             logger.info("step %d of %d: %s", trainer.step, self.config.steps, numbers)
         return shown
+
+    def _weight(self) -> dict[str, float]:
+        """The ablated loss's weight in the last step, for the log of a run with gates."""
+        if not self.config.is_gated:
+            return {}
+        return {"ablated_weight": self.config.ablated_weight_at(self.trainer.step - 1)}
 
     def _validate(self) -> None:
         trainer, progress = self.trainer, self.progress

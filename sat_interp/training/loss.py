@@ -20,18 +20,21 @@ from sat_interp.unembedding import CHUNK, cross_entropy
 class LossWeights:
     """a, b and c of: a CE(clean) + b CE(ablated) + c reconstruction.
 
-    The paper: 1, 1, 0 (section 3.1). The released code's recorded runs: 0.5, 0.5, 0.
+    The paper: 1, 1, 0 (section 3.1). The released code's recorded runs: 0.5, 0.5, 0. ``ablated``
+    may be a tensor without dimensions, which is not checked.
 
     Raises:
         UserError: a negative weight, or all of them zero.
     """
 
     clean: float = 1.0
-    ablated: float = 1.0
+    ablated: float | Tensor = 1.0
     reconstruction: float = 0.0
 
     def __post_init__(self) -> None:
         weights = (self.clean, self.ablated, self.reconstruction)
+        if isinstance(self.ablated, Tensor):
+            return
         if any(not 0 <= weight < float("inf") for weight in weights) or not any(weights):
             raise UserError(f"loss weights must be >= 0, finite and not all 0, not {weights}")
 

@@ -69,7 +69,7 @@ def model_card_facts(
         "initializer_range": config.initializer_range,
         "embedding_range": config.embedding_range or config.initializer_range,
         "loss_weights": (
-            f"clean {config.clean_weight:g}, ablated {config.ablated_weight:g}, "
+            f"clean {config.clean_weight:g}, ablated {_plain(config.ablated_weight)}, "
             f"reconstruction {config.reconstruction_weight:g}"
             if config.is_gated
             else "clean 1"
@@ -78,6 +78,10 @@ def model_card_facts(
         "hardware": facts["hardware"],
         "commit": facts["commit"],
     }
+
+
+def _plain(weight: float | str) -> str:
+    return weight if isinstance(weight, str) else f"{weight:g}"
 
 
 def losses(validation: dict[str, Any]) -> dict[str, Any]:

@@ -49,9 +49,6 @@ class Trainer:
     ) -> None:
         self.config, self.model, self.corpus, self.processes = config, model, corpus, processes
         self.step = 0
-        self.weights = LossWeights(
-            config.clean_weight, config.ablated_weight, config.reconstruction_weight
-        )
         self.trained = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -110,7 +107,7 @@ class Trainer:
         means = dict(zip(COLUMNS, rows.mean(dim=0).tolist(), strict=True))
         if not self.model.ablation.is_gated:
             del means["ablated"]
-        if not (self.model.ablation.is_gated and self.weights.reconstruction):
+        if not (self.model.ablation.is_gated and self.config.reconstruction_weight):
             del means["reconstruction"]
         return means
 
@@ -176,6 +173,15 @@ class Trainer:
         own = windows[processes.rank * share : (processes.rank + 1) * share]
         return own.to(processes.device, non_blocking=True)
 
+    def _weights(self) -> LossWeights:
+        """The loss weights of this step."""
+        config = self.config
+        ablated: float | Tensor = config.ablated_weight_at(self.step)
+        if config.compile and not config.ablated_schedule.is_constant:
+            # A tensor, because a compiled loss is compiled again for every new number.
+            ablated = torch.tensor(ablated, device=self.processes.device)
+        return LossWeights(config.clean_weight, ablated, config.reconstruction_weight)
+
     def _gradients(self, windows: Tensor) -> Tensor:
         """Leave the mean gradient in the parameters; return the mean clean, ablated, rec. loss."""
         if not self._is_untried:
@@ -193,10 +199,10 @@ class Trainer:
     def _accumulate(self, windows: Tensor) -> Tensor:
         config, device = self.config, self.processes.device
         self.optimizer.zero_grad(set_to_none=True)
-        sums = torch.zeros(3, device=device)
+        sums, weights = torch.zeros(3, device=device), self._weights()
         for micro in windows.split(config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                losses = self._loss(self.model, micro, self.weights)
+                losses = self._loss(self.model, micro, weights)
             (losses.total / config.accumulate).backward()
             for column, loss in enumerate(losses[1:]):
                 if loss is not None:

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from sat_interp import SelfAblatingTransformer
 from sat_interp.errors import UserError
+from sat_interp.training import trainer
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.loop import train
+from sat_interp.training.loss import LossWeights, training_loss
 
 Tiny = Callable[..., TrainConfig]
 
@@ -214,11 +216,45 @@ def test_the_compiled_loss_is_the_one_trained_with(
     assert len(calls) == 10
 
 
+RAMP = "0.1@0.2:1.0@0.8"
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_each_step_has_its_weight_of_the_ramp(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch, compile: bool
+) -> None:
+    used = []
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    real = trainer.training_loss
+
+    def seen(model: Any, windows: Any, weights: Any) -> Any:
+        used.append(float(weights.ablated))
+        return real(model, windows, weights)
+
+    monkeypatch.setattr(trainer, "training_loss", seen)
+    config = local(steps=10, log_every=1, ablated_weight=RAMP, compile=compile)
+    result = train(config)
+    assert used == pytest.approx([0.1, 0.1, 0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0, 1.0])
+    logged = [line["ablated_weight"] for line in log_of(config) if "ablated_weight" in line]
+    assert logged == pytest.approx(used)
+    assert result.summary["config"]["ablated_weight"] == RAMP
+    assert RAMP in SelfAblatingTransformer.from_pretrained(result.out).card["loss_weights"]
+
+
+def test_a_weight_that_is_a_tensor_is_that_number(make_model: Any, tokens: torch.Tensor) -> None:
+    model, found = make_model("local"), []
+    for weight in (0.3, torch.tensor(0.3)):
+        model.zero_grad()
+        loss = training_loss(model, tokens, LossWeights(1.0, weight, 0.0)).total
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.requires_grad)])
+    for number, tensor in zip(*found, strict=True):
+        torch.testing.assert_close(number, tensor)
+
+
 def test_a_nan_loss_stops_with_the_step_and_keeps_the_last_checkpoint(
     local: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sat_interp.training import trainer
-
     count = iter(range(1000))
     real = trainer.training_loss
 

@@ -48,8 +48,16 @@ def resumed(config: TrainConfig) -> TrainConfig:
 @pytest.fixture
 def forty(tiny: Tiny) -> Tiny:
     # random gates: the generator's state matters too; 7 and 5 never fall on the same step till 35
+    ramp = {"ablated_weight": "0.1@0.3:1.0@0.8"}
     return lambda **changes: tiny(
-        **{"variant": "local", "gates": "dropout", "steps": 40, "learning_rate": 1e-2, **changes}
+        **{
+            "variant": "local",
+            "gates": "dropout",
+            "steps": 40,
+            "learning_rate": 1e-2,
+            **ramp,
+            **changes,
+        }
     )
 
 
