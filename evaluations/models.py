@@ -152,16 +152,25 @@ def origin(spec: str) -> Origin:
     return _origin(_locate(spec)[0], spec)
 
 
-def outline(spec: str) -> HookedTransformer:
-    """Build the model that a MODEL argument names on the meta device; its weights are not read.
+def outline(spec: str, tokenizer: str | None = None) -> LoadedModel:
+    """Return what is known of a MODEL argument before its weights are read.
 
-    What an evaluation needs of a model's shape can be checked on it at once.
+    What an evaluation needs of a model's shape, tokenizer and training text can be checked on it.
+
+    Returns:
+        The model on the meta device, with its tokenizer and origin; its weights hash is empty.
 
     Raises:
-        UserError: nothing of that name, or a configuration that describes no model.
+        UserError: nothing of that name, a configuration that describes no model, or no tokenizer.
     """
-    directory, _ = _locate(spec)
-    return outline_of(directory) if _is_ours(directory) else hugging_face_outline(directory)
+    directory, name = _locate(spec)
+    read = outline_of if _is_ours(directory) else hugging_face_outline
+    model = read(directory)
+    chosen, note = _tokenizer(directory, model, tokenizer)
+    loaded = LoadedModel(model, name, chosen, weights_hash="", spec=spec, tokenizer_note=note)
+    found = _origin(directory, spec)
+    loaded.training, loaded.data, loaded.validation = found.facts, found.data, found.validation
+    return loaded
 
 
 def _origin(directory: Path, spec: str) -> Origin:

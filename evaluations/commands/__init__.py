@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from evaluations.commands.acdc import acdc
 from evaluations.commands.all import all_parts
+from evaluations.commands.check import check
 from evaluations.commands.curves import curves
 from evaluations.commands.gates import gates
 from evaluations.commands.lm import lm
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "sae": sae,
     "neurons": neurons,
     "n2g": n2g,
+    "check": check,
     "all": all_parts,
     "report": report,
 }

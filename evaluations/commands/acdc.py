@@ -99,7 +99,7 @@ def acdc(
     def prompts_of(loaded: LoadedModel) -> TaskPrompts:
         from evaluations.tasks.registry import make_task
 
-        made = make_task(_task(task, loaded), loaded.tokenizer, prompts, seed, not no_bos)
+        made = make_task(task or default_task(loaded), loaded.tokenizer, prompts, seed, not no_bos)
         return _one_length(made) if engine == "auto-circuit" else made
 
     load = model_loader(device, dtype, tokenizer, EVALUATION, config)
@@ -124,9 +124,9 @@ def _taus(tau: str | float | list[float]) -> tuple[float, ...]:
         raise UserError(f"tau is {tau!r}: numbers with commas between them, such as 0.03") from None
 
 
-def _task(task: str | None, loaded: LoadedModel) -> str:
-    """The task asked for, else the IOI of the corpus a model knows."""
-    return task or ("ioi" if loaded.data == "demo" else "ioi-tinystories")
+def default_task(loaded: LoadedModel) -> str:
+    """Return the IOI of the corpus a model was trained on."""
+    return "ioi" if loaded.data == "demo" else "ioi-tinystories"
 
 
 def _stem(task: str | None, method: str) -> str:

@@ -26,22 +26,23 @@ def model_loader(
 ) -> Callable[[str], LoadedModel]:
     """Return ``load_model`` with a command's options, as ``runner.run`` takes it; controls too.
 
-    What needs a model's configuration only is checked before its weights are read: whether the
-    evaluation can measure a model of that shape, and whether there is text to measure it on.
+    What can be is checked before a model's weights are read: whether it has a tokenizer and a text
+    to be measured on, and whether the evaluation can measure a model of that shape.
 
     Args:
         own_text: whether each model is measured on the text that it was trained on.
     """
     from evaluations.controls import make_control, split
-    from evaluations.models import load_model, origin, outline
-    from evaluations.origin import text_to_score
+    from evaluations.models import load_model, outline
+    from evaluations.origin import Origin, text_to_score
 
     def load(spec: str) -> LoadedModel:
         base, control = split(spec)
+        known = outline(base, tokenizer)
         if own_text:
-            text_to_score(origin(base), None, None, None)
+            text_to_score(Origin(data=known.data, validation=known.validation), None, None, None)
         if evaluation.check is not None:
-            evaluation.check(outline(base), config)
+            evaluation.check(known.model, config)
         loaded = load_model(base, device, dtype, tokenizer)
         return make_control(loaded, control.kind, control.seed) if control else loaded
 

@@ -85,7 +85,7 @@ def test_a_model_that_is_refused_costs_no_other_its_record(
 
 def test_an_outline_has_the_shape_and_no_weights(gpt2, model_directory):
     for directory in (gpt2, model_directory):
-        model = outline(str(directory))
+        model = outline(str(directory)).model
         assert {value.device.type for value in model.parameters()} == {"meta"}
         assert (model.cfg.n_layers, model.cfg.d_model, model.cfg.n_heads) == (2, 16, 4)
         assert "blocks.1.mlp.hook_post" in model.hook_dict

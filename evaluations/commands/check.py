@@ -1,0 +1,123 @@
+"""``sat-eval check``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from evaluations.feasibility import Answer, Subject
+    from evaluations.models import LoadedModel
+    from evaluations.text import Text
+
+
+def check(
+    models: list[str],
+    data: str | None = None,
+    validation: str | None = None,
+    tokenizer: str | None = None,
+    stories: int | None = None,
+) -> list[Any]:
+    """Which evaluations will work on a model, with what budget and time; no weights are read.
+
+    For each model: what it is, the text it would be measured on, and for every evaluation whether
+    it can be run, what its defaults read and make, and about how long that takes on one core.
+
+    Examples::
+
+        sat-eval check ./gpt2-directory --data stories.jsonl.gz
+        sat-eval check demo:baseline runs/mine
+
+    Args:
+        models: demo:baseline, demo:local-k4 or demo:global-k4; a directory of ours or of
+            Hugging Face; a training run; a hub id.
+        data: the text, as in sat-eval lm. Needed for models whose training text is not known.
+        validation: data with the validation text, where DATA has none of its own.
+        tokenizer: gpt2, a directory or a hub id, in place of the model's own.
+        stories: only the first so many stories.
+
+    Returns:
+        For each model that can be read, an ``Answer`` for every evaluation.
+    """
+    from evaluations.commands.inputs import text_finder
+    from evaluations.commands.show import console
+    from evaluations.feasibility import answers
+    from evaluations.runner import Outcome
+    from sat_interp.errors import UserError
+
+    text_of = text_finder(models, data, validation, stories)
+    shown, outcome, found = console(), Outcome(), []
+    for spec in models:
+        try:
+            subject = _subject(spec, tokenizer, text_of)
+        except UserError as error:
+            outcome.failures[spec] = str(error)
+            continue
+        found.append(answers(subject))
+        shown.print(_described(subject), highlight=False, markup=False, soft_wrap=True)
+        shown.print(_table(found[-1]))
+    outcome.raise_failures()
+    return found
+
+
+def _subject(spec: str, tokenizer: str | None, text_of: Callable[[LoadedModel], Text]) -> Subject:
+    """Return what can be known of a model, its control or the model itself.
+
+    Raises:
+        UserError: the model cannot be read.
+    """
+    from evaluations.commands.acdc import default_task
+    from evaluations.controls import split
+    from evaluations.feasibility import Subject
+    from evaluations.models import outline
+    from sat_interp.errors import UserError
+
+    known = outline(split(spec)[0], tokenizer)
+    try:
+        return Subject(known, default_task(known), text_of(known))
+    except UserError as error:
+        return Subject(known, default_task(known), no_text=str(error))
+
+
+def _described(subject: Subject) -> str:
+    """Return what the model is and what it would be measured on, in two lines."""
+    known, cfg = subject.known, subject.known.model.cfg
+    size = sum(value.numel() for value in known.model.parameters())
+    architecture = cfg.original_architecture or type(known.model).__name__
+    lines = [
+        f"{known.name}: {architecture}, {cfg.n_layers} layers of {cfg.n_heads} heads, d_model "
+        f"{cfg.d_model:,}, {size:,} parameters, context {cfg.n_ctx:,}"
+    ]
+    if known.tokenizer_note:
+        lines.append(known.tokenizer_note)
+    if subject.text is None:
+        lines.append(f"no text: {subject.no_text}")
+    else:
+        read = subject.text.describe()
+        cut = int((subject.text.lengths - subject.text.scored(int(cfg.n_ctx))).sum())
+        lines.append(
+            f"text: {read['spec']}, {read['n_stories']:,} stories, {read['n_tokens']:,} tokens, of "
+            f"them {cut:,} beyond the context"
+        )
+    return "\n".join(lines)
+
+
+def _table(answers: Sequence[Answer]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from evaluations.report.overview import duration
+
+    table = Table()
+    for name in ("Evaluation", "Can run", "Budget, or what is missing", "Time on one core"):
+        table.add_column(name)
+    for one in answers:
+        seconds = "unknown" if one.seconds is None else f"about {duration(one.seconds)}"
+        rough = " (extrapolated)" if one.is_rough and one.seconds is not None else ""
+        table.add_row(
+            one.evaluation, "no" if one.reason else "yes", escape(one.reason or one.budget),
+            "" if one.reason else seconds + rough,
+        )  # fmt: skip
+    return table

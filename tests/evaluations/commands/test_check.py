@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from transformers import GPT2Config
+
+from evaluations.commands.check import check
+from sat_interp.checkpoint import save_pretrained
+from sat_interp.errors import UserError
+from tests.evaluations.conftest import STORIES
+
+ALL = ["lm", "gates", "acdc", "sae", "neurons", "n2g"]
+
+
+@pytest.fixture
+def foreign(tokenizer, tmp_path):
+    """A Hugging Face directory without weights."""
+    directory = tmp_path / "foreign"
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, n_positions=32)
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return str(directory)
+
+
+def test_each_evaluation_is_answered_without_weights(foreign, stories_file, capsys):
+    (found,) = check([foreign], data=str(stories_file))
+    answers = {one.evaluation: one for one in found}
+    assert list(answers) == ALL
+    assert answers["gates"].reason.startswith("this model has no gates")
+    assert answers["lm"].budget.startswith(f"{len(STORIES)} stories, ")
+    assert answers["neurons"].budget == "128 neurons"
+    assert answers["acdc"].reason  # a tokenizer of 300 tokens has not the names
+    assert all(one.seconds for one in found if not one.reason)
+    printed = capsys.readouterr().out
+    assert "GPT2LMHeadModel, 2 layers of 4 heads" in printed
+    assert "beyond the context" in printed
+
+
+def test_without_text_what_reads_text_cannot_run(foreign, capsys):
+    (found,) = check([foreign])
+    reasons = {one.evaluation: one.reason for one in found}
+    assert {reasons[name] for name in ("lm", "sae", "neurons", "n2g")} == {"no text"}
+    assert "name text to measure it on with --data" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_model_of_ours_is_measured_on_its_own_text(make_model, stories_file, tmp_path):
+    card = {"data": str(stories_file)}
+    directory = str(save_pretrained(make_model("local"), tmp_path / "mine", card))
+    (found,) = check([directory])
+    assert {one.evaluation for one in found if not one.reason} >= {"lm", "gates", "neurons"}
+
+
+def test_a_model_that_cannot_be_read_costs_no_other_its_answers(foreign, stories_file, capsys):
+    with pytest.raises(UserError, match="nonsense"):
+        check(["./nonsense", foreign], data=str(stories_file))
+    assert "foreign" in capsys.readouterr().out
+
+
+def test_bundled_models_can_go_through_all_but_their_missing_gates():
+    (found,) = check(["demo:baseline"])
+    assert [one.evaluation for one in found if one.reason] == ["gates"]
+    assert not any(one.is_rough for one in found)
