@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import math
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
 
 SCHEMA = 1
+LARGEST_FILE = 1 << 26
+"""Bytes; a record of 100,000 neurons has a tenth."""
 Direction = Literal["lower", "higher"]
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,8 @@ class Metric:
             value = error = None
         if error is not None and not math.isfinite(error):
             error = None
+        object.__setattr__(self, "n", None if self.n is None else int(self.n))
+        object.__setattr__(self, "n_failed", int(self.n_failed))
         object.__setattr__(self, "value", value)
         object.__setattr__(self, "standard_error", error)
         if self.interval and not all(map(math.isfinite, (self.interval.low, self.interval.high))):
@@ -116,59 +121,85 @@ class Record:
         return json.dumps(plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str = "record") -> Record:
+    def from_json(cls, text: str | bytes, source: str = "record") -> Record:
         """Read a record.
 
         Raises:
-            UserError: not JSON, not a record, or a record of another schema.
+            DamagedRecord: not JSON, or cut off.
+            ForeignRecord: JSON, but no record, or one of another schema.
+            OddRecord: a field of the record is not of its type.
         """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{source} is no whole record ({error}); delete it") from None
-        if not isinstance(content, dict) or not {"schema", "evaluation", "metrics"} <= set(content):
-            raise UserError(f"{source} is JSON but no record of an evaluation")
-        if content["schema"] != SCHEMA:
-            raise UserError(
-                f"{source} has schema {content['schema']}, this version reads {SCHEMA}; redo it"
-            )
-        try:
-            _check(content)
-            metrics = [_metric(entry) for entry in content.pop("metrics")]
-            return cls(metrics=metrics, **content)
-        except (TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{source} is no record this version reads ({reason})") from None
+        from pydantic_core import from_json
+
+        from evaluations import schema
+
+        content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        try:  # refuses NaN, half a surrogate pair, and more than 200 levels
+            found = from_json(content, allow_inf_nan=False)
+        except ValueError as error:
+            raise DamagedRecord(f"{source} is no whole record ({error}); delete it") from None
+        if not isinstance(found, dict) or not {"schema", "evaluation", "metrics"} <= set(found):
+            raise ForeignRecord(f"{source} is JSON but no record of an evaluation")
+        if found["schema"] != SCHEMA:
+            told = repr(found["schema"])[:40]
+            raise ForeignRecord(f"{source} has schema {told}, this version reads {SCHEMA}; redo it")
+        known = {one.name for one in dataclasses.fields(cls)}
+        if new := [str(name)[:40] for name in found if name not in known]:
+            raise ForeignRecord(f"{source} has fields this version does not know ({new[0]!r})")
+        if reason := schema.problem(found):
+            raise OddRecord(f"{source} is no record this version reads ({reason})", reason)
+        metrics = [_metric(entry) for entry in found.pop("metrics")]
+        return cls(metrics=metrics, **found)
 
     def write(self, path: str | Path) -> Path:
         """Write the record to ``path``, whole or not at all."""
         return write_atomically(path, self.to_json())
 
 
+class DamagedRecord(UserError):
+    """A file that cannot be read, or is not whole JSON."""
+
+
+class ForeignRecord(UserError):
+    """JSON that is no record, or a record of another schema."""
+
+
+class OddRecord(UserError):
+    """A record with a field that is not of its type; ``reason`` names it."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def read_record(path: str | Path) -> Record:
-    """The record in a file.
+    """The record in a file: the one gate through which records come in.
 
     Raises:
-        UserError: the file is missing, unreadable, truncated, foreign or of another schema.
+        UserError: the file is missing or unreadable, no regular file (a pipe has no end), larger
+            than any record, truncated, foreign, of another schema, or a field is not of its type.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    return Record.from_json(text, source=str(path))
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DamagedRecord(f"{path} is no regular file")
+        if status.st_size > LARGEST_FILE:
+            raise DamagedRecord(f"{path} has {status.st_size:,} bytes, more than any record")
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise DamagedRecord(f"cannot read {path}: {error}") from None
+    return Record.from_json(content, source=str(path))
 
 
-def read_records(directory: str | Path) -> tuple[list[Record], dict[Path, str]]:
+def read_records(directory: str | Path) -> tuple[list[Record], dict[Path, UserError]]:
     """All records below a directory, and for each file that holds none the reason."""
     records: list[Record] = []
-    problems: dict[Path, str] = {}
-    for path in sorted(Path(directory).rglob("*.json")):
-        if (path.parent / "cfg.json").exists():
-            continue  # a model or an autoencoder: its files are no records
+    problems: dict[Path, UserError] = {}
+    for path in record_files(directory):
         try:
             records.append(read_record(path))
         except UserError as error:
-            problems[path] = str(error)
+            problems[path] = error
     return records, problems
 
 
@@ -196,6 +227,15 @@ def _model_id(record: Record) -> str:
     whole = model["configuration"]
     fields = {key: whole[key] for key in whole if key != "dtype"} if isinstance(whole, dict) else {}
     return f"{model['weights_hash']} {hash_of([fields, model.get('ablation')])}"
+
+
+def record_files(directory: str | Path) -> list[Path]:
+    """The JSON files below a directory; those of models and autoencoders are no records."""
+    return [
+        path
+        for path in sorted(Path(directory).rglob("*.json"))
+        if not (path.parent / "cfg.json").exists()
+    ]
 
 
 def plain(value: Any) -> Any:
@@ -227,26 +267,17 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _metric(entry: Any) -> Metric:
-    if not isinstance(entry, dict):
-        raise TypeError("a metric is no mapping")
+def _metric(entry: dict[str, Any]) -> Metric:
     interval = entry.pop("interval", None)
-    return Metric(interval=Interval(**interval) if interval else None, **entry)
+    return Metric(
+        interval=Interval(**_known(interval, _INTERVAL)) if interval else None,
+        **_known(entry, _METRIC),
+    )
 
 
-def _check(content: dict[str, Any]) -> None:
-    """Refuse what would only fail where it is used."""
-    for name in ("model", "data", "config", "extra", "versions"):
-        if not isinstance(content.get(name, {}), dict):
-            raise TypeError(f"{name} is no mapping")
-    if not isinstance(content["metrics"], list) or not isinstance(content["evaluation"], str):
-        raise TypeError("evaluation or metrics are of another type")
-    model = content.get("model", {})
-    if not isinstance(model.get("weights_hash"), str):
-        raise ValueError("the model has no weights_hash")
-    for name in ("ablation", "training"):
-        if not isinstance(model.get(name) or {}, dict):
-            raise TypeError(f"the model's {name} is no mapping")
-    for name in ("started", "config_hash"):
-        if not isinstance(content.get(name, ""), str):
-            raise TypeError(f"{name} is no text")
+def _known(entry: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return entry if entry.keys() <= names else {name: entry[name] for name in names & entry.keys()}
+
+
+_METRIC = {one.name for one in dataclasses.fields(Metric)}
+_INTERVAL = {one.name for one in dataclasses.fields(Interval)}

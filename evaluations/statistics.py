@@ -44,7 +44,7 @@ class Ratio:
 def ratio(sums: Num[np.ndarray, " stories"], counts: Num[np.ndarray, " stories"]) -> Ratio:
     """The ratio of two totals over stories, and its standard error.
 
-    With R the ratio and n stories: se = sqrt(n / (n - 1) * sum_i (s_i - R c_i)^2) / sum_i c_i
+    With R the ratio and n stories: se = sqrt(n / (n - 1) * sum_i (s_i - R c_i)^2) / |sum_i c_i|
     (Cochran, Sampling Techniques, section 6.4, without the finite-population factor).
     """
     total = float(np.sum(counts, dtype=np.float64))
@@ -55,7 +55,7 @@ def ratio(sums: Num[np.ndarray, " stories"], counts: Num[np.ndarray, " stories"]
     if n < 2:
         return Ratio(value, None)
     squares = float(np.sum((sums - value * counts) ** 2))
-    return Ratio(value, float(np.sqrt(n / (n - 1) * squares)) / total)
+    return Ratio(value, float(np.sqrt(n / (n - 1) * squares)) / abs(total))
 
 
 def t_quantile(degrees: int) -> float:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from sat_interp.errors import UserError
+from sat_interp.escape import printable
 
 
 def underscored(argument: str) -> str:
@@ -36,4 +37,4 @@ def run_command(command: Callable[[], object]) -> int:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(printable(line) + "\n")

@@ -17,6 +17,7 @@ from evaluations.record import Record
 from evaluations.report.figures import MARKERS, PALETTE, save
 from evaluations.report.tables import Column, Layout, Row, rows, write_tables
 from evaluations.runner import file_name
+from sat_interp import escape
 from sat_interp.files import write_atomically
 
 ABREAST = 4  # circuits in one figure
@@ -104,13 +105,13 @@ def _panel(row: Row) -> Panel:
     extra, method = record.extra, str(record.config["method"])
     how = f"{method}, tau {extra['tau']:g}" if extra["tau"] is not None else method
     count = _value(row, "edges", 0)
-    title = f"{row.model}: {count} of {extra['circuit']['graph']['n_edges']:,} edges"
+    title = f"{row.label}: {count} of {extra['circuit']['graph']['n_edges']:,} edges"
     note = (
-        f"{record.data['spec']}, {how}\n"
+        f"{escape.figure(record.data.get('spec', '?'))}, {escape.figure(how)}\n"
         f"accuracy {_value(row, 'accuracy', 2)}, faithfulness {_value(row, 'faithfulness', 2)}, "
         f"null task {_value(row, 'null_edges', 0)} edges"
     )
-    warning = str(extra["marked"] or "").replace("; ", "\n")
+    warning = "\n".join(map(escape.figure, str(extra["marked"] or "").split("; ")))
     return Panel(title, extra["circuit"], note, warning)
 
 
@@ -130,7 +131,7 @@ def draw_curves(named: Sequence[Row]) -> Figure:
     for index, row in enumerate(named):
         color, marker = PALETTE[index % len(PALETTE)], MARKERS[index % len(MARKERS)]
         for axes, name in ((left, "faithfulness"), (right, "kl")):
-            _line(axes, _extra(row), name, color, marker, row.model)
+            _line(axes, _extra(row), name, color, marker, row.label)
             _random(axes, row, f"random_{name}", color)
     left.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
     _finish(left, "faithfulness", "Edges against faithfulness")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from evaluations.report.figures import PALETTE, save
+from sat_interp import escape
 from sat_interp.errors import UserError
 
 LOG = "log.jsonl"
@@ -98,7 +99,7 @@ def _draw(axes: Axes, run: Run, stream: str, color: str) -> None:
     last = f" ({losses[-1]:.3f})" if len(losses) else ""
     axes.plot(
         tokens, losses, "o", color=color, markersize=5, markeredgecolor="white",
-        label=f"{run.name}{last}",
+        label=f"{escape.figure(run.name)}{last}",
     )  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def _perplexities(axes: Axes, found: Sequence[Row]) -> None:
                 label=stream if stream not in labelled else None,
             )  # fmt: skip
             labelled.add(stream)
-    axes.set_yticks(range(len(found)), [row.model for row in found], fontsize=9)
+    axes.set_yticks(range(len(found)), [row.label for row in found], fontsize=9)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel("perplexity (95 % interval)", fontsize=9)
     axes.set_title("Language modelling", fontsize=10, loc="left")
@@ -109,7 +109,7 @@ def _by_layer(axes: Axes, found: Sequence[Row], name: str, title: str) -> None:
         value = curve["value"]
         error = [0.0 if one is None else 1.96 * one for one in curve["standard_error"]]
         axes.errorbar(
-            range(len(value)), value, yerr=error, label=row.model, capsize=2, linewidth=1.2,
+            range(len(value)), value, yerr=error, label=row.label, capsize=2, linewidth=1.2,
             color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)], markersize=4,
         )  # fmt: skip
     axes.set_xlabel("layer", fontsize=9)

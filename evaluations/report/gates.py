@@ -16,6 +16,7 @@ from evaluations.record import Record
 from evaluations.report.figures import MARKERS, PALETTE, save, unframed
 from evaluations.report.tables import Column, Layout, Row, rows
 from evaluations.runner import file_name
+from sat_interp import escape
 
 SITES = {"attention": "attention units", "neuron": "neurons"}
 # One colour, marker and line for each thing a probe reads.
@@ -130,7 +131,7 @@ def draw_masks(row: Row) -> Figure:
         grid[-1][column].set_xticks(
             range(len(tokens)), tokens, rotation=90, fontsize=7, family="monospace"
         )
-    figure.suptitle(f"{row.model}: the units each token keeps", fontsize=10, x=0.01, ha="left")
+    figure.suptitle(f"{row.label}: the units each token keeps", fontsize=10, x=0.01, ha="left")
     bar = figure.colorbar(marks, ax=grid, shrink=0.5, aspect=30, pad=0.01)
     bar.set_label("win frequency over the text", fontsize=8)
     bar.ax.tick_params(labelsize=7)
@@ -160,7 +161,7 @@ def _usage(found: Sequence[Row]) -> Figure:
         usage = _extra(row)["usage"]
         for axes, site in zip(line[:2], SITES, strict=True):
             _frequencies(axes, usage[site], SITES[site])
-        line[0].set_ylabel(f"{row.model}\nwin frequency", fontsize=9)
+        line[0].set_ylabel(f"{row.label}\nwin frequency", fontsize=9)
         _overlaps(line[2], usage)
         for axes, site in zip(line[3:], SITES, strict=True):
             _similarities(axes, usage[site], SITES[site])
@@ -231,7 +232,7 @@ def _leaks(found: Sequence[Row]) -> Figure:
     grid = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1.4, 1))
     for line, row in zip(grid, found, strict=True):
         _probes(line[0], _extra(row).get("leak"))
-        line[0].set_title(f"{row.model}: next token read by a linear probe", fontsize=9, loc="left")
+        line[0].set_title(f"{row.label}: next token read by a linear probe", fontsize=9, loc="left")
         _losses(line[1], row)
         line[1].set_title("cross-entropy under other masks", fontsize=9, loc="left")
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -316,7 +317,7 @@ def _numbers(told: str) -> np.ndarray:
 
 
 def _visible(token: str) -> str:
-    """A token as a label: spaces and line ends made visible, dollars not read as formulas."""
+    """A token as a label: spaces and line ends made visible."""
     text = token.replace("<|endoftext|>", "‹end›").replace("\n", "⏎").replace("\t", "⇥")
     text = text.replace(" ", "·", 1) if text.startswith(" ") else text
-    return text.replace("$", r"\$") or "∅"
+    return escape.figure(text) or "∅"

@@ -13,9 +13,11 @@ from typing import Literal
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from evaluations.record import Direction
-from evaluations.report.tables import ARROWS
+from evaluations.report.tables import ARROWS, framed
+from sat_interp import escape
 from sat_interp.files import write_atomically
 
 EMPTY = "–"
@@ -81,19 +83,17 @@ class Grid:
 def markdown(grid: Grid) -> str:
     """The table as GitHub's Markdown, its notes below."""
     sides = [":--" if place < grid.n_labels else "--:" for place in range(len(grid.headings))]
-    lines = [[_pipe(heading.text) for heading in grid.headings], sides]
-    lines += [
-        [
-            f"**{_pipe(cell.text)}** {_pipe(cell.within)}".strip()
-            if cell.is_best
-            else _pipe(cell.whole)
-            for cell in row
-        ]
-        for row in grid.rows
-    ]
+    lines = [[escape.markdown(heading.text) for heading in grid.headings], sides]
+    lines += [list(map(_markdown_cell, row)) for row in grid.rows]
     table = ["| " + " | ".join(line) + " |" for line in lines]
-    notes = [f"- {note}" for note in grid.told]
-    return "\n".join([f"**{grid.title}**", "", *table, "", *notes, *([""] if notes else [])])
+    notes = [f"- {escape.markdown(note)}" for note in grid.told]
+    title = f"**{escape.markdown(grid.title)}**"
+    return "\n".join([title, "", *table, "", *notes, *([""] if notes else [])])
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text, within = escape.markdown(cell.text), escape.markdown(cell.within)
+    return f"{f'**{text}**' if cell.is_best else text} {within}".strip()
 
 
 def latex(grid: Grid) -> str:
@@ -137,11 +137,11 @@ def _latex_table(
     heads = []
     for place, one in enumerate(grid.headings):
         parts = textwrap.wrap(one.text, HEADING_LETTERS) if is_stacked else [one.text]
-        heads.append(_stack([*map(tex, parts)], sides[place]))
+        heads.append(_stack([*map(escape.latex, parts)], sides[place]))
     lines = [
         "\\begin{table}",
         "\\centering\\footnotesize",
-        f"\\caption{{{tex(title)}}}",
+        f"\\caption{{{escape.latex(title)}}}",
         SCALED,
         f"\\begin{{tabular}}{{{sides}}}",
         "\\toprule",
@@ -151,7 +151,7 @@ def _latex_table(
     lines += [" & ".join(_latex_cell(cell, is_stacked) for cell in row) + " \\\\" for row in rows]
     lines += ["\\bottomrule", "\\end{tabular}}"]
     for note in grid.told if notes else ():
-        lines += ["", f"\\smallskip\\raggedright {tex(note)}\\par"]
+        lines += ["", f"\\smallskip\\raggedright {escape.latex(note)}\\par"]
     return "\n".join([*lines, "\\end{table}", ""])
 
 
@@ -165,9 +165,12 @@ def _letters(grid: Grid) -> int:
 
 def _latex_cell(cell: Cell, is_stacked: bool) -> str:
     parts = re.split(r" (?=\[)|, (?=n=)", cell.text) if is_stacked else [cell.text]
-    lines = [f"\\textbf{{{tex(part)}}}" if cell.is_best else tex(part) for part in parts]
+    lines = [
+        f"\\textbf{{{escape.latex(part)}}}" if cell.is_best else escape.latex(part)
+        for part in parts
+    ]
     if cell.within:
-        lines.append(f"{{\\scriptsize {tex(cell.within)}}}")
+        lines.append(f"{{\\scriptsize {escape.latex(cell.within)}}}")
     return _stack(lines, "r") if is_stacked else " ".join(lines)
 
 
@@ -187,11 +190,13 @@ def csv_text(grid: Grid) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     named = list(zip(grid.headings, endings, strict=True))
-    writer.writerow([heading.key + ending for heading, ours in named for ending in ours])
+    writer.writerow(
+        [escape.csv(heading.key + ending) for heading, ours in named for ending in ours]
+    )
     for row in grid.rows:
         writer.writerow(
             [
-                cell.exact.get(ending)
+                escape.csv(cell.exact.get(ending))
                 for cell, ours in zip(row, endings, strict=True)
                 for ending in ours
             ]
@@ -205,18 +210,15 @@ def rich_table(grid: Grid, within: Literal["behind", "below", "left out"] = "beh
     Args:
         within: where the intervals of single models stand.
     """
-    from rich.markup import escape
-
     notes = grid.told
     if within == "left out" and grid.own:
         notes = [*grid.notes, f"Intervals of single models have no room here: {grid.name}.md."]
-    table = RichTable(title=grid.title, title_justify="left", caption=escape("\n".join(notes)))
-    table.caption_justify = "left"
+    table = framed(grid.title, *notes)
     for place, heading in enumerate(grid.headings):
         is_label = place < grid.n_labels
         table.add_column(
-            heading.text, justify="left" if is_label else "right", no_wrap=not place,
-            overflow="fold",
+            escape.terminal(heading.text), justify="left" if is_label else "right",
+            no_wrap=not place, overflow="fold",
         )  # fmt: skip
     between = {"behind": " ", "below": "\n"}.get(within)
     for row in grid.rows:
@@ -246,24 +248,8 @@ def write_grids(grids: Sequence[Grid], out: Path) -> list[Path]:
     return written
 
 
-def _rich(cell: Cell, between: str | None) -> str:
-    from rich.markup import escape
-
-    text = f"[bold]{escape(cell.text)}[/bold]" if cell.is_best else escape(cell.text)
-    return f"{text}{between}{escape(cell.within)}" if cell.within and between else text
-
-
-def _pipe(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-_TEX = {
-    "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
-    "{": "\\{", "}": "\\}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
-    "↓": "$\\downarrow$", "↑": "$\\uparrow$", "†": "$\\dagger$", "−": "$-$", "±": "$\\pm$",
-    "–": "--", "×": "$\\times$", "§": "\\S{}",
-}  # fmt: skip
-
-
-def tex(text: str) -> str:
-    return re.sub("|".join(map(re.escape, _TEX)), lambda found: _TEX[found[0]], text)
+def _rich(cell: Cell, between: str | None) -> Text:
+    shown = Text().append_text(escape.terminal(cell.text, "bold" if cell.is_best else ""))
+    if cell.within and between:
+        shown.append(between).append_text(escape.terminal(cell.within))
+    return shown

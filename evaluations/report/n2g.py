@@ -11,14 +11,14 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from evaluations.n2g.draw import draw_graph, write_graphml
 from evaluations.n2g.table import CONVENTIONS, ROWS
 from evaluations.record import Metric, Record
 from evaluations.report.figures import MARKERS, PALETTE, save, unframed
-from evaluations.report.grid import SCALED, tex
+from evaluations.report.grid import SCALED
 from evaluations.report.tables import (
     ABSENT,
     ARROWS,
@@ -26,10 +26,13 @@ from evaluations.report.tables import (
     Layout,
     Row,
     caption,
+    framed,
     markdown,
+    markdown_lines,
     number,
     rows,
 )
+from sat_interp import escape
 from sat_interp.files import write_atomically
 
 SHORT = {
@@ -131,12 +134,13 @@ def lines(found: Sequence[Row], convention: str, plus: str = " ± ") -> list[lis
 def rich_table(records: Sequence[Record], convention: str = "") -> RichTable:
     """Table 2 for a terminal."""
     found = rows([record for record in records if record.evaluation == "n2g"])
-    table = RichTable(title=title(convention), title_justify="left", caption=escape(note(found)))
-    table.caption_justify = "left"
+    table = framed(title(convention), note(found))
     for place, heading in enumerate(headings(found)):
-        table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=place < 2)
+        table.add_column(
+            escape.terminal(heading), justify="left" if place < 2 else "right", no_wrap=place < 2
+        )
     for line in lines(found, convention, plus="\n± "):
-        table.add_row(*map(escape, line))
+        table.add_row(*(Text("\n").join(map(escape.terminal, cell.split("\n"))) for cell in line))
     return table
 
 
@@ -144,8 +148,7 @@ def markdown_table(found: Sequence[Row], convention: str) -> str:
     """Table 2 as GitHub's Markdown."""
     told = headings(found)
     table = [told, [":--", ":--", *("--:" for _ in told[2:])], *lines(found, convention)]
-    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table]
-    return "\n".join([f"**{title(convention)}**", "", *body, "", note(found), ""])
+    return markdown_lines(title(convention), table, [note(found)])
 
 
 def latex(found: Sequence[Row]) -> str:
@@ -156,12 +159,12 @@ def latex(found: Sequence[Row]) -> str:
         for line in lines(found, convention, plus=" ± "):
             if line[0] and body:
                 body.append(r"\midrule")
-            body.append(" & ".join(tex(cell) for cell in line) + r" \\")
+            body.append(" & ".join(escape.latex(cell) for cell in line) + r" \\")
         parts += [
             r"\begin{table}", r"\centering\small",
-            rf"\caption{{{tex(title(convention))}. {tex(note(found))}}}",
+            rf"\caption{{{escape.latex(title(convention))}. {escape.latex(note(found))}}}",
             SCALED, rf"\begin{{tabular}}{{ll{'r' * (len(told) - 2)}}}", r"\toprule",
-            " & ".join(tex(one) for one in told) + r" \\", r"\midrule", *body,
+            " & ".join(escape.latex(one) for one in told) + r" \\", r"\midrule", *body,
             r"\bottomrule", r"\end{tabular}}", r"\end{table}", "",
         ]  # fmt: skip
     return "\n".join(["% needs \\usepackage{booktabs,graphicx}", *parts])
@@ -178,9 +181,14 @@ def csv_text(found: Sequence[Row]) -> str:
         for metric in record.metrics:
             name, _, layer = metric.name.partition(".layer")
             reasons = "; ".join(f"{reason}: {n}" for reason, n in metric.reasons.items())
-            writer.writerow([row.model, str(record.model["weights_hash"])[:8], name,
-                             layer or "all", metric.value, metric.standard_error, metric.n,
-                             metric.n_failed, reasons])  # fmt: skip
+            line: list[object] = [
+                row.model,
+                str(record.model["weights_hash"])[:8],
+                name,
+                layer or "all",
+            ]
+            line += [metric.value, metric.standard_error, metric.n, metric.n_failed, reasons]
+            writer.writerow(map(escape.csv, line))
     return buffer.getvalue()
 
 
@@ -232,7 +240,7 @@ def _curve(axes: Axes, row: Row, name: str, moved: str, fixed: str, index: int) 
     )
     if points:
         axes.plot(
-            *zip(*points, strict=True), label=row.model, linewidth=1.2, markersize=4,
+            *zip(*points, strict=True), label=row.label, linewidth=1.2, markersize=4,
             color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)],
         )  # fmt: skip
 

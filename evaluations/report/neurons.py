@@ -165,7 +165,7 @@ def _histogram(axes: Axes, found: Sequence[Row]) -> None:
             continue
         color, style = PALETTE[index % len(PALETTE)], STYLES[index % len(STYLES)]
         shares = np.histogram(scores, EDGES)[0] / len(scores)
-        label = f"{row.model}: mean {scores.mean():.3f}, SD {scores.std():.3f}, n {len(scores):,}"
+        label = f"{row.label}: mean {scores.mean():.3f}, SD {scores.std():.3f}, n {len(scores):,}"
         axes.stairs(shares, EDGES, color=color, linestyle=style, linewidth=1.4, label=label)
         axes.axvline(scores.mean(), color=color, linestyle=style, linewidth=0.9)
     lowest = min((scores_of(row.records["neurons"]).min(initial=0) for row in found), default=0)

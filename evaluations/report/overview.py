@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
 from evaluations.battery import Job
+from sat_interp import escape
 
 
 @contextmanager
@@ -53,8 +53,8 @@ def summary(jobs: Sequence[Job]) -> RichTable:
         estimate = "?" if job.estimate is None else duration(job.estimate)
         estimate += ", rough" if job.is_rough and job.estimate else ""
         state = f"failed: {job.reason}" if job.reason else job.state
-        cells = (job.name, str(len(job.models)), duration(job.seconds), estimate, escape(state))
-        table.add_row(*cells)
+        cells = (job.name, str(len(job.models)), duration(job.seconds), estimate)
+        table.add_row(*cells, escape.terminal(state))
     return table
 
 

@@ -6,7 +6,6 @@ stands in. The page's own policy forbids every request, so that even a mistake c
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.record import plain
+from sat_interp import escape
 from sat_interp.files import write_atomically
 
 
@@ -62,7 +62,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
 
 def escaped(text: object) -> str:
     """Text as HTML, also within an attribute's quotes."""
-    return html.escape(str(text), quote=True)
+    return escape.html(text)
 
 
 def data_script(identity: str, data: Any) -> str:

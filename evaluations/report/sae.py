@@ -14,6 +14,7 @@ from evaluations.record import Record
 from evaluations.report.figures import MARKERS, PALETTE, reach, save, unframed
 from evaluations.report.tables import Column, Layout, rows, write_tables
 from evaluations.sae.front import Front, common_score, fronts, is_converged, l0_at
+from sat_interp import escape
 
 ABREAST = 4
 """Histograms of so many models can be told apart by a legend among them."""
@@ -174,7 +175,8 @@ def _front(axes: Axes, group: Sequence[Record], name: str, color: str, marker: s
     if line:
         x, y = zip(*line, strict=True)
         axes.plot(x, y, color=color, linewidth=1.2, marker=marker, markersize=0)
-        axes.plot([], [], color=color, linewidth=1.2, marker=marker, markersize=5, label=name)
+        axes.plot([], [], color=color, linewidth=1.2, marker=marker, markersize=5,
+                  label=escape.figure(name))  # fmt: skip
 
 
 def _mark_common_score(axes: Axes, found: Sequence[Front]) -> None:
@@ -189,7 +191,7 @@ def _density(axes: Axes, group: Sequence[Record], color: str, index: int) -> Non
     told = chosen.extra["density"]
     edges = np.asarray(told["log10_edges"], dtype=np.float64)
     style = ("-", "--", ":", "-.")[index % 4]
-    label = f"{chosen.extra['sae']['label']}: {told['dead']} dead"
+    label = f"{escape.figure(chosen.extra['sae']['label'])}: {told['dead']} dead"
     axes.stairs(told["features"], edges, color=color, linewidth=1.3, linestyle=style, label=label)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluations.record import Record, hash_of, model_ids, read_records
+from evaluations.record import (
+    DamagedRecord,
+    OddRecord,
+    Record,
+    hash_of,
+    model_ids,
+    read_records,
+)
 from evaluations.units import NEURONS
 from sat_interp.errors import UserError
 
@@ -17,6 +23,8 @@ L1 = 5.0
 DETAILS = ("sae", "neurons", "n2g")
 """Folders in which evaluations leave what is no record."""
 TASKS = ("ioi", "ioi-tinystories")
+NAMED = 5
+"""Records that are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +34,15 @@ class Collected:
     Attributes:
         duplicates: records of what another, newer record says too.
         truncated: files that are not whole JSON, or cannot be read.
-        foreign: JSON that is no record, or none this version reads.
+        foreign: JSON that is no record, or one of another version.
+        odd: records with a field that is not of its type, and what is wrong with it.
     """
 
     records: list[Record]
     duplicates: int = 0
     truncated: list[Path] = field(default_factory=list)
     foreign: list[Path] = field(default_factory=list)
+    odd: dict[Path, str] = field(default_factory=dict)
 
     def told(self) -> list[str]:
         """A line for each kind of file that was passed over."""
@@ -42,12 +52,19 @@ class Collected:
             (self.foreign, "no record of ours, or of another version"),
         ):
             if files:
-                names = ", ".join("/".join(path.parts[-2:]) for path in files[:3])
+                names = ", ".join(map(_short, files[:3]))
                 more = ", ..." if len(files) > 3 else ""
                 lines.append(f"{len(files)} of the JSON files passed over: {words} ({names}{more})")
+        lines += [f"left out: {one}" for one in self.left_out()]
         if self.duplicates:
             lines.append(f"{self.duplicates} duplicate records passed over: the newest counts")
         return lines
+
+    def left_out(self) -> list[str]:
+        """The odd records by name, each with its reason; of many, the first few."""
+        lines = [f"{_short(path)}: {reason}" for path, reason in self.odd.items()]
+        more = [f"{len(lines) - NAMED} more records"] if len(lines) > NAMED else []
+        return [*lines[:NAMED], *more]
 
 
 @dataclass(frozen=True)
@@ -79,17 +96,18 @@ def collect(directory: str | Path) -> Collected:
     if not Path(directory).is_dir():
         raise UserError(f"there is no directory {directory}: name the one sat-eval wrote to")
     records, problems = read_records(directory)
-    beside = [path for path in problems if path.parent.name not in DETAILS]
-    truncated = [path for path in beside if not _is_json(path)]
+    beside = {path: why for path, why in problems.items() if path.parent.name not in DETAILS}
     newest: dict[tuple[str, str, str], Record] = {}
     for record in sorted(records, key=lambda record: record.started):
         newest[_identity(record)] = record
     return Collected(
         records=list(newest.values()),
         duplicates=len(records) - len(newest),
-        truncated=truncated,
-        foreign=[path for path in beside if path not in truncated],
-    )
+        truncated=[path for path, why in beside.items() if isinstance(why, DamagedRecord)],
+        foreign=[path for path, why in beside.items()
+                 if not isinstance(why, DamagedRecord | OddRecord)],
+        odd={path: why.reason for path, why in beside.items() if isinstance(why, OddRecord)},
+    )  # fmt: skip
 
 
 def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
@@ -178,9 +196,6 @@ def _name(record: Record) -> str:
     return str(record.model.get("name", "?"))
 
 
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return True
+def _short(path: Path) -> str:
+    """The file and the directory it lies in, as text that can be printed."""
+    return "/".join(path.parts[-2:]).encode("utf-8", "replace").decode()

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table as RichTable
 
 from evaluations.record import Metric, Record, model_ids
 from evaluations.report import health
+from sat_interp import escape
 from sat_interp.files import write_atomically
 
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
@@ -97,6 +97,11 @@ class Row:
     spec: str
     records: dict[str, Record]
 
+    @property
+    def label(self) -> str:
+        """The model's name in a figure."""
+        return escape.figure(self.model)
+
     def marked(self, layout: Layout) -> str:
         """The model's name, with a dagger where one of its records in the table is unsound."""
         return f"{self.model} {health.DAGGER}" if self.is_unsound(layout.columns) else self.model
@@ -153,16 +158,25 @@ def rich_table(layout: Layout, records: Sequence[Record]) -> RichTable:
     untaken = {column: why for column in layout.columns if (why := _untaken(column, found))}
     columns = [column for column in layout.columns if column not in untaken]
     notes = [caption(layout, found), *_told(untaken)]
-    table = RichTable(
-        title=layout.title, title_justify="left", caption=escape(" ".join(filter(None, notes)))
-    )
-    table.caption_justify = "left"
+    table = framed(layout.title, " ".join(filter(None, notes)))
     table.add_column("Model", no_wrap=True)
     for column in columns:
-        table.add_column(heading(column, found), justify="right")
+        table.add_column(escape.terminal(heading(column, found)), justify="right")
     for row in found:
         cells = (row.cell(column) for column in columns)
-        table.add_row(*(escape(text) for text in (row.marked(layout), *cells)))
+        table.add_row(*map(escape.terminal, (row.marked(layout), *cells)))
+    return table
+
+
+def framed(title: str, *notes: str) -> RichTable:
+    """An empty table for a terminal, with its title above and notes, a line each, below."""
+    told = escape.terminal("", "table.caption")
+    for place, note in enumerate(notes):
+        told.append("\n" * (place > 0)).append_text(escape.terminal(note))
+    table = RichTable(
+        title=escape.terminal(title, "table.title"), title_justify="left", caption=told
+    )
+    table.caption_justify = "left"
     return table
 
 
@@ -174,9 +188,14 @@ def markdown(layout: Layout, records: Sequence[Record]) -> str:
     lines += [
         [row.marked(layout), *(row.cell(column) for column in layout.columns)] for row in found
     ]
-    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    note = caption(layout, found)
-    return "\n".join([f"**{layout.title}**", "", *table, *(["", note] if note else []), ""])
+    return markdown_lines(layout.title, lines, [caption(layout, found)])
+
+
+def markdown_lines(title: str, lines: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """A table as GitHub's Markdown: title, headings, sides, rows; a paragraph for each note."""
+    table = ["| " + " | ".join(map(escape.markdown, line)) + " |" for line in lines]
+    told = [part for note in notes if note for part in ("", escape.markdown(note))]
+    return "\n".join([f"**{escape.markdown(title)}**", "", *table, *told, ""])
 
 
 def csv_text(layout: Layout, records: Sequence[Record]) -> str:
@@ -185,13 +204,14 @@ def csv_text(layout: Layout, records: Sequence[Record]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     parts = ("", "_se", "_low", "_high", "_n", "_failed")
     names = [column.metric + part for column in layout.columns for part in parts]
-    writer.writerow(["model", "weights", *names, "health"])
+    writer.writerow(map(escape.csv, ["model", "weights", *names, "health"]))
     for row in rows(records):
         cells: list[object] = []
         for column in layout.columns:
             metric = row.metric(column)
             cells += _exact(metric) if metric else [None] * len(parts)
-        writer.writerow([row.model, _weights(row), *cells, _health(layout, row)])
+        line = [row.model, _weights(row), *cells, _health(layout, row)]
+        writer.writerow(map(escape.csv, line))
     return buffer.getvalue()
 
 

@@ -76,21 +76,39 @@ def test_the_same_weights_under_two_names_are_one_model():
 
 @pytest.mark.parametrize(
     "change",
-    [{"started": 5}, {"started": None}, {"config_hash": 7}, {"extra": [1]}, {"surprise": 1},
-     {"schema": 2}, {"model": {"name": "x"}}, {"model": {"weights_hash": 7}},
-     {"model": {"weights_hash": "ab", "ablation": "local"}},
-     {"model": {"weights_hash": "ab", "training": [1]}}],
+    [{"surprise": 1}, {"schema": 2}, {"schema": "one"}, {"schema": [[1]]}],
     ids=str,
-)  # fmt: skip
-def test_what_is_almost_a_record_is_passed_over(tmp_path, change):
-    lm("a", 0, 2.0).write(tmp_path / "a.json")
-    almost = {**json.loads((tmp_path / "a.json").read_text()), **change}
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "b.json").write_text(json.dumps(almost))
-    found = collect(tmp_path)
-    assert [record.model["name"] for record in found.records] == ["a"]
+)
+def test_a_record_of_another_version_is_passed_over(tmp_path, change):
+    found = beside_a_whole_one(tmp_path, change)
     (line,) = found.told()
     assert line.endswith("no record of ours, or of another version (sub/b.json)")
+    assert found.left_out() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"started": 5}, "started: Input should be a valid string, not 5"),
+     ({"model": {"weights_hash": "ab", "ablation": {"variant": "spiral"}}},
+      "model.ablation.variant: Input should be 'none', 'local' or 'global', not 'spiral'"),
+     ({"extra": [1]}, "extra: Input should be a valid dictionary, not [1]"),
+     ({"model": {"name": "x"}}, "model.weights_hash: missing")],
+    ids=str,
+)  # fmt: skip
+def test_a_record_with_a_field_of_another_type_is_left_out_and_named(tmp_path, change, reason):
+    found = beside_a_whole_one(tmp_path, change)
+    assert found.left_out() == [f"sub/b.json: {reason}"]
+    assert found.told() == [f"left out: sub/b.json: {reason}"]
+
+
+def beside_a_whole_one(directory, change):
+    lm("a", 0, 2.0).write(directory / "a.json")
+    almost = {**json.loads((directory / "a.json").read_text()), **change}
+    (directory / "sub").mkdir()
+    (directory / "sub" / "b.json").write_text(json.dumps(almost))
+    found = collect(directory)
+    assert [record.model["name"] for record in found.records] == ["a"]
+    return found
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 99, b"\xff{}", b"[" * 100_000], ids=len)
