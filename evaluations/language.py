@@ -76,6 +76,7 @@ class StoryLosses:
         sizes: UTF-8 bytes of the scored text.
         closing: per stream, the part of ``nats`` that is the closing end-of-text token's; 0 for a
             story that was cut.
+        lost: what the tokenizer loses of the text (``Text.losses_told``).
     """
 
     nats: dict[str, Float[np.ndarray, " stories"]]
@@ -83,6 +84,7 @@ class StoryLosses:
     cut: Int[np.ndarray, " stories"]
     sizes: Int[np.ndarray, " stories"]
     closing: dict[str, Float[np.ndarray, " stories"]]
+    lost: str = ""
 
 
 def language_model(model: HookedTransformer, text: Text, config: LanguageConfig) -> Result:
@@ -109,7 +111,7 @@ def language_model(model: HookedTransformer, text: Text, config: LanguageConfig)
     return Result(metrics, {"activations": activations.per_layer()})
 
 
-EVALUATION = Evaluation("lm", LanguageConfig, language_model)
+EVALUATION = Evaluation("lm", LanguageConfig, language_model, version=2)
 
 
 @torch.inference_mode()
@@ -134,7 +136,7 @@ def story_losses(
                 last = closing.setdefault(stream.name, np.zeros(len(text)))
                 last[stories] = np.where(cut[stories] == 0, losses[:, -1].cpu().numpy(), 0.0)
             bar.update(inputs.numel())
-    return StoryLosses(nats, scored, cut, text.scored_bytes(context), closing)
+    return StoryLosses(nats, scored, cut, text.scored_bytes(context), closing, text.losses_told())
 
 
 def _other_convention(
@@ -165,6 +167,7 @@ def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> l
     mean, per_byte = ratio(nats, tokens), ratio(nats / math.log(2), sizes)
     perplexity = _exp(mean.value)
     n_tokens = int(tokens.sum())
+    lossy = f"; text lost: {losses.lost}" if losses.lost else ""
 
     def metric(name: str, title: str, unit: str, value: float, error: float | None,
                per: np.ndarray, scale: float, exp: bool, description: str) -> Metric:  # fmt: skip
@@ -184,7 +187,8 @@ def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> l
                tokens, 1.0, True, "exp of the mean cross-entropy over the whole split; n: tokens"),
         metric("bits_per_byte", "Bits per byte", "bits/byte", per_byte.value,
                per_byte.standard_error, sizes, 1 / math.log(2), False,
-               "all nats, end-of-text included, over the bytes of the scored text; n: tokens"),
+               "all nats, end-of-text included, over the bytes of the scored text; n: tokens"
+               + lossy),
     ]  # fmt: skip
 
 

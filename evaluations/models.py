@@ -18,7 +18,7 @@ from evaluations.canonical import canonical
 from evaluations.hugging_face import first_line, hugging_face_model, hugging_face_outline
 from evaluations.origin import Origin, read_origin
 from sat_interp.checkpoint import from_pretrained
-from sat_interp.data.tokenizer import GPT2_VOCABULARY, fingerprint, load_tokenizer
+from sat_interp.data.tokenizer import GPT2_VOCABULARY, fingerprint, id_count, load_tokenizer
 from sat_interp.devices import resolve_device
 from sat_interp.errors import UserError, suggest
 from sat_interp.loading import outline as outline_of
@@ -315,9 +315,10 @@ def _wrong_size(
     directory: Path, model: HookedTransformer, tokenizer: PreTrainedTokenizerFast
 ) -> str | None:
     """A model of ours has a row for each token; Hugging Face's often have rows to spare."""
-    if not _is_ours(directory) or len(tokenizer) == model.cfg.d_vocab:
+    needed = id_count(tokenizer)
+    if not _is_ours(directory) or needed == model.cfg.d_vocab:
         return None
     return (
-        f"the tokenizer has {len(tokenizer):,} tokens and the model {model.cfg.d_vocab:,} rows: "
+        f"the tokenizer has {needed:,} tokens and the model {model.cfg.d_vocab:,} rows: "
         "it may not be the one the model was trained with"
     )

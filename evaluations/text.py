@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,13 +14,16 @@ from jaxtyping import Int
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerFast
 
+from evaluations.token_bytes import TokenBytes
 from sat_interp.data.batches import cut_tokens
 from sat_interp.data.corpus import TokenCorpus, load_corpus
 from sat_interp.data.sources import file_names, parse_data
-from sat_interp.data.tokenizer import fingerprint
+from sat_interp.data.tokenizer import fingerprint, story_start
 from sat_interp.errors import UserError
 
 HASH_CHUNK = 1 << 24
+COUNTED = ("n_empty", "n_unknown", "n_checked", "n_lossy")
+"""What tokenising counted, of the whole text."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +46,45 @@ class Text:
 
     @cached_property
     def content(self) -> str:
-        """A hash of the tokens and of where stories end: what was read, whatever it is called."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.corpus.offsets).tobytes())
+        """Hash of what is read, whatever it is called: bytes, tokens, where stories begin and end.
+
+        The bytes are those of the whole text a sample was drawn from.
+        """
+        known = [self.corpus.meta.get("text"), self.start, self.corpus.end_of_text]
+        digest = hashlib.sha256(json.dumps(known).encode())
+        for lengths in (self.corpus.offsets, self.corpus.story_bytes):
+            digest.update(np.ascontiguousarray(lengths, dtype="<i8").tobytes())
         tokens = self.corpus.tokens
         for first in range(0, len(tokens), HASH_CHUNK):
             # one dtype, so that the hash does not depend on how the cache is stored
             digest.update(np.asarray(tokens[first : first + HASH_CHUNK], dtype="<u4").tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def start(self) -> int:
+        """Id of the token that stands before every story (see ``story_start``)."""
+        start = story_start(self.tokenizer)
+        return self.corpus.end_of_text if start is None else start
+
     def describe(self) -> dict[str, Any]:
-        """What a record says of the text; ``content`` alone decides whether it is the same."""
+        """What a record says of the text; ``content`` alone decides whether it is the same.
+
+        ``n_unknown`` counts tokens for text the tokenizer does not know (``<unk>``). Of
+        ``n_checked`` stories, ``n_lossy`` do not decode to their text: the tokenizer loses or
+        changes some of it.
+        """
+        meta = self.corpus.meta
         return {
             "spec": file_names(self.spec),
             "split": self.split,
             "content": self.content,
             "tokenizer": fingerprint(self.tokenizer),
+            "story_start": self.tokenizer.convert_ids_to_tokens(self.start),
+            "story_start_id": self.start,
             "n_stories": len(self),
             "n_tokens": int(self.lengths.sum()),
             "n_bytes": int(np.sum(self.corpus.story_bytes)),
-            "n_empty": int(self.corpus.meta.get("n_empty", 0)),
+            **{name: int(meta.get(name, 0)) for name in COUNTED},
             **self.note,
         }
 
@@ -71,19 +95,28 @@ class Text:
     def scored_bytes(self, context: int) -> Int[np.ndarray, " stories"]:
         """UTF-8 bytes of the text that is scored: all of a whole story, the kept part of a cut one.
 
-        End-of-text stands for no bytes. A token of a byte-level tokenizer is as many bytes as it
-        has characters, which is exact even where a cut parts a character; for other tokenizers the
-        kept tokens are decoded.
+        End-of-text stands for no bytes; a character that is cut in two counts as the bytes kept
+        (see ``TokenBytes``).
         """
         sizes = np.array(self.corpus.story_bytes, dtype=np.int64)
-        for story in np.flatnonzero(self.lengths > context):
+        cut = np.flatnonzero(self.lengths > context)
+        if not len(cut):
+            return sizes
+        known = TokenBytes(self.tokenizer)
+        for story in cut:
             tokens = self.corpus.story(int(story)).tolist()
-            pieces = [len(piece) for piece in self.tokenizer.convert_ids_to_tokens(tokens)]
-            if sum(pieces) == sizes[story]:
-                sizes[story] = sum(pieces[:context])
-            else:
-                sizes[story] = len(str(self.tokenizer.decode(tokens[:context])).encode())
+            sizes[story] = known.kept(tokens, context, int(sizes[story]))
         return sizes
+
+    def losses_told(self) -> str:
+        """Return what the tokenizer loses of the text, as part of a sentence; '' for nothing."""
+        unknown, checked, lossy = (
+            int(self.corpus.meta.get(name, 0)) for name in ("n_unknown", "n_checked", "n_lossy")
+        )
+        told = [f"{unknown:,} unknown (<unk>) tokens"] if unknown else []
+        if lossy:
+            told.append(f"{lossy:,} of {checked:,} stories do not decode to their text")
+        return ", ".join(told)
 
     def sample(self, n_stories: int, seed: int) -> Text:
         """``n_stories`` of the stories, drawn without replacement; all where there are fewer."""
@@ -147,7 +180,7 @@ def check_vocabulary(model: HookedTransformer, text: Text) -> None:
         int(np.max(tokens[first : first + HASH_CHUNK]))
         for first in range(0, len(tokens), HASH_CHUNK)
     )
-    highest = max(highest, text.corpus.end_of_text)
+    highest = max(highest, text.corpus.end_of_text, text.start)
     if highest >= model.cfg.d_vocab:
         raise UserError(
             f"the tokenizer has {len(text.tokenizer):,} tokens and the text uses number {highest:,}"

@@ -10,10 +10,12 @@ import numpy as np
 from jaxtyping import Bool
 from transformers import PreTrainedTokenizerFast
 
+from sat_interp.data.tokenizer import id_count
+
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a tokenizer as text, spaces included; one text for each token."""
+    """The tokens of a tokenizer as text, spaces included; one text for each id."""
 
     texts: tuple[str, ...]
 
@@ -23,7 +25,7 @@ class Vocabulary:
 
         A token that is no whole character has its piece's name, so that two are never one.
         """
-        pieces = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        pieces = tokenizer.convert_ids_to_tokens(list(range(id_count(tokenizer))))
         wordpiece = any(piece is not None and piece.startswith("##") for piece in pieces)
         texts = []
         for token, piece in enumerate(pieces):

@@ -7,6 +7,7 @@ data never meets an old map, and renamed data finds it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -29,7 +30,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sat_interp.data.base import Split, sha256
 from sat_interp.data.sources import DataSource, parse_data
-from sat_interp.data.tokenizer import fingerprint
+from sat_interp.data.tokenizer import fingerprint, id_count, unknown_ids
 from sat_interp.errors import UserError
 from sat_interp.files import atomic_directory, default_cache
 from sat_interp.progress import bar
@@ -42,6 +43,8 @@ FORMAT_VERSION = 1
 # One batch for the tokenizer's threads: work enough for many cores, some tens of megabytes.
 _BATCH_STORIES = 2_000
 _BATCH_CHARACTERS = 1_000_000
+# Stories whose tokens are decoded again, to see whether the tokenizer keeps their text.
+_CHECKED_STORIES = 10_000
 _FILES = ("tokens.bin", "offsets.npy", "story_bytes.npy")
 
 
@@ -51,12 +54,15 @@ class TokenCorpus:
 
     Attributes:
         directory: where it lies.
-        tokens: the stream, a read-only memory map of uint16 (uint32 over 65,536 tokens).
+        tokens: the stream, a read-only memory map of uint16 (uint32 for ids above 65,535).
         offsets: int64 (n_stories + 1); ``tokens[offsets[i]:offsets[i + 1]]`` is story i with its
             closing end-of-text token.
         story_bytes: int64 (n_stories); the length of each story's text in UTF-8.
         meta: what it was made of, ``n_tokens``, ``n_stories``, ``n_empty`` (stories skipped),
-            ``end_of_text`` (its id), ``vocab_size``, ``tokenizer`` (its fingerprint).
+            ``end_of_text`` (its id), ``vocab_size`` (largest id plus one), ``tokenizer`` (its
+            fingerprint), ``text`` (sha256 of the stories' bytes), ``n_unknown`` (tokens for text
+            the tokenizer does not know), and of how many of the first stories (``n_checked``) the
+            tokens do not decode to the text (``n_lossy``).
     """
 
     directory: Path
@@ -164,14 +170,16 @@ def _build(
 ) -> None:
     backend = _plain_backend(tokenizer)
     end_of_text = tokenizer.eos_token_id
-    dtype = np.dtype("<u2" if len(tokenizer) <= 2**16 else "<u4")
+    dtype = np.dtype("<u2" if id_count(tokenizer) <= 2**16 else "<u4")
     texts = _Counter(islice(source.texts(split), identity["limit"]))
+    kept = _Kept(backend, tokenizer)
     lengths: list[np.ndarray] = []
     sizes: list[np.ndarray] = []
     progress = bar(desc=f"tokenising {split}", unit=" stories")
     with progress, open(directory / "tokens.bin", "wb") as file:
         for batch in _batches(texts):
             encoded = backend.encode_batch_fast(batch, add_special_tokens=False)
+            kept.add(batch, [encoding.ids for encoding in encoded])
             stories = [[*encoding.ids, end_of_text] for encoding in encoded]
             file.write(np.concatenate([np.array(story, dtype=dtype) for story in stories]).data)
             lengths.append(np.array([len(story) for story in stories], dtype=np.int64))
@@ -189,8 +197,9 @@ def _build(
         "n_tokens": int(offsets[-1]),
         "n_stories": len(story_bytes),
         "n_empty": texts.empty,
+        **kept.described(),
         "end_of_text": end_of_text,
-        "vocab_size": len(tokenizer),
+        "vocab_size": id_count(tokenizer),
         "crc32": {name: _crc32(directory / name) for name in _FILES},
     }
     (directory / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
@@ -209,6 +218,36 @@ class _Counter:
                 yield text
             else:
                 self.empty += 1
+
+
+class _Kept:
+    """What the tokens keep of the text: a hash of its bytes, unknown tokens, stories changed."""
+
+    def __init__(self, backend: Tokenizer, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.backend, self.unknown_ids = backend, unknown_ids(tokenizer)
+        self.digest = hashlib.sha256()
+        self.unknown = self.checked = self.lossy = 0
+
+    def add(self, texts: list[str], ids: list[list[int]]) -> None:
+        for text in texts:
+            content = text.encode()
+            self.digest.update(len(content).to_bytes(8, "little") + content)
+        for known in self.unknown_ids:
+            self.unknown += sum(story.count(known) for story in ids)
+        some = max(0, _CHECKED_STORIES - self.checked)
+        decoded = self.backend.decode_batch(ids[:some], skip_special_tokens=False)
+        # a space before the story is SentencePiece's own
+        pairs = zip(texts, decoded, strict=False)
+        self.lossy += sum(text not in (one, one.removeprefix(" ")) for text, one in pairs)
+        self.checked += len(decoded)
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "text": self.digest.hexdigest(),
+            "n_unknown": self.unknown,
+            "n_checked": self.checked,
+            "n_lossy": self.lossy,
+        }
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -244,7 +283,8 @@ def _open(directory: Path) -> TokenCorpus | None:
         return None
     with suppress(OSError, ValueError, KeyError, TypeError, EOFError):
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-        if all(_crc32(directory / name) == meta["crc32"][name] for name in _FILES):
+        checksums = meta["crc32"] if "text" in meta else {}
+        if all(_crc32(directory / name) == checksums[name] for name in _FILES):
             return TokenCorpus(
                 directory=directory,
                 tokens=np.memmap(directory / "tokens.bin", dtype=meta["dtype"], mode="r"),
@@ -252,7 +292,7 @@ def _open(directory: Path) -> TokenCorpus | None:
                 story_bytes=np.load(directory / "story_bytes.npy"),
                 meta=meta,
             )
-    logger.warning("%s is damaged and is made anew", directory)
+    logger.warning("%s is damaged, or of an older version, and is made anew", directory)
     return None
 
 

@@ -163,6 +163,19 @@ def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(len(tokenizer), max(tokenizer.get_vocab().values(), default=-1) + 1)
 
 
+def unknown_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Return the ids of the tokens that stand for text the tokenizer does not know.
+
+    Usually one, ``<unk>``, or none. A tokenizer that names its end-of-text token as unknown (GPT-2)
+    never writes it for text.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    found = {tokenizer.unk_token_id, model.get("unk_id")}
+    if model.get("unk_token") is not None:
+        found.add(tokenizer.backend_tokenizer.token_to_id(model["unk_token"]))
+    return {int(token) for token in found if token is not None}
+
+
 class _Counted:
     """The texts until ``most`` characters have gone by; ``characters`` says how many did."""
 

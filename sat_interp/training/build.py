@@ -6,6 +6,7 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
+from sat_interp.data.tokenizer import id_count
 from sat_interp.errors import UserError
 from sat_interp.shape import gpt_neo_config, validate
 from sat_interp.training.config import TrainConfig
@@ -20,7 +21,7 @@ def build_model(
     Raises:
         UserError: a shape that cannot be, or a vocabulary too small for the tokenizer.
     """
-    needed = max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
+    needed = id_count(tokenizer)
     d_vocab = config.d_vocab or needed
     if d_vocab < needed:
         raise UserError(

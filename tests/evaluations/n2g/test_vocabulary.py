@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
 from evaluations.n2g.vocabulary import Vocabulary
 
 TEXTS = ("<e>", " play", "ing", ".", "'", "s", " Tom", "The", "\n")
@@ -33,3 +36,14 @@ def test_every_token_of_a_tokenizer_has_a_text_of_its_own(tokenizer):
     tokens = tokenizer.encode(text)
     words = ["".join(vocabulary.texts[t] for t in tokens[b:e]) for b, e in vocabulary.words(tokens)]
     assert words == [" Tom", " gave", " the", " ball", " to", " Anna", "."]
+
+
+def test_ids_may_have_holes():
+    words = {"<unk>": 0, "a": 1, "b": 7}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    tokenizer.add_special_tokens({"eos_token": "</s>"})
+    texts = Vocabulary.of(tokenizer).texts
+    assert len(texts) == 1 + max(tokenizer.get_vocab().values())
+    assert (texts[1], texts[7]) == ("a", "b")
+    assert len(set(texts)) == len(texts)

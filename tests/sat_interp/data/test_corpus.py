@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sat_interp.data import corpus as module
@@ -64,6 +65,57 @@ def tiny(tmp_path: Path, bpe: PreTrainedTokenizerFast, *stories: str) -> TokenCo
 
 
 # -- the stream
+
+
+def words(ids: dict[str, int], **roles: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of whole words, with ids of one's own."""
+    backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", **roles)
+
+
+def test_ids_above_65535_are_kept_however_few_tokens_there_are(tmp_path: Path) -> None:
+    holes = words({"<unk>": 0, "</s>": 70_000, "cat": 65_536, "the": 65_535}, eos_token="</s>")
+    assert len(holes) == 4
+    corpus = load_corpus(source("the cat"), "train", holes, tmp_path)
+    assert corpus.tokens.tolist() == [65_535, 65_536, 70_000]
+    assert corpus.meta["vocab_size"] == 70_001
+
+
+def test_what_the_tokens_do_not_keep_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = words({"<unk>": 0, "</s>": 1, "cat": 2, "the": 3}, eos_token="</s>")
+    stories = ["the cat", "The cat", "the dog dog", "the"]
+    meta = load_corpus(source(*stories), "train", tokenizer, tmp_path).meta
+    assert (meta["n_unknown"], meta["n_checked"], meta["n_lossy"]) == (2, 4, 2)
+    monkeypatch.setattr(module, "_CHECKED_STORIES", 2)
+    meta = load_corpus(source(*stories, "the"), "train", tokenizer, tmp_path).meta
+    assert (meta["n_unknown"], meta["n_checked"], meta["n_lossy"]) == (2, 2, 1)
+
+
+def test_the_bytes_are_hashed_wherever_stories_end(
+    tmp_path: Path, bpe: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def text(*stories: str) -> str:
+        return str(tiny(tmp_path, bpe, *stories).meta["text"])
+
+    known = text("ab", "c")
+    assert len({known, text("a", "bc"), text("abc"), text("Ab", "c"), text("ab", "c", "c")}) == 5
+    assert text("ab", " ", "c") == known
+    monkeypatch.setattr(module, "_BATCH_STORIES", 1)
+    assert text("ab", "", "c") == known
+
+
+def test_a_map_of_an_older_version_is_made_anew(
+    tmp_path: Path, bpe: PreTrainedTokenizerFast
+) -> None:
+    corpus = tiny(tmp_path, bpe, "ab")
+    path = corpus.directory / "meta.json"
+    old = {name: value for name, value in corpus.meta.items() if name != "text"}
+    path.write_text(json.dumps(old), encoding="utf-8")
+    assert tiny(tmp_path, bpe, "ab").meta == corpus.meta
 
 
 def test_the_stream_is_the_stories_and_their_ends(
