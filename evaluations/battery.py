@@ -214,7 +214,10 @@ def run_beside(jobs: Sequence[Job], n_processes: int, logs: Path,
     Each process computes on its share of the cores. They end with this one, however it ends.
     """
     threads = str(max(1, _cores() // n_processes))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads,
+        "PYTHONSAFEPATH": "1",  # a torch.py in the working directory is not imported
+    }  # fmt: skip
     running: dict[subprocess.Popen[bytes], tuple[Job, TextIO, float]] = {}
     try:
         while running or _next(jobs) is not None:

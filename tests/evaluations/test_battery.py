@@ -220,6 +220,16 @@ def test_parts_run_side_by_side_on_their_share_of_the_cores(tmp_path, monkeypatc
     assert states.index(("well", "done")) < states.index(("last", "running"))
 
 
+def test_no_process_of_the_battery_imports_from_the_working_directory(tmp_path, monkeypatch):
+    for name in ("torch", "json", "evaluations"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w')\nraise SystemExit(7)\n")
+    monkeypatch.chdir(tmp_path)
+    jobs = plan(["./nothing-here"], "quick", {}, {"lm": COMMANDS["lm"]})
+    run_beside(jobs, 1, tmp_path / "logs")
+    assert not list(tmp_path.glob("ran-*"))
+    assert "no such directory" in jobs[0].reason
+
+
 def test_a_process_of_the_battery_is_the_command(tmp_path):
     order = json.dumps(["curves", [str(tmp_path / "absent")], {"out": str(tmp_path)}, os.getpid()])
     code = "from evaluations.battery import child; child()"
