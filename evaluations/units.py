@@ -16,6 +16,7 @@ from transformer_lens import HookedTransformer
 from evaluations.autoencoder import content_hash, open_sae
 from sat_interp.errors import UserError, suggest
 from sat_interp.fast_hook import fast_activations, layer_of
+from sat_interp.positions import position_hooks
 from sat_interp.transformer import SelfAblatingTransformer
 
 NEURONS = "blocks.*.mlp.hook_post"
@@ -52,18 +53,21 @@ class Units:
         model: HookedTransformer,
         tokens: Int[Tensor, "batch pos"],
         layers: Sequence[int] | None = None,
+        positions: Int[Tensor, "batch pos"] | None = None,
     ) -> dict[int, Values]:
         """The units' activations by layer; of the clean stream nothing after the last one runs.
 
         Args:
             layers: some of the layers; all of them by default.
+            positions: of the tokens, where they are not 0, 1, 2, ... (see
+                ``sat_interp.positions``).
         """
         chosen = self.layers if layers is None else tuple(layers)
         hooks = {layer: self.hooks[self.layers.index(layer)] for layer in chosen}
         if self.stream == "ablated":
-            found = _ablated(model, tokens, list(hooks.values()))
+            found = _ablated(model, tokens, list(hooks.values()), positions)
         else:
-            found = fast_activations(model, tokens, list(hooks.values()))
+            found = fast_activations(model, tokens, list(hooks.values()), positions)
         values = {layer: found[hook].flatten(2) for layer, hook in hooks.items()}
         if self._encode is not None:
             values = {layer: self._encode(value) for layer, value in values.items()}
@@ -157,10 +161,11 @@ def _in_ablated(model: HookedTransformer, hook: str) -> str:
 
 
 def _ablated(
-    model: HookedTransformer, tokens: Tensor, hooks: list[str]
+    model: HookedTransformer, tokens: Tensor, hooks: list[str], positions: Tensor | None
 ) -> dict[str, Float[Tensor, "..."]]:
     assert isinstance(model, SelfAblatingTransformer)
-    with torch.random.fork_rng():
+    moved = [] if positions is None else position_hooks(model, positions, model.cfg.n_layers)
+    with torch.random.fork_rng(), model.hooks(fwd_hooks=moved):
         # random masks are drawn anew in every pass: from the tokens, so that a reading repeats
         torch.manual_seed(int((tokens * torch.arange(1, tokens.shape[1] + 1).to(tokens)).sum()))
         _, cache = model.run_with_cache_dual(tokens, names_filter=hooks)

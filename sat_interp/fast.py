@@ -57,10 +57,15 @@ SPARSE = 8
 """A hard mask keeps few units where it keeps at most one in this many."""
 
 
-def embed(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Stream:
-    """Token plus position embedding."""
-    positions = model.pos_embed.W_pos[: tokens.shape[1]]
-    return F.embedding(tokens, model.embed.W_E) + positions
+def embed(
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    positions: Int[Tensor, "batch pos"] | None = None,
+) -> Stream:
+    """Token plus position embedding; the positions are 0, 1, 2, ... by default."""
+    table = model.pos_embed.W_pos
+    placed = table[: tokens.shape[1]] if positions is None else F.embedding(positions, table)
+    return F.embedding(tokens, model.embed.W_E) + placed
 
 
 def unembed(model: HookedTransformer, states: Stream) -> Float[Tensor, "batch pos d_vocab"]:

@@ -24,6 +24,7 @@ from sat_interp import fast
 from sat_interp.attention import causal_attention
 from sat_interp.block import Stream, attention_scale, layer_norm
 from sat_interp.errors import UserError, suggest
+from sat_interp.positions import position_hooks
 from sat_interp.transformer import SelfAblatingTransformer
 
 Activation = Float[Tensor, "batch pos *site"]
@@ -47,21 +48,30 @@ class Splice:
 
 
 def fast_activations(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+    model: HookedTransformer,
+    tokens: Int[Tensor, "batch pos"],
+    hook_names: Sequence[str],
+    positions: Int[Tensor, "batch pos"] | None = None,
 ) -> dict[str, Tensor]:
     """What ``run_with_cache`` would hold at these hook points; nothing after the last is computed.
 
+    Args:
+        positions: of the tokens, where they are not 0, 1, 2, ... (see ``sat_interp.positions``).
+
     Raises:
-        UserError: a hook point the model does not have.
+        UserError: a hook point the model does not have; positions it cannot be given.
     """
     layers = [layer_of(model, name) for name in hook_names]
     if not _is_fast(model, hook_names):
-        _, cache = model.run_with_cache(
-            tokens, names_filter=list(hook_names), stop_at_layer=max(layers) + 1
-        )
+        stop = max(layers) + 1
+        moved = [] if positions is None else position_hooks(model, positions, stop)
+        with model.hooks(fwd_hooks=moved):
+            _, cache = model.run_with_cache(
+                tokens, names_filter=list(hook_names), stop_at_layer=stop
+            )
         return {name: cache[name] for name in hook_names}
     found: dict[str, Tensor] = {}
-    stream, wanted = fast.embed(model, tokens), set(hook_names)
+    stream, wanted = fast.embed(model, tokens, positions), set(hook_names)
     for layer in range(max(layers) + 1):
         block = model.blocks[layer]
         state = {_RESIDUAL_IN: stream}
