@@ -70,7 +70,7 @@ def timed(step: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 def one_by_one(reader: Reader, windows: Sequence[np.ndarray], unit: int) -> dict[str, float]:
     """CPU seconds a window: each alone by the fast path, each alone by hooks, all together."""
     hook = reader.units.hooks[reader.units.layers.index(reader.layer)]
-    rows = [torch.tensor([[reader.end_of_text, *window.tolist()]]) for window in windows]
+    rows = [torch.tensor([[reader.start_token, *window.tolist()]]) for window in windows]
 
     def fast() -> None:
         for row in rows:
@@ -82,7 +82,7 @@ def one_by_one(reader: Reader, windows: Sequence[np.ndarray], unit: int) -> dict
 
     def together() -> None:
         # as many copies as a layer has, so that batches are full; each a window of its own
-        reader.read_all(many, [unit] * len(many), "benchmark")
+        reader.read_all(many, [0] * len(many), [unit] * len(many), "benchmark")
 
     many = [np.roll(window, shift) for window in windows for shift in range(len(window))] * 8
     draws = np.random.default_rng(0)
@@ -103,7 +103,7 @@ def layer_costs(explainer: Explainer, members: Sequence[int]) -> dict[str, Any]:
     reader = explainer.reader
     tokens = found["cost"]["tokens"]
     peaks = [peak for unit in members[:10] for peak in explainer.peaks(unit)]
-    windows = [w for w in prune(reader, peaks, context=explainer.config.context) if w is not None]
+    windows = prune(reader, peaks, context=explainer.config.context)
     sample = [window.tokens for window in windows][:SAMPLE]
     alone = one_by_one(reader, sample, members[0]) if sample else {}
     lengths = [len(window.tokens) for window in windows]
@@ -121,12 +121,12 @@ def growth(explainer: Explainer, members: Sequence[int]) -> list[dict[str, Any]]
     found = []
     for context in CONTEXTS:
         old = explainer.reader
-        fresh = Reader(old.model, old.units, old.layer, old.end_of_text)
+        fresh = Reader(old.model, old.units, old.layer, old.start_token)
         config = dataclasses.replace(explainer.config, context=context)
         own = dataclasses.replace(explainer, reader=fresh, config=config)
         peaks = [peak for unit in members for peak in own.peaks(unit)]
-        windows = [one for one in prune(fresh, peaks, context=context) if one is not None]
-        importances(fresh, windows, fresh.end_of_text)
+        windows = prune(fresh, peaks, context=context)
+        importances(fresh, windows, fresh.start_token)
         tokens = {step: round(count / len(members)) for step, count in fresh.tokens.items()}
         found.append({"context": context, "tokens_per_neuron": tokens})
     return found
@@ -164,7 +164,7 @@ def main() -> None:
     for layer, members in choose(units, config).items():
         if asked.layers is not None and layer not in asked.layers:
             continue
-        reader = Reader(model, units, layer, int(text.corpus.end_of_text))
+        reader = Reader(model, units, layer, text.start)
         explainer = Explainer(reader, gathered, source, vocabulary, config)
         told = growth(explainer, members) if asked.growth else layer_costs(explainer, members)
         found["layers"].append(told)

@@ -32,7 +32,7 @@ from transformer_lens import HookedTransformer
 from sat_interp.errors import UserError
 
 Positions = Int[Tensor, "batch pos"]
-Hook = tuple[str, Callable[..., Tensor]]
+Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
 
 def position_hooks(model: HookedTransformer, positions: Positions, n_layers: int) -> list[Hook]:

@@ -45,9 +45,9 @@ def n2g(
 
     From the top-activating excerpts of each neuron the shortest context that fires it, the tokens
     in it that matter, and the words that can stand in their place, all measured by the model. The
-    trie of these patterns predicts firing on held-out excerpts, beside a token lookup and always
-    firing; Table 2 describes the graphs. All models get the same text, thresholds, neurons and
-    words. Finished layers are kept, so that an interrupted run goes on.
+    trie of these patterns predicts firing on held-out excerpts, beside three token lookups and
+    always firing; Table 2 describes the graphs. All models get the same text, thresholds, neurons
+    and words. Finished layers are kept, so that an interrupted run goes on.
 
     Examples::
 

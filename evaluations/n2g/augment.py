@@ -2,7 +2,9 @@
 
 Foote et al. 2023, section 3.3: each important word of a pruned excerpt, and the word the unit fires
 on, is masked; the likeliest words at its place are put there; those that leave more than half of
-the activation are positive examples, the others negative ones.
+the activation are positive examples, the others negative ones. The new window begins where the old
+one does; a word of more tokens moves what follows it on. Of a window in which the unit does not
+fire nothing can be left, so no word of it is exchanged.
 """
 
 from __future__ import annotations
@@ -67,6 +69,8 @@ def augment(
     """
     asked: list[tuple[int, int, int]] = []
     for index, (window, matrix) in enumerate(zip(windows, importances, strict=True)):
+        if not window.fires:
+            continue
         words = vocabulary.words(window.tokens.tolist())
         for begin, end in words:
             if end == len(window.tokens) or (matrix[begin:end, -1] >= threshold).any():
@@ -78,13 +82,16 @@ def augment(
     for (index, begin, end), proposals in zip(asked, proposed, strict=True):
         old = windows[index].tokens
         for proposal in proposals:
+            if max(proposal.word) >= reader.model.cfg.d_vocab:
+                continue  # the tokenizer has a token that the model does not know
             word = np.array(proposal.word)
             new = np.concatenate([old[:begin], word, old[end:]])
-            if len(new) < context:
+            if windows[index].start + len(new) < context:
                 origins.append((index, begin, end, len(word)))
                 tokens.append(new)
     units = [windows[index].unit for index, *_ in origins]
-    values = reader.read_all(tokens, units, "augment")
+    starts = [windows[index].start for index, *_ in origins]
+    values = reader.read_all(tokens, starts, units, "augment")
     return [
         _measured(windows[origin[0]], importances[origin[0]], origin, new, value, kept)
         for origin, new, value in zip(origins, tokens, values, strict=True)

@@ -32,7 +32,7 @@ from evaluations.units import Units, find_units
 from sat_interp import progress
 from sat_interp.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 ENDING = ".graphs"
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def neuron_graphs(model: HookedTransformer, data: N2gData, config: N2gConfig) ->
         names.append(path.name)
     model.train(was_training)
     metrics, extra = figures(layers)
-    return Result(metrics, {**extra, "files": names, "filler": "end-of-text"})
+    return Result(metrics, {**extra, "files": names, "filler": "the token that begins a story"})
 
 
 def check(model: HookedTransformer, config: N2gConfig) -> None:
@@ -117,7 +117,7 @@ def check(model: HookedTransformer, config: N2gConfig) -> None:
         find_units(model, config.hook, config.stream)
 
 
-EVALUATION = Evaluation("n2g", N2gConfig, neuron_graphs, check=check)
+EVALUATION = Evaluation("n2g", N2gConfig, neuron_graphs, version=2, check=check)
 
 
 def neuron_graph(
@@ -164,7 +164,7 @@ def _explainer(
     layer: int,
     gathered: Gathered,
 ) -> Explainer:
-    reader = Reader(model, units, layer, int(data.text.corpus.end_of_text))
+    reader = Reader(model, units, layer, data.text.start)
     return Explainer(reader, gathered, data.substitutes, data.vocabulary, config)
 
 

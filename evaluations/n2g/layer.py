@@ -17,7 +17,7 @@ from evaluations.n2g.graph import merged_trie, pattern_graph
 from evaluations.n2g.metrics import structure, words
 from evaluations.n2g.prune import Peak, Window, peak_of, prune
 from evaluations.n2g.saliency import importances
-from evaluations.n2g.scores import Counts, Seen, lookup, score
+from evaluations.n2g.scores import Counts, Seen, Tally, score
 from evaluations.n2g.substitutes import Substitutes
 from evaluations.n2g.trie import Example, Trie, patterns, token_texts
 from evaluations.n2g.vocabulary import Vocabulary
@@ -25,7 +25,6 @@ from evaluations.n2g.windows import Reader
 from evaluations.n2g.words import word_classes
 
 NO_EXAMPLE = "no activating example"
-TOO_LONG = "needs more context"
 
 
 @dataclass
@@ -37,7 +36,8 @@ class Evidence:
         examples: pruned excerpts and substitutions.
         words: of each pruned excerpt, itself, its tokens' word classes, and the classes of the
             words that may take the place of its last and keep the unit firing.
-        excerpts, too_long: how many there were, and how many found no short context.
+        excerpts, unfaithful: how many there were, and of how many the longest window was taken
+            though it does not keep the peak.
         substituted, positive: how many words were tried, and how many of them kept the unit firing.
     """
 
@@ -46,7 +46,7 @@ class Evidence:
     examples: list[Example] = field(default_factory=list)
     words: list[tuple[Example, list[str], list[str]]] = field(default_factory=list)
     excerpts: int = 0
-    too_long: int = 0
+    unfaithful: int = 0
     substituted: int = 0
     positive: int = 0
 
@@ -89,11 +89,8 @@ class Explainer:
             one.maximum = max((peak.activation for peak in own), default=0.0)
             peaks += own
         config = self.config
-        pruned = prune(self.reader, peaks, config.kept, config.context)
-        for peak, window in zip(peaks, pruned, strict=True):
-            found[peak.unit].too_long += window is None
-        windows = [window for window in pruned if window is not None]
-        matrices = importances(self.reader, windows, self.reader.end_of_text)
+        windows = prune(self.reader, peaks, config.kept, config.context)
+        matrices = importances(self.reader, windows, self.reader.start_token)
         exchanged = augment(
             self.reader, windows, matrices, self.substitutes, self.vocabulary,
             config.thresholds.importance, kept=config.kept, most=config.proposals,
@@ -102,6 +99,7 @@ class Explainer:
         accepted: list[list[str]] = [[] for _ in windows]
         for window, matrix, others in zip(windows, matrices, accepted, strict=True):
             one = found[window.unit]
+            one.unfaithful += not window.faithful
             one.examples.append(Example.of_window(window, matrix, one.maximum))
             one.words.append((one.examples[-1], self._classes(window), others))
         for change in exchanged:
@@ -123,16 +121,13 @@ class Explainer:
             "reason": None if evidence.excerpts else NO_EXAMPLE,
             "maximum": round(evidence.maximum, 5),
             "excerpts": evidence.excerpts,
-            "too_long": evidence.too_long,
+            "unfaithful": evidence.unfaithful,
             "substituted": evidence.substituted,
             "positive": evidence.positive,
             "graph": merged_trie((), (), 1.0),
         }
         if not evidence.excerpts:
             return told
-        firing = [one for one in known if one.activation > thresholds.activation]
-        if not firing and evidence.too_long:
-            told["reason"] = TOO_LONG
         counts = self._scores(evidence, Trie(known))
         return {
             **told,
@@ -192,14 +187,26 @@ class Explainer:
 
     def _scores(self, evidence: Evidence, trie: Trie) -> dict[str, Counts]:
         least = self.config.thresholds.activation * evidence.maximum
-        explained = self._excerpts(evidence.unit, "explain", ("top",))[: self.config.examples]
+        whole, windows = Tally(), Tally()
+        for one in self._excerpts(evidence.unit, "explain", ("top",))[: self.config.examples]:
+            whole.count(one.tokens, one.activations > least)
+        for example, _, _ in evidence.words:
+            told = slice(example.first, None)
+            windows.count(
+                example.tokens[told],
+                example.activations[told] > self.config.thresholds.activation,
+            )
+        lookups = {
+            "lookup": whole.mostly,
+            "lookup_windows": windows.mostly,
+            "lookup_published": whole.ever,
+        }
         held_out = []
         for one in self._excerpts(evidence.unit, "held_out", ("top", "sample", "random")):
             first = max(0, one.start - self.config.context)
             tokens = self._story(one)[first : one.start + len(one.tokens)]
             held_out.append(Seen(tokens, one.activations > least))
-        known = lookup(explained, least)
-        return score(trie, known, held_out, self.config.thresholds.activation)
+        return score(trie, lookups, held_out, self.config.thresholds.activation)
 
 
 def _classes_fired(evidence: Evidence, threshold: float) -> Counter[str]:

@@ -1,8 +1,9 @@
 """How much of each token's activation hangs on each token before it.
 
 Foote et al. 2023, section 3.2: importance of a context token = 1 - a_masked / a, a being the unit's
-activation and a_masked the one with the context token replaced. It is replaced by the end-of-text
-token: the only token of every model that stands for nothing, and that every model has seen.
+activation and a_masked the one with the context token replaced. It is replaced by the token that
+begins a story: the only token of every model that stands for nothing, and that every model has
+seen.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def importances(
             index = np.arange(length - 1)
             masked[:, index, index] = filler
             flat = masked.reshape(-1, length)
-            values = reader.read(flat, np.repeat(unit, length - 1), "saliency")
+            starts = np.repeat([windows[i].start for i in places], length - 1)
+            values = reader.read(flat, starts, np.repeat(unit, length - 1), "saliency")
             values = values.reshape(rows, length - 1, length)
             fires = (plain > 0)[:, None]
             ratio = np.divide(values, plain[:, None], out=np.ones_like(values), where=fires)

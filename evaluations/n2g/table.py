@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from evaluations.n2g.metrics import STRUCTURE, WORDS
-from evaluations.n2g.scores import PREDICTORS
+from evaluations.n2g.scores import LOOKUPS, PREDICTORS
 from evaluations.record import Direction, Metric
+from evaluations.statistics import mean_interval, share_interval
 
 ALL = "all"
 
@@ -38,20 +39,25 @@ ROWS = (
 )
 CONVENTIONS = {"": "empty graphs counted 0, as in the paper", "_nonempty": "of graphs with edges"}
 SCORES = ("f1", "precision", "recall")
+DEFINED = ("f1", "recall")
+"""Scores that a predictor has where it fires nowhere, too."""
+PREDICTING = "_predicting"
 
 
 def figures(layers: Sequence[dict[str, Any]]) -> tuple[list[Metric], dict[str, Any]]:
     """The metrics of a record, over all layers (``density``) and of each (``density.layer3``).
 
-    Each is a mean over units, with its standard error over units. A unit with no activating example
-    has no graph: it is counted as failed, not as an empty graph.
+    Means over units have Student's t interval over units, shares of units Wilson's; of fewer than
+    five units there is none (``evaluations.statistics``). A unit with no activating example has no
+    graph: it is counted as failed, not as an empty graph.
     """
     metrics: list[Metric] = []
     parts = {ALL: [unit for layer in layers for unit in layer["neurons"]]}
     parts |= {str(layer["layer"]): layer["neurons"] for layer in layers}
     for part, units in parts.items():
         suffix, where = ("", "all layers") if part == ALL else (f".layer{part}", f"layer {part}")
-        metrics += _of_part(units, suffix, where)
+        graphs, scores = _graphs(units, where), _scores(units, where)
+        metrics += [replace(one, name=one.name + suffix) for one in (*graphs, *scores)]
     metrics += _cost(layers, len(parts[ALL]))
     reasons = Counter(unit["reason"] for unit in parts[ALL] if unit["reason"])
     classes: Counter[str] = Counter()
@@ -67,9 +73,13 @@ def figures(layers: Sequence[dict[str, Any]]) -> tuple[list[Metric], dict[str, A
     return metrics, extra
 
 
-def _of_part(units: Sequence[dict[str, Any]], suffix: str, where: str) -> list[Metric]:
-    alive = [unit for unit in units if "metrics" in unit]
-    dead = Counter(unit["reason"] for unit in units if "metrics" not in unit)
+def _graphs(units: Sequence[dict[str, Any]], where: str) -> list[Metric]:
+    """Table 2, the share of empty graphs, and how many units have excerpts without a short context.
+
+    ``empty``: share of units whose graph has no edge. ``unfaithful``: share of units of which no
+    excerpt keeps its peak in any window.
+    """
+    alive, dead = _explained(units)
     found = []
     for row in ROWS:
         for convention, told in CONVENTIONS.items():
@@ -80,58 +90,106 @@ def _of_part(units: Sequence[dict[str, Any]], suffix: str, where: str) -> list[M
             found.append(
                 _mean(
                     [one["metrics"][row.name] for one in counted], reasons,
-                    name=f"{row.name}{convention}{suffix}", title=f"{row.title}, {where}; {told}",
+                    name=f"{row.name}{convention}", title=f"{row.title}, {where}; {told}",
                     unit=row.unit, direction=row.direction,
                 )
             )  # fmt: skip
-    empty_share = [float(not one["metrics"]["edges"]) for one in alive]
-    found.append(
-        _mean(empty_share, dead, name=f"empty{suffix}", title=f"Graphs without edges, {where}",
-              unit="share")
-    )  # fmt: skip
+    return [
+        *found,
+        _share([not one["metrics"]["edges"] for one in alive], dead, name="empty",
+               title=f"Graphs without edges, {where}"),
+        _share([one["unfaithful"] == one["excerpts"] for one in alive], dead, name="unfaithful",
+               title=f"Units that keep the peak of no excerpt in a window, {where}"),
+    ]  # fmt: skip
+
+
+def _scores(units: Sequence[dict[str, Any]], where: str) -> list[Metric]:
+    """How well each predictor tells where units fire, over two sets of units, the same for all.
+
+    - All units that fire on a held-out token: F1 and recall (``f1_trie``, ``recall_trie``). Where a
+      predictor fires nowhere it misses every token, and both are 0. Where the unit fires nowhere
+      they are undefined: the unit is counted as failed.
+    - Of these, the units for which the graph, and every lookup, fires somewhere: precision, recall
+      and F1 (``f1_trie_predicting``), all three defined for all of them.
+
+    ``f1_gain``, ``f1_gain_windows`` and ``f1_gain_published`` are the mean differences of F1
+    between the graph and each lookup over the same units. ``predicts`` is the share of the units
+    that fire on a held-out token whose graph fires somewhere.
+    """
+    alive, dead = _explained(units)
+    scored = [one for one in alive if one["scores"]["trie"]["f1"] is not None]
+    missing = Counter(dead)
+    if silent := len(alive) - len(scored):
+        missing["fires on no held-out token"] = silent
+    graph = [one for one in scored if _predicts(one, "trie")]
+    both = [one for one in graph if all(_predicts(one, lookup) for lookup in LOOKUPS)]
+    fewer = Counter(missing)
+    for reason, count in (("graph predicts nothing", len(scored) - len(graph)),
+                          ("a lookup predicts nothing", len(graph) - len(both))):  # fmt: skip
+        if count:
+            fewer[reason] = count
+    return [
+        *_score_means(scored, missing, "", f"{where}; units that fire on a held-out token"),
+        *_score_means(both, fewer, PREDICTING, f"{where}; units whose graph and lookups predict"),
+        _share([_predicts(one, "trie") for one in scored], missing, name="predicts",
+               title=f"Units whose graph predicts firing on a held-out token, {where}"),
+    ]  # fmt: skip
+
+
+def _score_means(
+    units: Sequence[dict[str, Any]], reasons: Counter[str], suffix: str, where: str
+) -> list[Metric]:
+    found = []
     for predictor in PREDICTORS:
-        for score in SCORES:
-            found.append(_score(alive, dead, predictor, score, suffix, where))
-    better = [
-        one["scores"]["trie"]["f1"] - one["scores"]["lookup"]["f1"]
-        for one in alive
-        if one["scores"]["trie"]["f1"] is not None
-    ]
-    found.append(
-        _mean(better, Counter(dead), name=f"f1_gain{suffix}", direction="higher",
-              title=f"F1 of the graph less that of the lookup, {where}")
-    )  # fmt: skip
+        for score in SCORES if suffix else DEFINED:
+            found.append(
+                _mean(
+                    [one["scores"][predictor][score] for one in units], reasons,
+                    name=f"{score}_{predictor}{suffix}", direction="higher",
+                    title=f"{score.capitalize()} of firing on held-out excerpts, {predictor}, "
+                          f"{where}",
+                )
+            )  # fmt: skip
+    for lookup in LOOKUPS:
+        gains = [one["scores"]["trie"]["f1"] - one["scores"][lookup]["f1"] for one in units]
+        found.append(
+            _mean(gains, reasons, name=f"f1_gain{lookup.removeprefix('lookup')}{suffix}",
+                  direction="higher", title=f"F1 of the graph less that of {lookup}, {where}")
+        )  # fmt: skip
     return found
 
 
-def _score(
-    alive: Sequence[dict[str, Any]],
-    dead: Counter[str],
-    predictor: str,
-    score: str,
-    suffix: str,
-    where: str,
-) -> Metric:
-    """A predictor's mean score over the units for which it exists."""
-    values = [one["scores"][predictor][score] for one in alive]
-    reasons = Counter(dead)
-    if missing := sum(value is None for value in values):
-        nothing = "none predicted" if score == "precision" else "fires on no held-out token"
-        reasons[nothing] = missing
-    return _mean(
-        [value for value in values if value is not None], reasons,
-        name=f"{score}_{predictor}{suffix}", direction="higher",
-        title=f"{score.capitalize()} of firing on held-out excerpts, {predictor}, {where}",
-    )  # fmt: skip
+def _explained(units: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Counter[str]]:
+    """The units that have a graph, and why the others have none."""
+    alive = [unit for unit in units if "metrics" in unit]
+    return alive, Counter(unit["reason"] for unit in units if "metrics" not in unit)
+
+
+def _predicts(unit: dict[str, Any], predictor: str) -> bool:
+    counts = unit["scores"][predictor]
+    return bool(counts["hits"] + counts["false"])
 
 
 def _mean(values: Sequence[float], reasons: Counter[str], **told: Any) -> Metric:
-    """Mean over units and its standard error, SD / sqrt(n) with n - 1 degrees of freedom."""
+    """Mean over units, its standard error, SD / sqrt(n) with n - 1, and Student's t interval."""
     n = len(values)
     error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else None
-    failed = sum(reasons.values())
+    value = float(np.mean(values)) if n else None
+    interval = mean_interval(values, "units")
+    return _metric(value, n, reasons, standard_error=error, interval=interval, **told)
+
+
+def _share(hits: Sequence[bool], reasons: Counter[str], **told: Any) -> Metric:
+    """A share of units with Wilson's interval."""
+    n = len(hits)
+    interval = share_interval(sum(hits), n, "units")
+    return _metric(sum(hits) / n if n else None, n, reasons, interval=interval, unit="share",
+                   **told)  # fmt: skip
+
+
+def _metric(value: float | None, n: int, reasons: Counter[str], **told: Any) -> Metric:
     return Metric(
-        value=float(np.mean(values)) if n else None, standard_error=error, n=n, n_failed=failed,
+        value=value, n=n, n_failed=sum(reasons.values()),
         reasons=dict(reasons) or ({} if n else {"no unit": 1}), description="n counts units",
         **told,
     )  # fmt: skip

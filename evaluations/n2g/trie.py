@@ -27,7 +27,8 @@ class Example:
 
     Attributes:
         tokens: (length,).
-        activations: over the unit's maximum, scaled as the pruned excerpt's are.
+        activations: over the unit's maximum, scaled as the pruned excerpt's are; that of the
+            pruned excerpt's last token is the story's.
         importance: entry [s, t] is the importance of token s for token t. An exchanged word has
             that of the word it stands for: its own is not measured again.
         first: tokens before this one are told by another example.
@@ -46,7 +47,9 @@ class Example:
         cls, window: Window, importance: Float[np.ndarray, "length length"], maximum: float
     ) -> Example:
         scaled = window.activations * (window.scale / maximum)
-        return cls(window.tokens, scaled, importance)
+        scaled[-1] = window.peak / maximum
+        first = 0 if window.faithful else len(window.tokens) - 1
+        return cls(window.tokens, scaled, importance, first)
 
     @classmethod
     def of_substitution(
@@ -59,7 +62,8 @@ class Example:
         scaled = one.activations * (window.scale / maximum)
         inherited = importance[np.ix_(one.old, one.old)]
         inherited = np.triu(inherited, k=1)
-        return cls(one.tokens, scaled, inherited, one.begin, None if one.positive else one.place)
+        first = one.begin if window.faithful else one.place
+        return cls(one.tokens, scaled, inherited, first, None if one.positive else one.place)
 
     def activating(self, threshold: float) -> list[int]:
         """The tokens that fire, of those that this example tells about."""

@@ -23,7 +23,8 @@ class Vocabulary:
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
         """Of a byte-level, SentencePiece or WordPiece tokenizer, or any other.
 
-        A token that is no whole character has its piece's name, so that two are never one.
+        A token that is no whole character has its piece's name, so that two are never one. Ids
+        that no token has are there too, as ``<17>``: the largest id decides how many there are.
         """
         pieces = tokenizer.convert_ids_to_tokens(list(range(id_count(tokenizer))))
         wordpiece = any(piece is not None and piece.startswith("##") for piece in pieces)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from evaluations.n2g.draw import draw_graph, write_graphml
 from evaluations.n2g.table import CONVENTIONS, ROWS
-from evaluations.record import Metric, Record
+from evaluations.record import Interval, Metric, Record
 from evaluations.report.figures import MARKERS, PALETTE, save, unframed
 from evaluations.report.grid import SCALED
 from evaluations.report.tables import (
@@ -32,6 +32,7 @@ from evaluations.report.tables import (
     number,
     rows,
 )
+from evaluations.statistics import ENOUGH, interval_of_mean
 from sat_interp import escape
 from sat_interp.files import write_atomically
 
@@ -44,13 +45,16 @@ SHORT = {
     "entropy": "N.Ent",
     "diversity": "T.Div",
     "empty": "Empty graphs",
+    "unfaithful": "No faithful window",
 }
 """The paper's abbreviations."""
 DIGITS = 3
 
 
 def _columns(*told: tuple[str, str, int]) -> tuple[Column, ...]:
-    return tuple(Column("n2g", metric, heading, digits) for metric, heading, digits in told)
+    return tuple(
+        Column("n2g", metric, heading, digits, interval=True) for metric, heading, digits in told
+    )
 
 
 TABLES = (
@@ -58,13 +62,27 @@ TABLES = (
         "Do the graphs describe their neurons? Firing on held-out excerpts",
         _columns(
             ("f1_trie", "F1 graph", 3),
-            ("f1_lookup", "F1 lookup", 3),
+            ("f1_lookup_published", "F1 lookup, ever", 3),
+            ("f1_lookup_windows", "F1 lookup, same evidence", 3),
+            ("f1_lookup", "F1 lookup, whole excerpts", 3),
             ("f1_always", "F1 always", 3),
-            ("f1_gain", "graph - lookup", 3),
-            ("precision_trie", "Precision", 3),
-            ("recall_trie", "Recall", 3),
+            ("predicts", "Graph predicts", 3),
             ("empty", "Empty", 3),
             ("tokens_per_unit", "Tokens/neuron", 0),
+        ),
+    ),
+    Layout(
+        "The same, of the neurons whose graph and lookups predict firing somewhere",
+        _columns(
+            ("f1_trie_predicting", "F1 graph", 3),
+            ("precision_trie_predicting", "Precision", 3),
+            ("recall_trie_predicting", "Recall", 3),
+            ("f1_lookup_published_predicting", "F1 lookup, ever", 3),
+            ("f1_lookup_windows_predicting", "F1 lookup, same evidence", 3),
+            ("f1_lookup_predicting", "F1 lookup, whole excerpts", 3),
+            ("f1_gain_published_predicting", "graph - ever", 3),
+            ("f1_gain_windows_predicting", "graph - same evidence", 3),
+            ("f1_gain_predicting", "graph - whole excerpts", 3),
         ),
     ),
 )
@@ -112,22 +130,29 @@ def _pictures(figure: Figure, stem: Path) -> list[Path]:
 
 
 def title(convention: str) -> str:
-    return f"Table 2: graphs of neurons, mean ± standard error; {CONVENTIONS[convention]}"
+    return f"Table 2: graphs of neurons, mean [95 % interval]; {CONVENTIONS[convention]}"
 
 
 def headings(found: Sequence[Row]) -> list[str]:
-    return ["Metric", "Model", *(f"L{layer}" for layer in _layers(found)), "all"]
+    return ["Metric", "Model", *(f"L{layer}" for layer in _layers(found)), "all", "n"]
 
 
-def lines(found: Sequence[Row], convention: str, plus: str = " ± ") -> list[list[str]]:
-    """Table 2: metric x model x layer, each cell a mean with its standard error."""
+def lines(found: Sequence[Row], convention: str, gap: str = " ") -> list[list[str]]:
+    """Table 2: metric x model x layer, each cell a mean or a share with its 95 % interval.
+
+    ``n`` is how many neurons of all layers the last mean is of.
+
+    Args:
+        gap: between a value and its interval.
+    """
     told = []
     for name, direction in _rows(convention):
         for index, row in enumerate(found):
             heading = f"{SHORT[name]} {ARROWS[direction]}".strip() if not index else ""
-            metrics = [_metric(row, f"{name}{convention if name != 'empty' else ''}{suffix}")
-                       for suffix in _suffixes(found)]  # fmt: skip
-            told.append([heading, row.model, *(_cell(metric, plus) for metric in metrics)])
+            metrics = [_metric(row, f"{name}{convention}{suffix}") for suffix in _suffixes(found)]
+            whole = metrics[-1]
+            n = f"{whole.n:,}" if whole is not None and whole.n is not None else ABSENT
+            told.append([heading, row.model, *(_cell(metric, gap) for metric in metrics), n])
     return told
 
 
@@ -139,7 +164,7 @@ def rich_table(records: Sequence[Record], convention: str = "") -> RichTable:
         table.add_column(
             escape.terminal(heading), justify="left" if place < 2 else "right", no_wrap=place < 2
         )
-    for line in lines(found, convention, plus="\n± "):
+    for line in lines(found, convention, gap="\n"):
         table.add_row(*(Text("\n").join(map(escape.terminal, cell.split("\n"))) for cell in line))
     return table
 
@@ -156,7 +181,7 @@ def latex(found: Sequence[Row]) -> str:
     told, parts = headings(found), []
     for convention in CONVENTIONS:
         body: list[str] = []
-        for line in lines(found, convention, plus=" ± "):
+        for line in lines(found, convention):
             if line[0] and body:
                 body.append(r"\midrule")
             body.append(" & ".join(escape.latex(cell) for cell in line) + r" \\")
@@ -174,8 +199,8 @@ def csv_text(found: Sequence[Row]) -> str:
     """Every figure of Table 2 and of the scores, a line each, at full precision."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["model", "weights", "metric", "layer", "value", "standard_error", "n",
-                     "n_failed", "reasons"])  # fmt: skip
+    writer.writerow(["model", "weights", "metric", "layer", "value", "standard_error", "low",
+                     "high", "n", "n_failed", "reasons"])  # fmt: skip
     for row in found:
         record = row.records["n2g"]
         for metric in record.metrics:
@@ -187,14 +212,19 @@ def csv_text(found: Sequence[Row]) -> str:
                 name,
                 layer or "all",
             ]
-            line += [metric.value, metric.standard_error, metric.n, metric.n_failed, reasons]
+            line += [metric.value, metric.standard_error, *_ends(_interval(metric))]
+            line += [metric.n, metric.n_failed, reasons]
             writer.writerow(map(escape.csv, line))
     return buffer.getvalue()
 
 
 def note(found: Sequence[Row]) -> str:
     """What the figures were measured on, and what could not be measured."""
-    told = [caption(TABLES[0], found)]
+    told = [
+        caption(Layout("", (Column("n2g", "density", ""),)), found),
+        "In brackets: 95 % intervals over neurons, Student's t, of shares Wilson's; none of fewer "
+        f"than {ENOUGH} neurons.",
+    ]
     for row in found:
         record = row.records["n2g"]
         metric = record.metric("density")
@@ -247,7 +277,7 @@ def _curve(axes: Axes, row: Row, name: str, moved: str, fixed: str, index: int) 
 
 def _rows(convention: str) -> list[tuple[str, Any]]:
     told: list[tuple[str, Any]] = [(row.name, row.direction) for row in ROWS]
-    return [*told, ("empty", None)] if not convention else told
+    return [*told, ("empty", None), ("unfaithful", None)] if not convention else told
 
 
 def _layers(found: Sequence[Row]) -> list[int]:
@@ -262,13 +292,27 @@ def _metric(row: Row, name: str) -> Metric | None:
     return row.records["n2g"].metric(name)
 
 
-def _cell(metric: Metric | None, plus: str) -> str:
+def _cell(metric: Metric | None, gap: str) -> str:
     if metric is None:
         return ABSENT
     if metric.value is None:
         return "n/a"
-    error = metric.standard_error
-    return _plain(metric.value) + (f"{plus}{_plain(error)}" if error is not None else "")
+    interval = _interval(metric)
+    if interval is None:
+        return _plain(metric.value)
+    low, high = _plain(interval.low), _plain(interval.high)
+    return f"{_plain(metric.value)}{gap}[{low}, {high}]"
+
+
+def _interval(metric: Metric) -> Interval | None:
+    """The metric's own interval, or that of a mean; None of fewer than ``ENOUGH`` neurons."""
+    if metric.interval is not None or metric.value is None:
+        return metric.interval
+    return interval_of_mean(metric.value, metric.standard_error, metric.n, "neurons")
+
+
+def _ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    return (interval.low, interval.high) if interval else (None, None)
 
 
 def _plain(value: float) -> str:

@@ -24,7 +24,13 @@ TEXTS = ("<|endoftext|>", " a", " b", " c", " d", " x", " y", " z")
 class Planted(Units):
     """0: fires on b right after a. 1: on c. 2: never. 3: on d where a or x is two before it."""
 
-    def read(self, model: Any, tokens: Tensor, layers: Sequence[int] | None = None) -> Any:
+    def read(
+        self,
+        model: Any,
+        tokens: Tensor,
+        layers: Sequence[int] | None = None,
+        positions: Tensor | None = None,
+    ) -> Any:
         one = torch.roll(tokens, 1, 1)
         two = torch.roll(tokens, 2, 1)
         one[:, :1], two[:, :2] = 0, 0
@@ -58,14 +64,14 @@ class Listed:
 @pytest.fixture
 def planted(make_model):
     units = Planted(("blocks.0.mlp.hook_post",), (0,), (4,))
-    return Reader(make_model(), units, 0, end_of_text=0)
+    return Reader(make_model(), units, 0, start_token=0)
 
 
 @pytest.fixture
 def real(make_model):
     """A layer of a tiny model with random weights."""
     model = make_model()
-    return Reader(model, find_units(model), 1, end_of_text=0)
+    return Reader(model, find_units(model), 1, start_token=0)
 
 
 @pytest.fixture
@@ -75,12 +81,23 @@ def vocabulary():
 
 @pytest.fixture
 def alone():
-    """One window through the model by itself, the way everything could be done."""
+    """One window by itself, by hooks: a story of its length, nothing of it seen but the window."""
 
-    def read(reader: Reader, tokens: Any, unit: int) -> np.ndarray:
-        window = torch.tensor([[reader.end_of_text, *map(int, tokens)]])
-        with torch.inference_mode():
-            values = reader.units.read(reader.model, window, [reader.layer])[reader.layer]
-        return values[0, 1:, unit].float().numpy()
+    def read(reader: Reader, tokens: Any, unit: int, start: int = 0) -> np.ndarray:
+        filled = [3] * start  # any tokens: they are not seen
+        story = torch.tensor([[reader.start_token, *filled, *map(int, tokens)]])
+
+        def hide(scores: Tensor, hook: Any) -> Tensor:
+            seen = scores.clone()
+            seen[:, :, start + 1 :, 1 : start + 1] = -torch.inf
+            return seen
+
+        model = reader.model
+        name = reader.units.hooks[reader.units.layers.index(reader.layer)]
+        layers = range(model.cfg.n_layers)
+        hooks = [(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in layers]
+        with torch.inference_mode(), model.hooks(fwd_hooks=hooks):
+            _, cache = model.run_with_cache(story, names_filter=[name])
+        return cache[name][0, start + 1 :, unit].float().numpy()
 
     return read

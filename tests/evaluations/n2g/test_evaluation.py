@@ -9,6 +9,7 @@ from collections import Counter
 
 import networkx as nx
 import pytest
+from scipy.stats import binomtest, ttest_1samp
 
 from evaluations.cli import main
 from evaluations.excerpts import GatherConfig
@@ -16,7 +17,7 @@ from evaluations.n2g.config import N2gConfig, Thresholds
 from evaluations.n2g.evaluation import N2gData, choose, neuron_graph, neuron_graphs
 from evaluations.n2g.layer import NO_EXAMPLE, Explainer
 from evaluations.n2g.substitutes import Neighbours
-from evaluations.n2g.table import figures
+from evaluations.n2g.table import ROWS, figures
 from evaluations.n2g.vocabulary import Vocabulary
 from evaluations.record import read_records
 from evaluations.units import find_units
@@ -61,6 +62,85 @@ def test_every_figure_of_table_2_is_there_with_its_error(make_model, data):
     ]  # fmt: skip
     own = result.extra["sensitivity"][2]["metrics"]
     assert own["density"] == pytest.approx(found["density"].value)
+
+
+SCORED = ("trie", "lookup", "lookup_windows", "lookup_published", "always")
+
+
+def test_scores_are_over_the_same_units(make_model, data):
+    result = neuron_graphs(make_model(), data, CONFIG)
+    found = {metric.name: metric for metric in result.metrics}
+    layers = [json.loads((data.directory / name).read_text()) for name in result.extra["files"]]
+    neurons = [one for layer in layers for one in layer["neurons"] if "metrics" in one]
+    counts = [one["scores"] for one in neurons]
+    fires = [one for one in counts if one["trie"]["hits"] + one["trie"]["missed"]]
+    both = [
+        one
+        for one in fires
+        if all(one[name]["hits"] + one[name]["false"] for name in SCORED)
+    ]  # fmt: skip
+    assert len(counts) > len(fires) > len(both) > 0
+    for name in SCORED:
+        for score in ("precision", "recall", "f1"):
+            metric = found[f"{score}_{name}_predicting"]
+            values = [_score(one[name], score) for one in both]
+            assert metric.value == pytest.approx(sum(values) / len(values))
+            assert metric.n == len(both)
+            assert metric.n_failed == 12 - len(both)
+        for score in ("recall", "f1"):
+            values = [_score(one[name], score) for one in fires]
+            assert found[f"{score}_{name}"].value == pytest.approx(sum(values) / len(values))
+            assert found[f"{score}_{name}"].n == len(fires)
+    silent = len(counts) - len(fires)
+    assert found["f1_trie"].reasons["fires on no held-out token"] == silent
+    for name in ("", "_windows", "_published"):
+        for kind in ("", "_predicting"):
+            gain = found[f"f1_trie{kind}"].value - found[f"f1_lookup{name}{kind}"].value
+            assert found[f"f1_gain{name}{kind}"].value == pytest.approx(gain)
+    predicts = sum(bool(one["trie"]["hits"] + one["trie"]["false"]) for one in fires)
+    assert found["predicts"].value == pytest.approx(predicts / len(fires))
+
+
+def _score(counts, score):
+    """From the counts alone: 2 hits of twice the hits, the false and the missed for F1."""
+    hits, false, missed = counts["hits"], counts["false"], counts["missed"]
+    if score == "f1":
+        return 2 * hits / (2 * hits + false + missed)
+    return hits / (hits + (false if score == "precision" else missed))
+
+
+def _unit(name, edges, f1=None):
+    metrics = {row.name: float(edges) for row in ROWS}
+    scores = {"f1": f1, "precision": f1, "recall": f1, "hits": 1, "false": 0, "missed": 0}
+    return {
+        "unit": name, "reason": None, "excerpts": 4, "unfaithful": 0,
+        "metrics": {**metrics, "edges": edges}, "scores": dict.fromkeys(SCORED, scores),
+    }  # fmt: skip
+
+
+def _of(units):
+    layer = {"layer": 0, "neurons": units, "sensitivity": [],
+             "cost": {"tokens": {}, "seconds": 0.0, "masked_model_seconds": 0.0}}  # fmt: skip
+    return {metric.name: metric for metric in figures([layer])[0]}
+
+
+def test_shares_have_wilson_intervals_and_few_units_none():
+    found = _of([_unit(f"0.{i}", edges=int(i == 0), f1=0.5) for i in range(10)])["empty"]
+    assert found.value == 0.9
+    wilson = binomtest(9, 10).proportion_ci(0.95, method="wilson")
+    assert (found.interval.low, found.interval.high) == pytest.approx((wilson.low, wilson.high))
+    assert found.interval.high < 1
+    few = _of([_unit("0.0", edges=3, f1=0.5), _unit("0.1", edges=10, f1=0.7)])
+    assert few["edges_to_activation"].value == 6.5
+    assert few["edges_to_activation"].n == 2
+    assert few["edges_to_activation"].interval is few["empty"].interval is None
+
+
+def test_intervals_of_means_are_students():
+    edges = [1, 2, 4, 8, 16, 32]
+    found = _of([_unit(f"0.{i}", edges=one, f1=0.5) for i, one in enumerate(edges)])["density"]
+    low, high = ttest_1samp(edges, 0).confidence_interval()
+    assert (found.interval.low, found.interval.high) == pytest.approx((low, high))
 
 
 def test_an_interrupted_run_goes_on_with_the_next_layer(make_model, data, monkeypatch):
@@ -152,10 +232,8 @@ def test_stories_of_one_token_are_no_trouble(make_model, tokenizer, tmp_path):
 
 
 def test_figures_of_no_unit_do_not_exist():
-    layer = {"layer": 0, "neurons": [], "sensitivity": [],
-             "cost": {"tokens": {}, "seconds": 0.0, "masked_model_seconds": 0.0}}  # fmt: skip
-    metrics, _ = figures([layer])
-    assert next(m for m in metrics if m.name == "density").value is None
+    found = _of([])
+    assert all(found[name].value is None for name in ("density", "empty", "f1_trie", "predicts"))
 
 
 @pytest.mark.parametrize(
@@ -202,6 +280,8 @@ def test_the_command_writes_table_2_in_four_formats(evaluate, tmp_path):
     assert "of graphs with edges" in markdown
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 2
     assert "↓" not in latex
+    assert "[" in markdown.split("Table 2")[1].split("\n")[4]
+    assert "±" not in markdown + latex
     with (tmp_path / "res" / "n2g.csv").open() as file:
         lines = {(line["metric"], line["layer"]): line for line in csv.DictReader(file)}
     metric = record.metric("entropy.layer1")

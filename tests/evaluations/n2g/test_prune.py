@@ -1,4 +1,4 @@
-"""The shortest context, as by trying one after the other."""
+"""The shortest context, as by trying one after the other, at its place in the story."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluations.excerpts import Excerpt
-from evaluations.n2g.prune import Peak, peak_of, prune
+from evaluations.n2g.prune import Peak, Window, peak_of, prune
 from tests.evaluations.n2g.conftest import A, B, C, D, X, Y
 
 
@@ -20,11 +20,27 @@ def test_a_planted_unit_is_pruned_to_what_it_needs(planted):
     assert [window.tokens.tolist() for window in found] == [[A, B], [C], [A, Y, D]]
     assert [window.before for window in found] == [X, A, Y]
     assert found[0].scale == 1.0
+    assert all(window.faithful for window in found)
 
 
-def test_where_no_context_will_do_there_is_no_window(planted):
-    # a comes out of reach
-    assert prune(planted, [Peak(3, 1.0, np.array([A, Y, D]))], context=1) == [None]
+def test_where_no_context_will_do_the_longest_is_taken(planted):
+    peak = Peak(3, 1.0, np.array([X, A, Y, D]), start=7)  # a comes out of reach
+    (window,) = prune(planted, [peak], context=1)
+    assert window.tokens.tolist() == [Y, D]
+    assert (window.start, window.before, window.peak) == (9, A, 1.0)
+    assert not window.faithful
+    assert not window.fires
+    assert window.scale == 1.0
+    # the whole left context is the longest, too
+    (window,) = prune(planted, [Peak(3, 1.0, np.array([Y, D]), start=0)], context=30)
+    assert window.tokens.tolist() == [Y, D]
+    assert window.before == -1
+
+
+def test_a_longest_window_is_scaled_as_in_the_published_code():
+    window = Window(0, np.array([A, B]), np.array([0.5, 0.1]), 0.8, faithful=False)
+    assert window.fires
+    assert window.scale == pytest.approx(8.0)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.5, 0.9])
@@ -33,22 +49,27 @@ def test_all_peaks_together_are_each_one_alone(real, alone, kept):
     peaks = []
     for _ in range(40):
         tokens = draws.integers(1, 60, size=int(draws.integers(1, 20)))
-        unit = int(draws.integers(0, 64))
-        values = alone(real, tokens, unit)
+        unit, start = int(draws.integers(0, 64)), int(draws.integers(0, 23 - len(tokens)))
+        values = alone(real, tokens, unit, start)
         if values[-1] > 0:
-            peaks.append(Peak(unit, float(values[-1]), tokens))
+            peaks.append(Peak(unit, float(values[-1]), tokens, start))
     found = prune(real, peaks, kept, context=12)
-    sizes = set()
+    sizes, longest = set(), 0
     for peak, window in zip(peaks, found, strict=True):
-        expected = None
+        faithful = False
         for size in range(min(12, len(peak.tokens) - 1) + 1):
-            value = alone(real, peak.tokens[-size - 1 :], peak.unit)
+            start = peak.start + len(peak.tokens) - 1 - size
+            value = alone(real, peak.tokens[-size - 1 :], peak.unit, start)
             if value[-1] >= value.max() and value[-1] > kept * peak.activation:
-                expected = size
+                faithful = True
                 break
-        assert (None if window is None else len(window.tokens) - 1) == expected
-        sizes.add(expected)
-    assert len(sizes) > 3  # contexts of several lengths, and none among them
+        assert len(window.tokens) - 1 == size
+        assert (window.start, window.faithful) == (start, faithful)
+        np.testing.assert_allclose(window.activations, value, atol=1e-6)
+        sizes.add(size)
+        longest += not faithful
+    assert len(sizes) > 3  # contexts of several lengths
+    assert longest
 
 
 def test_the_peak_of_an_excerpt_has_the_story_before_it():
@@ -56,6 +77,6 @@ def test_the_peak_of_an_excerpt_has_the_story_before_it():
     excerpt = Excerpt(0, 4, story[4:9], np.array([0.0, 0.1, 0.9, 0.9, 0.2]))
     peak = peak_of(7, excerpt, story, context=3)
     assert peak.tokens.tolist() == [13, 14, 15, 16]
-    assert (peak.unit, peak.activation, peak.after) == (7, 0.9, 17)
+    assert (peak.unit, peak.activation, peak.start, peak.after) == (7, 0.9, 3, 17)
     assert peak_of(7, excerpt, story[:7], context=30).after == -1
     assert peak_of(7, Excerpt(0, 4, story[4:5], np.zeros(1)), story, 3) is None

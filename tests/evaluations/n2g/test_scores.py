@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluations.excerpts import Excerpt
-from evaluations.n2g.scores import Counts, Seen, lookup, score
+from evaluations.n2g.scores import LOOKUPS, Counts, Seen, Tally, score
 from evaluations.n2g.trie import Pattern, Trie
 from tests.evaluations.n2g.conftest import A, B, C, X
 
@@ -21,12 +20,13 @@ def test_counts():
     assert Counts(0, 3, 0).recall is None
 
 
-def test_the_lookup_knows_tokens_that_fire_every_other_time():
-    excerpts = [
-        Excerpt(0, 0, np.array([A, B, B, C, C, C]), np.array([0.0, 0.9, 0.1, 0.9, 0.2, 0.1]))
-    ]
-    assert lookup(excerpts, 0.5) == {B}
-    assert lookup([], 0.5) == frozenset()
+def test_lookups_know_tokens_that_fire_every_other_time_or_once():
+    tally = Tally()
+    assert tally.mostly == tally.ever == frozenset()
+    tally.count(np.array([A, B, B]), np.array([False, True, False]))
+    tally.count(np.array([C, C, C]), np.array([True, False, False]))
+    assert tally.mostly == {B}
+    assert tally.ever == {B, C}
 
 
 def test_a_graph_that_knows_the_context_beats_the_baselines():
@@ -35,13 +35,17 @@ def test_a_graph_that_knows_the_context_beats_the_baselines():
         Seen(np.array([A, B, X, B]), np.array([True, False, False])),  # a is context only
         Seen(np.array([B, A]), np.array([False, False])),  # not a of the excerpt before
     ]
-    found = score(trie, frozenset({B}), held_out, 0.5)
+    lookups = {"lookup": {B}, "lookup_windows": set(), "lookup_published": {A, B}}
+    found = score(trie, {name: frozenset(one) for name, one in lookups.items()}, held_out, 0.5)
     assert found["trie"] == Counts(1, 0, 0)
     assert found["lookup"] == Counts(1, 2, 0)
+    assert found["lookup_windows"] == Counts(0, 0, 1)
+    assert found["lookup_published"] == Counts(1, 3, 0)
     assert found["always"] == Counts(1, 4, 0)
     assert found["always"].f1 == pytest.approx(2 / 6)
     assert found["trie"].f1 == 1.0
 
 
 def test_without_excerpts_nothing_is_scored():
-    assert score(Trie([]), frozenset(), [], 0.5)["trie"].f1 is None
+    none = dict.fromkeys(LOOKUPS, frozenset[int]())
+    assert score(Trie([]), none, [], 0.5)["trie"].f1 is None

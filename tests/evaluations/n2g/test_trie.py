@@ -20,7 +20,7 @@ def _examples(reader, vocabulary, window):
 
 
 def test_a_planted_unit_gives_the_known_trie(planted, vocabulary):
-    window = Window(3, np.array([A, Y, D]), np.array([0.0, 0.0, 1.0]))
+    window = Window(3, np.array([A, Y, D]), np.array([0.0, 0.0, 1.0]), 1.0)
     found = patterns(_examples(planted, vocabulary, window), 0.75, 0.5)
     firing = {pattern.path: pattern.activation for pattern in found if pattern.activation > 0.5}
     assert firing == {(D, IGNORE, A): 1.0, (D, IGNORE, X): pytest.approx(0.8)}
@@ -93,3 +93,15 @@ def test_the_walk_matches_as_plain_comparison_does():
 
 def test_an_empty_trie_predicts_nothing():
     assert Trie([]).predict(np.array([A, B])).tolist() == [0, 0]
+
+
+def test_a_window_without_its_peak_tells_about_the_peak_alone():
+    importance = np.array([[0, 0.2, 0.9], [0, 0, 0.1], [0, 0, 0]])
+    window = Window(0, np.array([A, B, D]), np.array([0.4, 0.9, 0.2]), 1.6, faithful=False)
+    example = Example.of_window(window, importance, 2.0)
+    assert example.activations.tolist() == pytest.approx([1.6, 3.6, 0.8])
+    assert example.activating(0.5) == [2]
+    silent = Window(0, np.array([A, D]), np.array([0.4, -0.1]), 1.6, faithful=False)
+    example = Example.of_window(silent, np.zeros((2, 2)), 2.0)
+    assert example.activations.tolist() == pytest.approx([0.2, 0.8])
+    assert [one.path for one in patterns([example], 0.75, 0.5)] == [(D,)]
