@@ -112,6 +112,8 @@ class Record:
     seconds: float = 0.0
     device: str = "cpu"
     schema: int = SCHEMA
+    version: int = 0
+    """Of the evaluation's code; 0 in records from before it was written."""
 
     def metric(self, name: str) -> Metric | None:
         """The metric of that name, or None."""
@@ -224,8 +226,7 @@ def model_ids(records: Sequence[Record]) -> list[str]:
 
 def _model_id(record: Record) -> str:
     model = record.model
-    whole = model["configuration"]
-    fields = {key: whole[key] for key in whole if key != "dtype"} if isinstance(whole, dict) else {}
+    fields = {key: value for key, value in model["configuration"].items() if key != "dtype"}
     return f"{model['weights_hash']} {hash_of([fields, model.get('ablation')])}"
 
 

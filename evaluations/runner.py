@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from transformer_lens import HookedTransformer
 
 from evaluations import weights
+from evaluations.canonical import canonical
 from evaluations.models import LoadedModel, load_model
 from evaluations.record import (
     SCHEMA,
@@ -29,6 +30,9 @@ from sat_interp.errors import UserError
 from sat_interp.provenance import commit, versions
 
 log = logging.getLogger(__name__)
+
+SAME_DATA = ("spec", "split", "validation", "limit", "tokenizer", "n_stories", "n", "n_asked_for")
+"""Of what records of all versions say of their data: what tells texts and tasks apart."""
 
 
 @runtime_checkable
@@ -88,6 +92,8 @@ class Outcome:
     failures: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
     """How many records were there already."""
+    renewed: int = 0
+    """How many were measured again because their record was of an older version."""
 
     def raise_failures(self) -> None:
         """Do nothing if all went well.
@@ -142,6 +148,7 @@ def run(
             record, was_done = run_one(evaluation, loaded, data(loaded), config, out, force)
             outcome.records.append(record)
             outcome.skipped += was_done
+            outcome.renewed += not was_done and had_older(record, out)
         except UserError as error:
             outcome.failures[name] = str(error)
         except OSError as error:
@@ -182,6 +189,7 @@ def run_one(
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - clock, 3),
         device=loaded.device,
+        version=evaluation.version,
     )
     record.write(record_path(out, evaluation.name, config_hash, loaded))
     return record, False
@@ -251,6 +259,37 @@ def find_record(
                 record, model={**record.model, **named}, data={**kept, **_tokenizer_note(loaded)}
             )
     return None
+
+
+def had_older(record: Record, out: str | Path) -> bool:
+    """Whether ``out`` holds the same measurement by older code.
+
+    That is a record of the same weights, gates, text or task and settings, as far as both tell
+    (older records tell less), with a lower version.
+    """
+    pattern = f"*-{str(record.model['weights_hash'])[:8]}/{record.evaluation}-*.json"
+    for path in Path(out).glob(pattern):
+        try:
+            other = read_record(path)
+        except UserError:
+            continue
+        if other.version < record.version and _is_same_measurement(other, record):
+            return True
+    return False
+
+
+def _is_same_measurement(one: Record, other: Record) -> bool:
+    if one.evaluation != other.evaluation:
+        return False
+    names = ("weights_hash", "ablation", "configuration")
+    parts = [({name: record.model[name] for name in names if name in record.model},
+              {name: record.data[name] for name in SAME_DATA if name in record.data},
+              record.config) for record in (one, other)]  # fmt: skip
+    return all(
+        canonical(first[name]) == canonical(second[name])
+        for first, second in zip(*parts, strict=True)
+        for name in first.keys() & second.keys()
+    )
 
 
 def describe_model(loaded: LoadedModel) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class ModelFields(TypedDict):
     spec: NotRequired[str]
     n_parameters: NotRequired[Count | None]
     shape: NotRequired[dict[str, Any] | None]
+    configuration: NotRequired[dict[str, Any]]
     ablation: NotRequired[AblationFields | None]
     training: NotRequired[TrainingFields | None]
 
@@ -103,6 +104,7 @@ class RecordFields(TypedDict):
     started: NotRequired[str]
     seconds: NotRequired[Number]
     device: NotRequired[str]
+    version: NotRequired[Count]
 
 
 def _paired(fields: dict[str, Any]) -> dict[str, Any]:

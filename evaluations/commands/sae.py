@@ -99,6 +99,7 @@ def sae(
         whole.records += outcome.records
         whole.failures |= outcome.failures
         whole.skipped += outcome.skipped
+        whole.renewed += outcome.renewed
     written = write_report(whole.records, Path(out))
     shown = dataclasses.replace(whole, records=labelled(whole.records))
     show(shown, LAYOUTS, out, written)

@@ -30,6 +30,12 @@ def show(
         kept = f" ({outcome.skipped} were there already; --force runs them again)"
         count = f"{len(outcome.records)} record{'s' * (len(outcome.records) != 1)}"
         told.print(f"{count} in {out}{kept if outcome.skipped else ''}", highlight=False)
+        if outcome.renewed:
+            them = "1 was" if outcome.renewed == 1 else f"{outcome.renewed} were"
+            told.print(
+                f"{them} measured again: the record was of an older version of this evaluation",
+                highlight=False,
+            )
         if written:
             names = ", ".join(str(path) for path in written)
             told.print(f"tables and figure: {names}", highlight=False, soft_wrap=True)

@@ -24,6 +24,7 @@ from evaluations.report.paper_tables import (
 from evaluations.report.seeds import Group, groups
 from evaluations.report.selection import Model, collect, models
 from evaluations.runner import file_name
+from evaluations.versions import older_told
 from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
 from sat_interp.training.study import Study, read_study
@@ -69,6 +70,10 @@ class Report:
             whose = f" of the study {plan.name}" if plan else ""
             raise UserError(f"{directory} holds no record{whose}: run sat-eval all first")
         notes = found.told()
+        notes += older_told(
+            record
+            for group in rows for model in group.models for record in model.records.values()
+        )  # fmt: skip
         if others := [model.name for model in everyone if model.weights not in weights]:
             notes.append(f"{len(others)} models are not of the study: {', '.join(others)}")
         if plan and (absent := _absent(plan, everyone)):

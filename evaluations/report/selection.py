@@ -114,7 +114,8 @@ def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
     """A model for each set of weights, gates and configuration, with one record of each evaluation.
 
     Of several records of one evaluation the tables take, among those the paper's table is about
-    (:func:`counts`), one whose settings and text most models share; else the newest.
+    (:func:`counts`), one of the newest version of its code; among these, one whose settings and
+    text most models share; else the newest.
 
     Args:
         names: of a study's runs; they go before other names of the same weights.
@@ -131,7 +132,7 @@ def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
     for name in {record.evaluation for record in records}:
         eligible = [record for record in records if record.evaluation == name and counts(record)]
         rank = _by_share(eligible)
-        for record in sorted(eligible, key=lambda record: rank[settings(record)]):
+        for record in sorted(eligible, key=lambda one: (one.version, rank[settings(one)])):
             found[ids[id(record)]].records[name] = record
     return [model for model in found.values() if model.records]
 
@@ -169,7 +170,7 @@ def counts(record: Record) -> bool:
 
 def settings(record: Record) -> str:
     """A hash of what has to be equal for two models' figures to be compared."""
-    return hash_of([record.evaluation, record.config, record.data.get("content")])
+    return hash_of([record.evaluation, record.version, record.config, record.data.get("content")])
 
 
 def is_comparable(records: Sequence[Record]) -> bool:
