@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -12,6 +13,16 @@ class UserError(ValueError):
     The commands print it as ``error: ...`` on stderr and exit with code 2. It is a ``ValueError``,
     so that notebooks and other libraries can catch it without importing this module.
     """
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it: one short line, whatever the value is."""
+    text = _SHORT.repr(value)
+    return text if text.isprintable() else ascii(text)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 
 
 def suggest(kind: str, name: object, choices: Iterable[str]) -> str:

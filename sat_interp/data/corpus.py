@@ -135,13 +135,8 @@ def load_corpus(
         raise UserError(f"a limit of {limit} stories leaves no data: use 1 or more")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-text token: load it by load_tokenizer")
-    identity = {
-        "format": FORMAT_VERSION,
-        "content": source.content_id(split),
-        "limit": limit,
-        "tokenizer": fingerprint(tokenizer),
-    }
-    key = sha256(json.dumps(identity, sort_keys=True))[:16]
+    identity = _identity(source, split, tokenizer, limit)
+    key = _key(identity)
     root = default_cache() if cache_dir is None else Path(cache_dir)
     directory = root / f"{_slug(source.name)}-{split}-{key}"
     root.mkdir(parents=True, exist_ok=True)
@@ -159,6 +154,34 @@ def load_corpus(
     if corpus is None:
         raise OSError(f"{directory} does not read back as it was written: is the disk damaged?")
     return corpus
+
+
+def corpus_key(
+    source: DataSource, split: Split, tokenizer: PreTrainedTokenizerFast, limit: int | None = None
+) -> str:
+    """Hash of the text, the tokenizer and the limit: how the directory's name of a corpus ends.
+
+    Nothing is tokenised.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
+    return _key(_identity(source, split, tokenizer, limit))
+
+
+def _identity(
+    source: DataSource, split: Split, tokenizer: PreTrainedTokenizerFast, limit: int | None
+) -> dict[str, Any]:
+    return {
+        "format": FORMAT_VERSION,
+        "content": source.content_id(split),
+        "limit": limit,
+        "tokenizer": fingerprint(tokenizer),
+    }
+
+
+def _key(identity: dict[str, Any]) -> str:
+    return sha256(json.dumps(identity, sort_keys=True))[:16]
 
 
 def _build(

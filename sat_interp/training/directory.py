@@ -16,7 +16,9 @@ from filelock import FileLock, Timeout
 from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
 from sat_interp.provenance import provenance
+from sat_interp.reading import Unreadable, read_json
 from sat_interp.training.config import TrainConfig, first_difference
+from sat_interp.training.facts import check_log, check_summary, read_lines
 from sat_interp.training.state import checkpoints, clear_leftovers
 
 logger = logging.getLogger(__name__)
@@ -77,11 +79,39 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def finished(self) -> dict[str, Any] | None:
-        """The summary of a run that has ended, else None."""
+    def finished(self, whole: bool = False) -> dict[str, Any] | None:
+        """The summary of a run that has ended, else None.
+
+        ``whole``: with every field a run writes; else it must only tell the best perplexity. A
+        damaged one is named in a warning: the run then goes on from its last checkpoint, at its
+        end, and writes the summary anew.
+        """
         if not self.summary.exists():
             return None
-        return _read(self.summary)
+        try:
+            return check_summary(read_json(self.summary), whole)
+        except ValueError as error:
+            logger.warning("%s is damaged (%s): it will be written anew", self.summary, error)
+            return None
+
+    def checkpointed_inputs(self) -> dict[str, Any]:
+        """What the newest checkpoint says about the data; empty where there is none."""
+        try:
+            newest = checkpoints(self.checkpoints)[-1]
+            inputs = read_json(newest / "state.json")["inputs"]
+        except (IndexError, ValueError, LookupError, TypeError):
+            return {}
+        return inputs if isinstance(inputs, dict) else {}
+
+    def check_log(self, size: int) -> None:
+        """Do nothing if the first ``size`` bytes of the log are lines of a log.
+
+        Raises:
+            ValueError: they are not.
+        """
+        if self.writes and self.log.exists():
+            with open(self.log, "rb") as file:
+                check_log(file.read(size))
 
     def cut_log(self, size: int) -> None:
         """Bring the log back to what it was when it had ``size`` bytes."""
@@ -113,6 +143,9 @@ class RunDirectory:
             write_atomically(self.summary, _json(summary))
 
     def _refuse_foreign(self) -> None:
+        for path in (self.config, self.log, self.summary):
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is no file: name another directory")
         if self.config.exists():
             is_ours = isinstance(_read(self.config).get("settings"), dict)
         else:
@@ -144,10 +177,13 @@ class RunDirectory:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log."""
+    """The lines of a log; damaged ones are left out and counted in a warning."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines, damaged = read_lines(path.read_bytes())
+    if damaged:
+        logger.warning("%s: %d damaged lines are left out", path, damaged)
+    return lines
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -156,8 +192,8 @@ def _json(value: dict[str, Any]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = read_json(path)
+    except Unreadable as error:
         raise UserError(f"{path} is damaged ({error}): name another directory") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not what sat-train wrote: name another directory")

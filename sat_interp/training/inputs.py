@@ -7,9 +7,14 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from sat_interp.data.corpus import TokenCorpus, load_corpus
+from sat_interp.data.corpus import TokenCorpus, corpus_key, load_corpus
 from sat_interp.data.sources import parse_data
-from sat_interp.data.tokenizer import fingerprint, load_tokenizer, resolve_tokenizer
+from sat_interp.data.tokenizer import (
+    fingerprint,
+    load_tokenizer,
+    resolve_tokenizer,
+    start_with_end_of_text,
+)
 from sat_interp.errors import UserError
 from sat_interp.files import atomic_directory
 from sat_interp.training.config import TrainConfig
@@ -29,15 +34,53 @@ class Inputs:
 
     def identity(self) -> dict[str, str]:
         """Hashes of what was read: what a resumed run must find again."""
-        return {
-            "tokenizer": fingerprint(self.tokenizer),
-            "training data": self.train.directory.name.rpartition("-")[2],
-            "validation data": self.validation.directory.name.rpartition("-")[2],
-        }
+        return _identity(
+            self.tokenizer,
+            self.train.directory.name.rpartition("-")[2],
+            self.validation.directory.name.rpartition("-")[2],
+        )
+
+
+def _identity(tokenizer: PreTrainedTokenizerFast, train: str, validation: str) -> dict[str, str]:
+    hashes = {"training data": train, "validation data": validation}
+    return {"tokenizer": fingerprint(tokenizer), **hashes}
+
+
+def current_identity(config: TrainConfig, directory: RunDirectory) -> dict[str, str]:
+    """:meth:`Inputs.identity` of what a finished run would read today; nothing is tokenised.
+
+    Raises:
+        UserError: the data or the tokenizer cannot be read.
+    """
+    source = parse_data(config.data, config.validation)
+    if config.tokenizer.startswith("bpe"):
+        kept = directory.tokenizer if directory.tokenizer.is_dir() else directory.model
+        tokenizer = load_tokenizer(str(kept))
+    else:
+        tokenizer = load_tokenizer(config.tokenizer)
+    keys = (corpus_key(source, split, tokenizer) for split in ("train", "validation"))
+    return _identity(start_with_end_of_text(tokenizer), *keys)
+
+
+def refuse_changed(before: dict[str, str], now: dict[str, str], directory: RunDirectory) -> None:
+    """Do nothing if a run's inputs are what they were.
+
+    Raises:
+        UserError: the data or the tokenizer changed.
+    """
+    for name, found in now.items():
+        if before.get(name) != found:
+            raise UserError(
+                f"the {name} changed since {directory.path} was begun: restore it, or name "
+                "another directory"
+            )
 
 
 def load_inputs(config: TrainConfig, directory: RunDirectory, ranks: Processes) -> Inputs:
     """Tokenizer and tokens for a run; a tokenizer trained for it is kept in its directory.
+
+    In the training stream a story follows the end-of-text token of the one before, so that token
+    is also the BOS token of the model's tokenizer, whatever the tokenizer came with.
 
     Raises:
         UserError: the data cannot be read, holds no text, or fewer tokens than one window.
@@ -53,6 +96,7 @@ def load_inputs(config: TrainConfig, directory: RunDirectory, ranks: Processes) 
         tokenizer = load_tokenizer(str(directory.tokenizer))
     else:
         tokenizer = load_tokenizer(config.tokenizer)
+    start_with_end_of_text(tokenizer)
     train = load_corpus(source, "train", tokenizer)
     if len(train.tokens) <= config.n_ctx:
         raise UserError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sat_interp.checkpoint import from_pretrained, save_pretrained
 from sat_interp.errors import UserError
@@ -20,7 +21,13 @@ from sat_interp.training.build import build_model, shape_of
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory, read_log
 from sat_interp.training.distributed import Processes, processes
-from sat_interp.training.inputs import Inputs, load_inputs
+from sat_interp.training.facts import check_facts
+from sat_interp.training.inputs import (
+    Inputs,
+    current_identity,
+    load_inputs,
+    refuse_changed,
+)
 from sat_interp.training.plot import draw_losses
 from sat_interp.training.report import (
     Cost,
@@ -29,7 +36,7 @@ from sat_interp.training.report import (
     summarise,
     title,
 )
-from sat_interp.training.state import checkpoints, load_latest, save_state
+from sat_interp.training.state import State, checkpoints, load_latest, save_state
 from sat_interp.training.trainer import NonFiniteLoss, Trainer
 from sat_interp.training.validate import validate
 from sat_interp.transformer import SelfAblatingTransformer
@@ -89,7 +96,7 @@ def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> 
     directory = RunDirectory(config.out or "", writes=ranks.is_first)
     with directory.claim(config, ranks.world):
         ranks.wait()
-        if done := finished_result(directory):
+        if done := finished_result(config, directory, inputs):
             return done
         inputs = inputs or load_inputs(config, directory, ranks)
         model = build_model(config, inputs.tokenizer, ranks.device)
@@ -98,11 +105,22 @@ def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> 
             return _Run(config, directory, inputs, trainer).finish()
 
 
-def finished_result(directory: RunDirectory) -> TrainResult | None:
-    """What a run that has ended left in its directory; None where there is more to do."""
-    summary = directory.finished()
+def finished_result(
+    config: TrainConfig, directory: RunDirectory, inputs: Inputs | None = None
+) -> TrainResult | None:
+    """What a run that has ended left in its directory; None where there is more to do.
+
+    Raises:
+        UserError: its data or tokenizer changed since, or cannot be read.
+    """
+    summary = directory.finished(whole=True)
     if not summary:
         return None
+    now = inputs.identity() if inputs else current_identity(config, directory)
+    if before := summary.get("inputs") or directory.checkpointed_inputs():
+        refuse_changed(before, now, directory)
+    else:
+        logger.warning("%s does not say what data it read: cannot check it", directory.path)
     logger.info("%s has finished: nothing to resume", directory.path)
     return TrainResult(from_pretrained(directory.model), directory.path, summary)
 
@@ -211,21 +229,33 @@ class _Run:
 
     def _resume(self) -> None:
         """Take up the newest sound checkpoint, or start from nothing."""
-        found = load_latest(self.directory.checkpoints)
+        found = self._sound_state()
         if found is None:
             self.directory.cut_log(0)
             return
         tensors, facts = found
-        for name, now in self.inputs.identity().items():
-            if facts["inputs"].get(name) != now:
-                raise UserError(
-                    f"the {name} changed since {self.directory.path} was begun: restore it, or "
-                    "name another directory"
-                )
+        refuse_changed(facts["inputs"], self.inputs.identity(), self.directory)
         self.trainer.load(facts["step"], tensors)
         self.progress = Progress(facts["last"], facts["best"], facts["seconds"])
         self.directory.cut_log(facts["log_bytes"])
         logger.info("going on from step %d", self.trainer.step)
+
+    def _sound_state(self) -> State | None:
+        """The newest checkpoint that can be gone on from, its part of the log included."""
+
+        def check(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+            check_facts(facts)
+            self.trainer.check(tensors)
+
+        def check_all(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+            check(tensors, facts)
+            self.directory.check_log(facts["log_bytes"])
+
+        try:
+            return load_latest(self.directory.checkpoints, check_all)
+        except UserError:
+            # A log that is damaged from its beginning must not cost the run.
+            return load_latest(self.directory.checkpoints, check)
 
     def _leave(self) -> TrainResult:
         trainer, directory = self.trainer, self.directory

@@ -43,7 +43,7 @@ def train_matched(config: TrainConfig, ranks: Processes) -> TrainResult:
     directory = RunDirectory(config.out or "", writes=ranks.is_first)
     with directory.claim(config, ranks.world):
         ranks.wait()
-        if done := finished_result(directory):
+        if done := finished_result(config, directory):
             return done
         inputs = load_inputs(config, directory, ranks)
         results: dict[int, TrainResult] = {}

@@ -39,6 +39,7 @@ def summarise(
         "best": losses(best),
         "validation_stories": len(inputs.validation),
         "training_tokens_available": len(inputs.train.tokens),
+        "inputs": inputs.identity(),
         "parameters": sum(parameter.numel() for parameter in trainer.trained.values()),
         "processes": trainer.processes.world,
         "device": str(trainer.processes.device),

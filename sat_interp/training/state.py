@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 from sat_interp.files import atomic_directory, put_back_directories
+from sat_interp.reading import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -49,22 +51,41 @@ def save_state(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_latest(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+State = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def load_latest(
+    directory: Path, check: Callable[[dict[str, Tensor], dict[str, Any]], None] | None = None
+) -> State | None:
     """Tensors (on the CPU) and facts of the newest sound checkpoint; None where there is none.
 
-    A truncated or altered one is named in a warning, and the one before it is used.
+    One that is truncated, altered, or refused by ``check`` is named in a warning, and the one
+    before it is used.
+
+    Args:
+        check: raises a ValueError for tensors and facts that cannot be gone on from.
 
     Raises:
         UserError: there are checkpoints, and none is sound.
     """
-    found = checkpoints(directory)
-    for path in reversed(found):
+    reasons = []
+    for path in reversed(checkpoints(directory)):
         try:
-            return _load(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            logger.warning("checkpoint %s is damaged (%s): trying the one before", path, error)
-    if found:
-        raise UserError(f"no checkpoint in {directory} is sound: start again in another directory")
+            tensors, facts = _load(path)
+            if check is not None:
+                check(tensors, facts)
+        except (OSError, ValueError, SafetensorError, MemoryError) as error:
+            reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)
+            logger.warning(
+                "checkpoint %s is damaged (%s): trying the one before", path, reasons[-1]
+            )
+        else:
+            return tensors, facts
+    if reasons:
+        raise UserError(
+            f"no checkpoint in {directory} is sound (the last: {reasons[0]}): start again in "
+            "another directory"
+        )
     return None
 
 
@@ -74,7 +95,7 @@ def checkpoints(directory: Path) -> list[Path]:
         return []
     return sorted(
         (path for path in directory.iterdir() if _NAME.fullmatch(path.name)),
-        key=lambda path: int(path.name.removeprefix("step-")),
+        key=_step_of,
     )
 
 
@@ -93,12 +114,23 @@ def clear_leftovers(out: Path) -> None:
                     path.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+def _load(path: Path) -> State:
+    state = read_json(path / "state.json")
+    if not isinstance(state, dict):
+        raise ValueError("state.json holds no mapping")
+    step = state.get("step")
+    if type(step) is not int or step != _step_of(path):
+        raise ValueError(f"state.json says step {shown(step)}")
     file = path / "tensors.safetensors"
-    if _sha256(file) != state["tensors_sha256"]:
+    if not file.is_file():
+        raise ValueError("tensors.safetensors is missing, or no file")
+    if _sha256(file) != state.get("tensors_sha256"):
         raise ValueError("its tensors do not have the hash it states")
     return load_file(file), state
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _save_tensors(tensors: dict[str, Tensor], file: Path) -> None:

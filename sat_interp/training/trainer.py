@@ -21,6 +21,8 @@ from sat_interp.transformer import SelfAblatingTransformer
 
 logger = logging.getLogger(__name__)
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter."""
 COLUMNS = ("clean", "ablated", "reconstruction", "grad_norm")
 
 
@@ -132,29 +134,48 @@ class Trainer:
                 state[f"optimizer.{key}.{name}"] = value
         return {**state, "history": self.history}
 
-    def load(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Take up the state that :meth:`tensors` gave after ``step`` steps.
+    def check(self, tensors: dict[str, Tensor]) -> None:
+        """Do nothing if :meth:`load` can take these tensors up.
 
         Raises:
-            UserError: it is another model's.
+            ValueError: they are another model's, or lack moments, or have other shapes.
         """
+        own = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        found = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        for name in sorted(own.keys() | found.keys()):
+            shapes = [tuple(side[name].shape) if name in side else None for side in (found, own)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"the checkpoint is another model's: {name.removeprefix('model.')} is "
+                    f"{shapes[0]} there and {shapes[1]} here"
+                )
+        wanted = {**own, "history": self.history}
+        for name, parameter in self.trained.items():
+            names = [f"optimizer.{key}.{name}" for key in MOMENTS]
+            if any(one in tensors for one in names):  # a parameter without a gradient has none
+                scalar = parameter.new_empty(())
+                wanted |= dict(zip(names, (scalar, parameter, parameter), strict=True))
+        for name in sorted(wanted.keys() | tensors.keys()):
+            if name not in tensors or name not in wanted:
+                raise ValueError(f"{name} is {'missing' if name in wanted else 'unknown'}")
+            if tensors[name].shape != wanted[name].shape:
+                raise ValueError(f"{name} has shape {tuple(tensors[name].shape)}")
+            if tensors[name].dtype != wanted[name].dtype and name not in own:
+                raise ValueError(f"{name} is of {tensors[name].dtype}")
+            if tensors[name].is_floating_point() != wanted[name].is_floating_point():
+                raise ValueError(f"{name} is of {tensors[name].dtype}")
+
+    def load(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Take up the state that :meth:`tensors` gave after ``step`` steps; see :meth:`check`."""
         weights = {
             name.removeprefix("model."): tensor
             for name, tensor in tensors.items()
             if name.startswith("model.")
         }
-        own = self.model.state_dict()
-        for name in sorted(own.keys() | weights.keys()):
-            shapes = [tuple(side[name].shape) if name in side else None for side in (weights, own)]
-            if shapes[0] != shapes[1]:
-                raise UserError(
-                    f"the checkpoint is another model's: {name} is {shapes[0]} there and "
-                    f"{shapes[1]} here; choose another directory"
-                )
         self.model.load_state_dict(weights)
         for name, parameter in self.trained.items():
             moments = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
+            for key in MOMENTS:
                 value = tensors.get(f"optimizer.{key}.{name}")
                 if value is not None:
                     moments[key] = value.to(parameter.device)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -12,11 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sat_interp.errors import UserError
-from sat_interp.training import state
+from sat_interp.training import loop, state
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory
+from sat_interp.training.facts import check_facts
 from sat_interp.training.loop import train
 
 from .children import crash_child, start, train_child
@@ -283,6 +287,29 @@ def test_changed_data_is_refused(
         train(resumed(config))
 
 
+def test_changed_data_of_a_finished_run_is_refused(
+    tiny: Tiny, tmp_path: Path, text_files: dict[str, str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    lines = Path(text_files["train"]).read_text().splitlines()
+    data.write_text("\n".join(lines))
+    config = tiny(data=str(data), steps=3)
+    finished = train(config)
+    assert train(resumed(config)).summary == finished.summary
+    data.write_text("\n".join(lines[5:]))
+    with pytest.raises(UserError, match="the training data changed since"):
+        train(resumed(config))
+    summary = Path(str(config.out)) / "summary.json"
+    content = json.loads(summary.read_text())
+    del content["inputs"]  # as of a run that finished before summaries held them
+    summary.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="the training data changed since"):
+        train(resumed(config))
+    data.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        train(resumed(config))
+
+
 def test_a_checkpoint_of_another_model_is_refused(
     forty: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -359,3 +386,172 @@ def limited_child(settings: dict[str, Any], environment: dict[str, str], said: s
     except UserError as error:
         Path(said).write_text(str(error))
         sys.exit(2)
+
+
+DEEP = "[" * 20_000 + "]" * 20_000
+FACTS = {
+    "step": 3, "seconds": 1.0, "log_bytes": 10, "last": {"step": 2, "validation_clean": 1.0},
+    "best": {"step": 2, "validation_clean": 1.0, "validation_ablated": 2}, "inputs": {"data": "ab"},
+}  # fmt: skip
+NEVER: list[Any] = [None, True, "x", [1], math.nan, math.inf]  # neither a number nor a count
+WRONG: dict[str, list[Any]] = {
+    "seconds": [*NEVER, {}, -1],
+    "log_bytes": [*NEVER, {}, -1, 1.5, 2**70],
+    "last": [*NEVER, 1],
+    "best": [*NEVER, 1],
+    "inputs": [*NEVER, 1, {"data": 1}, {"data": None}],
+    "best.step": [*NEVER, {}, -1, 1.5],
+    "best.validation_clean": [*NEVER, {}, 10**400],
+    "last.validation_ablated": [*NEVER, {}],
+}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_facts_of_every_wrong_kind_are_named(field: str) -> None:
+    check_facts(FACTS)
+    name, _, part = field.partition(".")
+    for value in WRONG[field]:
+        whole = {**FACTS[name], part: value} if part else value
+        with pytest.raises(ValueError, match=rf"^{part or name} is ") as caught:
+            check_facts({**FACTS, name: whole})
+        assert "\n" not in str(caught.value)
+    if not part:
+        with pytest.raises(ValueError, match=f"^{name} is missing$"):
+            check_facts({key: value for key, value in FACTS.items() if key != name})
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"[]", b"3", b"null", b"{}", b"\xff\xfe{", DEEP.encode(), b'{"step": "2"}', b'{"step": 2}',
+    b'{"step": true, "tensors_sha256": "a"}', b'{"step": 3}', b'{"step": 1e400}',
+    b'{"step": 2, "tensors_sha256": ["a"]}', json.dumps("x").encode("utf-16"),
+])  # fmt: skip
+def test_a_state_file_of_any_content_is_damage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    for step in (1, 2):
+        state.save_state(tmp_path, step, {"w": torch.full((4,), float(step))}, {})
+    (tmp_path / "step-00000002" / "state.json").write_bytes(content)
+    tensors, facts = state.load_latest(tmp_path) or ({}, {})
+    assert facts["step"] == 1
+    assert "step-00000002 is damaged" in caplog.text
+    assert all("\n" not in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize("file", ["state.json", "tensors.safetensors"])
+def test_a_pipe_in_a_checkpoint_is_damage(tmp_path: Path, file: str) -> None:
+    for step in (1, 2):
+        state.save_state(tmp_path, step, {"w": torch.full((4,), float(step))}, {})
+    (tmp_path / "step-00000002" / file).unlink()
+    os.mkfifo(tmp_path / "step-00000002" / file)
+    assert (state.load_latest(tmp_path) or ({}, {}))[1]["step"] == 1
+
+
+def rewrite(checkpoint: Path, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Change a checkpoint's tensors and facts, with a hash that fits."""
+    tensors = load_file(checkpoint / "tensors.safetensors")
+    facts = json.loads((checkpoint / "state.json").read_text())
+    change(tensors, facts)
+    save_file(tensors, checkpoint / "tensors.safetensors")
+    facts["tensors_sha256"] = state._sha256(checkpoint / "tensors.safetensors")
+    (checkpoint / "state.json").write_text(json.dumps(facts))
+
+
+def taken_up(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The step a resumed run goes on from; it goes no further."""
+    steps = []
+
+    def finish(run: loop._Run) -> None:
+        steps.append(run.trainer.step)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "finish", finish)
+        with pytest.raises(KeyboardInterrupt):
+            train(resumed(config))
+    return steps[0]
+
+
+ALTERATIONS: dict[str, Callable[[dict[str, Any], dict[str, Any]], Any]] = {
+    "a weight of another shape": lambda t, f: t.update({"model.embed.W_E": torch.zeros(3, 3)}),
+    "a weight of integers": lambda t, f: t.update(
+        {"model.embed.W_E": t["model.embed.W_E"].to(torch.int64)}
+    ),
+    "no weight": lambda t, f: t.pop("model.embed.W_E"),
+    "a tensor nobody knows": lambda t, f: t.update({"optimizer.exp_avg.nobody": torch.zeros(2)}),
+    "moments of another shape": lambda t, f: t.update(
+        {"optimizer.exp_avg.embed.W_E": torch.zeros(2, 2)}
+    ),
+    "half the moments": lambda t, f: t.pop("optimizer.exp_avg_sq.embed.W_E"),
+    "a step that is a vector": lambda t, f: t.update({"optimizer.step.embed.W_E": torch.zeros(2)}),
+    "complex moments": lambda t, f: t.update(
+        {"optimizer.exp_avg.embed.W_E": t["optimizer.exp_avg.embed.W_E"].to(torch.complex64)}
+    ),
+    "no history": lambda t, f: t.pop("history"),
+    "a history of another shape": lambda t, f: t.update({"history": torch.zeros(1, 1)}),
+    "a step that is text": lambda t, f: f.update({"step": "28"}),
+    "no inputs": lambda t, f: f.pop("inputs"),
+    "a best that is a list": lambda t, f: f.update({"best": []}),
+    "negative bytes": lambda t, f: f.update({"log_bytes": -1}),
+}
+
+
+def test_a_checkpoint_altered_in_any_way_is_named_and_the_one_before_is_used(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    config, copy = forty(), tmp_path / "whole"
+    interrupted(config, monkeypatch)
+    alone = forty(out=str(tmp_path / "alone"))
+    train(alone)
+    shutil.copytree(config.out, copy)
+    for name, change in ALTERATIONS.items():
+        shutil.rmtree(config.out)
+        shutil.copytree(copy, config.out)
+        rewrite(Path(config.out) / "checkpoints" / "step-00000028", change)
+        caplog.clear()
+        assert taken_up(config, monkeypatch) == 21, name
+        assert "step-00000028 is damaged" in caplog.text, name
+    train(resumed(config))
+    assert outcome(config.out) == outcome(alone.out)
+
+
+def test_a_damaged_log_costs_a_checkpoint_or_its_lines_and_never_the_run(
+    forty: Tiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    config = forty()
+    interrupted(config, monkeypatch)
+    alone, log = forty(out=str(tmp_path / "alone")), Path(config.out) / "log.jsonl"
+    train(alone)
+    sound = log.read_bytes().splitlines(keepends=True)
+    (at,) = (n for n, line in enumerate(sound) if b'"step": 25,' in line)  # after the step 21
+    log.write_bytes(b"".join(sound).replace(sound[at], b"\xff\xfe" + sound[at][2:]))
+    assert taken_up(config, monkeypatch) == 21
+    assert "log.jsonl has 1 damaged lines" in caplog.text
+    log.write_bytes(b"\xff\xfe" + b"".join(sound)[2:])  # damaged from its beginning
+    train(resumed(config))
+    assert "1 damaged lines are left out" in caplog.text
+    assert (Path(config.out) / "model" / "model.safetensors").read_bytes() == (
+        Path(alone.out) / "model" / "model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", "null", '{"final": 3}', DEEP])
+def test_a_damaged_summary_is_written_anew(
+    tiny: Tiny, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    config = tiny(steps=5)
+    first = train(config).summary
+    (Path(config.out) / "summary.json").write_text(content)
+    again = train(resumed(config)).summary
+    assert "summary.json is damaged" in caplog.text
+    assert (again["final"], again["inputs"]) == (first["final"], first["inputs"])
+    assert json.loads((Path(config.out) / "summary.json").read_text()) == again
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "summary.json"])
+def test_a_pipe_in_a_runs_directory_is_refused(tiny: Tiny, name: str) -> None:
+    config = tiny(steps=5)
+    train(config)
+    (Path(config.out) / name).unlink()
+    os.mkfifo(Path(config.out) / name)
+    with pytest.raises(UserError, match=f"{name} is no file"):
+        train(resumed(config))
