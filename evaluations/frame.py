@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 TYPES = {
     "model": "string", "weights": "string", "control": "string", "seed": "Int64",
     "variant": "string", "k": "Int64", "gates": "string", "evaluation": "string",
-    "metric": "string", "title": "string", "value": "float64",
+    "version": "Int64", "metric": "string", "title": "string", "value": "float64",
     "low": "float64", "high": "float64", "level": "float64", "interval": "string",
     "standard_error": "float64", "unit": "string", "direction": "string", "n": "Int64",
     "n_failed": "Int64", "reasons": "object", "health": "object", "data": "string",
@@ -71,6 +71,7 @@ def _row(record: Record, metric: Metric) -> dict[str, Any]:
         "k": ablation.get("k_attention"),
         "gates": ablation.get("gates"),
         "evaluation": record.evaluation,
+        "version": record.version,
         "metric": metric.name,
         "title": metric.title,
         "value": metric.value,
