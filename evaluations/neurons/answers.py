@@ -1,15 +1,20 @@
-"""How the answers of a language model are read; one that cannot be is ``Unscored``, not guessed."""
+"""How the answers of a language model are read; one that cannot be is ``Unscored``, not guessed.
+
+What a reasoning model thought before it answered is no part of its answer (``thinking.py``).
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluations.neurons.examiner import HIGHEST, Explanation, Unscored
 from evaluations.neurons.prompts import show
+from evaluations.neurons.thinking import spoken
 
 Levels = tuple[float, ...]
 Alternatives = tuple[str, Mapping[str, float]]
@@ -17,12 +22,16 @@ Alternatives = tuple[str, Mapping[str, float]]
 
 UNPARSABLE = Unscored("unparsable answer")
 TOKENS_DIFFER = Unscored("tokens differ")
+UNFINISHED = Unscored("unfinished reasoning")
 LONGEST_EXPLANATION = 300  # characters
 
 
 def read_explanation(answer: str) -> Explanation | Unscored:
     """The first line that says something, without quotes, marks or a heading before it."""
-    for line in answer.splitlines():
+    said = spoken(answer)
+    if said is None:
+        return UNFINISHED
+    for line in map(_printable, said.splitlines()):
         line = re.sub(r"^[\s*#>-]*(explanation|answer)?\s*[:*]*\s*", "", line, flags=re.I)
         line = re.sub(r"^([\"'`])(.*)\1$", r"\2", line.strip(" \t*"))
         if re.search(r"\w", line):
@@ -41,7 +50,10 @@ def read_lines(
     Args:
         found: the alternatives to the levels of the answer, by their place in it.
     """
-    lines = list(re.finditer(r"^(.*)\t[ ]*(\d+)[ \t\r]*$", answer, flags=re.M))
+    said = spoken(answer)  # every place in it is where it was in the answer
+    if said is None:
+        return UNFINISHED
+    lines = list(re.finditer(r"^(.*)\t[ ]*(\d+)[ \t\r]*$", said, flags=re.M))
     if not lines:
         return UNPARSABLE
     if len(lines) != len(tokens):
@@ -73,28 +85,33 @@ def is_level(text: str) -> bool:
 
 def read_json(answer: str, tokens: Sequence[str]) -> Levels | Unscored:
     """Levels of a JSON list of [token, level]."""
-    found = _list(answer)
+    said = spoken(answer)
+    if said is None:
+        return UNFINISHED
+    found = _list(said)
     if found is None or not all(isinstance(pair, list) and len(pair) == 2 for pair in found):
         return UNPARSABLE
     if len(found) != len(tokens):
         return TOKENS_DIFFER
-    for (said, level), token in zip(found, tokens, strict=True):
+    for (name, level), token in zip(found, tokens, strict=True):
         if isinstance(level, bool) or not isinstance(level, int | float):
             return UNPARSABLE
         if not 0 <= level <= HIGHEST:
             return UNPARSABLE
-        if str(said).strip() not in (token.strip(), show(token).strip()):
+        if str(name).strip() not in (token.strip(), show(token).strip()):
             return TOKENS_DIFFER
     return tuple(float(level) for _, level in found)
 
 
 def read_verdicts(answer: str, count: int) -> tuple[bool, ...] | Unscored:
-    """``count`` verdicts of a JSON list: 1 and 0, true and false, or yes and no."""
-    found = _list(answer)
+    """``count`` verdicts of a JSON list: 1 and 0 (or 1.0 and 0.0), true and false, yes and no."""
+    said = spoken(answer)
+    if said is None:
+        return UNFINISHED
+    found = _list(said)
     if found is None:
         return UNPARSABLE
-    known = {"1": True, "0": False, "true": True, "false": False, "yes": True, "no": False}
-    verdicts = [known.get(str(verdict).strip().lower()) for verdict in found]
+    verdicts = [_verdict(verdict) for verdict in found]
     if None in verdicts:
         return UNPARSABLE
     if len(verdicts) != count:
@@ -102,11 +119,28 @@ def read_verdicts(answer: str, count: int) -> tuple[bool, ...] | Unscored:
     return tuple(bool(verdict) for verdict in verdicts)
 
 
+def _verdict(said: Any) -> bool | None:
+    """What one entry of a list of verdicts says; None where it is none."""
+    if isinstance(said, int | float):
+        return bool(said) if said in (0, 1) else None
+    if not isinstance(said, str):
+        return None
+    word = said.strip().lower()
+    if re.fullmatch(r"[01](\.0*)?", word):
+        return word[0] == "1"
+    return {"true": True, "yes": True, "false": False, "no": False}.get(word)
+
+
+def _printable(line: str) -> str:
+    """A line without control characters: explanations are shown in terminals."""
+    return "".join(" " if unicodedata.category(one) in ("Cc", "Cs") else one for one in line)
+
+
 def _list(answer: str) -> list[Any] | None:
     """The JSON list in an answer, whatever is said around it."""
     start, end = answer.find("["), answer.rfind("]")
     try:
         found = json.loads(answer[start : end + 1]) if 0 <= start < end else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, list) else None

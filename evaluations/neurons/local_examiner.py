@@ -164,9 +164,15 @@ class LocalExaminer:
                     max_new_tokens=limit, do_sample=False,
                     pad_token_id=self._tokenizer.pad_token_id,
                 )[:, encoded["input_ids"].shape[1] :]  # fmt: skip
-            said = self._tokenizer.batch_decode(written, skip_special_tokens=True)
-            found += [answers.read_explanation(answer) for answer in said]
+            found += [answers.read_explanation(self._said(row)) for row in written.tolist()]
         return found
+
+    def _said(self, written: list[int]) -> str:
+        """Up to the end of the message; with the special tokens that part thoughts from answers."""
+        ends = self._model.generation_config.eos_token_id
+        ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        whole = itertools.takewhile(lambda token: token not in ends, written)
+        return str(self._tokenizer.decode([*whole], skip_special_tokens=False))
 
     def simulate(
         self, simulations: Sequence[Simulation]
@@ -211,8 +217,9 @@ class LocalExaminer:
         messages = [{"role": role, "content": text} for role, text in prompt.messages]
         if self._tokenizer.chat_template:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
+                messages, tokenize=False, add_generation_prompt=True,
+                enable_thinking=False,  # where a template knows the switch
+            )  # fmt: skip
         return "\n\n".join(text for _, text in prompt.messages) + "\n"
 
     def _after(self, before: str, texts: Sequence[str]) -> list[int]:
