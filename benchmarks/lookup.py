@@ -72,7 +72,9 @@ def total(benches: list[Bench], **changed: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("models", nargs="+")
     parser.add_argument("--stories", type=int, default=500)
     parser.add_argument("--sample", type=int, default=64, help="neurons of a layer")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import random
 import re
 import threading
@@ -14,12 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from evaluations.neurons.answers import Alternatives, is_level
+from evaluations.neurons import bounds
+from evaluations.neurons.answers import Alternatives
+from evaluations.neurons.bounds import UnfitReply
+from evaluations.neurons.completion import OPTIONAL, Kept, is_kept, read_reply
 from evaluations.neurons.examiner import SPENDING_CAP, Unscored
 from evaluations.neurons.pace import Clock, Pace, retry_after
 from evaluations.neurons.prompts import Prompt
 from evaluations.neurons.replies import Replies, request_key
-from evaluations.neurons.spending import Budget
+from evaluations.neurons.spending import Budget, most_tokens
 from sat_interp.errors import UserError
 
 ALTERNATIVES = 20
@@ -31,9 +32,11 @@ PATIENCE = 20
 """Requests that fail one after the other, each after all its retries, before all is given up."""
 
 NO_PROBABILITIES = Unscored("no log-probabilities")
-OPTIONAL = ("top_logprobs", "logprobs", "temperature", "max_tokens")
 UNKNOWN = re.compile(r"support|unrecogni|unknown|unexpected|permitted|allowed|extra|logprobs", re.I)
 """What endpoints that do not name the parameter say of one they refuse."""
+
+FEW_BYTES, BYTES_PER_TOKEN = 1 << 18, 1 << 14
+"""A reply may have so many bytes, and so many for each token with its 20 alternatives."""
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +69,9 @@ class Endpoint:
 
     A time-out, a cut connection, a reply that is no JSON, and the statuses 408, 409, 429 and 5xx
     are tried again, each time after twice as long (with jitter), or after as long as the endpoint
-    asks (Retry-After). A parameter the endpoint refuses is left out from then on.
+    asks (Retry-After). A parameter the endpoint refuses is left out from then on. A reply that
+    does not end in time, is too large, or cannot be believed is ``Unscored``, charged at the most
+    it can have cost, and kept like any other.
 
     Args:
         client: an ``openai.OpenAI`` with no retries of its own.
@@ -117,7 +122,7 @@ class Endpoint:
             with self._lock:
                 lock = self._locks[key]
             with lock:  # the same question from two threads is one question
-                kept = self._replies.get(key)
+                kept = self._replies.get(key, is_kept)
                 if kept is not None:
                     self.count(from_disk=1)
                 else:
@@ -126,6 +131,9 @@ class Endpoint:
                         return answered
                     kept = answered
                     self._replies.put(key, kept)
+                    self._note(kept.get("failed"))
+            if "failed" in kept:
+                return Unscored(kept["failed"])
             if "refused" not in kept:
                 levels = {place: (text, found) for place, text, found in kept["levels"]}
                 return Reply(kept["text"], kept["finish"], levels)
@@ -147,7 +155,22 @@ class Endpoint:
                 request["max_completion_tokens"] = value
         return request
 
-    def _send(self, prompt: Prompt, request: dict[str, Any]) -> dict[str, Any] | Unscored:
+    def _note(self, failure: str | None) -> None:
+        """Remember whether the last request was answered.
+
+        Raises:
+            UserError: too many were not, one after the other.
+        """
+        with self._lock:
+            self._failed_running = self._failed_running + 1 if failure else 0
+            hopeless = self._failed_running >= PATIENCE
+        if hopeless:
+            raise UserError(
+                f"{self.address} does not answer ({failure}, {PATIENCE} requests running); "
+                "replies so far are kept: run again to go on"
+            )
+
+    def _send(self, prompt: Prompt, request: dict[str, Any]) -> Kept | Unscored:
         """Send it until it is answered; what is to be kept, or why there is nothing."""
         reason = ""
         for attempt in range(self._retries + 1):
@@ -164,35 +187,30 @@ class Endpoint:
             spent = aside  # until it is known to be less
             try:
                 self.count(sent=1)
-                kept, reason, spent = self._once(request, aside)
+                kept, reason, spent = self._once(prompt, request, aside)
             finally:
                 self.budget.settle(aside, spent)
             if kept is not None:
-                with self._lock:
-                    self._failed_running = 0
                 return kept
             if not reason.startswith("again: "):
                 return Unscored(f"no answer: {reason}")
-        with self._lock:
-            self._failed_running += 1
-            hopeless = self._failed_running >= PATIENCE
         reason = reason.removeprefix("again: ")
-        if hopeless:
-            raise UserError(
-                f"{self.address} does not answer ({reason}, {PATIENCE} requests running); "
-                "replies so far are kept: run again to go on"
-            )
+        self._note(reason)
         return Unscored(f"no answer: {reason}")
 
     def _once(
-        self, request: dict[str, Any], most: float
-    ) -> tuple[dict[str, Any] | None, str, float]:
+        self, prompt: Prompt, request: dict[str, Any], most: float
+    ) -> tuple[Kept | None, str, float]:
         """What is to be kept, if anything; else why not; and what it cost."""
         import openai
 
+        room = prompt.max_tokens
+        largest = bounds.LARGEST.set(FEW_BYTES + BYTES_PER_TOKEN * room)
         try:
             answer = self._client.chat.completions.with_raw_response.create(**request)
-            kept, tokens = read_reply(answer.http_response.text)
+            kept, tokens = read_reply(answer.http_response.content, (most_tokens(prompt), room))
+        except UnfitReply as error:
+            return {"failed": str(error)}, "", most
         except openai.APITimeoutError:
             return None, "again: time-out", most  # it may have been charged
         except openai.APIConnectionError as error:
@@ -202,12 +220,14 @@ class Endpoint:
             return (*self._refusal(error, request), 0.0)
         except (openai.APIError, ValueError):
             return None, "again: malformed reply", most
+        finally:
+            bounds.LARGEST.reset(largest)
         if tokens is None:
             return kept, "", most
         self.count(tokens_in=tokens[0], tokens_out=tokens[1])
         return kept, "", self.budget.price(*tokens) if self.budget.price else 0.0
 
-    def _refusal(self, error: Any, request: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    def _refusal(self, error: Any, request: dict[str, Any]) -> tuple[Kept | None, str]:
         """Whether a status is worth another try, is final, or tells of a parameter too many."""
         status, code = error.status_code, str(error.code or "")
         if status in (401, 403):
@@ -221,6 +241,11 @@ class Endpoint:
             ) from None
         if code == "insufficient_quota":
             raise UserError(f"{self.address}: no credit left; replies so far are kept") from None
+        if 300 <= status < 400:
+            raise UserError(
+                f"{self.address} sends requests elsewhere ({status}): set OPENAI_BASE_URL to where "
+                "it leads"
+            ) from None
         if status in (408, 409, 429) or status >= 500:
             hold = retry_after(error.response.headers)
             if hold > LONGEST_HOLD:
@@ -235,55 +260,8 @@ class Endpoint:
             if name in request and name in said and (error.param == name or UNKNOWN.search(said)):
                 return {"refused": name}, ""
         if not self.counts[f"status_{status}"]:
-            said = said.replace(self._client.api_key, "***")
-            log.warning("%s: %s %s", self.address, status, said.strip()[:200])
+            said = said[:10_000].replace(self._client.api_key, "***").strip()[:200]
+            said = "".join(one if one.isprintable() else " " for one in said)
+            log.warning("%s: %s %s", self.address, status, said)
         self.count(**{f"status_{status}": 1})
         return None, str(status)
-
-
-def read_reply(body: str) -> tuple[dict[str, Any], tuple[int, int] | None]:
-    """What is kept of a chat completion, and the tokens it read and wrote, where it says so.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        completion = json.loads(body)
-        choice = completion["choices"][0]
-        message, usage = choice["message"], completion.get("usage") or {}
-        text = message.get("content") or ""
-        if not isinstance(text, str):  # in parts
-            text = "".join(part.get("text") or "" for part in text)
-        finish = "content_filter" if message.get("refusal") else choice.get("finish_reason")
-        pieces = (choice.get("logprobs") or {}).get("content") or []
-        kept = {"text": text, "finish": str(finish or "stop"), "levels": _levels(text, pieces)}
-        if usage.get("prompt_tokens") is None or usage.get("completion_tokens") is None:
-            return kept, None
-        return kept, (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no chat completion: {error!r}") from None
-
-
-def _levels(text: str, pieces: list[dict[str, Any]]) -> list[tuple[int, str, dict[str, float]]]:
-    """Where the answer has levels: the place, what was written, the levels among alternatives."""
-    found = []
-    before = b""
-    for piece in pieces:
-        written = piece["token"]
-        if is_level(written.strip()):
-            logprobs: dict[str, float] = {}
-            alternatives = piece.get("top_logprobs") or []
-            if written not in [other["token"] for other in alternatives]:
-                alternatives = [piece, *alternatives]
-            for other in alternatives:
-                level, logprob = other["token"].strip(), float(other["logprob"])
-                if is_level(level):  # '3' and ' 3' are the same level
-                    p = math.exp(logprobs.get(level, -math.inf)) + math.exp(logprob)
-                    logprobs[level] = math.log(p) if p > 0 else -math.inf
-            place = len(before.decode(errors="ignore"))
-            place += len(written) - len(written.lstrip())
-            found.append((place, written.strip(), logprobs))
-        # a token may be part of a character: only its bytes add up
-        own = piece.get("bytes")
-        before += written.encode() if own is None else bytes(own)
-    return found if before.decode(errors="ignore") == text else []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from evaluations.neurons import answers, prompts
+from evaluations.neurons.bounds import make_client
 from evaluations.neurons.endpoint import NO_PROBABILITIES, Endpoint
 from evaluations.neurons.examiner import (
     Explanation,
@@ -45,7 +46,7 @@ class OpenAIConfig:
     """Sent evenly; None is as fast as they are answered."""
 
     timeout: float = 60.0
-    """Seconds to wait for an answer."""
+    """Seconds to wait for an answer, from the request to its end."""
 
     retries: int = 6
     """How often a request is sent again."""
@@ -98,7 +99,9 @@ def make(
     import openai
 
     try:
-        client = openai.OpenAI(timeout=config.timeout, max_retries=0)
+        client = openai.OpenAI(
+            timeout=config.timeout, max_retries=0, http_client=make_client(config.timeout)
+        )
     except Exception as error:  # a base URL that is none, a proxy it cannot use
         raise UserError(f"OPENAI_BASE_URL: {type(error).__name__}") from None
     endpoint = Endpoint(client, model, Replies(replies), budget, pace, clock, config.retries)

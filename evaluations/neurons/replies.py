@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
 import threading
 import weakref
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sat_interp.errors import UserError
 from sat_interp.files import default_cache
+
+LARGEST = 1 << 24
+"""Bytes of a reply, packed or not."""
+
+log = logging.getLogger(__name__)
 
 
 def default_path() -> Path:
@@ -25,6 +31,22 @@ def request_key(request: Any) -> str:
     """A hash of a whole request: endpoint, model, messages, parameters."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _unpacked(packed: bytes) -> Any:
+    """The reply in a row.
+
+    Raises:
+        ValueError, RecursionError, TypeError: there is none.
+    """
+    unpack = zlib.decompressobj()
+    try:
+        text = unpack.decompress(packed, LARGEST)
+    except zlib.error as error:
+        raise ValueError(str(error)) from None
+    if unpack.unconsumed_tail or not unpack.eof:
+        raise ValueError("cut short, or too large")
+    return json.loads(text)
 
 
 class Replies:
@@ -49,20 +71,46 @@ class Replies:
                 self._database.execute(
                     "CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply BLOB)"
                 )
+            self._refuse_strangers()
 
-    def get(self, key: str) -> Any | None:
-        """What was answered to a request, None if it was never answered."""
+    def get(self, key: str, is_valid: Callable[[Any], bool] = lambda reply: True) -> Any | None:
+        """What was answered to a request, None if it was never answered.
+
+        A row that does not hold what :meth:`put` writes is deleted, as if never answered: of
+        another type, too large, no JSON, or not valid.
+        """
         with self._lock, self._explained():
             row = self._database.execute(
-                "SELECT reply FROM replies WHERE request = ?", (key,)
+                "SELECT CASE WHEN typeof(reply) = 'blob' AND length(reply) <= ? THEN reply END "
+                "FROM replies WHERE request = ?",
+                (LARGEST, key),
             ).fetchone()
-            return None if row is None else json.loads(zlib.decompress(row[0]))
+            if row is None:
+                return None
+            try:
+                reply = _unpacked(row[0])
+                if is_valid(reply):
+                    return reply
+            except (ValueError, RecursionError, TypeError):
+                pass
+            with self._database:
+                self._database.execute("DELETE FROM replies WHERE request = ?", (key,))
+            log.warning("%s held a reply that is none: it is asked again", self.path)
+            return None
 
     def put(self, key: str, reply: Any) -> None:
         """Keep a reply: anything JSON can write."""
         packed = zlib.compress(json.dumps(reply, ensure_ascii=False).encode())
         with self._lock, self._explained(), self._database:
             self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, packed))
+
+    def _refuse_strangers(self) -> None:
+        """A view or a trigger could answer, or change, what nobody asked for."""
+        others = self._database.execute(
+            "SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')"
+        ).fetchone()[0]
+        if others:
+            raise sqlite3.DatabaseError("it holds more than replies")
 
     def close(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Sequence
@@ -98,7 +99,13 @@ class Budget:
         return most
 
     def settle(self, aside: float, spent: float) -> None:
-        """What was set aside is spent or free again."""
+        """What was set aside is spent or free again.
+
+        Raises:
+            ValueError: no amount of money was spent.
+        """
+        if not 0 <= spent < math.inf:
+            raise ValueError(f"a request cannot cost {spent}")
         if self.price is None:
             return
         with self._changed:
