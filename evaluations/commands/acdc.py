@@ -87,8 +87,8 @@ def acdc(
     """
     from evaluations.circuits.evaluation import EVALUATION, CircuitConfig
     from evaluations.commands.inputs import model_loader
-    from evaluations.commands.show import show
-    from evaluations.report.circuits import CIRCUITS, warnings, write_report
+    from evaluations.commands.show import finish
+    from evaluations.report.circuits import CIRCUITS, draw, warnings, write_text
     from evaluations.runner import run
 
     config = CircuitConfig(
@@ -104,10 +104,14 @@ def acdc(
 
     load = model_loader(device, dtype, tokenizer, EVALUATION, config)
     outcome = run(EVALUATION, models, prompts_of, config, out, force, load=load)
-    written = write_report(outcome.records, Path(out), _stem(task, method))
+    stem = _stem(task, method)
     for line in warnings(outcome.records):
         log.warning("%s", line)
-    show(outcome, CIRCUITS, out, written)
+    finish(
+        outcome, CIRCUITS, out,
+        write=lambda found: write_text(found, Path(out), stem),
+        figures={"circuits": lambda found: draw(found, Path(out), stem)},
+    )  # fmt: skip
     return outcome.records
 
 

@@ -65,7 +65,7 @@ def gates(
         A ``Record`` for each model, the written ones and those that were there.
     """
     from evaluations.commands.inputs import model_loader, text_finder
-    from evaluations.commands.show import show
+    from evaluations.commands.show import finish
     from evaluations.gates.evaluation import EVALUATION, GatesConfig
     from evaluations.report.gates import GATES, draw_gates
     from evaluations.report.tables import write_tables
@@ -78,7 +78,9 @@ def gates(
     )  # fmt: skip
     load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, models, text, config, out, force, load=load)
-    written = [*write_tables(GATES, outcome.records, Path(out), "gates")]
-    written += draw_gates(outcome.records, Path(out) / "gates")
-    show(outcome, GATES, out, written)
+    finish(
+        outcome, GATES, out,
+        write=lambda found: write_tables(GATES, found, Path(out), "gates"),
+        figures={"gates": lambda found: draw_gates(found, Path(out) / "gates")},
+    )  # fmt: skip
     return outcome.records

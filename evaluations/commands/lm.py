@@ -66,10 +66,11 @@ def lm(
         A ``Record`` for each model, the written ones and those that were there.
     """
     from evaluations.commands.inputs import model_loader, text_finder
-    from evaluations.commands.show import show
+    from evaluations.commands.show import finish
     from evaluations.language import EVALUATION, LanguageConfig
     from evaluations.report.figures import draw_language
-    from evaluations.report.tables import LANGUAGE, OTHER_PERPLEXITIES, write_tables
+    from evaluations.report.language import LANGUAGE, OTHER_PERPLEXITIES
+    from evaluations.report.tables import write_tables
     from evaluations.runner import run
 
     text = text_finder(models, data, validation, stories)
@@ -77,7 +78,9 @@ def lm(
     load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, models, text, config, out, force, load=load)
     layouts = (*LANGUAGE, *([OTHER_PERPLEXITIES[perplexity]] if perplexity else []))
-    written = [*write_tables(layouts, outcome.records, Path(out), "lm")]
-    written += draw_language(outcome.records, Path(out) / "lm")
-    show(outcome, layouts, out, written)
+    finish(
+        outcome, layouts, out,
+        write=lambda found: write_tables(layouts, found, Path(out), "lm"),
+        figures={"lm": lambda found: draw_language(found, Path(out) / "lm")},
+    )  # fmt: skip
     return outcome.records

@@ -88,16 +88,14 @@ def n2g(
         A ``Record`` for each model, the written ones and those that were there; with ``neuron``,
         that neuron's graph in each model.
     """
-    from rich.console import Console
-
     from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
-    from evaluations.commands.show import show
+    from evaluations.commands.show import console, finish
     from evaluations.excerpts import GatherConfig
     from evaluations.n2g.config import N2gConfig, Thresholds
     from evaluations.n2g.evaluation import EVALUATION
     from evaluations.n2g.table import CONVENTIONS
-    from evaluations.report.n2g import TABLES, rich_table, write_report
+    from evaluations.report.n2g import TABLES, draw_thresholds, rich_table, write_text
     from evaluations.runner import run
 
     if sae is not None:
@@ -114,12 +112,14 @@ def n2g(
     if neuron is not None:
         return _draw([load(spec) for spec in models], find, config, neuron, Path(out))
     outcome = run(EVALUATION, models, find, config, out, force, load=load)
-    written = write_report(outcome.records, Path(out))
     if outcome.records:
-        wide = Console(width=None if Console().is_terminal else 150)
+        wide = console(150)
         for convention in CONVENTIONS:
             wide.print(rich_table(outcome.records, convention))
-    show(outcome, TABLES, out, written)
+    finish(
+        outcome, TABLES, out, write=lambda found: write_text(found, Path(out)),
+        figures={"n2g": lambda found: draw_thresholds(found, Path(out))},
+    )  # fmt: skip
     return outcome.records
 
 
@@ -175,17 +175,15 @@ def _draw(
     out: Path,
 ) -> list[Any]:
     """One neuron's graph in each model, as files; their names are printed."""
-    from rich.console import Console
-
+    from evaluations.commands.show import console, say
     from evaluations.n2g.evaluation import neuron_graph
     from evaluations.report.n2g import write_neuron
 
-    console, graphs = Console(), []
+    graphs = []
     for loaded in models:
         data = find(loaded)
         graph = neuron_graph(loaded.model, data, config, name)
         written = write_neuron(graph, data.directory)
-        console.print(f"{loaded.name} {graph['unit']}:", highlight=False, end=" ")
-        console.print(", ".join(str(path) for path in written), highlight=False, soft_wrap=True)
+        say(console(), f"{loaded.name} {graph['unit']}: {', '.join(map(str, written))}")
         graphs.append(graph)
     return graphs

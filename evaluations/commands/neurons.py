@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from evaluations.neurons.config import NeuronsData
     from evaluations.neurons.examiner import Examiner
     from evaluations.record import Record
+    from evaluations.report.drawing import Draw
     from evaluations.text import Text
 
 
@@ -93,19 +94,19 @@ def neurons(
         device: such as cpu; by default an accelerator where there is one.
         dtype: precision of the computation.
         seed: of the sample, the excerpts, the control and the bootstrap.
-        resamples: of the bootstrap and the permutation test.
+        resamples: of the bootstrap.
 
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
     """
     from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
-    from evaluations.commands.show import show
+    from evaluations.commands.show import finish
     from evaluations.controls import with_controls
     from evaluations.excerpts import GatherConfig
     from evaluations.neurons.config import NeuronsConfig
     from evaluations.neurons.evaluation import EVALUATION
-    from evaluations.report.neurons import LAYOUTS, write_report
+    from evaluations.report.neurons import LAYOUTS, draw, write_text
     from evaluations.runner import run
 
     if sae is not None:
@@ -123,10 +124,13 @@ def neurons(
     find = _data_finder(text, asked, Path(out), Path(sae) if sae else None)
     load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, models, find, config, out, force, load=load)
-    written = write_report(outcome.records, Path(out), resamples)
-    if html and outcome.records:
-        written.append(_page(outcome.records, Path(out), resamples))
-    show(outcome, LAYOUTS, out, written)
+    figures: dict[str, Draw] = {"neurons": lambda found: draw(found, Path(out) / "neurons")}
+    if html:
+        figures["page"] = lambda found: [_page(found, Path(out), resamples)]
+    finish(
+        outcome, LAYOUTS, out, write=lambda found: write_text(found, Path(out), resamples),
+        figures=figures,
+    )  # fmt: skip
     return outcome.records
 
 

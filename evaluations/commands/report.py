@@ -24,25 +24,30 @@ def report(
 
     Args:
         out: directory with the records; other files in it, truncated and duplicate records are
-            counted and passed over.
+            counted and passed over. A record with a field of a wrong type is left out and named,
+            and so is a figure that fails: all else is written, and the exit code is 2.
         study: a study's file (sat-train --study): only its runs are shown, and all of them.
         paper_values: show the paper's own values beside.
 
     Returns:
         The files written.
     """
-    from evaluations.commands.show import console
+    from evaluations.commands.show import console, say
     from evaluations.report.collection import Report, write_figures, write_report
     from evaluations.report.grid import fitted
+    from sat_interp.errors import UserError
 
     made = Report.of(Path(out), study, paper_values)
-    written = write_report(made, Path(out) / "report")
-    written += write_figures(made, Path(out) / "report")
     shown = console()
     for grid in made.grids:
         shown.print(fitted(grid, shown))
     for line in made.notes:
-        shown.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(shown, line)
+    written = write_report(made, Path(out) / "report")
+    drawn, failures = write_figures(made, Path(out) / "report")
+    written += drawn
     names = ", ".join(dict.fromkeys(path.name for path in written))
-    shown.print(f"in {Path(out) / 'report'}: {names}", highlight=False, soft_wrap=True)
+    say(shown, f"in {Path(out) / 'report'}: {names}")
+    if left_out := [*(f"left out: {one}" for one in made.left_out), *failures]:
+        raise UserError("; ".join(left_out))
     return written

@@ -83,8 +83,8 @@ def sae(
         A ``Record`` for each model, hook point and coefficient.
     """
     from evaluations.commands.inputs import model_loader
-    from evaluations.commands.show import show
-    from evaluations.report.sae import LAYOUTS, labelled, write_report
+    from evaluations.commands.show import finish
+    from evaluations.report.sae import LAYOUTS, draw, labelled, write_text
     from evaluations.runner import Outcome, run
     from evaluations.sae.evaluation import EVALUATION
 
@@ -100,9 +100,10 @@ def sae(
         whole.failures |= outcome.failures
         whole.skipped += outcome.skipped
         whole.renewed += outcome.renewed
-    written = write_report(whole.records, Path(out))
-    shown = dataclasses.replace(whole, records=labelled(whole.records))
-    show(shown, LAYOUTS, out, written)
+    finish(
+        whole, LAYOUTS, out, write=lambda found: write_text(found, Path(out)),
+        figures={"sae": lambda found: draw(found, Path(out) / "sae")}, label=labelled,
+    )  # fmt: skip
     return whole.records
 
 

@@ -1,42 +1,73 @@
-"""What a command prints at its end."""
+"""What a command prints and writes at its end: tables first, then files, then figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from evaluations.record import Record
+from evaluations.report.drawing import Draw, draw_figures
 from evaluations.report.tables import Layout, rich_table
 from evaluations.runner import Outcome
+from sat_interp import escape
+from sat_interp.errors import UserError
 
 
-def console() -> Console:
-    """Standard output; 130 columns where that is a file or a pipe, which has no edge to wrap at."""
+def console(width: int = 130) -> Console:
+    """Standard output; ``width`` columns where that is a file or a pipe, which has no edge."""
     made = Console()
     if not made.is_terminal:
-        made.width = 130
+        made.width = width
     return made
 
 
-def show(
-    outcome: Outcome, layouts: Sequence[Layout], out: str, written: Sequence[Path] = ()
+def say(shown: Console, line: str) -> None:
+    """Print a line as it is, whatever names are in it."""
+    shown.print(escape.terminal(line), highlight=False, soft_wrap=True)
+
+
+def finish(
+    outcome: Outcome,
+    layouts: Sequence[Layout],
+    out: str,
+    write: Callable[[Sequence[Record]], list[Path]],
+    figures: Mapping[str, Draw],
+    label: Callable[[Sequence[Record]], Sequence[Record]] = list,
 ) -> None:
-    """Print the tables of what went well; then fail, in one line, for what did not."""
-    told = console()
+    """Print the tables of what went well, write them, draw the figures; then say what failed.
+
+    A figure that fails costs no table, and no model the figure of the others.
+
+    Args:
+        write: writes tables and other files of the records.
+        figures: by what they show.
+        label: gives records the names under which tables show them.
+
+    Raises:
+        UserError: one line that names the models and figures that failed.
+        OSError: the tables cannot be written; they have been printed.
+    """
+    shown, failures = console(), list[str]()
     if outcome.records:
+        named = label(outcome.records)
         for layout in layouts:
-            told.print(rich_table(layout, outcome.records))
+            shown.print(rich_table(layout, named))
         kept = f" ({outcome.skipped} were there already; --force runs them again)"
         count = f"{len(outcome.records)} record{'s' * (len(outcome.records) != 1)}"
-        told.print(f"{count} in {out}{kept if outcome.skipped else ''}", highlight=False)
+        say(shown, f"{count} in {out}{kept if outcome.skipped else ''}")
         if outcome.renewed:
             them = "1 was" if outcome.renewed == 1 else f"{outcome.renewed} were"
-            told.print(
-                f"{them} measured again: the record was of an older version of this evaluation",
-                highlight=False,
-            )
-        if written:
-            names = ", ".join(str(path) for path in written)
-            told.print(f"tables and figure: {names}", highlight=False, soft_wrap=True)
-    outcome.raise_failures()
+            why = "the record was of an older version of this evaluation"
+            say(shown, f"{them} measured again: {why}")
+        written = write(outcome.records)
+        drawn, failures = draw_figures(figures, outcome.records)
+        if written or drawn:
+            say(shown, f"tables and figures: {', '.join(map(str, [*written, *drawn]))}")
+    try:
+        outcome.raise_failures()
+    except UserError as error:
+        failures = [str(error), *failures]
+    if failures:
+        raise UserError("; ".join(failures))

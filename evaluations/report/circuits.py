@@ -61,12 +61,17 @@ CIRCUITS = (
 
 
 def write_report(records: Sequence[Record], out: Path, stem: str = "acdc") -> list[Path]:
-    """Tables, figures, and every circuit as JSON and GraphML.
+    """`write_text`, then `draw`."""
+    return [*write_text(records, out, stem), *draw(records, out, stem)]
+
+
+def write_text(records: Sequence[Record], out: Path, stem: str = "acdc") -> list[Path]:
+    """Tables, and every circuit as JSON and GraphML.
 
     Args:
         records: of the evaluation ``acdc``; others are passed over.
-        stem: ``<stem>.md``, ``.csv``, ``.png`` and ``.svg`` (circuits), ``<stem>-curves`` and, in
-            ``<stem>/``, ``<model>.circuit`` (JSON) and ``<model>.graphml`` are written.
+        stem: ``<stem>.md``, ``.csv`` and, in ``<stem>/``, ``<model>.circuit`` (JSON) and
+            ``<model>.graphml`` are written.
 
     Raises:
         OSError: they cannot be written.
@@ -75,19 +80,33 @@ def write_report(records: Sequence[Record], out: Path, stem: str = "acdc") -> li
     if not found:
         return []
     written = write_tables(CIRCUITS, found, out, stem)
-    named = rows(found)
-    for start in range(0, len(named), ABREAST):
-        part = f"-{start // ABREAST + 1}" if len(named) > ABREAST else ""
-        figure = draw_circuits([_panel(row) for row in named[start : start + ABREAST]])
-        written += save(figure, out / f"{stem}{part}")
-    written += save(draw_curves(named), out / f"{stem}-curves")
-    for row in named:
+    for row in _with_circuits(found):
         circuit, path = _extra(row)["circuit"], out / stem / file_name(row.model)
         # no .json: what ends so below the directory of the records is a record
         text = json.dumps(circuit, indent=1) + "\n"
         written.append(write_atomically(path.with_name(f"{path.name}.circuit"), text))
         written.append(write_graphml(path.with_name(f"{path.name}.graphml"), circuit))
     return written
+
+
+def draw(records: Sequence[Record], out: Path, stem: str = "acdc") -> list[Path]:
+    """``<stem>.png`` and ``.svg`` (the circuits), and ``<stem>-curves``.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    named = _with_circuits([record for record in records if record.evaluation == "acdc"])
+    written: list[Path] = []
+    for start in range(0, len(named), ABREAST):
+        part = f"-{start // ABREAST + 1}" if len(named) > ABREAST else ""
+        figure = draw_circuits([_panel(row) for row in named[start : start + ABREAST]])
+        written += save(figure, out / f"{stem}{part}")
+    return [*written, *(save(draw_curves(named), out / f"{stem}-curves") if named else [])]
+
+
+def _with_circuits(records: Sequence[Record]) -> list[Row]:
+    """The models whose record has a circuit; without one there is nothing to draw."""
+    return [row for row in rows(records) if "circuit" in _extra(row)]
 
 
 def warnings(records: Sequence[Record]) -> list[str]:
@@ -102,8 +121,8 @@ def warnings(records: Sequence[Record]) -> list[str]:
 def _panel(row: Row) -> Panel:
     """A model's circuit with the figures it must not be seen without."""
     record = row.records["acdc"]
-    extra, method = record.extra, str(record.config["method"])
-    how = f"{method}, tau {extra['tau']:g}" if extra["tau"] is not None else method
+    extra, method = record.extra, str(record.config.get("method", "?"))
+    how = f"{method}, tau {extra['tau']:g}" if extra.get("tau") is not None else method
     count = _value(row, "edges", 0)
     title = f"{row.label}: {count} of {extra['circuit']['graph']['n_edges']:,} edges"
     note = (
@@ -111,7 +130,7 @@ def _panel(row: Row) -> Panel:
         f"accuracy {_value(row, 'accuracy', 2)}, faithfulness {_value(row, 'faithfulness', 2)}, "
         f"null task {_value(row, 'null_edges', 0)} edges"
     )
-    warning = "\n".join(map(escape.figure, str(extra["marked"] or "").split("; ")))
+    warning = "\n".join(map(escape.figure, str(extra.get("marked") or "").split("; ")))
     return Panel(title, extra["circuit"], note, warning)
 
 
@@ -148,10 +167,13 @@ def draw_curves(named: Sequence[Row]) -> Figure:
 def _line(
     axes: Axes, extra: dict[str, Any], name: str, color: str, marker: str, label: str
 ) -> None:
-    points = [(p["edges"], p[name]) for p in extra["curve"] if p["edges"] and p[name] is not None]
+    points = [
+        (one["edges"], value) for one in extra.get("curve", [])
+        if one["edges"] and (value := _number(one[name])) is not None
+    ]  # fmt: skip
     if points:
         axes.plot(*zip(*points, strict=True), color=color, linewidth=1.1, marker=".", markersize=4)
-    swept = [(one["edges"], value) for one in extra["sweep"]
+    swept = [(one["edges"], value) for one in extra.get("sweep", [])
              if one["edges"] and (value := _number(one[name])) is not None]  # fmt: skip
     axes.plot(
         [edges for edges, _ in swept], [value for _, value in swept], color=color, marker=marker,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from evaluations.record import Record
 from evaluations.report.cells import records_of
+from evaluations.report.drawing import draw_figures, reason_of
 from evaluations.report.grid import Grid, markdown, write_grids
 from evaluations.report.layer_table import EVALUATION as N2G
 from evaluations.report.layer_table import layer_differences, table_2
@@ -32,6 +33,14 @@ from sat_interp.training.study import Study, read_study
 BROWSED = 3
 """Models whose neurons are on the page: megabytes each."""
 
+DRAWN = 24
+"""Models in a figure, and on the page with their circuits."""
+
+PARTS = {
+    "acdc": "circuit", "sae": "density", "gates": "usage", "neurons": "units", "n2g": "sensitivity",
+}  # fmt: skip
+"""What a figure is drawn from, of a record's ``extra``."""
+
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +52,7 @@ class Report:
         records: all that belong to models of the groups, each once.
         grids: the tables to print; ``details`` are written only.
         notes: what was passed over on the way.
+        left_out: records with a field of a wrong type, and which.
     """
 
     directory: Path
@@ -52,6 +62,7 @@ class Report:
     details: list[Grid]
     notes: list[str]
     study: Study | None = None
+    left_out: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, directory: Path, study: str | None = None, paper_values: bool = False) -> Report:
@@ -89,11 +100,28 @@ class Report:
         if records_of(rows, N2G):
             shown += _told(layer_differences(rows))
         records = [one for one in found.records if str(one.model["weights_hash"]) in weights]
-        return cls(directory, records, rows, shown, [models_table(rows)], notes, plan)
+        notes += _bare(records)
+        return cls(directory, records, rows, shown, [models_table(rows)], notes, plan,
+                   found.left_out())  # fmt: skip
 
-    def first_seed(self) -> set[str]:
-        """The weights of one model a group, that of its lowest seed: more crowd a figure."""
-        return {group.members[min(group.members)].weights for group in self.groups if group.members}
+    def drawn(self) -> set[str]:
+        """The weights of the models in figures: more crowd them.
+
+        One of each group, that of its lowest seed; of many groups, the first.
+        """
+        found = [group for group in self.groups if group.members][:DRAWN]
+        return {group.members[min(group.members)].weights for group in found}
+
+
+def _bare(records: Sequence[Record]) -> list[str]:
+    """A line for each part of records that a figure is drawn from and some have not."""
+    names: dict[str, list[str]] = {}
+    for record in records:
+        part = PARTS.get(record.evaluation)
+        if part and not record.extra.get(part):
+            line = f"{record.evaluation}: no figure of records without {part!r}"
+            names.setdefault(line, []).append(str(record.model.get("name", "?")))
+    return [f"{line}: {', '.join(dict.fromkeys(found))}" for line, found in names.items()]
 
 
 def _told(grid: Grid) -> list[Grid]:
@@ -116,31 +144,41 @@ def write_report(report: Report, out: Path) -> list[Path]:
     return [*write_grids(every, out), write_atomically(out / "report.md", text)]
 
 
-def write_figures(report: Report, out: Path) -> list[Path]:
+def write_figures(report: Report, out: Path) -> tuple[list[Path], list[str]]:
     """Circuits and edges against faithfulness, fronts, scores, curves: one model of each group.
 
-    Then ``report.html``, with the tables and all of them. What fails is told and stops no other.
+    Then ``report.html``, with the tables and all of them. What fails stops no other.
+
+    Returns:
+        The files written, and a line for each figure or model that is left out, with the reason.
     """
     written: list[Path] = []
-    for name, draw in FIGURES.items():
-        with _told_where_it_fails(name):
-            written += draw(report, out)
-    with _told_where_it_fails("the page"):
-        written.append(_page(report, written, out / "report.html"))
-    return written
+    failures: list[str] = []
+    for part in _parts():
+        if not (found := part.records(report)):
+            continue
+        figures = {part.evaluation: partial(_into, part.draw, out)}
+        if part.write:
+            figures = {f"{part.evaluation} tables": partial(_into, part.write, out), **figures}
+        made = draw_figures(figures, found)
+        written += made[0]
+        failures += made[1]
+    for name, make in (("training curves", _curves), ("the page", partial(_page, written))):
+        try:
+            written += make(report, out)
+        except Exception as error:  # costs no figure and no table
+            log.debug("%s fails", name, exc_info=True)
+            failures.append(f"{name}: not written ({reason_of(error)})")
+    return written, failures
 
 
-@contextmanager
-def _told_where_it_fails(name: str) -> Iterator[None]:
-    try:
-        yield
-    except UserError as error:
-        log.warning("%s is not drawn: %s", name, error)
-    except Exception:  # one odd record must not cost the other figures
-        log.exception("%s is not drawn", name)
+def _into(
+    make: Callable[[Sequence[Record], Path], list[Path]], out: Path, records: Sequence[Record]
+) -> list[Path]:
+    return make(records, out)
 
 
-def _page(report: Report, figures: Sequence[Path], path: Path) -> Path:
+def _page(figures: Sequence[Path], report: Report, out: Path) -> list[Path]:
     """The report as one HTML file, with the neurons of at most three models to browse.
 
     Raises:
@@ -148,10 +186,12 @@ def _page(report: Report, figures: Sequence[Path], path: Path) -> Path:
     """
     from evaluations.report.comparison_page import write_comparison
 
-    return write_comparison(
-        report.records, path, summary=[*report.grids, *report.details], figures=figures,
-        neurons=list(_neuron_details(report)), drawn=report.first_seed(), notes=report.notes,
+    page = write_comparison(
+        report.records, out / "report.html", summary=[*report.grids, *report.details],
+        figures=figures, neurons=list(_neuron_details(report)), drawn=report.drawn(),
+        notes=report.notes,
     )  # fmt: skip
+    return [page]
 
 
 def _neuron_details(report: Report) -> Iterator[Mapping[str, Any]]:
@@ -170,59 +210,62 @@ def _neuron_details(report: Report) -> Iterator[Mapping[str, Any]]:
 
 def _of(report: Report, evaluation: str) -> list[Record]:
     """The records the tables took of one model a group."""
-    chosen = report.first_seed()
+    chosen = report.drawn()
     found = records_of(report.groups, evaluation)
     return [record for record in found if str(record.model["weights_hash"]) in chosen]
 
 
-def _circuits(report: Report, out: Path) -> list[Path]:
-    from evaluations.report import circuits
+@dataclass(frozen=True)
+class Part:
+    """What is written of one evaluation's records, and drawn of them.
 
-    return circuits.write_report(_of(report, "acdc"), out, "circuits")
+    Attributes:
+        everything: whether of all records of the models that are drawn, not only of those that the
+            paper's tables take: several coefficients make the front of an autoencoder.
+    """
+
+    evaluation: str
+    write: Callable[[Sequence[Record], Path], list[Path]] | None
+    draw: Callable[[Sequence[Record], Path], list[Path]]
+    everything: bool = False
+
+    def records(self, report: Report) -> list[Record]:
+        if not self.everything:
+            return _of(report, self.evaluation)
+        chosen = report.drawn()
+        return [
+            record
+            for record in report.records
+            if record.evaluation == self.evaluation and str(record.model["weights_hash"]) in chosen
+        ]
 
 
-def _autoencoders(report: Report, out: Path) -> list[Path]:
-    """All coefficients: they make the front."""
-    from evaluations.report import sae
+def _parts() -> list[Part]:
+    from evaluations.report import circuits, figures, gates, n2g, neurons, sae
 
-    chosen = report.first_seed()
-    found = [
-        record
-        for record in report.records
-        if record.evaluation == "sae" and str(record.model["weights_hash"]) in chosen
+    return [
+        Part(
+            "acdc",
+            lambda found, out: circuits.write_text(found, out, "circuits"),
+            lambda found, out: circuits.draw(found, out, "circuits"),
+        ),
+        Part("sae", sae.write_text, lambda found, out: sae.draw(found, out / "sae"), True),
+        Part("lm", None, lambda found, out: figures.draw_language(found, out / "lm")),
+        Part("gates", None, lambda found, out: gates.draw_gates(found, out / "gates")),
+        Part(
+            "neurons",
+            neurons.write_text,
+            lambda found, out: neurons.draw(found, out / "neurons"),
+        ),
+        Part("n2g", n2g.write_text, n2g.draw_thresholds),
     ]
-    return sae.write_report(found, out)
-
-
-def _language(report: Report, out: Path) -> list[Path]:
-    from evaluations.report.figures import draw_language
-
-    return draw_language(_of(report, "lm"), out / "lm")
-
-
-def _gates(report: Report, out: Path) -> list[Path]:
-    from evaluations.report.gates import draw_gates
-
-    return draw_gates(_of(report, "gates"), out / "gates")
-
-
-def _neurons(report: Report, out: Path) -> list[Path]:
-    from evaluations.report import neurons
-
-    return neurons.write_report(_of(report, "neurons"), out)
-
-
-def _graphs(report: Report, out: Path) -> list[Path]:
-    from evaluations.report import n2g
-
-    return n2g.write_report(_of(report, "n2g"), out)
 
 
 def _curves(report: Report, out: Path) -> list[Path]:
     """Of the study's runs, else of logs that lie below the directory under a model's name."""
     from evaluations.report.curves import draw_curves, read_run
 
-    chosen = report.first_seed()
+    chosen = report.drawn()
     names = [
         model.name for group in report.groups for model in group.models if model.weights in chosen
     ]
@@ -234,14 +277,3 @@ def _curves(report: Report, out: Path) -> list[Path]:
         logs = [path.parent for path in below if path.parent.name in wanted]
     runs = [read_run(path) for path in logs if (path / "log.jsonl").is_file()]
     return draw_curves(runs, out / "curves") if runs else []
-
-
-FIGURES: dict[str, Callable[[Report, Path], list[Path]]] = {
-    "circuits": _circuits,
-    "autoencoders": _autoencoders,
-    "language modelling": _language,
-    "gates": _gates,
-    "neurons": _neurons,
-    "graphs of neurons": _graphs,
-    "training curves": _curves,
-}

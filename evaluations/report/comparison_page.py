@@ -17,10 +17,11 @@ from evaluations.report import circuits, gates, n2g, sae
 from evaluations.report import neurons as neuron_tables
 from evaluations.report.circuit_picture import circuit_picture, part_color
 from evaluations.report.grid import Grid
+from evaluations.report.language import LANGUAGE
 from evaluations.report.neuron_page import SCRIPTS, STYLES, Details, neuron_browser
 from evaluations.report.page import assemble, escaped, fill, template
 from evaluations.report.page_tables import html_grid, html_table, provenance
-from evaluations.report.tables import LANGUAGE, Layout, Row, rows
+from evaluations.report.tables import Layout, Row, rows
 from evaluations.sae.front import is_converged
 
 
@@ -162,6 +163,8 @@ def _circuits(found: Sequence[Row]) -> str:
     panels = []
     for row in found:
         record = row.records["acdc"]
+        if "circuit" not in record.extra:
+            continue
         circuit, marked = record.extra["circuit"], record.extra.get("marked")
         warning = f"<p class='warning small'>{escaped(marked)}</p>" if marked else ""
         count = f"{len(circuit['edges']):,} of {circuit['graph']['n_edges']:,} edges"

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluations.record import Metric, Record
 from evaluations.report.tables import Row, rows
+from sat_interp import escape
 from sat_interp.files import write_atomically
 
 # Okabe and Ito's colours, told apart by colour-blind readers too, then three more for studies;
@@ -76,7 +79,10 @@ def _perplexities(axes: Axes, found: Sequence[Row]) -> None:
     for place, row in enumerate(found):
         for stream, (prefix, color, marker) in STREAMS.items():
             metric = row.records["lm"].metric(f"{prefix}perplexity")
-            if metric is None or metric.value is None:
+            if metric is None:
+                continue
+            if metric.value is None:
+                _left_out(axes, place, stream, metric)
                 continue
             axes.errorbar(
                 [metric.value], [place], xerr=reach(metric), color=color, marker=marker,
@@ -93,6 +99,21 @@ def _perplexities(axes: Axes, found: Sequence[Row]) -> None:
         axes.legend(frameon=False, fontsize=8, loc="best")
 
 
+def _left_out(axes: Axes, place: int, stream: str, metric: Metric) -> None:
+    """Say in a model's line that it has no value, and why."""
+    why = ", ".join(metric.reasons) or "not measured"
+    shift = 0.0 if stream == "clean" else 0.32
+    axes.text(
+        0.02, place + shift, escape.figure(f"{stream}: no value ({why})"), fontsize=7,
+        color="0.4", va="center", transform=axes.get_yaxis_transform(),
+    )  # fmt: skip
+
+
+def numbers(values: Any) -> Float[np.ndarray, "..."]:
+    """Values of a record as an array: what does not exist is nan, which is not drawn."""
+    return np.array(values, dtype=np.float64)
+
+
 def reach(metric: Metric) -> Any:
     if metric.interval is None or metric.value is None:
         return None
@@ -103,11 +124,14 @@ def reach(metric: Metric) -> Any:
 
 def _by_layer(axes: Axes, found: Sequence[Row], name: str, title: str) -> None:
     for index, row in enumerate(found):
-        curve = row.records["lm"].extra.get("activations", {}).get(name)
+        curve = (row.records["lm"].extra.get("activations") or {}).get(name)
         if not curve:
             continue
-        value = curve["value"]
-        error = [0.0 if one is None else 1.96 * one for one in curve["standard_error"]]
+        value = numbers(curve["value"])
+        if np.isnan(value).all():
+            axes.plot([], [], color="none", label=f"{row.label}: no value")
+            continue
+        error = 1.96 * np.nan_to_num(numbers(curve["standard_error"]))
         axes.errorbar(
             range(len(value)), value, yerr=error, label=row.label, capsize=2, linewidth=1.2,
             color=PALETTE[index % len(PALETTE)], marker=MARKERS[index % len(MARKERS)], markersize=4,

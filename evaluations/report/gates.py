@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluations.record import Record
-from evaluations.report.figures import MARKERS, PALETTE, save, unframed
+from evaluations.report.figures import MARKERS, PALETTE, numbers, save, unframed
 from evaluations.report.tables import Column, Layout, Row, rows
 from evaluations.runner import file_name
 from sat_interp import escape
@@ -87,13 +87,14 @@ def draw_gates(records: Sequence[Record], stem: Path) -> list[Path]:
         OSError: they cannot be written.
     """
     found = rows([record for record in records if record.evaluation == "gates"])
-    if not found:
-        return []
-    written = save(_usage(found), stem.with_name(f"{stem.name}-usage"))
+    used = [row for row in found if "usage" in _extra(row)]
+    written = save(_usage(used), stem.with_name(f"{stem.name}-usage")) if used else []
     asked = [row for row in found if "leak" in _extra(row) or row.metric(GATES[-1].columns[0])]
     if asked:
         written += save(_leaks(asked), stem.with_name(f"{stem.name}-leak"))
-    for row in found:
+    for row in used:
+        if "picture" not in _extra(row):
+            continue
         name = f"{stem.name}-masks-{file_name(row.model)}"
         written += save(draw_masks(row), stem.with_name(name))
     return written
@@ -183,8 +184,9 @@ def _frequencies(axes: Axes, usage: dict[str, Any], title: str) -> None:
     axes.axhline(even, color="0.5", linestyle=":", linewidth=1, label="all alike")
     axes.set_yscale("log")
     axes.set_xlabel("rank of the unit", fontsize=9)
-    dead = np.mean(usage["dead"]["value"])
-    axes.set_title(f"{title} ({dead:.0%} dead)", fontsize=9, loc="left")
+    dead = numbers(usage["dead"]["value"])
+    told = f"{np.nanmean(dead):.0%} dead" if np.isfinite(dead).any() else "dead: no value"
+    axes.set_title(f"{title} ({told})", fontsize=9, loc="left")
     axes.legend(frameon=False, fontsize=7)
     unframed(axes, "y")
 
@@ -246,21 +248,26 @@ def _probes(axes: Axes, leak: dict[str, Any] | None) -> None:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "not asked for", ha="center", fontsize=8, color="0.5")
         return
-    layers = len(leak["probes"]["mask"])
     for name, (label, color, style) in FLAT_PROBES.items():
-        one = leak["probes"][name][0]
+        one = next(iter(leak["probes"].get(name, [])), None)
+        if one is None or one["bits"] is None:
+            axes.plot([], [], color="none", label=f"{label}: no value")
+            continue
         axes.axhline(one["bits"], color=color, linestyle=style, linewidth=1.2, label=label)
         if one["bits_interval"]:
             axes.axhspan(*one["bits_interval"], color=color, alpha=0.08, linewidth=0)
     for name, (label, color, marker, style) in PROBES.items():
-        told = leak["probes"][name]
-        value = np.array([one["bits"] for one in told])
+        told = leak["probes"].get(name, [])
+        value = numbers([one["bits"] for one in told])
+        if not np.isfinite(value).any():
+            axes.plot([], [], color="none", label=f"{label}: no value")
+            continue
         reach = None
         if all(one["bits_interval"] for one in told):
-            ends = np.array([one["bits_interval"] for one in told]).T
+            ends = numbers([one["bits_interval"] for one in told]).T
             reach = np.maximum(0.0, [value - ends[0], ends[1] - value])
         axes.errorbar(
-            range(layers), value, yerr=reach, color=color, marker=marker, linestyle=style,
+            range(len(value)), value, yerr=reach, color=color, marker=marker, linestyle=style,
             markersize=4.5, linewidth=1.2, capsize=2, label=label,
         )  # fmt: skip
     axes.set_xlabel("layer", fontsize=9)

@@ -28,16 +28,18 @@ def stated(record: Record) -> list[str]:
 def phrases(record: Record) -> list[str]:
     """What is wrong with the measurement, as short phrases; an empty list where nothing is.
 
-    The phrases it states itself and, of records from before there were any: that a model fails the
+    The phrases it states itself or, of records from before there were any: that a model fails the
     task (``extra["marked"]`` of ``acdc``) and that an autoencoder did not converge (a reason of
     ``l0``).
     """
     found = stated(record)
+    if found:
+        return list(dict.fromkeys(found))
     if record.evaluation == "acdc" and isinstance(marked := record.extra.get("marked"), str):
         found.append(marked.partition(":")[0].partition(";")[0])
     if record.evaluation == "sae" and (l0 := record.metric("l0")) and NOT_CONVERGED in l0.reasons:
         found.append("not converged: explains less than half of the variance")
-    return list(dict.fromkeys(found))
+    return found
 
 
 def explained(marked: Iterable[tuple[str, Record]]) -> list[str]:

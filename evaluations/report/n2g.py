@@ -89,7 +89,26 @@ TABLES = (
 
 
 def write_report(records: Sequence[Record], out: Path, stem: str = "n2g") -> list[Path]:
-    """Table 2 and the scores as ``<stem>.md``, ``.tex`` and ``.csv``; the thresholds' figure.
+    """`write_text`, then `draw_thresholds`."""
+    return [*write_text(records, out, stem), *draw_thresholds(records, out, stem)]
+
+
+def draw_thresholds(records: Sequence[Record], out: Path, stem: str = "n2g") -> list[Path]:
+    """``<stem>-thresholds``: the rows of Table 2 over the patterns' thresholds.
+
+    Raises:
+        OSError: the figure cannot be written.
+    """
+    found = [
+        row
+        for row in rows([record for record in records if record.evaluation == "n2g"])
+        if row.records["n2g"].extra.get("sensitivity") and "thresholds" in row.records["n2g"].config
+    ]
+    return save(draw_sensitivity(found), out / f"{stem}-thresholds") if found else []
+
+
+def write_text(records: Sequence[Record], out: Path, stem: str = "n2g") -> list[Path]:
+    """Table 2 and the scores as ``<stem>.md``, ``.tex`` and ``.csv``.
 
     Args:
         records: of the evaluation ``n2g``; others are passed over.
@@ -107,7 +126,6 @@ def write_report(records: Sequence[Record], out: Path, stem: str = "n2g") -> lis
         write_atomically(out / f"{stem}.md", "\n".join(parts)),
         write_atomically(out / f"{stem}.tex", latex(found)),
         write_atomically(out / f"{stem}.csv", csv_text(found)),
-        *save(draw_sensitivity(found), out / f"{stem}-thresholds"),
     ]
 
 
@@ -231,12 +249,13 @@ def note(found: Sequence[Row]) -> str:
         count = f"{row.model}: {metric.n if metric else 0:,} neurons"
         reasons = [f"{n} {reason}" for reason, n in record.extra.get("reasons", {}).items()]
         told.append("; ".join([count, *reasons]) + ".")
-    thresholds = found[0].records["n2g"].config["thresholds"]
-    sources = sorted({str(row.records["n2g"].data["substitutes"]) for row in found})
-    told.append(
-        f"Thresholds: activation {thresholds['activation']:g}, importance "
-        f"{thresholds['importance']:g}; substitutions: {', '.join(sources)}."
-    )
+    sources = sorted({str(row.records["n2g"].data.get("substitutes", "?")) for row in found})
+    used = [row.records["n2g"].config.get("thresholds") for row in found]
+    for one in [one for place, one in enumerate(used) if one and one not in used[:place]]:
+        told.append(
+            f"Thresholds: activation {one['activation']:g}, importance {one['importance']:g}."
+        )
+    told.append(f"Substitutions: {', '.join(sources)}.")
     return " ".join(one for one in told if one)
 
 
@@ -264,9 +283,9 @@ def _curve(axes: Axes, row: Row, name: str, moved: str, fixed: str, index: int) 
     record = row.records["n2g"]
     own = record.config["thresholds"][fixed]
     points = sorted(
-        (one[moved], one["metrics"][name])
+        (one[moved], one["metrics"].get(name))
         for one in record.extra["sensitivity"]
-        if one[fixed] == own and one["metrics"]
+        if one[fixed] == own and one["metrics"].get(name) is not None
     )
     if points:
         axes.plot(
@@ -281,7 +300,7 @@ def _rows(convention: str) -> list[tuple[str, Any]]:
 
 
 def _layers(found: Sequence[Row]) -> list[int]:
-    return sorted({layer for row in found for layer in row.records["n2g"].extra["layers"]})
+    return sorted({layer for row in found for layer in row.records["n2g"].extra.get("layers", [])})
 
 
 def _suffixes(found: Sequence[Row]) -> list[str]:

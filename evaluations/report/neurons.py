@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from evaluations.neurons.compare import Difference, difference
 from evaluations.record import Metric, Record
 from evaluations.report.figures import PALETTE, save, unframed
+from evaluations.report.health import phrases
 from evaluations.report.tables import Column, Layout, Row, number, rows, write_tables
 
 LAYOUTS = (
@@ -24,7 +26,9 @@ LAYOUTS = (
             Column("neurons", "simulation", "Simulation", 3, interval=True),
             Column("neurons", "control", "of another neuron", 3, interval=True),
             Column("neurons", "detection", "Detection", 3, interval=True),
+            Column("neurons", "detection", "scored on", 3, shows="scored"),
             Column("neurons", "fuzzing", "Fuzzing", 3, interval=True),
+            Column("neurons", "fuzzing", "scored on", 3, shows="scored"),
         ),
     ),
     Layout(
@@ -35,22 +39,31 @@ LAYOUTS = (
         ),
     ),
 )
+COMPARED = {"simulation": "Simulation", "detection": "Detection", "fuzzing": "Fuzzing"}
 DIFFERENCES = Layout(
-    "Mean simulation score, difference between models",
-    (
-        Column("neurons", "difference", "Difference", 4, interval=True),
-        Column("neurons", "p", "p (permutation)", 4),
+    "Difference of mean scores between single models, not over seeds",
+    tuple(
+        Column("neurons", f"{name}_difference", title, 4, interval=True, n=True)
+        for name, title in COMPARED.items()
     ),
 )
+NOT_OVER_SEEDS = "not over seeds: models that differ in the seed alone differ, too"
 EDGES = np.linspace(-1, 1, 41)
 STYLES = ("-", "--", ":", "-.")
 
 
 def write_report(records: Sequence[Record], out: Path, resamples: int = 2000) -> list[Path]:
-    """``neurons.md``, ``.csv``, ``.png``, ``.svg``, and ``neurons-differences.md``, ``.csv``.
+    """`write_text`, then `draw`."""
+    found = [record for record in records if record.evaluation == "neurons"]
+    drawn = draw(found, out / "neurons") if found else []
+    return [*write_text(found, out, resamples), *drawn]
+
+
+def write_text(records: Sequence[Record], out: Path, resamples: int = 2000) -> list[Path]:
+    """``neurons.md``, ``.csv``, and ``neurons-differences.md``, ``.csv``.
 
     Args:
-        resamples: of the intervals of differences and of the permutation test.
+        resamples: of the intervals of differences.
 
     Raises:
         OSError: they cannot be written.
@@ -59,7 +72,7 @@ def write_report(records: Sequence[Record], out: Path, resamples: int = 2000) ->
     if not found:
         return []
     own = [row.records["neurons"] for row in found]
-    layers = sorted({layer for record in own for layer in record.extra["units"]["layer"]})
+    layers = sorted({layer for record in own for layer in _units(record).get("layer", [])})
     by_layer = Layout(
         "Mean simulation score by layer",
         tuple(
@@ -70,34 +83,65 @@ def write_report(records: Sequence[Record], out: Path, resamples: int = 2000) ->
     written += write_tables(
         (DIFFERENCES,), difference_records(own, resamples), out, "neurons-differences"
     )
-    return [*written, *draw(own, out / "neurons")]
+    return written
 
 
 def scores_of(record: Record, layer: int | None = None) -> Float[np.ndarray, " units"]:
     """The simulation scores of all units that have one, or of those of a layer."""
-    units = record.extra["units"]
-    return np.array(
-        [
-            score
-            for score, own in zip(units["simulation"], units["layer"], strict=True)
-            if score is not None and layer in (None, own)
-        ],
-        dtype=np.float64,
-    )
+    found = _by_unit(record, "simulation")
+    return np.array([score for (at, _), score in found.items() if layer in (None, at)], float)
+
+
+def _units(record: Record) -> dict[str, Any]:
+    """The record's columns of units; empty where it has none."""
+    found: dict[str, Any] = record.extra.get("units") or {}
+    return found
+
+
+def _by_unit(record: Record, name: str) -> dict[tuple[int, int], float]:
+    """A score of each unit that has it, by layer and number."""
+    units = _units(record)
+    layers, scores = units.get("layer", []), units.get(name) or []
+    numbers = units.get("index") or range(len(layers))
+    return {
+        (layer, number): score
+        for layer, number, score in zip(layers, numbers, scores, strict=False)
+        if score is not None
+    }
 
 
 def differences(
     records: Sequence[Record], resamples: int
-) -> list[tuple[Row, Row, Difference]]:  # fmt: skip
-    """Each model against the first: the baseline, where there is one."""
+) -> list[tuple[Row, Row, dict[str, Difference]]]:
+    """Each model against the first, the baseline where there is one, by score.
+
+    Models are compared on the units (layer and number) that have the score in both: which units
+    can be scored differs between models, and those that cannot are not the average ones.
+    """
     found = rows([record for record in records if record.evaluation == "neurons"])
     told = []
     for row in found[1:]:
-        one, other = (scores_of(which.records["neurons"]) for which in (row, found[0]))
-        result = difference(one, other, row.records["neurons"].seed, resamples)
-        if result is not None:
-            told.append((row, found[0], result))
+        record, first = row.records["neurons"], found[0].records["neurons"]
+        if not _same_units(record, first):
+            continue
+        by_score: dict[str, Difference] = {}
+        for name in COMPARED:
+            one, other = _by_unit(record, name), _by_unit(first, name)
+            common = [unit for unit in one if unit in other]
+            made = difference(
+                np.array([one[unit] for unit in common]),
+                np.array([other[unit] for unit in common]),
+                record.seed, resamples,
+            )  # fmt: skip
+            by_score |= {} if made is None else {name: made}
+        if by_score:
+            told.append((row, found[0], by_score))
     return told
+
+
+def _same_units(one: Record, other: Record) -> bool:
+    """Whether the same units were asked about: of one architecture, and one sample of them."""
+    return all(_units(one).get(name) == _units(other).get(name) for name in ("layer", "index"))
 
 
 def difference_records(records: Sequence[Record], resamples: int) -> list[Record]:
@@ -105,35 +149,35 @@ def difference_records(records: Sequence[Record], resamples: int) -> list[Record
     made = []
     for row, first, found in differences(records, resamples):
         record = row.records["neurons"]
+        metrics = [
+            Metric(
+                f"{name}_difference", f"Difference of mean {name} scores", one.value, "", None,
+                one.standard_error, one.interval, one.n,
+                description="n: units that have the score in both models; not over seeds",
+            )
+            for name, one in found.items()
+        ]  # fmt: skip
+        name = f"{row.model} minus {first.model}"
+        extra = {"health": [*phrases(record), *phrases(first.records["neurons"])]}
         made.append(
             dataclasses.replace(
-                record,
-                model={**record.model, "name": f"{row.model} minus {first.model}"},
-                metrics=[
-                    Metric("difference", "Difference of mean simulation scores", found.value, "",
-                           None, found.standard_error, found.interval, found.n,
-                           description="n: neurons of both"),
-                    Metric("p", "Permutation test", found.p, n=found.n,
-                           n_failed=int(found.p is None),
-                           reasons={} if found.p is not None else {"too few neurons": 1},
-                           description="two-sided; neurons dealt out at random"),
-                ],
+                record, model={**record.model, "name": name}, metrics=metrics, extra=extra
             )
-        )  # fmt: skip
+        )
     return made
 
 
 def told_differences(records: Sequence[Record], resamples: int) -> list[str]:
-    """The differences in words."""
+    """The differences of the simulation scores in words."""
     lines = []
-    for row, first, found in differences(records, resamples):
+    for row, first, scores in differences(records, resamples):
+        if (found := scores.get("simulation")) is None:
+            continue
         text = f"{row.model} minus {first.model}: {number(found.value, 4)}"
         if found.interval:
             low, high = number(found.interval.low, 4), number(found.interval.high, 4)
             text += f" [{low}, {high}]"
-        if found.p is not None:
-            text += f", p = {number(found.p, 4)} (permutation test)"
-        lines.append(text)
+        lines.append(f"{text}, {found.n:,} neurons of both; {NOT_OVER_SEEDS}")
     return lines
 
 
@@ -182,7 +226,7 @@ def _by_layer(axes: Axes, found: Sequence[Row]) -> None:
     for index, row in enumerate(found):
         record = row.records["neurons"]
         color = PALETTE[index % len(PALETTE)]
-        for layer in sorted(set(record.extra["units"]["layer"])):
+        for layer in sorted(set(_units(record).get("layer", []))):
             scores = scores_of(record, layer)
             if not len(scores):
                 continue

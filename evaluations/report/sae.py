@@ -43,7 +43,13 @@ DETAILS = Layout(
 
 
 def write_report(records: Sequence[Record], out: Path) -> list[Path]:
-    """``sae.md``, ``.csv``, ``.png``, ``.svg``; ``sae-front.md``, ``.csv`` where there is a sweep.
+    """`write_text`, then `draw`."""
+    found = [record for record in records if record.evaluation == "sae"]
+    return [*write_text(found, out), *(draw(found, out / "sae") if found else [])]
+
+
+def write_text(records: Sequence[Record], out: Path) -> list[Path]:
+    """``sae.md``, ``.csv``; ``sae-front.md``, ``.csv`` where there is a sweep.
 
     Raises:
         OSError: they cannot be written.
@@ -55,17 +61,17 @@ def write_report(records: Sequence[Record], out: Path) -> list[Path]:
     score, points = front_records(found)
     if points:
         written += write_tables((front_layout(score),), points, out, "sae-front")
-    return [*written, *draw(found, out / "sae")]
+    return written
 
 
 def labelled(records: Sequence[Record]) -> list[Record]:
     """The records under names that tell them apart: with what varies among them."""
-    hooks = {record.extra["sae"]["hook"] for record in records}
+    hooks = {_told(record)["hook"] for record in records}
     labels = {_label(record, records) for record in records}
     named = []
     for record in records:
         parts = [str(record.model["name"])]
-        parts += [record.extra["sae"]["hook"]] if len(hooks) > 1 else []
+        parts += [_told(record)["hook"]] if len(hooks) > 1 else []
         parts += [_label(record, records)] if len(labels) > 1 else []
         model = {**record.model, "name": ", ".join(parts)}
         named.append(dataclasses.replace(record, model=model))
@@ -75,12 +81,26 @@ def labelled(records: Sequence[Record]) -> list[Record]:
 def _label(record: Record, records: Sequence[Record]) -> str:
     """``L1  2`` beside ``L1 10``: numbers of one width, so that their order is that of the text."""
     if record.config.get("given") is not None:
-        return str(record.extra["sae"]["label"])
-    values = [float(one.config["sparsity"]) for one in records]
+        return str(_told(record)["label"])
+    values = [_sparsity(one) for one in records if _sparsity(one) is not None]
+    own = _sparsity(record)
+    if own is None:
+        return str(_told(record)["label"])
     digits = max(len(f"{value:g}".partition(".")[2]) for value in values)
     width = max(len(f"{value:.{digits}f}") for value in values)
-    words = str(record.extra["sae"]["label"]).rsplit(" ", 1)[0]
-    return f"{words} {float(record.config['sparsity']):>{width}.{digits}f}"
+    words = str(_told(record)["label"]).rsplit(" ", 1)[0]
+    return f"{words} {own:>{width}.{digits}f}"
+
+
+def _told(record: Record) -> dict[str, str]:
+    """The autoencoder's hook point and label; of a record that does not say, question marks."""
+    return record.extra.get("sae") or {"hook": "?", "label": "?"}
+
+
+def _sparsity(record: Record) -> float | None:
+    """The coefficient it was trained with; None where it was searched for, or is not told."""
+    value = record.config.get("sparsity")
+    return None if value is None else float(value)
 
 
 def front_records(records: Sequence[Record]) -> tuple[float, list[Record]]:
@@ -140,12 +160,12 @@ def draw(records: Sequence[Record], stem: Path) -> list[Path]:
 
 def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records of one model and hook point, by rising coefficient; models as in the tables."""
-    several = len({record.extra["sae"]["hook"] for record in records}) > 1
+    several = len({_told(record)["hook"] for record in records}) > 1
     groups: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: float(record.config["sparsity"])):
+    for record in sorted(records, key=lambda record: _sparsity(record) or 0.0):
         name = str(record.model["name"])
-        groups.setdefault(f"{name}, {record.extra['sae']['hook']}" if several else name, [])
-        groups[f"{name}, {record.extra['sae']['hook']}" if several else name].append(record)
+        groups.setdefault(f"{name}, {_told(record)['hook']}" if several else name, [])
+        groups[f"{name}, {_told(record)['hook']}" if several else name].append(record)
     # the tables' order, so that a model has one colour in all figures
     order = {row.model: place for place, row in enumerate(rows(records))}
 
@@ -169,7 +189,7 @@ def _front(axes: Axes, group: Sequence[Record], name: str, color: str, marker: s
         )  # fmt: skip
         if len(group) > 1:
             axes.annotate(
-                f"{float(record.config['sparsity']):g}", line[-1], fontsize=7, color=color,
+                f"{_sparsity(record) or 0:g}", line[-1], fontsize=7, color=color,
                 xytext=(4, -8), textcoords="offset points",
             )  # fmt: skip
     if line:
@@ -187,11 +207,14 @@ def _mark_common_score(axes: Axes, found: Sequence[Front]) -> None:
 
 def _density(axes: Axes, group: Sequence[Record], color: str, index: int) -> None:
     """The histogram of one autoencoder of the group, that of the coefficient in the middle."""
+    group = [record for record in group if "density" in record.extra]
+    if not group:
+        return
     chosen = group[len(group) // 2]
     told = chosen.extra["density"]
     edges = np.asarray(told["log10_edges"], dtype=np.float64)
     style = ("-", "--", ":", "-.")[index % 4]
-    label = f"{escape.figure(chosen.extra['sae']['label'])}: {told['dead']} dead"
+    label = f"{escape.figure(_told(chosen)['label'])}: {told['dead']} dead"
     axes.stairs(told["features"], edges, color=color, linewidth=1.3, linestyle=style, label=label)
 
 

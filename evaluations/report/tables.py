@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.table import Table as RichTable
 
@@ -19,6 +20,8 @@ from sat_interp.files import write_atomically
 
 ARROWS = {"lower": "↓", "higher": "↑", None: ""}
 ABSENT = "–"
+MOST_NAMED = 12
+"""Models a footnote names."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,15 @@ class Column:
     digits: int = 3
     interval: bool = False
     """Whether the cell shows the interval behind the value."""
+    n: bool = False
+    """Whether it shows of how many things the value is."""
+    shows: Literal["value", "scored"] = "value"
+    """What it shows of the metric: its value, or the share of things that could be scored."""
+
+    @property
+    def key(self) -> str:
+        """Names the column in CSV."""
+        return self.metric if self.shows == "value" else f"{self.metric}_scored"
 
 
 @dataclass(frozen=True)
@@ -41,52 +53,6 @@ class Layout:
     columns: tuple[Column, ...]
     note: str = ""
     """What a reader has to know to read the figures, printed beneath the table."""
-
-
-LANGUAGE = (
-    Layout(
-        "Language modelling",
-        (
-            Column("lm", "perplexity", "Perplexity", 2, interval=True),
-            Column("lm", "ablated_perplexity", "ablated", 2, interval=True),
-            Column("lm", "bits_per_byte", "Bits/byte", 3, interval=True),
-            Column("lm", "ablated_bits_per_byte", "ablated", 3),
-        ),
-        "Each story is read on its own, from the token that begins stories; its closing "
-        "end-of-text token is scored, what does not fit into the context is cut.",
-    ),
-    Layout(
-        "Sparsity of weights and activations",
-        (
-            Column("lm", "l1_exported", "L1 (paper)", 4),
-            Column("lm", "l1_tied", "L1 tied", 4),
-            Column("lm", "z_l0", "z L0", 3),
-            Column("lm", "z_hoyer", "z Hoyer", 3),
-            Column("lm", "z_gini", "z Gini", 3),
-            Column("lm", "post_l0", "MLP L0", 3),
-            Column("lm", "post_hoyer", "MLP Hoyer", 3),
-            Column("lm", "post_gini", "MLP Gini", 3),
-        ),
-    ),
-)
-
-
-OTHER_PERPLEXITIES = {
-    convention: Layout(
-        f"Perplexity, {convention}",
-        (
-            Column("lm", name, "Perplexity", 2, interval=True),
-            Column("lm", f"ablated_{name}", "ablated", 2, interval=True),
-        ),
-        note,
-    )
-    for convention, name, note in (
-        ("sliding", "perplexity_sliding",
-         "Stories joined into one text, read by a window of the context that moves by half of it."),
-        ("per-story", "perplexity_per_story",
-         "Mean of the stories' own perplexities; the closing end-of-text token is not scored."),
-    )
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -122,13 +88,25 @@ class Row:
         metric = self.metric(column)
         if metric is None:
             return ABSENT
+        if column.shows == "scored":
+            share = scored_share(metric)
+            return ABSENT if share is None else number(share, column.digits)
         if metric.value is None:
             return "n/a: " + ", ".join(metric.reasons)
         text = number(metric.value, column.digits)
         if column.interval and metric.interval:
             low, high = metric.interval.low, metric.interval.high
             text += f" [{number(low, column.digits)}, {number(high, column.digits)}]"
+        if column.n and metric.n is not None:
+            text += f", n={metric.n:,}"
         return text + (" *" if metric.n_failed else "")
+
+
+def scored_share(metric: Metric) -> float | None:
+    """The share of things (neurons, stories) that the metric could be taken of."""
+    if metric.n is None or not metric.n + metric.n_failed:
+        return None
+    return metric.n / (metric.n + metric.n_failed)
 
 
 def rows(records: Sequence[Record]) -> list[Row]:
@@ -203,11 +181,12 @@ def csv_text(layout: Layout, records: Sequence[Record]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     parts = ("", "_se", "_low", "_high", "_n", "_failed")
-    names = [column.metric + part for column in layout.columns for part in parts]
+    columns = [column for column in layout.columns if column.shows == "value"]
+    names = [column.metric + part for column in columns for part in parts]
     writer.writerow(map(escape.csv, ["model", "weights", *names, "health"]))
     for row in rows(records):
         cells: list[object] = []
-        for column in layout.columns:
+        for column in columns:
             metric = row.metric(column)
             cells += _exact(metric) if metric else [None] * len(parts)
         line = [row.model, _weights(row), *cells, _health(layout, row)]
@@ -237,7 +216,7 @@ def write_tables(
 def heading(column: Column, found: Sequence[Row]) -> str:
     """The column's heading with an arrow towards what is better."""
     known = [metric for row in found if (metric := row.metric(column))]
-    arrow = ARROWS[known[0].direction] if known else ""
+    arrow = ARROWS[known[0].direction] if known and column.shows == "value" else ""
     return f"{column.heading} {arrow}".strip()
 
 
@@ -256,13 +235,10 @@ def caption(layout: Layout, found: Sequence[Row]) -> str:
         notes.append(f"Not all models were scored on the same tokens ({told}).")
     elif texts and texts[0]:
         notes.append(f"{texts[0]}.")
-    metrics = [
-        metric for row in found for column in layout.columns if (metric := row.metric(column))
-    ]
     if told := _intervals(layout, found):
         notes.append(f"In brackets: {told}.")
-    if any(metric.n_failed for metric in metrics if metric.value is not None):
-        notes.append("* some could not be scored: see the record.")
+    if told := _unscored(layout, found):
+        notes.append(f"* some could not be scored: {told}.")
     notes += health.explained(
         (row.model, row.records[name])
         for row in found
@@ -272,16 +248,62 @@ def caption(layout: Layout, found: Sequence[Row]) -> str:
 
 
 def _intervals(layout: Layout, found: Sequence[Row]) -> str:
-    """How the intervals shown were taken; which columns have which, where they differ."""
+    """How the intervals shown were taken: of how many things in each model, or from how many to
+    how many; which columns and which models have which, where they differ."""
     by_method: dict[str, list[str]] = {}
     for column in layout.columns:
-        shown = [metric.interval for row in found if (metric := row.metric(column))]
-        if column.interval and (intervals := [one for one in shown if one]):
-            method = f"{intervals[0].level:.0%}, {intervals[0].method}"
-            by_method.setdefault(method, []).append(column.heading)
+        if column.interval:
+            for method in _methods(column, found):
+                headings = by_method.setdefault(method, [])
+                headings += [column.heading] * (column.heading not in headings)
     if len(by_method) < 2:
         return "".join(by_method)
     return "; ".join(f"{method} ({', '.join(names)})" for method, names in by_method.items())
+
+
+_SIZE = re.compile(r"\b(\d[\d,]*)(?= [a-z]+\b)(?! resamples)")
+
+
+def _methods(column: Column, found: Sequence[Row]) -> list[str]:
+    """The methods of a column's intervals: one for all models, where they differ in size alone."""
+    by_kind: dict[str, list[tuple[str, str]]] = {}
+    for row in found:
+        metric = row.metric(column)
+        if metric and metric.interval:
+            method = f"{metric.interval.level:.0%}, {metric.interval.method}"
+            by_kind.setdefault(_SIZE.sub("#", method, count=1), []).append((row.model, method))
+    told = []
+    for kind, members in by_kind.items():
+        sizes = [int(size[1].replace(",", "")) for _, method in members
+                 if (size := _SIZE.search(method))]  # fmt: skip
+        text = members[0][1]
+        if sizes and min(sizes) < max(sizes):
+            text = kind.replace("#", f"{min(sizes):,} to {max(sizes):,}", 1)
+        names = ", ".join(name for name, _ in members)
+        told.append(text if len(by_kind) == 1 else f"{text} of {names}")
+    return told
+
+
+def _unscored(layout: Layout, found: Sequence[Row]) -> str:
+    """Of each column the most frequent reason why something could not be scored, by model."""
+    told = []
+    for column in layout.columns:
+        failed = []
+        for row in found if column.shows == "value" else ():
+            metric = row.metric(column)
+            if metric and metric.value is not None and metric.n_failed:
+                reason = max(metric.reasons, key=lambda one: metric.reasons[one], default="")
+                failed.append((row.model, f"{metric.n_failed:,}", reason))
+        if failed:
+            reasons = {reason for _, _, reason in failed}
+            alike = f", mostly: {reasons.pop()}" if len(reasons) == 1 and "" not in reasons else ""
+            each = ", ".join(
+                f"{count} of {name}" + (f" (mostly: {reason})" if reason and not alike else "")
+                for name, count, reason in failed[:MOST_NAMED]
+            )
+            more = ", ..." if len(failed) > MOST_NAMED else ""
+            told.append(f"{column.heading} {each}{more}{alike}")
+    return "; ".join(told)
 
 
 def _untaken(column: Column, found: Sequence[Row]) -> str:

@@ -48,7 +48,10 @@ def fronts(records: Sequence[Record]) -> list[Front]:
     groups: dict[str, dict[float, Record]] = {}
     for record in records:
         is_trained = record.evaluation == "sae" and record.config.get("given") is None
-        if is_trained and is_converged(record):
+        is_whole = record.config.get("sparsity") is not None and {"sae", "replicates"} <= set(
+            record.extra
+        )
+        if is_trained and is_whole and is_converged(record):
             groups.setdefault(_key(record), {})[float(record.config["sparsity"])] = record
     return [
         Front(

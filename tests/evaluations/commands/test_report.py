@@ -69,8 +69,38 @@ def test_a_study_decides_what_is_shown(results, tmp_path, capsys):
 def test_a_figure_that_fails_stops_nothing(results, capsys, caplog):
     acdc("baseline-s0", 0, 30).write(results / "acdc-1.json")  # without any circuit to draw
     assert main(["report", "--out", str(results)]) == 0
-    assert "circuits is not drawn" in caplog.text
+    told = " ".join(capsys.readouterr().out.split())
+    assert "acdc: no figure of records without 'circuit': baseline-s0" in told
     assert (results / "report" / "lm.png").exists()
+    assert (results / "report" / "report.html").exists()
+
+
+def test_an_odd_record_is_left_out_named_and_fails_at_the_end(results, capsys):
+    odd = json.loads(lm("odd-s0", 0, 3.0).to_json())
+    odd["model"]["ablation"] = {"variant": "spiral"}
+    (results / "odd.json").write_text(json.dumps(odd))
+    assert main(["report", "--out", str(results)]) == 2
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    (line,) = told.err.splitlines()
+    assert "left out: results/odd.json: model.ablation.variant" in line
+    assert "baseline" in told.out
+    assert "odd-s0" not in told.out
+    assert (results / "report" / "report.html").exists()
+
+
+def test_a_figure_that_fails_costs_no_other_and_is_one_line(results, capsys, monkeypatch):
+    from evaluations.report import figures
+
+    def fail(records, stem):
+        raise RuntimeError("no\nsuch colour")
+
+    monkeypatch.setattr(figures, "draw_language", fail)
+    assert main(["report", "--out", str(results)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "error: lm: no figure (RuntimeError: no such colour)"
+    assert (results / "report" / "curves.png").exists()
+    assert (results / "report" / "report.html").exists()
 
 
 def test_nothing_to_report_is_one_line(tmp_path, capsys):

@@ -13,8 +13,8 @@ from evaluations.record import Interval, Metric
 from evaluations.report.circuit_picture import Plan, circuit_picture
 from evaluations.report.comparison_page import write_comparison
 from evaluations.report.grid import Cell, Grid, Heading
+from evaluations.report.language import LANGUAGE
 from evaluations.report.page_tables import html_grid, html_table
-from evaluations.report.tables import LANGUAGE
 from tests.browser import drive
 
 GRAPH = Graph(2, 2)

@@ -7,7 +7,8 @@ import dataclasses
 from evaluations.record import Interval, Metric, Record
 from evaluations.report import figures
 from evaluations.report.figures import draw_language
-from evaluations.report.tables import LANGUAGE, write_tables
+from evaluations.report.language import LANGUAGE
+from evaluations.report.tables import write_tables
 
 
 def _record(name: str, variant: str, perplexity: float, ablated: float | None) -> Record:

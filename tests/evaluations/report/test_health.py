@@ -10,12 +10,13 @@ from rich.console import Console
 
 from evaluations.report import grid
 from evaluations.report.health import phrases
+from evaluations.report.language import LANGUAGE
 from evaluations.report.layer_table import layer_differences, table_2
 from evaluations.report.page_tables import html_grid, html_table
 from evaluations.report.paper_tables import differences, models_table, table_1
 from evaluations.report.seeds import groups
 from evaluations.report.selection import models
-from evaluations.report.tables import LANGUAGE, csv_text, markdown, rich_table
+from evaluations.report.tables import csv_text, markdown, rich_table
 from tests.evaluations.report.study_records import gates, lm, made
 
 PHRASE = "CE interval wider than the difference"

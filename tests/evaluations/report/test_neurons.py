@@ -9,6 +9,7 @@ from evaluations.neurons.compare import difference
 from evaluations.neurons.scores import SCORES, UnitScores, columns, metrics
 from evaluations.report.neurons import (
     LAYOUTS,
+    NOT_OVER_SEEDS,
     difference_records,
     scores_of,
     told_differences,
@@ -60,13 +61,47 @@ def test_the_difference_is_to_the_baseline(make_scored):
     (record,) = difference_records([gated, base], 200)
     assert record.model["name"] == "gated minus base"
     expected = difference(scores_of(gated), scores_of(base), 1, 200)
-    assert record.metric("difference").value == expected.value > 0.2
-    assert record.metric("difference").interval == expected.interval
-    assert record.metric("p").value == expected.p == pytest.approx(1 / 201)
+    assert record.metric("simulation_difference").value == expected.value > 0.2
+    assert record.metric("simulation_difference").interval == expected.interval
+    assert record.metric("p") is None
     (line,) = told_differences([gated, base], 200)
     assert line.startswith(f"gated minus base: {expected.value:.4f} [")
-    assert "p = 0.005" in line
+    assert line.endswith("59 neurons of both; " + NOT_OVER_SEEDS)
     assert difference_records([base], 200) == []
+
+
+def test_models_are_compared_on_the_units_scored_in_both(make_scored):
+    gated, base = make_scored("gated", 0.6, gated=True), make_scored("base", 0.3)
+    for record, places in ((gated, range(10)), (base, range(8, 20))):
+        for place in places:
+            record.extra["units"]["detection"][place] = None
+    units = [place for place in range(60) if place >= 20 and place != 5]
+    one, other = (
+        np.array([record.extra["units"]["detection"][place] for place in units])
+        for record in (gated, base)
+    )
+    (record,) = difference_records([gated, base], 200)
+    found = record.metric("detection_difference")
+    assert found.value == pytest.approx(one.mean() - other.mean())
+    assert found.n == 40
+    assert record.metric("simulation_difference").n == 59
+
+
+def test_models_with_other_units_are_not_compared(make_scored):
+    assert difference_records([make_scored("a", 0.3), make_scored("b", 0.3, n=50)], 100) == []
+
+
+def test_the_share_that_was_scored_is_a_column_and_its_reason_a_footnote(make_scored):
+    text = markdown(LAYOUTS[0], [make_scored("base", 0.4)])
+    assert "| scored on |" in text
+    assert "| 0.983 |" in text
+    assert "some could not be scored: Simulation 1 of base" in text
+    assert "mostly: dead" in text
+
+
+def test_a_footnote_gives_the_range_of_n_over_all_models(make_scored):
+    text = markdown(LAYOUTS[0], [make_scored("base", 0.4), make_scored("other", 0.4, n=40)])
+    assert "over 39 to 59 neurons" in text
 
 
 def test_scores_are_those_of_a_layer(make_scored):

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from evaluations.record import Interval, Metric
+from evaluations.report.language import LANGUAGE
 from evaluations.report.tables import (
-    LANGUAGE,
     Column,
     Layout,
     csv_text,
