@@ -11,8 +11,8 @@ into excerpts of ``width`` tokens; what a unit is known by are
 
 All of it twice: on one half of the stories, to explain from, and on the other, held out, to score
 on. A story's half hangs on its tokens alone, so copies of a story never lie on both sides. A unit
-*fires* on a token where its activation is above 0. The end-of-text token before a story is read by
-the model and counted nowhere. Memory is that of the excerpts kept, however long the text is.
+*fires* on a token where its activation is above 0. The token before a story is read by the model
+and counted nowhere. Memory is that of the excerpts kept, however long the text is.
 """
 
 from __future__ import annotations

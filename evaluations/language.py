@@ -1,8 +1,9 @@
 """lm: how well a model predicts text, how large its weights are, how sparse its activations.
 
 Perplexity = exp(mean cross-entropy per token, nats) over the WHOLE split. Each story is read on its
-own from position 0, the end-of-text token first; every token is predicted once, the closing
-end-of-text included; what does not fit into the context is cut, and counted.
+own from position 0, BOS first (end-of-text where the tokenizer has none, and for models trained
+here); every token is predicted once, the closing end-of-text included; what does not fit into the
+context is cut, and counted.
 
 Bits per byte = total nats / (ln 2 * UTF-8 bytes of the scored text). The end-of-text tokens' nats
 are in (they say where a text ends) and add no bytes. It is the only figure here that can be

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from dataclasses import dataclass, field
@@ -18,7 +19,14 @@ from evaluations.canonical import canonical
 from evaluations.hugging_face import first_line, hugging_face_model, hugging_face_outline
 from evaluations.origin import Origin, read_origin
 from sat_interp.checkpoint import from_pretrained
-from sat_interp.data.tokenizer import GPT2_VOCABULARY, fingerprint, id_count, load_tokenizer
+from sat_interp.data.tokenizer import (
+    GPT2_VOCABULARY,
+    fingerprint,
+    id_count,
+    load_tokenizer,
+    start_with_end_of_text,
+    story_start,
+)
 from sat_interp.devices import resolve_device
 from sat_interp.errors import UserError, suggest
 from sat_interp.loading import outline as outline_of
@@ -167,6 +175,7 @@ def outline(spec: str, tokenizer: str | None = None) -> LoadedModel:
     read = outline_of if _is_ours(directory) else hugging_face_outline
     model = read(directory)
     chosen, note = _tokenizer(directory, model, tokenizer)
+    chosen = _as_trained(model, chosen)
     loaded = LoadedModel(model, name, chosen, weights_hash="", spec=spec, tokenizer_note=note)
     found = _origin(directory, spec)
     loaded.training, loaded.data, loaded.validation = found.facts, found.data, found.validation
@@ -193,6 +202,7 @@ def prepared(
     Raises:
         UserError: no such device.
     """
+    tokenizer = _as_trained(model, tokenizer)
     place = resolve_device(device)
     digest = weights.weights_hash(model)  # before the cast: the same weights, the same hash
     if dtype is not None and model.W_E.dtype != getattr(torch, dtype):
@@ -303,6 +313,16 @@ def _tokenizer(
     if own is not None and (known := fingerprint(own)) != (used := fingerprint(chosen)):
         return chosen, f"the tokenizer given ({used}) is not the model's own ({known})"
     return chosen, _wrong_size(directory, model, chosen)
+
+
+def _as_trained(
+    model: HookedTransformer, tokenizer: PreTrainedTokenizerFast
+) -> PreTrainedTokenizerFast:
+    """The tokenizer with the BOS token the model was trained with: end-of-text for ours."""
+    is_ours = isinstance(model, SelfAblatingTransformer)
+    if not is_ours or story_start(tokenizer) == tokenizer.eos_token_id:
+        return tokenizer
+    return start_with_end_of_text(copy.deepcopy(tokenizer))
 
 
 def _own_tokenizer(directory: Path, model: HookedTransformer) -> PreTrainedTokenizerFast | None:

@@ -18,7 +18,7 @@ from evaluations.token_bytes import TokenBytes
 from sat_interp.data.batches import cut_tokens
 from sat_interp.data.corpus import TokenCorpus, load_corpus
 from sat_interp.data.sources import file_names, parse_data
-from sat_interp.data.tokenizer import fingerprint, story_start
+from sat_interp.data.tokenizer import fingerprint
 from sat_interp.errors import UserError
 
 HASH_CHUNK = 1 << 24
@@ -63,8 +63,7 @@ class Text:
     @property
     def start(self) -> int:
         """Id of the token that stands before every story (see ``story_start``)."""
-        start = story_start(self.tokenizer)
-        return self.corpus.end_of_text if start is None else start
+        return self.corpus.start
 
     def describe(self) -> dict[str, Any]:
         """What a record says of the text; ``content`` alone decides whether it is the same.

@@ -190,9 +190,10 @@ def _build(
 def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
     if not (directory / "tokenizer.json").is_file():
         return None
-    from sat_interp.data.tokenizer import load_tokenizer
+    from sat_interp.data.tokenizer import load_tokenizer, start_with_end_of_text
 
-    return load_tokenizer(str(directory))
+    # older runs saved tokenizers whose BOS token was never trained
+    return start_with_end_of_text(load_tokenizer(str(directory)))
 
 
 def _fill(model: SelfAblatingTransformer, tensors: dict[str, Tensor], path: Path) -> None:

@@ -74,7 +74,7 @@ def acdc(
         bootstrap: times the circuit is found again with other prompts, and in other orders; by
             default 5 where the graph has up to 2,000 edges, else 0.
         no_sweep: only this tau: no ranking of edges, so no CPR and CMD.
-        no_bos: leave out the end-of-text token that stories begin with.
+        no_bos: leave out the token that begins a story (BOS, or end-of-text).
         tokenizer: gpt2, a directory or a hub id, in place of the model's own.
         out: directory of the records.
         force: run again what is done.

@@ -16,7 +16,7 @@ from sat_interp.transformer import SelfAblatingTransformer
 def picture(
     model: SelfAblatingTransformer, text: Text, story: int, n_tokens: int
 ) -> dict[str, Any]:
-    """The winners at the first ``n_tokens`` positions of a story, the end-of-text token first.
+    """The winners at the first ``n_tokens`` positions of a story, the token before it first.
 
     Returns:
         ``story``; ``tokens``, as text; and for ``attention`` and ``neuron`` a list by layer of a
@@ -27,7 +27,7 @@ def picture(
     """
     if not 0 <= story < len(text):
         raise UserError(f"there is no story {story}: the text has {len(text)}, counted from 0")
-    ids = [text.corpus.end_of_text, *text.corpus.story(story).tolist()]
+    ids = [text.start, *text.corpus.story(story).tolist()]
     ids = ids[: min(n_tokens, int(model.cfg.n_ctx))]
     _, rankings = dual_and_rankings(model, torch.tensor([ids], device=model.W_E.device))
     found: dict[str, Any] = {"story": story}

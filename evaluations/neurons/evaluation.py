@@ -95,7 +95,7 @@ def check(model: HookedTransformer, config: NeuronsConfig) -> None:
         find_units(model, config.hook, config.stream)
 
 
-EVALUATION = Evaluation("neurons", NeuronsConfig, explain_neurons, check=check)
+EVALUATION = Evaluation("neurons", NeuronsConfig, explain_neurons, version=2, check=check)
 
 
 def drawn(units: Units, config: NeuronsConfig) -> list[tuple[int, np.ndarray]]:

@@ -81,13 +81,13 @@ class ActivationStream:
     def windows(self, number: int) -> Int64[Tensor, "windows pos"]:
         """The windows of a buffer, as the model reads them.
 
-        Each begins with the end-of-text token, as stories do and as SAELens' ``prepend_bos`` has
-        it; the rest are tokens from anywhere in the stream.
+        Each begins with the token that begins a story, as SAELens' ``prepend_bos`` has it; the rest
+        are tokens from anywhere in the stream.
         """
         drawn = self.corpus.windows(
             seed=self.seed, step=number, batch=self.prompts, length=self.context
         )
-        drawn[:, 0] = self.corpus.end_of_text
+        drawn[:, 0] = self.corpus.start
         return drawn
 
     @torch.no_grad()  # not inference_mode: SAELens' passes keep their input for the backward

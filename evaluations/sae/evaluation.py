@@ -132,7 +132,7 @@ def check(model: HookedTransformer, config: SaeConfig) -> None:
         check_budget(config, config.context_in(model))
 
 
-EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, check=check)
+EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, version=2, check=check)
 
 
 def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -> None:
@@ -167,6 +167,7 @@ def _probe_windows(model: HookedTransformer, data: SaeData, config: SaeConfig) -
     stream = data.text.corpus
     length = min(context + 1, len(stream.tokens))
     drawn = stream.windows(seed=config.seed, step=0, batch=PROBE_WINDOWS, length=length)
+    drawn[:, 0] = stream.start
     return drawn.to(model.W_E.device)
 
 

@@ -88,7 +88,10 @@ def train(
     passes = []
     for config in targets.values():
         hook = config.hook_in(model)
-        told = {**metadata, "hook_name": hook, "context_size": stream.context, "prepend_bos": True}
+        told = {
+            **metadata, "hook_name": hook, "context_size": stream.context,
+            "prepend_bos": True, "bos_token_id": corpus.start,
+        }  # fmt: skip
         trainer = build_trainer(config, widths[hook], model.W_E.device, dtype, told)
         trainer.activation_scaler.scaling_factor = factors[hook]
         passes.append(_Pass(config, hook, trainer, Curve.empty(config.steps, model.W_E.device)))

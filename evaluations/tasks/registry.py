@@ -48,7 +48,7 @@ def make_task(
         n: prompts; fewer come where the tokenizer, or the file, has no more, and the record says
             so.
         seed: of the draws; of a file with more than ``n`` prompts, which of them.
-        bos: begin prompts with the end-of-text token, as stories begin.
+        bos: begin prompts with the token that begins a story.
 
     Raises:
         UserError: an unknown task, a file that is none, ``n`` below 1, or a tokenizer with which no
@@ -60,6 +60,7 @@ def make_task(
     start = start_tokens(tokenizer, bos)
     note: dict[str, Any] = {
         "n_asked_for": n, "seed": seed, "bos": bos, "tokenizer": fingerprint(tokenizer),
+        "story_start": tokenizer.convert_ids_to_tokens(start[0]) if start else None,
     }  # fmt: skip
     if name not in TASKS:
         return _from_file(_file(name), tokenizer, n, seed, start, note)

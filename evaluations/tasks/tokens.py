@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
+from sat_interp.data.tokenizer import story_start
 from sat_interp.errors import UserError
 
 # Why a prompt is left out.
@@ -89,16 +90,9 @@ def checked(clean: list[int], corrupted: list[int], right: int, wrong: int) -> R
 
 
 def start_tokens(tokenizer: PreTrainedTokenizerFast, bos: bool) -> list[int]:
-    """The token that stories follow, as ``HookedTransformer.to_tokens`` puts it, if ``bos``.
-
-    Raises:
-        UserError: the tokenizer has none.
-    """
-    if not bos:
-        return []
-    if tokenizer.bos_token_id is None:
-        raise UserError("this tokenizer has no token for prompts to begin with: leave it out")
-    return [int(tokenizer.bos_token_id)]
+    """The token that stands before a story if ``bos``; none where there is none."""
+    start = story_start(tokenizer) if bos else None
+    return [] if start is None else [start]
 
 
 def collect(

@@ -19,7 +19,7 @@ class StoryBatch:
     """Stories of equal length.
 
     Attributes:
-        tokens: end-of-text token, story, end-of-text token, cut at n_ctx + 1. Inputs are
+        tokens: the token before a story, the story, end-of-text, cut at n_ctx + 1. Inputs are
             ``tokens[:, :-1]``, targets ``tokens[:, 1:]``.
         index: which stories of the corpus they are.
     """
@@ -34,16 +34,16 @@ def story_batches(
     """Every story of the corpus once, short ones first, each batch of one length.
 
     A batch holds at most ``tokens_per_batch`` tokens (one story where that is longer). Each story
-    is preceded by ``bos``, the corpus' end-of-text token by default, closed by the end-of-text
-    token and cut at n_ctx + 1 tokens: n_ctx inputs and their n_ctx targets. What is cut off is
-    never scored; ``cut_tokens`` counts it.
+    is preceded by ``bos``, by default the token that begins the corpus' stories, closed by the
+    end-of-text token and cut at n_ctx + 1 tokens: n_ctx inputs and their n_ctx targets. What is cut
+    off is never scored; ``cut_tokens`` counts it.
 
     Raises:
         UserError: ``n_ctx`` or ``tokens_per_batch`` is under 1.
     """
     if n_ctx < 1 or tokens_per_batch < 1:
         raise UserError("stories need a context and a batch of at least one token")
-    first = corpus.end_of_text if bos is None else bos
+    first = corpus.start if bos is None else bos
     lengths = np.minimum(_full_lengths(corpus), n_ctx + 1)
     order = np.argsort(lengths, kind="stable")
     edges = np.flatnonzero(np.diff(lengths[order])) + 1

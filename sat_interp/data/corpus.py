@@ -15,7 +15,7 @@ import shutil
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sat_interp.data.base import Split, sha256
 from sat_interp.data.sources import DataSource, parse_data
-from sat_interp.data.tokenizer import fingerprint, id_count, unknown_ids
+from sat_interp.data.tokenizer import fingerprint, id_count, story_start, unknown_ids
 from sat_interp.errors import UserError
 from sat_interp.files import atomic_directory, default_cache
 from sat_interp.progress import bar
@@ -63,6 +63,8 @@ class TokenCorpus:
             fingerprint), ``text`` (sha256 of the stories' bytes), ``n_unknown`` (tokens for text
             the tokenizer does not know), and of how many of the first stories (``n_checked``) the
             tokens do not decode to the text (``n_lossy``).
+        start_token: id of the token that stands before a story when it is read on its own (see
+            ``tokenizer.story_start``); end-of-text where None. It is not part of the stream.
     """
 
     directory: Path
@@ -70,6 +72,7 @@ class TokenCorpus:
     offsets: np.ndarray
     story_bytes: np.ndarray
     meta: dict[str, Any]
+    start_token: int | None = None
 
     def __len__(self) -> int:
         """The number of stories."""
@@ -79,6 +82,11 @@ class TokenCorpus:
     def end_of_text(self) -> int:
         """The id of the token that closes every story."""
         return int(self.meta["end_of_text"])
+
+    @property
+    def start(self) -> int:
+        """The id of the token that stands before a story when it is read on its own."""
+        return self.end_of_text if self.start_token is None else self.start_token
 
     def story(self, i: int) -> np.ndarray:
         """The tokens of story i, without the end-of-text token."""
@@ -153,7 +161,7 @@ def load_corpus(
             corpus = _open(directory)
     if corpus is None:
         raise OSError(f"{directory} does not read back as it was written: is the disk damaged?")
-    return corpus
+    return replace(corpus, start_token=story_start(tokenizer))
 
 
 def corpus_key(

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from evaluations.cli import main
-from evaluations.commands.acdc import _one_length, _task, _taus
+from evaluations.commands.acdc import _one_length, _taus, default_task
 from evaluations.record import read_records
 from sat_interp.checkpoint import save_pretrained
 from tests.evaluations.circuits.cases import task
@@ -94,10 +94,9 @@ def test_thresholds_may_be_a_number_several_or_text():
 
 
 def test_the_task_is_the_ioi_of_what_a_model_was_trained_on():
-    assert _task(None, SimpleNamespace(data="demo")) == "ioi"
-    assert _task(None, SimpleNamespace(data="roneneldan/TinyStories")) == "ioi-tinystories"
-    assert _task(None, SimpleNamespace(data=None)) == "ioi-tinystories"
-    assert _task("gender", SimpleNamespace(data="demo")) == "gender"
+    assert default_task(SimpleNamespace(data="demo")) == "ioi"
+    assert default_task(SimpleNamespace(data="roneneldan/TinyStories")) == "ioi-tinystories"
+    assert default_task(SimpleNamespace(data=None)) == "ioi-tinystories"
 
 
 def test_auto_circuit_gets_the_commonest_length():
