@@ -6,7 +6,8 @@ import dataclasses
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,15 +96,33 @@ class Outcome:
     renewed: int = 0
     """How many were measured again because their record was of an older version."""
 
-    def raise_failures(self) -> None:
+    @contextmanager
+    def noting(self, name: str, task: str) -> Iterator[None]:
+        """Note what goes wrong with a model inside the block, so that the next one has its turn."""
+        try:
+            yield
+        except UserError as error:
+            self.failures[name] = str(error)
+        except OSError as error:
+            where = f": {error.filename}" if error.filename else ""
+            self.failures[name] = f"{error.strerror or error}{where}"
+        except Exception as error:  # a bug in one evaluation must not cost the other models
+            log.exception("%s failed on %s", task, name)
+            text = " ".join(str(error).split())
+            self.failures[name] = f"internal error: {type(error).__name__}: {text}"
+
+    def raise_failures(self, models: int | None = None) -> None:
         """Do nothing if all went well.
+
+        Args:
+            models: how many there were; by default as many as have a record or a failure.
 
         Raises:
             UserError: one line that names each model that failed, and why.
         """
         if not self.failures:
             return
-        total = len(self.records) + len(self.failures)
+        total = models or len(self.records) + len(self.failures)
         reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
         if total == 1:
             raise UserError(next(iter(self.failures.values())))
@@ -143,21 +162,12 @@ def run(
     outcome = Outcome()
     for spec in progress.bar(models, desc=evaluation.name, unit="model"):
         name = spec if isinstance(spec, str) else spec.name
-        try:
+        with outcome.noting(name, evaluation.name):
             loaded = load(spec) if isinstance(spec, str) else spec
             record, was_done = run_one(evaluation, loaded, data(loaded), config, out, force)
             outcome.records.append(record)
             outcome.skipped += was_done
             outcome.renewed += not was_done and had_older(record, out)
-        except UserError as error:
-            outcome.failures[name] = str(error)
-        except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            outcome.failures[name] = f"{error.strerror or error}{where}"
-        except Exception as error:  # a bug in one evaluation must not cost the other models
-            log.exception("%s failed on %s", evaluation.name, name)
-            text = " ".join(str(error).split())
-            outcome.failures[name] = f"internal error: {type(error).__name__}: {text}"
     return outcome
 
 

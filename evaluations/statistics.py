@@ -79,7 +79,7 @@ def mean_interval(
     """
     array = np.asarray(values, dtype=np.float64)
     n = len(array)
-    if n < ENOUGH or not np.isfinite(array).all():
+    if n < ENOUGH or not np.isfinite(array).all() or (array == array[0]).all():
         return None
     return interval_of_mean(float(array.mean()), float(array.std(ddof=1)) / math.sqrt(n), n, things)
 

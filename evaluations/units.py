@@ -79,7 +79,7 @@ class Units:
         Raises:
             UserError: no such unit.
         """
-        found = re.fullmatch(r"(\d+)\.(\d+)", name.strip())
+        found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", name.strip())
         if found is None:
             raise UserError(f"a neuron is named LAYER.NUMBER, such as 3.117, not {name!r}")
         layer, index = int(found[1]), int(found[2])

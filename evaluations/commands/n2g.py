@@ -110,7 +110,7 @@ def n2g(
     find = _data_finder(text, substitutes, Path(out), Path(sae) if sae else None, force)
     load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
     if neuron is not None:
-        return _draw([load(spec) for spec in models], find, config, neuron, Path(out))
+        return _draw(models, load, find, config, neuron)
     outcome = run(EVALUATION, models, find, config, out, force, load=load)
     if outcome.records:
         wide = console(150)
@@ -168,22 +168,26 @@ def _source(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> Subst
 
 
 def _draw(
-    models: Sequence[LoadedModel],
+    models: Sequence[str],
+    load: Callable[[str], LoadedModel],
     find: Callable[[LoadedModel], N2gData],
     config: N2gConfig,
     name: str,
-    out: Path,
 ) -> list[Any]:
     """One neuron's graph in each model, as files; their names are printed."""
     from evaluations.commands.show import console, say
     from evaluations.n2g.evaluation import neuron_graph
     from evaluations.report.n2g import write_neuron
+    from evaluations.runner import Outcome
 
-    graphs = []
-    for loaded in models:
-        data = find(loaded)
-        graph = neuron_graph(loaded.model, data, config, name)
-        written = write_neuron(graph, data.directory)
-        say(console(), f"{loaded.name} {graph['unit']}: {', '.join(map(str, written))}")
-        graphs.append(graph)
+    graphs, outcome = [], Outcome()
+    for spec in models:
+        with outcome.noting(spec, "n2g --neuron"):
+            loaded = load(spec)
+            data = find(loaded)
+            graph = neuron_graph(loaded.model, data, config, name)
+            graphs.append(graph)
+            written = write_neuron(graph, data.directory)
+            say(console(), f"{loaded.name} {graph['unit']}: {', '.join(map(str, written))}")
+    outcome.raise_failures(len(models))
     return graphs

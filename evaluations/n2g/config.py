@@ -8,6 +8,8 @@ from evaluations.excerpts import GatherConfig, check_seed
 from evaluations.units import NEURONS, Stream
 from sat_interp.errors import UserError
 
+MOST_EXAMPLES = 1000
+"""Excerpts of a unit; all of them are held in memory, for all units at once."""
 IMPORTANCES = (0.5, 0.9)
 ACTIVATIONS = (0.3, 0.7)
 
@@ -72,6 +74,8 @@ class N2gConfig:
         for name in ("examples", "context", "proposals"):
             if getattr(self, name) < (0 if name == "context" else 1):
                 raise UserError(f"{name} must be at least {int(name != 'context')}")
+        if self.examples > MOST_EXAMPLES:
+            raise UserError(f"examples must be at most {MOST_EXAMPLES:,}, not {self.examples:,}")
         for name in ("activation", "importance"):
             if not 0 < getattr(self.thresholds, name) < 1:
                 raise UserError(f"the {name} threshold lies between 0 and 1")

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch
 
+from sat_interp import escape
 from sat_interp.files import write_atomically
 
 SHADE = matplotlib.colormaps["Oranges"]
@@ -78,6 +79,7 @@ def write_graphml(path: Path, neuron: dict[str, Any]) -> Path:
     graph = nx.DiGraph(unit=neuron["unit"])
     for node in neuron["graph"]["nodes"]:
         told = {key: value for key, value in node.items() if key != "id" and value is not None}
+        told["token"] = escape.printable(node["token"])  # XML holds no control characters
         graph.add_node(node["id"], **told)
     for edge in neuron["graph"]["edges"]:
         graph.add_edge(edge["source"], edge["target"], count=edge["count"])
@@ -181,8 +183,8 @@ def _node(axes: Axes, node: dict[str, Any], place: Place) -> None:
     else:
         face, edge, color = "0.95", "0.6", "black"
     axes.text(
-        *place, shown(node["token"]), ha="center", va="center", fontsize=8, color=color,
-        parse_math=False,
+        *place, escape.figure(shown(node["token"])), ha="center", va="center", fontsize=8,
+        color=color,
         bbox={"boxstyle": "round,pad=0.25", "facecolor": face, "edgecolor": edge, "linewidth": 0.7},
     )  # fmt: skip
 

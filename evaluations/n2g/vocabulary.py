@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool
+from tokenizers.models import WordPiece
 from transformers import PreTrainedTokenizerFast
 
 from sat_interp.data.tokenizer import id_count
@@ -27,7 +28,8 @@ class Vocabulary:
         that no token has are there too, as ``<17>``: the largest id decides how many there are.
         """
         pieces = tokenizer.convert_ids_to_tokens(list(range(id_count(tokenizer))))
-        wordpiece = any(piece is not None and piece.startswith("##") for piece in pieces)
+        # not by its pieces: GPT-2's has "##", too
+        wordpiece = isinstance(tokenizer.backend_tokenizer.model, WordPiece)
         texts = []
         for token, piece in enumerate(pieces):
             name = piece or f"<{token}>"

@@ -20,6 +20,7 @@ from jaxtyping import Float, Float32, Int, Int64
 from transformer_lens import HookedTransformer
 
 from evaluations.units import Units
+from sat_interp.errors import UserError
 
 BATCH_TOKENS = 4096
 
@@ -54,6 +55,9 @@ class Reader:
         Args:
             starts: the place of each window's first token in its story, counted from 0; a story's
                 token 0 is at position 1, after the token that begins the story.
+
+        Raises:
+            UserError: activations that are not finite.
         """
         rows, length = windows.shape
         self.windows[step] += rows
@@ -86,7 +90,10 @@ class Reader:
             positions = torch.from_numpy(np.column_stack([np.zeros(rows, dtype=np.int64), after]))
             positions = positions.to(device)
         read = self.units.read(self.model, tokens.to(device), [self.layer], positions)
-        return read[self.layer][:, 1:].float().cpu().numpy()
+        found = read[self.layer][:, 1:].float().cpu()
+        if not found.isfinite().all():
+            raise UserError(f"the model's activations in layer {self.layer} are not finite (NaN)")
+        return found.numpy()
 
     def read_all(
         self,

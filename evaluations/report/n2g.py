@@ -136,15 +136,10 @@ def write_neuron(neuron: dict[str, Any], directory: Path) -> list[Path]:
     text = json.dumps(neuron, indent=1, ensure_ascii=False) + "\n"
     graph = {**neuron, "graph": neuron.get("graph") or {"nodes": [], "edges": []}}
     return [
-        *_pictures(draw_graph(graph), stem),
-        write_graphml(stem.with_name(f"{stem.name}.graphml"), graph),
         write_atomically(stem.with_name(f"{stem.name}.graph"), text),
+        write_graphml(stem.with_name(f"{stem.name}.graphml"), graph),
+        *save(draw_graph(graph), stem),
     ]
-
-
-def _pictures(figure: Figure, stem: Path) -> list[Path]:
-    """As ``figures.save``, for a name with a point in it."""
-    return save(figure, stem)
 
 
 def title(convention: str) -> str:

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from evaluations.n2g.vocabulary import Vocabulary
+from sat_interp.data.tokenizer import load_tokenizer
 
 TEXTS = ("<e>", " play", "ing", ".", "'", "s", " Tom", "The", "\n")
 
@@ -47,3 +48,13 @@ def test_ids_may_have_holes():
     assert len(texts) == 1 + max(tokenizer.get_vocab().values())
     assert (texts[1], texts[7]) == ("a", "b")
     assert len(set(texts)) == len(texts)
+
+
+def test_gpt2s_tokens_have_their_spaces_though_one_is_two_hashes():
+    vocabulary = Vocabulary.of(load_tokenizer("gpt2"))
+    assert vocabulary.texts[262] == " the"
+    assert vocabulary.texts[2235] == "##"
+    assert vocabulary.has_words
+    tokens = [314, 373, 7524, 278, 13]  # I was pitch+ing .
+    words = ["".join(vocabulary.texts[t] for t in tokens[b:e]) for b, e in vocabulary.words(tokens)]
+    assert words == [" I", " was", "".join(vocabulary.texts[t] for t in tokens[2:4]), "."]
