@@ -13,21 +13,30 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 from evaluations.commands import COMMANDS
-from sat_interp.commandline import run_command, underscored
+from sat_interp.commandline import check_config_files, run_command, underscored
+from sat_interp.errors import UserError, shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``sat-eval``; returns the exit code: 0, 2 for what the user can mend, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
+    arguments = [underscored(one) for one in arguments]
     try:
-        parsed = build_parser().parse_args([underscored(one) for one in arguments])
-    except argparse.ArgumentError as error:
+        check_config_files(arguments)
+        parsed = build_parser().parse_args(arguments)
+    except (argparse.ArgumentError, UserError) as error:
         sys.stderr.write(f"error: {_one_line(error)}\n")
         return 2
     chosen = parsed.subcommand
     settings = dict(parsed[chosen].as_dict())
     settings.pop("config", None)
-    return run_command(lambda: COMMANDS[chosen](**settings))
+
+    def command() -> None:
+        if not 0 <= settings.get("seed", 0) < 2**63:  # what every generator takes
+            raise UserError(f"seed must be from 0 to 2^63 - 1, not {shown(settings['seed'])}")
+        COMMANDS[chosen](**settings)
+
+    return run_command(command)
 
 
 def build_parser() -> Any:

@@ -14,6 +14,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations import families
 from sat_interp.errors import UserError
+from sat_interp.foreign import check_directory
 
 # Tokens over which a conversion is compared: GPT-Neo's local layers see 256 of them, so that a
 # wrong window shows only beyond.
@@ -84,6 +85,7 @@ def _read_configuration(directory: Path) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    check_directory(directory)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its reading of the file meets

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from sat_interp.commandline import run_command, underscored
+from sat_interp.commandline import check_config_files, run_command, underscored
 from sat_interp.errors import UserError, suggest
+from sat_interp.reading import Unreadable, read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -90,6 +91,7 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     import jsonargparse
 
     arguments = [underscored(argument) for argument in arguments]
+    check_config_files(arguments)
     early, file = _early(arguments)
     parser = _parser(early.preset or file.get("preset") or "demo")
     try:
@@ -151,12 +153,9 @@ def _early(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
 
 def _yaml(path: str) -> dict[str, Any]:
     """A config file's content; what is wrong with it, the parser proper will say."""
-    import yaml
-
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(path)
+    except Unreadable:
         return {}
     return content if isinstance(content, dict) else {}
 

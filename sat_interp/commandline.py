@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sat_interp.errors import UserError
 from sat_interp.escape import printable
+from sat_interp.reading import Unreadable, read_yaml
 
 
 def underscored(argument: str) -> str:
@@ -30,10 +33,54 @@ def run_command(command: Callable[[], object]) -> int:
         where = f": {error.filename}" if error.filename else ""
         _say(f"error: {error.strerror or error}{where}")
         return 2
+    except (MemoryError, RecursionError, OverflowError, RuntimeError) as error:
+        if (reason := _beyond_this_machine(error)) is None:
+            raise
+        _say(f"error: {reason}")
+        return 2
     except KeyboardInterrupt:
         _say("interrupted: finished work is kept, run the same command again")
         return 130
     return 0
+
+
+def check_config_files(arguments: Sequence[str]) -> None:
+    """Read the files after ``--config`` within bounds, before the parser reads them without.
+
+    A file that is not there is left to the parser, which says so.
+
+    Raises:
+        UserError: one is no regular file, too large, not UTF-8, no YAML mapping, nested too deeply,
+            or grows beyond bounds through its aliases.
+    """
+    for index, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option != "--config":
+            continue
+        if not equals:
+            value = arguments[index + 1] if index + 1 < len(arguments) else ""
+        if not os.path.lexists(value) or os.path.isdir(value):
+            continue
+        try:
+            content = read_yaml(value)
+        except Unreadable as error:
+            raise UserError(f"{value} is no YAML mapping of options: {error}") from error
+        if content is not None and not isinstance(content, dict):
+            raise UserError(f"{value} is no YAML mapping of options")
+
+
+def _beyond_this_machine(error: BaseException) -> str | None:
+    """What ran out, where an error means that; None for any other."""
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return "not enough memory: use smaller batches, a shorter context or a smaller model"
+    if isinstance(error, RecursionError):
+        return "a value from outside is nested too deeply"
+    if isinstance(error, OverflowError):
+        return f"a number from outside is too large ({error})"
+    return None
+
+
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
 def _say(line: str) -> None:

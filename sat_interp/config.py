@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
-from sat_interp.errors import UserError, suggest
+from sat_interp.errors import UserError
+from sat_interp.settings import check_settings
 
 Variant = Literal["none", "local", "global"]
 Soft = Literal["softmax", "sigmoid"]
@@ -20,7 +21,8 @@ class SelfAblationConfig:
     """The gates of a model (Self-Ablating Transformers, arXiv 2505.00509, section 3.1).
 
     Raises:
-        UserError: an unknown choice, k below 1, or a temperature that is not positive.
+        UserError: a value of another type, an unknown choice, k below 1, or a temperature that is
+            not positive.
     """
 
     variant: Variant = "none"
@@ -57,9 +59,7 @@ class SelfAblationConfig:
     residual stream they read. dropout: no gates, but dropout of rate 1 - k/n in their place."""
 
     def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(suggest(name, getattr(self, name), choices))
+        check_settings(type(self), vars(self))
         for name in ("k_attention", "k_neurons"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -93,18 +93,5 @@ class SelfAblationConfig:
         Raises:
             UserError: an unknown setting, or a value it cannot have.
         """
-        names = [field.name for field in fields(cls)]
-        for name in settings:
-            if name not in names:
-                raise UserError(suggest("setting", name, names))
+        check_settings(cls, settings)
         return cls(**{"near_ties": "detached_floor", **settings})
-
-
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "variant": get_args(Variant),
-    "soft": get_args(Soft),
-    "forward_mask": get_args(ForwardMask),
-    "unit": get_args(Unit),
-    "gates": get_args(GateKind),
-    "near_ties": get_args(NearTies),
-}

@@ -22,6 +22,7 @@ from transformers import (
 
 from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError
+from sat_interp.foreign import check_directory
 from sat_interp.locate import CONFIG, TOKENIZER
 from sat_interp.released import (
     fill,
@@ -186,6 +187,8 @@ def from_hf(
 
 
 def _load_hf(name: str) -> GPTNeoForCausalLM:
+    if Path(name).is_dir():
+        check_directory(name)
     try:
         config = AutoConfig.from_pretrained(name)
         if config.model_type != "gpt_neo":

@@ -28,6 +28,6 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 def suggest(kind: str, name: object, choices: Iterable[str]) -> str:
     """``unknown preset 'dmo': did you mean 'demo'? choices: demo, tinystories-3m``."""
     known = sorted(choices)
-    near = difflib.get_close_matches(str(name), known, n=1)
+    near = difflib.get_close_matches(str(name)[:100], known, n=1)
     hint = f": did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {kind} {name!r}{hint} choices: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {shown(name)}{hint} choices: {', '.join(known) or 'none'}"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sat_interp.errors import UserError, suggest
+from sat_interp.reading import Unreadable, read_json
 
 FORMAT = 1  # of cfg.json
 CONFIG, WEIGHTS, CARD = "cfg.json", "model.safetensors", "README.md"
@@ -72,8 +72,8 @@ def _no_model_in(path: Path) -> str:
 def is_hugging_face(directory: Path) -> bool:
     """Whether ``directory`` holds a model of transformers' (config.json with a model_type)."""
     try:
-        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(directory / "config.json")
+    except Unreadable:
         return False
     return isinstance(config, dict) and "model_type" in config
 

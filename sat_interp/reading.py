@@ -45,7 +45,7 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         if status.st_size > most:
             raise Unreadable(f"it has {status.st_size:,} bytes, more than {most:,}")
         try:
-            return file.read(most)
+            return file.read()
         except (OSError, MemoryError) as error:
             raise Unreadable(getattr(error, "strerror", None) or "no memory for it") from error
 
@@ -77,7 +77,7 @@ def read_json(path: str | Path, most: int = MOST_BYTES) -> Any:
         raise Unreadable(f"it is no JSON: {_one_line(error)}") from error
 
 
-def read_yaml(path: str | Path, most: int = 1 << 20) -> Any:
+def read_yaml(path: str | Path, most: int = 1 << 18) -> Any:
     """A YAML file's content, of plain types.
 
     Raises:

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sat_interp.block import attention_scale
 from sat_interp.config import SelfAblationConfig, Variant
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 from sat_interp.shape import gpt_neo_config
 from sat_interp.transformer import SelfAblatingTransformer
 
@@ -215,6 +215,10 @@ def normalised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without wrappers' prefixes, causal masks and the tied copy of the embedding."""
     weights = {_WRAPPERS.sub("", name): tensor for name, tensor in state_dict.items()}
     weights = {name: weights[name] for name in weights if not _CAUSAL_MASKS.search(name)}
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UserError(f"{shown(name)} is of {kind}: weights are floating-point tensors")
     unembedding = weights.pop(_UNEMBEDDING, None)
     if unembedding is not None and not torch.equal(
         weights.setdefault(_EMBEDDING, unembedding), unembedding

@@ -8,7 +8,7 @@ import torch
 from transformer_lens import HookedTransformerConfig
 
 from sat_interp.config import SelfAblationConfig
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 
 # The ablated stream is written for pre-LN GPT blocks; anything else is refused by name.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -59,7 +59,7 @@ def validate(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> None
         value = getattr(cfg, name, None)
         if value not in wanted:
             raise UserError(
-                f"self-ablation does not cover {name}={value!r}; supported: "
+                f"self-ablation does not cover {name}={shown(value)}; supported: "
                 + ", ".join(repr(choice) for choice in wanted)
             )
 

@@ -7,10 +7,11 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError, suggest
+from sat_interp.settings import check_sizes
 from sat_interp.training.schedule import Schedule, read_schedule
 
 Precision = Literal["float32", "bf16"]
@@ -151,12 +152,14 @@ class TrainConfig(SelfAblationConfig):
         super().__post_init__()
         if self.preset not in PRESETS:
             raise UserError(suggest("preset", self.preset, PRESETS))
-        if self.precision not in get_args(Precision):
-            raise UserError(suggest("precision", self.precision, get_args(Precision)))
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} must be at least 1, not {value}")
+        for name in _COUNTS:
+            if getattr(self, name) > MOST:
+                raise UserError(f"{name} must be at most {MOST:,}, not {getattr(self, name):,}")
+        check_sizes(self.sizes)
         for name in _NOT_NEGATIVE:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} must be >= 0 and finite, not {getattr(self, name)}")
@@ -175,8 +178,6 @@ class TrainConfig(SelfAblationConfig):
             )
         if self.warmup_steps >= self.steps:
             raise UserError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
-        if self.seed >= 2**63:
-            raise UserError(f"seed must be below 2^63, not {self.seed}")
         target = self.match_perplexity
         if target is not None and not 1 < target < math.inf:
             raise UserError(f"match_perplexity must be > 1 and finite, not {target}")
@@ -204,6 +205,16 @@ class TrainConfig(SelfAblationConfig):
         """The gates alone, as the model takes them."""
         names = [field.name for field in dataclasses.fields(SelfAblationConfig)]
         return SelfAblationConfig(**{name: getattr(self, name) for name in names})
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """The model's sizes, as far as the configuration says them; d_mlp is 4 d_model."""
+        return {
+            "n_layers": self.n_layers, "d_model": self.d_model, "n_heads": self.n_heads,
+            "d_head": max(1, self.d_model // self.n_heads),
+            "d_mlp": 4 * self.d_model if self.d_mlp is None else self.d_mlp,
+            "n_ctx": self.n_ctx, "d_vocab": self.d_vocab,
+        }  # fmt: skip
 
     @property
     def ablated_schedule(self) -> Schedule:
@@ -235,6 +246,9 @@ _AT_LEAST_ONE = (
     "n_layers", "d_model", "n_heads", "d_mlp", "n_ctx", "d_vocab", "steps", "batch_size",
     "accumulate", "log_every", "match_runs",
 )  # fmt: skip
+_COUNTS = ("batch_size", "accumulate", "log_every", "match_runs")
+MOST = 1_000_000
+"""Most windows of a batch and the like: they are held in memory at once."""
 _NOT_NEGATIVE = (
     "warmup_steps", "weight_decay", "clip_norm", "clean_weight", "reconstruction_weight",
     "validate_every", "checkpoint_every", "seed",

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 
 EXAMPLE = "0.03@0.65:1.0@0.95"
 
@@ -65,7 +65,7 @@ def read_schedule(name: str, value: object) -> Schedule:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Schedule(((0.0, _weight(name, float(value), value)),))
     if not isinstance(value, str):
-        raise UserError(f"{name} must be a number or a ramp such as {EXAMPLE}, not {value!r}")
+        raise UserError(f"{name} must be a number or a ramp such as {EXAMPLE}, not {shown(value)}")
     if "@" not in value:
         return Schedule(((0.0, _weight(name, _number(name, value, value), value)),))
     points = []
@@ -73,12 +73,18 @@ def read_schedule(name: str, value: object) -> Schedule:
         weight, _, share = point.partition("@")
         at = _number(name, share, value)
         if not 0 <= at <= 1:
-            raise UserError(f"{name}: a share of the steps is from 0 to 1, not {at:g} in {value!r}")
+            raise UserError(
+                f"{name}: a share of the steps is from 0 to 1, not {at:g} in {shown(value)}"
+            )
         points.append((at, _weight(name, _number(name, weight, value), value)))
     if len(points) < 2:
-        raise UserError(f"{name}: a ramp has at least two points, such as {EXAMPLE}, not {value!r}")
+        raise UserError(
+            f"{name}: a ramp has at least two points, such as {EXAMPLE}, not {shown(value)}"
+        )
     if any(later <= earlier for (earlier, _), (later, _) in pairwise(points)):
-        raise UserError(f"{name}: shares of the steps must rise from point to point in {value!r}")
+        raise UserError(
+            f"{name}: shares of the steps must rise from point to point in {shown(value)}"
+        )
     return Schedule(tuple(points))
 
 
@@ -87,11 +93,11 @@ def _number(name: str, text: str, whole: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(
-            f"{name} must be a number or a ramp such as {EXAMPLE}, not {whole!r}"
+            f"{name} must be a number or a ramp such as {EXAMPLE}, not {shown(whole)}"
         ) from None
 
 
 def _weight(name: str, weight: float, given: object) -> float:
     if not 0 <= weight < math.inf:
-        raise UserError(f"{name} must be >= 0 and finite, not {given}")
+        raise UserError(f"{name} must be >= 0 and finite, not {shown(given)}")
     return weight + 0.0  # -0.0 is 0

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from sat_interp.config import GateKind, Variant
 from sat_interp.errors import UserError, suggest
+from sat_interp.reading import Unreadable, read_yaml
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory
 
@@ -181,13 +182,10 @@ def read_study(path: str | Path, out: str | None = None) -> Study:
     Raises:
         UserError: no such file, not YAML, an unknown key, or a value of another type.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} is no study: {reason}") from None
+        content = read_yaml(path)
+    except Unreadable as error:
+        raise UserError(f"{path} is no study: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is no study: it must be a YAML mapping with name, variants, ...")
     known = [one.name for one in dataclasses.fields(Study)]
