@@ -70,6 +70,8 @@ class ModelFields(TypedDict):
     spec: NotRequired[str]
     n_parameters: NotRequired[Count | None]
     shape: NotRequired[dict[str, Any] | None]
+    configuration: NotRequired[dict[str, Any] | None]
+    control: NotRequired[str | None]
     configuration: NotRequired[dict[str, Any]]
     ablation: NotRequired[AblationFields | None]
     training: NotRequired[TrainingFields | None]
@@ -97,6 +99,7 @@ class RecordFields(TypedDict):
     config: dict[str, Any]
     config_hash: str
     seed: Whole
+    version: NotRequired[Whole]
     metrics: list[MetricFields]
     extra: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str]]

@@ -11,10 +11,10 @@ from evaluations.record import Direction, Metric, Record
 from evaluations.report import health
 from evaluations.report.grid import Cell
 from evaluations.report.health import DAGGER
-from evaluations.report.seeds import Estimate, Group, estimate
+from evaluations.report.seeds import Estimate, Group, difference, estimate
 from evaluations.report.selection import Model
-from evaluations.report.tables import number
-from evaluations.statistics import LEVEL, t_quantile
+from evaluations.report.tables import number, scored_share
+from evaluations.statistics import LEVEL, interval_of_mean, share_interval
 
 ABLE = 0.9
 """Below this accuracy on IOI a count of edges says nothing: it is low for the wrong reason."""
@@ -31,6 +31,13 @@ class Figure:
     title: str
     digits: int
     direction: Direction | None
+    shows: Literal["value", "scored"] = "value"
+    """Its value, or the share of neurons (stories) that it could be taken of."""
+
+    @property
+    def key(self) -> str:
+        """Names the column in CSV."""
+        return self.metric if self.shows == "value" else f"{self.metric}_scored"
 
     def of(self, model: Model) -> float | None:
         """The model's figure where it has one that counts."""
@@ -42,6 +49,8 @@ class Figure:
         metric = record.metric(self.metric) if record else None
         if metric is None:
             return None, "not measured"
+        if self.shows == "scored":
+            return scored_share(metric), "not counted"
         return metric.value, ", ".join(metric.reasons)
 
     def state(self, model: Model) -> State:
@@ -82,8 +91,9 @@ def seeds_cell(figure: Figure, group: Group, is_best: bool) -> Cell:
         text = shown(found, figure.digits)
         if found.n < len(states):
             text += f" (n={found.n}{_marks(states)})"
-        ends = own_interval(scored[0].records[figure.evaluation].metric(figure.metric))
-        ends = ends if len(values) == 1 else None
+        alone = len(values) == 1 and figure.shows == "value"
+        metric = scored[0].records[figure.evaluation].metric(figure.metric)
+        ends = own_interval(metric) if alone else None
         within = own_text(ends, figure.digits) if ends else ""
         if not figure.is_sound(group):
             text, is_best = f"{text} {DAGGER}", False
@@ -113,19 +123,21 @@ def exact(found: Estimate) -> dict[str, float | int | str | None]:
 
 
 def own_interval(metric: Metric | None) -> tuple[float, float] | None:
-    """A single model's 95 % interval, over its stories or neurons; None where none is recorded.
+    """A single model's 95 % interval, over its stories or neurons; None where there is none.
 
-    The record's own; else value -+ t(0.975, n - 1) standard errors, the value being a mean over n.
+    The record's own. Records from before they had one: of a share, Wilson's; of a mean, Student's
+    t from its standard error; none of fewer than `statistics.ENOUGH` things.
     """
     if metric is None or metric.value is None:
         return None
-    if metric.interval is not None:
-        one = metric.interval
-        return (one.low, one.high) if one.level == LEVEL else None
-    if not metric.standard_error or metric.n is None or metric.n < 2:
-        return None  # an error of 0 is of neurons that are all alike: it says nothing
-    reach = t_quantile(metric.n - 1) * metric.standard_error
-    return metric.value - reach, metric.value + reach
+    found = metric.interval
+    if found is None and metric.n is not None:
+        hits = metric.value * metric.n
+        if metric.unit == "share" and 0 <= hits <= metric.n and abs(hits - round(hits)) < 1e-6:
+            found = share_interval(round(hits), metric.n)
+        else:
+            found = interval_of_mean(metric.value, metric.standard_error, metric.n)
+    return (found.low, found.high) if found and found.level == LEVEL else None
 
 
 def own_text(ends: tuple[float, float], digits: int) -> str:
@@ -148,16 +160,24 @@ def command_for(evaluation: str, models: Iterable[Model]) -> str:
 def best_of(
     groups: Sequence[Group], value: Callable[[Model], float | None], direction: Direction | None
 ) -> set[str]:
-    """The groups with the best mean; none where only one has a mean, or no way is better."""
-    means = {
-        group.name: estimate(values).mean
-        for group in groups
-        if (values := [found for one in group.models if (found := value(one)) is not None])
-    }
-    if direction is None or len(means) < 2:
+    """The group that is better than every other one, over seeds; none where there is no such group.
+
+    Better: the paired interval of its difference to each other group with a value (same seeds)
+    leaves 0 out, on the better side. Single models, and groups of two seeds, have no interval over
+    seeds: among them none is best.
+    """
+    known = [group for group in groups if any(value(model) is not None for model in group.models)]
+    if direction is None or len(known) < 2:
         return set()
-    target = min(means.values()) if direction == "lower" else max(means.values())
-    return {name for name, mean in means.items() if mean == target}
+    return {
+        group.name
+        for group in known
+        if all(
+            (found := difference(group, other, value)) and judged(found, direction) == "better"
+            for other in known
+            if other is not group
+        )
+    }
 
 
 def records_of(groups: Sequence[Group], evaluation: str) -> list[Record]:
@@ -171,7 +191,7 @@ def records_of(groups: Sequence[Group], evaluation: str) -> list[Record]:
 
 
 def judged(found: Estimate, direction: Direction | None) -> str:
-    """better, worse or cannot tell; higher or lower, where neither is better; "" for one pair."""
+    """better, worse or cannot tell; higher or lower, where neither is better; "" of few pairs."""
     if found.low is None or found.high is None:
         return ""
     if found.low <= 0 <= found.high:

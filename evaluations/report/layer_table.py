@@ -19,6 +19,7 @@ from evaluations.report.cells import (
     records_of,
     shown,
 )
+from evaluations.report.comparable import differing, mixture
 from evaluations.report.grid import EMPTY, Cell, Grid, Heading
 from evaluations.report.health import DAGGER
 from evaluations.report.seeds import Group, difference, estimate, references
@@ -27,10 +28,12 @@ from evaluations.report.tables import ARROWS
 
 EVALUATION = "n2g"
 OVER_SEEDS = (
-    "± : half the 95 % interval over training seeds (Student's t, n - 1 degrees of freedom)."
+    "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom), from "
+    "three seeds on."
 )
 OF_ONE = (
-    "(±), of a single model: half the 95 % interval over its neurons (Student's t), not over seeds."
+    "In parentheses, of a single model: 95 % interval over its n neurons (Student's t; of a share "
+    "Wilson's), not over seeds; of fewer than 5 neurons there is none."
 )
 
 
@@ -177,16 +180,27 @@ def _cell(figure: LayerFigure, models: Sequence[Model], layer: int, is_best: boo
         return Cell(EMPTY)
     found = estimate(values)
     text = _fixed(found.mean, figure.digits)
-    if found.reach is not None:
-        return Cell(f"{text} ± {_fixed(found.reach, figure.digits)}", is_best,
-                    {**exact(found), **own_exact(None)})  # fmt: skip
-    ends = own_interval(figure.metric_at(scored[0], layer))
-    within = f"(± {_fixed((ends[1] - ends[0]) / 2, figure.digits)})" if ends else ""
-    return Cell(text, is_best, {**exact(found), **own_exact(ends)}, within)
+    if found.low is not None and found.high is not None:
+        ends = f"{_fixed(found.low, figure.digits)}, {_fixed(found.high, figure.digits)}"
+        return Cell(f"{text} [{ends}]", is_best, {**exact(found), **own_exact(None)})
+    metric = figure.metric_at(scored[0], layer)
+    alone = metric if found.n == 1 else None
+    own = own_interval(alone)
+    return Cell(text, is_best, {**exact(found), **own_exact(own)},
+                _within(own, alone.n if alone else None, figure.digits))  # fmt: skip
+
+
+def _within(ends: tuple[float, float] | None, n: int | None, digits: int) -> str:
+    """``(0.20–0.31, n=14)``: a single model's interval over its neurons, and how many they are."""
+    parts = [f"{_fixed(ends[0], digits)}–{_fixed(ends[1], digits)}"] if ends else []
+    parts += [f"n={n}"] if n is not None else []
+    return f"({', '.join(parts)})" if parts else ""
 
 
 def _fixed(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}"  # many are 0 to three digits: no 2e-05 among them
+    return f"{value:.{digits}f}".replace(
+        "-", "−"
+    )  # many are 0 to three digits: no 2e-05 among them
 
 
 def _paper_rows(figure: LayerFigure, layers: Sequence[int]) -> list[list[Cell]]:
@@ -241,8 +255,10 @@ def _notes(groups: Sequence[Group], comparable: bool, with_paper: bool) -> list[
             f"{data.get('spec', '?')}, {data.get('n_stories', '?')} stories"
         )
     if not comparable:
-        notes.append("n2g: models were measured with different settings or on different text; no "
-                     "value is bold")  # fmt: skip
+        told = ", ".join(differing(records_of(groups, EVALUATION)))
+        notes.append("n2g: models were measured with different settings or on different text "
+                     f"({told}); no value is bold")  # fmt: skip
+    notes += [f"n2g: {line}" for line in mixture(records_of(groups, EVALUATION))]
     if with_paper:
         notes.append(
             f"paper: {paper_values.SOURCE}, Table 2: other data and tokens than here, and the "

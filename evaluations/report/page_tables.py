@@ -1,4 +1,4 @@
-"""Tables of records as HTML: the best in bold, and behind every figure what it rests on."""
+"""Tables of records as HTML, and behind every figure what it rests on."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from evaluations.report.tables import (
 
 
 def html_table(layout: Layout, records: Sequence[Record]) -> str:
-    """A layout's table; each figure tells its interval, n and seed when pointed at."""
+    """A layout's table; each figure tells its interval, n and seed when pointed at.
+
+    Its rows are single models: none is bold, since no interval here is over seeds.
+    """
     found = rows(records)
     head = "".join(f"<th>{_unparted(heading(column, found))}</th>" for column in layout.columns)
-    best = {column: _best(column, found) for column in layout.columns}
     body = "".join(
         f"<tr><th scope='row'>{escaped(row.marked(layout))}</th>"
-        + "".join(_cell(row, column, best[column]) for column in layout.columns)
+        + "".join(_cell(row, column) for column in layout.columns)
         + "</tr>\n"
         for row in found
     )
@@ -60,7 +62,7 @@ def told(metric: Metric, record: Record) -> str:
     return ", ".join([*parts, f"seed {record.seed}"])
 
 
-def _cell(row: Row, column: Column, best: float | None) -> str:
+def _cell(row: Row, column: Column) -> str:
     text, metric = row.cell(column), row.metric(column)
     if metric is None:
         if text == ABSENT:
@@ -71,20 +73,7 @@ def _cell(row: Row, column: Column, best: float | None) -> str:
         return f"<td class='soft small' title='{hint}'>{escaped(text)}</td>"
     value, _, interval = text.partition(" [")
     small = f" <span class='interval'>[{escaped(interval)}</span>" if interval else ""
-    name = "best" if best is not None and metric.value == best else ""
-    return f"<td class='{name}' title='{hint}'>{escaped(value)}{small}</td>"
-
-
-def _best(column: Column, found: Sequence[Row]) -> float | None:
-    """The best value, where one way is better; a model that is marked cannot have it."""
-    metrics = [
-        metric for row in found if not row.is_unsound([column]) and (metric := row.metric(column))
-    ]
-    values = [metric.value for metric in metrics if metric.value is not None]
-    direction = next((metric.direction for metric in metrics), None)
-    if direction is None or len(set(values)) < 2:
-        return None
-    return min(values) if direction == "lower" else max(values)
+    return f"<td title='{hint}'>{escaped(value)}{small}</td>"
 
 
 def _record(model: str, record: Record) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from evaluations.report import health, paper_values
@@ -17,6 +18,7 @@ from evaluations.report.cells import (
     seeds_cell,
     shown,
 )
+from evaluations.report.comparable import differing, mixture
 from evaluations.report.grid import EMPTY, Cell, Grid, Heading
 from evaluations.report.health import DAGGER
 from evaluations.report.seeds import Group, difference, references
@@ -34,16 +36,19 @@ SCORES = (
     Figure("neurons", "simulation", "Simulation score", 3, "higher"),
     Figure("neurons", "control", "of another neuron", 3, None),
     Figure("neurons", "detection", "Detection", 3, "higher"),
+    Figure("neurons", "detection", "Detection: share scored", 3, None, "scored"),
     Figure("neurons", "fuzzing", "Fuzzing", 3, "higher"),
 )
 LABELS = (Heading("Model", "model"), Heading("Gates", "gates"), Heading("k", "k"),
           Heading("Seeds", "seeds"))  # fmt: skip
 OVER_SEEDS = (
-    "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom)."
+    "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom), from "
+    "three seeds on. Bold: the paired interval of its difference to every other row leaves 0 out; "
+    "where no row is bold, the best cannot be told apart from another, or is of a single seed."
 )
 OF_ONE = (
     "In parentheses, of a single model: 95 % interval over its {things}, not over seeds; another "
-    "seed's model may lie outside it."
+    "seed's model may lie outside it. No single model is bold."
 )
 
 
@@ -73,6 +78,7 @@ def neuron_scores(groups: Sequence[Group]) -> Grid:
     headings, rows = _over_seeds(SCORES, groups)
     notes = [*_over_seeds_told(rows), *_notes(SCORES, groups)]
     notes.append("A model's figure is the mean over its neurons.")
+    notes += _unscored_told(groups)
     title = "Explanations of neurons"
     own = _own_told(rows, "neurons")
     return Grid("neuron-scores", title, (*LABELS, *headings), rows, notes, len(LABELS), own)
@@ -103,7 +109,7 @@ def differences(
             rows.append([*names, *(_difference_cell(figure, group, other) for figure in figures)])
     headings = (
         Heading("Model", "model"), Heading("minus", "minus"),
-        *(Heading(figure.title, figure.metric, figure.direction) for figure in figures),
+        *(Heading(figure.title, figure.key, figure.direction) for figure in figures),
     )  # fmt: skip
     notes = [
         "A seed's value minus the same seed's of the other model; mean and 95 % interval (Student's"
@@ -125,7 +131,7 @@ def models_table(groups: Sequence[Group]) -> Grid:
     headings = (
         Heading("Group", "group"), Heading("Seed", "seed"), Heading("Model", "model"),
         Heading("Weights", "weights"),
-        *(Heading(figure.title, figure.metric, figure.direction) for figure in TABLE_1),
+        *(Heading(figure.title, figure.key, figure.direction) for figure in TABLE_1),
     )  # fmt: skip
     notes = _health_told(TABLE_1, groups)
     return Grid("table1-models", "Table 1: each model", headings, rows, notes, 4)
@@ -135,7 +141,7 @@ def _over_seeds(
     figures: Sequence[Figure], groups: Sequence[Group]
 ) -> tuple[list[Heading], list[list[Cell]]]:
     """Headings of the figures, and a row of labels and cells for each group."""
-    headings = [Heading(figure.title, figure.metric, figure.direction) for figure in figures]
+    headings = [Heading(figure.title, figure.key, figure.direction) for figure in figures]
     best = [_best(figure, groups) for figure in figures]
     rows = [
         [
@@ -232,6 +238,7 @@ def _notes(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str]:
         if missing := [model for model in everyone if evaluation not in model.records]:
             notes.append(f"missing, run: {command_for(evaluation, missing)}")
         notes += _settings_told(groups, evaluation)
+        notes += [f"{evaluation}: {line}" for line in mixture(records_of(groups, evaluation))]
     return notes
 
 
@@ -246,14 +253,33 @@ def _health_told(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str
     )
 
 
+def _unscored_told(groups: Sequence[Group]) -> list[str]:
+    """Of how many neurons the scores are, and why not of all: the most frequent reason."""
+    notes = []
+    records = records_of(groups, "neurons")
+    for figure in SCORES:
+        metrics = [one for record in records if (one := record.metric(figure.metric))]
+        sizes = sorted(one.n for one in metrics if one.n is not None)
+        if figure.shows != "value" or not sizes:
+            continue
+        text = f"{figure.title}: n {sizes[0]:,}"
+        text += f" to {sizes[-1]:,} neurons a model" if sizes[0] < sizes[-1] else " neurons a model"
+        reasons = sum((Counter(one.reasons) for one in metrics), Counter[str]())
+        if reasons:
+            reason, count = reasons.most_common(1)[0]
+            text += f"; {reasons.total():,} in all not scored, mostly: {reason} ({count:,})"
+        notes.append(text)
+    return notes
+
+
 def _settings_told(groups: Sequence[Group], evaluation: str) -> list[str]:
     """What the figures of one evaluation were measured with; a warning where that differs."""
     records = records_of(groups, evaluation)
     if not records:
         return []
     if not is_comparable(records):
-        return [f"{evaluation}: models were measured with different settings or on different text; "
-                "no value of it is bold"]  # fmt: skip
+        return [f"{evaluation}: models were measured with different settings or on different text "
+                f"({', '.join(differing(records))}); no value of it is bold"]  # fmt: skip
     config, data = records[0].config, records[0].data
     text = f"{scored_text(data)}, {data.get('n_stories', data.get('n', '?'))}"
     return {

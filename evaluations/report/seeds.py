@@ -20,6 +20,8 @@ from evaluations.report.selection import Model
 from evaluations.statistics import t_quantile
 from sat_interp.training.study import MATCHED_LONGEST, Kind, Study
 
+ENOUGH_SEEDS = 3
+"""Fewest training seeds that an interval is given for."""
 # What a record tells of a training run that makes it another recipe.
 RECIPE = (
     "data", "tokenizer", "learning_rate", "initializer_range", "embedding_range", "precision",
@@ -29,17 +31,12 @@ RECIPE = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with its interval; no interval with fewer than two."""
+    """A mean over seeds with its interval; no interval of fewer than `ENOUGH_SEEDS`."""
 
     mean: float
     low: float | None
     high: float | None
     n: int
-
-    @property
-    def reach(self) -> float | None:
-        """Half the interval."""
-        return None if self.high is None else self.high - self.mean
 
 
 @dataclass(frozen=True)
@@ -73,6 +70,8 @@ class Group:
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean and 95 % interval: mean -+ t(0.975, n - 1) * s / sqrt(n), s with n - 1.
 
+    Two seeds have no interval: t(0.975, 1) is 12.7, and it would be of their difference alone.
+
     Raises:
         ValueError: there is no value.
     """
@@ -80,7 +79,7 @@ def estimate(values: Sequence[float]) -> Estimate:
         raise ValueError("a mean needs a value")
     array, n = np.asarray(values, dtype=np.float64), len(values)
     mean = float(array.mean())
-    if n < 2:
+    if n < ENOUGH_SEEDS:
         return Estimate(mean, None, None, n)
     reach = t_quantile(n - 1) * float(array.std(ddof=1)) / math.sqrt(n)
     return Estimate(mean, mean - reach, mean + reach, n)

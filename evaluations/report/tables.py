@@ -15,6 +15,7 @@ from rich.table import Table as RichTable
 
 from evaluations.record import Metric, Record, model_ids
 from evaluations.report import health
+from evaluations.report.comparable import mixture
 from sat_interp import escape
 from sat_interp.files import write_atomically
 
@@ -235,6 +236,7 @@ def caption(layout: Layout, found: Sequence[Row]) -> str:
         notes.append(f"Not all models were scored on the same tokens ({told}).")
     elif texts and texts[0]:
         notes.append(f"{texts[0]}.")
+    notes += [f"{line[:1].upper()}{line[1:]}." for line in mixture(records)]
     if told := _intervals(layout, found):
         notes.append(f"In brackets: {told}.")
     if told := _unscored(layout, found):

@@ -53,9 +53,16 @@ def test_the_tables_of_an_evaluation_mark_and_explain(records):
     assert PHRASE in csv_text(LANGUAGE[0], records).splitlines()[2]
 
 
-def test_the_marked_model_has_no_figure_in_bold(records):
-    page = html_table(LANGUAGE[0], records)
-    assert "<td class='' title='perplexity, 2" in page  # the lowest, but marked
+def test_the_marked_model_has_no_figure_in_bold():
+    plain = [lm(f"base-s{seed}", seed, 3.0 + seed / 100) for seed in range(3)]
+    better = [lm(f"gated-s{seed}", seed, 2.0 + seed / 90, **L4) for seed in range(3)]
+
+    def bold(records) -> set[str]:
+        table = table_1(groups(models(records)))
+        return {row[0].text for row in table.rows for cell in row if cell.is_best}
+
+    assert bold([*plain, *better]) == {"gated"}
+    assert bold([*plain, *better[:2], sick(better[2])]) == set()
 
 
 def test_table_1_marks_explains_and_keeps_it_out_of_bold(records):

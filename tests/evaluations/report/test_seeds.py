@@ -25,8 +25,8 @@ def test_the_interval_is_students_by_hand():
     found = estimate([4.0, 4.5, 5.0, 6.5])
     s = math.sqrt((1 + 0.25 + 0 + 2.25) / 3)
     assert found.mean == 5.0
-    assert found.reach == pytest.approx(3.182446 * s / 2, rel=1e-6)
-    assert found.mean - found.low == pytest.approx(found.reach)
+    assert found.high - found.mean == pytest.approx(3.182446 * s / 2, rel=1e-6)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
     assert found.n == 4
 
 
@@ -39,19 +39,21 @@ def test_the_interval_is_scipys():
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
-def test_one_seed_has_no_interval_and_none_no_mean():
-    assert (estimate([3.0]).low, estimate([3.0]).reach, estimate([3.0]).n) == (None, None, 1)
+@pytest.mark.parametrize("values", [[3.0], [6.0, 7.0]])
+def test_one_or_two_seeds_have_no_interval_and_none_no_mean(values):
+    found = estimate(values)
+    assert (found.low, found.high, found.n) == (None, None, len(values))
     with pytest.raises(ValueError, match="needs a value"):
         estimate([])
 
 
 def test_differences_are_paired_by_seed():
-    records = [lm(f"baseline-s{seed}", seed, 10.0 * seed) for seed in (1, 2, 3)]
-    records += [lm(f"local-k4-s{seed}", seed, 10.0 * seed + 1, **L4) for seed in (2, 3, 4)]
+    records = [lm(f"baseline-s{seed}", seed, 10.0 * seed) for seed in (1, 2, 3, 4)]
+    records += [lm(f"local-k4-s{seed}", seed, 10.0 * seed + 1, **L4) for seed in (2, 3, 4, 5)]
     found = named(records)
-    # seeds 2 and 3 have both: the seeds differ by 10, the pairs by exactly 1
+    # seeds 2, 3 and 4 have both: the seeds differ by 10, the pairs by exactly 1
     told = difference(found["local-k4"], found["baseline"], value)
-    assert (told.mean, told.low, told.high, told.n) == (1.0, 1.0, 1.0, 2)
+    assert (told.mean, told.low, told.high, told.n) == (1.0, 1.0, 1.0, 3)
     assert difference(found["local-k4"], found["baseline"], lambda model: None) is None
 
 
