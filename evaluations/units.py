@@ -109,8 +109,8 @@ def find_units(
             takes the place of ``hook``.
 
     Raises:
-        UserError: no such hook point, two of one block, a model without the ablated stream, no
-            autoencoder, or one of another width.
+        UserError: no such hook point, no MLP, two of one block, a model without the ablated
+            stream, no autoencoder, or one of another width.
     """
     encode, label = None, None
     if sae is not None:
@@ -118,6 +118,11 @@ def find_units(
         opened.turn_off_forward_pass_hook_z_reshaping()  # heads are put side by side here
         encode, label = opened.encode, content_hash(Path(sae))
         hook = str(opened.cfg.metadata.hook_name)
+    if model.cfg.attn_only and ".mlp." in hook:
+        raise UserError(
+            f"the model has attention only, and no MLP neurons ({hook}): name another hook point, "
+            "such as blocks.*.attn.hook_z"
+        )
     hooks = _expand(model, hook)
     layers = [layer_of(model, one) for one in hooks]
     if len(set(layers)) < len(layers):

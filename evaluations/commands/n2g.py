@@ -32,6 +32,7 @@ def n2g(
     hook: str = "blocks.*.mlp.hook_post",
     stream: Literal["clean", "ablated"] = "clean",
     sae: str | None = None,
+    control: str | None = None,
     validation: str | None = None,
     tokenizer: str | None = None,
     stories: int | None = None,
@@ -75,6 +76,9 @@ def n2g(
         hook: another hook point; with * for every block.
         stream: which of the two streams of a model with gates.
         sae: a directory of a SAELens autoencoder, whose features are taken for neurons.
+        control: also measure each model untrained (same shape, freshly initialised), shuffled
+            (each weight matrix's entries permuted), or none; several with commas between them, as
+            in untrained,untrained:1,shuffled with seeds. Same text, same tokenizer.
         validation: data with the validation text, where DATA has none of its own.
         tokenizer: gpt2, a directory or a hub id, in place of the model's own.
         stories: only the first so many stories.
@@ -91,6 +95,7 @@ def n2g(
     from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import console, finish
+    from evaluations.controls import with_controls
     from evaluations.excerpts import GatherConfig
     from evaluations.n2g.config import N2gConfig, Thresholds
     from evaluations.n2g.evaluation import EVALUATION
@@ -106,6 +111,7 @@ def n2g(
         Thresholds(activation, importance), hook=hook, stream=stream,
         sae=content_hash(Path(sae)) if sae else None, gather=gathered,
     )  # fmt: skip
+    models = with_controls(models, control)
     text = text_finder(models, data, validation, stories)
     find = _data_finder(text, substitutes, Path(out), Path(sae) if sae else None, force)
     load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))

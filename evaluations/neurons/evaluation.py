@@ -11,7 +11,7 @@ from evaluations.activations import gather
 from evaluations.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.neurons.examiner import SPENDING_CAP
 from evaluations.neurons.run import Run
-from evaluations.neurons.scores import columns, metrics
+from evaluations.neurons.scores import columns, metrics, unscored
 from evaluations.neurons.shown import token_names
 from evaluations.record import hash_of, plain
 from evaluations.runner import Evaluation, Result
@@ -55,6 +55,7 @@ def explain_neurons(model: HookedTransformer, data: NeuronsData, config: Neurons
     }
     run.details.write(path, told, found)
     extra: dict[str, Any] = {"units": columns(run.units, config.scores), "details": path.name}
+    extra["unscored"] = unscored(run.units, config.scores)
     extra |= {"usage": used} if (used := _since(before, usage())) else {}
     extra |= {"estimate": str(estimate)} if estimate else {}
     return Result(found, extra)

@@ -30,9 +30,9 @@ from evaluations.neurons.examiner import (
 )
 from evaluations.neurons.phrases import phrase
 
-# Chosen on the bundled models.
+# Chosen by benchmarks/lookup.py on two small models trained for that, and their training stories.
 SHRINKAGE = {
-    "token": 1.0,
+    "token": 0.25,
     "place": 2.0,
     "after": 2.0,
     "2 after": 4.0,

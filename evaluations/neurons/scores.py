@@ -10,7 +10,9 @@
   on; an examiner says which markings are right; balanced accuracy.
 - *Control*: the simulation score of another unit's explanation, of the same layer.
 
-A unit without a score is counted with its reason and is in no mean.
+A unit without a score is counted with its reason and is in no mean. The share of units that have
+each score is a metric of its own, and the record keeps which they are: models of which other units
+are scored are compared on the units that both have.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from evaluations.neurons.examiner import Marked, Unscored
 from evaluations.neurons.shown import HeldOut
 from evaluations.record import Interval, Metric
-from evaluations.statistics import bootstrap
+from evaluations.statistics import bootstrap, share_interval
 
 SCORES = ("simulation", "detection", "fuzzing", "control")
 TITLES = {
@@ -149,12 +151,29 @@ def metrics(
     reasons = dict(Counter(unit.reasons["simulation"] for unit in lost))
     return [
         *found,
+        *(_scored(units, name) for name in names),
         Metric("dead", "Dead neurons", float(dead), "neurons", n=len(units),
                description="that never fire on the text; n: neurons looked at"),
         Metric("unscored", "Neurons without a simulation score", float(len(lost)), "neurons",
                n=len(units), reasons=reasons,
                description="dead ones included; by reason; n: neurons looked at"),
     ]  # fmt: skip
+
+
+def _scored(units: Sequence[UnitScores], score: str) -> Metric:
+    """The share of units that have a score: what its mean is about."""
+    n, reasons = len(units), Counter(unit.reasons.get(score) for unit in units)
+    hits = reasons.pop(None, 0)
+    return Metric(
+        f"{score}_scored",
+        f"Share of neurons with a score: {TITLES[score][0].lower()}{TITLES[score][1:]}",
+        hits / n if n else None,
+        interval=share_interval(hits, n, "neurons"),
+        n=n,
+        reasons={str(reason): count for reason, count in reasons.items()}
+        or ({} if n else {"no neuron": 1}),
+        description="n: neurons looked at; reasons: why the others have none",
+    )
 
 
 def _mean(
@@ -200,3 +219,13 @@ def columns(units: Sequence[UnitScores], names: Sequence[str]) -> dict[str, list
         told[name] = [None if value is None else round(value, 6) for value in values]
     told["reason"] = [next(iter(unit.reasons.values()), None) for unit in units]
     return told
+
+
+def unscored(units: Sequence[UnitScores], names: Sequence[str]) -> dict[str, dict[str, list[int]]]:
+    """By score and reason, which units have no such score: their places among ``units``."""
+    found: dict[str, dict[str, list[int]]] = {name: {} for name in names}
+    for name in names:
+        for place, unit in enumerate(units):
+            if name in unit.reasons:
+                found[name].setdefault(unit.reasons[name], []).append(place)
+    return found

@@ -288,6 +288,16 @@ def test_the_command_writes_table_2_in_four_formats(evaluate, tmp_path):
     assert float(lines["entropy", "1"]["value"]) == metric.value
 
 
+def test_a_control_is_a_row_of_its_own(evaluate, tmp_path):
+    code, out, _ = evaluate("--control", "untrained")
+    assert code == 0
+    records = read_records("res")[0]
+    names = {record.model["name"]: record.model.get("control") for record in records}
+    assert set(names) == {"tiny", "tiny [untrained]"}
+    assert names["tiny [untrained]"]["kind"] == "untrained"
+    assert "tiny [untrained]" in out
+
+
 def test_the_command_draws_one_neuron(evaluate, tmp_path):
     code, out, _ = evaluate("--neuron", "1.3")
     assert code == 0

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations.cli import main
 from evaluations.commands.neurons import _page
+from evaluations.models import prepared
+from evaluations.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.neurons.evaluation import EVALUATION
+from evaluations.neurons.lookup import LookupExaminer
 from evaluations.record import read_records
+from evaluations.runner import run
 from sat_interp.checkpoint import save_pretrained
 from sat_interp.errors import UserError
 
@@ -90,3 +97,86 @@ def test_bad_input_is_one_line(evaluate, arguments, told):
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert told in err
+
+
+def _all_nan(model):
+    for parameter in model.parameters():
+        parameter.fill_(float("nan"))
+
+
+def _one_nan(model):
+    model.blocks[1].mlp.b_in[3] = float("nan")
+
+
+def _infinite(model):
+    model.blocks[0].mlp.W_in.fill_(float("inf"))
+
+
+def _dead(model):
+    for block in model.blocks:
+        block.mlp.W_in.zero_()
+        block.mlp.b_in.fill_(-100.0)
+
+
+def _constant(model):
+    for block in model.blocks:
+        block.mlp.W_in.zero_()
+        block.mlp.b_in.fill_(1.0)
+
+
+@pytest.mark.parametrize("order", [("base", "odd"), ("odd", "base")])
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        (_all_nan, "not finite (NaN)"), (_one_nan, "layer 1 are not finite"),
+        (_infinite, "not finite"), (_dead, "n/a: dead"), (_constant, "n/a: constant"),
+    ],
+)  # fmt: skip
+def test_an_odd_model_costs_no_other_its_table(
+    edit, told, order, evaluate, make_model, stories_file, tmp_path
+):
+    model = make_model()
+    with torch.no_grad():
+        edit(model)
+    save_pretrained(model, tmp_path / "odd")
+    code, out, err, records = evaluate(*order, "--sample", "9", "--html")
+    found = {record.model["name"]: record for record in records}
+    assert f"{found['base'].metric('simulation').value:.3f}" in out
+    assert (tmp_path / "res" / "neurons.html").exists()
+    if "n/a" in told:
+        assert code == 0
+        assert told.split(":")[0] in out
+        odd = found["odd"]
+        assert odd.metric("simulation").value is None
+        assert (odd.metric("simulation").n_failed, odd.metric("simulation").n) == (18, 0)
+        assert odd.metric("simulation_scored").value == 0
+    else:
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith("error: 1 of 2 models failed: odd: ")
+        assert told in err
+
+
+def test_a_model_of_one_neuron_and_one_without_any(tokenizer, text, tmp_path):
+    outcome = run(
+        EVALUATION,
+        [_tiny(tokenizer, "one", d_mlp=1), _tiny(tokenizer, "none", attn_only=True, d_mlp=None)],
+        lambda loaded: NeuronsData(
+            text, LookupExaminer(), loaded.weights_hash, loaded.name, tmp_path, cache=tmp_path
+        ),
+        NeuronsConfig(LookupExaminer().describe(), resamples=20),
+        tmp_path / "res",
+    )
+    (record,) = outcome.records
+    assert record.metric("simulation_scored").n == 2
+    assert record.metric("control").reasons == {"no other neuron": 2}
+    assert set(outcome.failures) == {"none"}
+    assert "MLP" in outcome.failures["none"]
+
+
+def _tiny(tokenizer, name, **settings):
+    torch.manual_seed(0)
+    shape = HookedTransformerConfig(
+        n_layers=2, d_model=16, n_heads=4, d_head=4, d_vocab=len(tokenizer), n_ctx=24,
+        act_fn="gelu", initializer_range=0.3, device="cpu", **settings,
+    )  # fmt: skip
+    return prepared(HookedTransformer(shape), name, tokenizer, "cpu")

@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_and_another_does_not(examine):
 def test_only_what_is_asked_for_is_scored(examine):
     result, units, _ = examine(scores=("simulation",))
     names = {one.name for one in result.metrics}
-    assert names == {"simulation", "simulation_layer_0", "dead", "unscored"}
+    assert names == {"simulation", "simulation_layer_0", "simulation_scored", "dead", "unscored"}
     assert units[WORD]["fuzzing"] is None
 
 

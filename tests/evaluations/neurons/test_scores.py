@@ -15,6 +15,7 @@ from evaluations.neurons.scores import (
     interval_over_units,
     metrics,
     trial_of,
+    unscored,
 )
 from evaluations.neurons.shown import HeldOut
 
@@ -117,6 +118,24 @@ def test_means_leave_out_what_has_no_score_and_count_it(monkeypatch):
     assert found["control"].reasons == {"dead": 1, "constant prediction": 3}
     assert found["dead"].value == 1
     assert (found["unscored"].value, found["unscored"].reasons) == (1, {"dead": 1})
+
+
+def test_the_share_that_is_scored_is_a_metric_with_wilsons_interval(monkeypatch):
+    found = {one.name: one for one in metrics(units() * 5, ("simulation", "control"), 0, 0)}
+    share = found["simulation_scored"]
+    assert (share.value, share.n, share.reasons) == (0.75, 20, {"dead": 5})
+    wanted = stats.binomtest(15, 20).proportion_ci(0.95, "wilson")
+    assert (share.interval.low, share.interval.high) == pytest.approx((wanted.low, wanted.high))
+    share = found["control_scored"]
+    assert (share.value, share.reasons) == (0, {"dead": 5, "constant prediction": 15})
+    nothing = {one.name: one for one in metrics([], ("simulation",), 0, 0)}["simulation_scored"]
+    assert (nothing.value, nothing.reasons) == (None, {"no neuron": 1})
+
+
+def test_a_record_says_which_units_have_no_score_and_why():
+    assert unscored(units(), ("simulation", "control")) == {
+        "simulation": {"dead": [2]}, "control": {"constant prediction": [0, 1, 3], "dead": [2]},
+    }  # fmt: skip
 
 
 def test_the_interval_is_near_scipys():
