@@ -169,12 +169,16 @@ def _explainer(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A finished layer; None where there is none that can be read."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        return found if isinstance(found, dict) and "neurons" in found else None
-    except FileNotFoundError:
+    """A finished layer; None where there is none, or none that the figures can be taken from."""
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        log.warning("%s cannot be read (%s); explained again", path.name, error)
+    try:
+        if not path.is_file():
+            raise ValueError("it is no file")
+        found = json.loads(path.read_text("utf-8"))
+        figures([found])
+        return dict(found)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        log.warning("%s cannot be read (%s); explained again", path.name, reason)
         return None

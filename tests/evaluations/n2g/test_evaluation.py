@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 from collections import Counter
 
 import networkx as nx
@@ -171,10 +172,28 @@ def test_a_damaged_layer_is_explained_again(make_model, data, caplog):
     model = make_model()
     first = neuron_graphs(model, data, CONFIG)
     path = data.directory / first.extra["files"][0]
-    path.write_text(path.read_text()[:100])
-    assert neuron_graphs(model, data, CONFIG).extra["files"] == first.extra["files"]
-    assert "explained again" in caplog.text
-    assert json.loads(path.read_text())["neurons"]
+    whole = path.read_text()
+    odd = json.loads(whole)
+    odd["neurons"][0] = {"unit": "0.1", "reason": None, "metrics": 3}
+    for damaged in (
+        whole[:100], "", "[]", "3", '{"neurons": 3}', '{"neurons": [{}]}', '{"neurons": []}',
+        json.dumps(odd), "[" * 100_000, '{"a":' * 100_000,
+    ):  # fmt: skip
+        caplog.clear()
+        path.write_text(damaged)
+        assert neuron_graphs(model, data, CONFIG).extra["files"] == first.extra["files"]
+        assert "explained again" in caplog.text, damaged[:50]
+        assert len(json.loads(path.read_text())["neurons"]) == 6
+
+
+def test_a_pipe_in_a_layers_place_is_not_waited_for(make_model, data, caplog):
+    model = make_model()
+    first = neuron_graphs(model, data, CONFIG)
+    path = data.directory / first.extra["files"][0]
+    path.unlink()
+    os.mkfifo(path)
+    assert neuron_graphs(model, data, CONFIG).metrics[:9] == first.metrics[:9]
+    assert "it is no file" in caplog.text
 
 
 def test_other_thresholds_or_words_are_another_layer(make_model, data, text):
