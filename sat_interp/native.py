@@ -1,19 +1,17 @@
-"""The kernels of ``kernels.cpp``: compiled once for this processor, kept, loaded, made operators.
+"""The kernels of ``kernels.cpp`` as PyTorch operators.
 
-A compiler is not required: without one, or with ``SAT_INTERP_NATIVE=0``, :func:`takes` says no and
-the callers turn to PyTorch's own operators: the same numbers to rounding, slower.
+A compiler is not required: without one, with one that fails or hangs, or with
+``SAT_INTERP_NATIVE=0``, :func:`takes` says no and the callers turn to PyTorch's own operators: the
+same numbers to rounding, slower.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
 import shutil
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sat_interp.files import default_cache, write_atomically
+from sat_interp.compiled import load_compiled
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Contraction gives fused multiply-adds; no other liberty is taken with the arithmetic.
@@ -31,6 +29,38 @@ FLAGS = (
 )  # fmt: skip
 D_HEADS = (4, 8, 16, 32)
 """Head sizes the attention kernel is compiled for."""
+
+PROBE = """
+import ctypes, sys
+kernels = ctypes.CDLL(sys.argv[1])
+size, real, one = ctypes.c_int64, ctypes.c_float, ctypes.c_int(1)
+def floats(n, fill=None):
+    return (real * n)(*(((7 * i) % 13 - 6) / 6 if fill is None else fill for i in range(n)))
+n = 40
+x, y, z, ranks, out = floats(n), floats(n, 0), floats(n, 0), floats(4, 0), floats(n * n, 0)
+assert kernels.gelu_forward(x, y, size(n), one) == 0
+assert y[x[:].index(0)] == 0 and abs(y[x[:].index(1)] - 0.8412) < 1e-3
+assert kernels.gelu_backward(x, x, y, size(n), one) == 0
+sizes = [size(1), size(n), size(n), size(3), size(0)]
+assert kernels.k_winners_forward(
+    x, y, ranks, *sizes, real(1), real(1e-4), real(1e-2), one) == 0
+assert sum(y) == 3 and set(y) == {0, 1}
+assert kernels.k_winners_backward(x, ranks, x, z, *sizes[:3], size(0), real(1), one) == 0
+assert kernels.masked_gelu_backward(x, x, y, z, z, size(n), one) == 0
+shape = [size(1), size(n), size(n), size(1)]
+assert kernels.winners_product(x, y, out, z, *shape, one) == 0
+assert kernels.winners_outer(x, y, x, out, *shape, one) == 0
+own, lse = floats(3 * 3 * 4), floats(3, 0)
+grad, past = floats(3 * 3 * 4, 0), floats(3 * 3 * 4, 0)
+sizes = [size(1), size(1), size(3), size(1), size(4)]
+assert kernels.attention_forward(own, own, z, lse, *sizes, real(1), one) == 0
+assert z[:4] == own[8:12]  # the first position sees its own value alone
+assert kernels.attention_backward(own, own, z, lse, z, grad, past, *sizes, real(1), one) == 0
+top, total = floats(1, 0), floats(1, 0)
+assert kernels.exponentials(x, top, total, size(1), size(n), one) == 0
+assert top[0] == 1 and abs(total[0] - sum(x)) < 1e-3 * total[0]
+"""
+"""Runs every kernel once on a few numbers: what crashes, crashes there."""
 
 Projections = Float[Tensor, "rows pos 3 heads d_head"]
 
@@ -53,38 +83,12 @@ def library() -> ctypes.CDLL | None:
         log.info("no C++ compiler (c++, g++ or $CXX): training on the CPU will be slower")
         return None
     try:
-        return ctypes.CDLL(str(_compiled(compiler)))
+        return load_compiled(SOURCE, FLAGS, compiler, PROBE)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         first = reason.strip().split("\n")[0][:200]
         log.warning("the CPU kernels cannot be built, training will be slower: %s", first)
         return None
-
-
-def _compiled(compiler: str) -> Path:
-    """The library for this source, compiler and processor; compiled where it is not yet there."""
-    source = SOURCE.read_bytes()
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    identity = [source, version, _processor().encode(), " ".join(FLAGS).encode()]
-    name = hashlib.sha256(b"\0".join(identity)).hexdigest()[:16]
-    path = default_cache() / "native" / f"kernels-{name}.so"
-    if not path.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / path.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(made)]
-            subprocess.run(command, capture_output=True, check=True, text=True, timeout=300)
-            write_atomically(path, made.read_bytes())
-    return path
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on: a home may be shared between unlike machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return f"{platform.machine()} {platform.processor()} {platform.node()}"
-    kept = {line for line in lines if line.startswith(("flags", "Features", "model name", "CPU"))}
-    return "\n".join(sorted(kept))
 
 
 def _call(name: str, *arguments: Tensor | int | float) -> None:
