@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from sat_interp.data.batches import story_batches
 from sat_interp.errors import UserError
 
 BATCH_TOKENS = 4096
+WORSE_THAN_UNIFORM = 0.5
+"""Nats per token above the logarithm of the vocabulary: more than an untrained model has."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,18 @@ def language_model(model: HookedTransformer, text: Text, config: LanguageConfig)
     if "ablated" in losses.nats:
         metrics.append(_gap(losses))
     metrics += [*beside, _cut(losses), *_weight_metrics(model), *activations.metrics()]
-    return Result(metrics, {"activations": activations.per_layer()})
+    extra: dict[str, Any] = {"activations": activations.per_layer()}
+    if unhealthy := _health(losses, model):
+        extra["health"] = [unhealthy]
+    return Result(metrics, extra)
+
+
+def _health(losses: StoryLosses, model: HookedTransformer) -> str | None:
+    """What is wrong where a model predicts worse than a guess that knows nothing."""
+    mean = losses.nats["clean"].sum() / losses.tokens.sum()
+    if not mean > math.log(model.cfg.d_vocab) + WORSE_THAN_UNIFORM:
+        return None
+    return "worse than a uniform guess over all tokens; is the tokenizer the model's own?"
 
 
 EVALUATION = Evaluation("lm", LanguageConfig, language_model, version=2)

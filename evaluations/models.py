@@ -30,6 +30,7 @@ from sat_interp.data.tokenizer import (
 from sat_interp.devices import resolve_device
 from sat_interp.errors import UserError, suggest
 from sat_interp.loading import outline as outline_of
+from sat_interp.loading import tokenizer_mismatch
 from sat_interp.locate import BUNDLED, CONFIG, find_model, is_hugging_face
 from sat_interp.transformer import SelfAblatingTransformer
 
@@ -140,7 +141,7 @@ def load_model(
     else:
         model = hugging_face_model(directory)
     chosen, note = _tokenizer(directory, model, tokenizer)
-    if note:
+    if note and (tokenizer is not None or not _own_mismatch(model)):  # which loading it has said
         log.warning("%s: %s", name, note)
     loaded = prepared(model, name, chosen, device, dtype, spec)
     found = _origin(directory, spec)
@@ -298,7 +299,7 @@ def _tokenizer(
     if given is None:
         own = _own_tokenizer(directory, model)
         if own is not None:
-            return own, _wrong_size(directory, model, own)
+            return own, _doubt(model, own)
         if model.cfg.d_vocab == GPT2_VOCABULARY:
             note = "it has no tokenizer but a vocabulary of GPT-2's size: using GPT-2's"
             return load_tokenizer("gpt2"), note
@@ -306,13 +307,15 @@ def _tokenizer(
             f"{directory} has no tokenizer: name one with --tokenizer gpt2 or a directory"
         )
     chosen = load_tokenizer(given)
+    if isinstance(model, SelfAblatingTransformer) and model.tokenizer_hash is not None:
+        return chosen, _doubt(model, chosen)
     try:
         own = _own_tokenizer(directory, model)
     except UserError:
         own = None  # a damaged one is a reason to name another
     if own is not None and (known := fingerprint(own)) != (used := fingerprint(chosen)):
         return chosen, f"the tokenizer given ({used}) is not the model's own ({known})"
-    return chosen, _wrong_size(directory, model, chosen)
+    return chosen, _doubt(model, chosen)
 
 
 def _as_trained(
@@ -331,13 +334,22 @@ def _own_tokenizer(directory: Path, model: HookedTransformer) -> PreTrainedToken
     return model.tokenizer if isinstance(model.tokenizer, PreTrainedTokenizerFast) else None
 
 
-def _wrong_size(
-    directory: Path, model: HookedTransformer, tokenizer: PreTrainedTokenizerFast
-) -> str | None:
-    """A model of ours has a row for each token; Hugging Face's often have rows to spare."""
-    needed = id_count(tokenizer)
-    if not _is_ours(directory) or needed == model.cfg.d_vocab:
+def _own_mismatch(model: HookedTransformer) -> str | None:
+    if not isinstance(model, SelfAblatingTransformer):
         return None
+    return tokenizer_mismatch(model, model.tokenizer)
+
+
+def _doubt(model: HookedTransformer, tokenizer: PreTrainedTokenizerFast) -> str | None:
+    """Why a tokenizer may not be the one a model was trained with: its size, or its hash.
+
+    A model of ours has a row for each token; Hugging Face's often have rows to spare.
+    """
+    needed = id_count(tokenizer)
+    if not isinstance(model, SelfAblatingTransformer):
+        return None
+    if needed == model.cfg.d_vocab:
+        return tokenizer_mismatch(model, tokenizer)
     return (
         f"the tokenizer has {needed:,} tokens and the model {model.cfg.d_vocab:,} rows: "
         "it may not be the one the model was trained with"

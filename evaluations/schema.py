@@ -70,7 +70,6 @@ class ModelFields(TypedDict):
     spec: NotRequired[str]
     n_parameters: NotRequired[Count | None]
     shape: NotRequired[dict[str, Any] | None]
-    configuration: NotRequired[dict[str, Any] | None]
     control: NotRequired[str | None]
     configuration: NotRequired[dict[str, Any]]
     ablation: NotRequired[AblationFields | None]
@@ -99,7 +98,6 @@ class RecordFields(TypedDict):
     config: dict[str, Any]
     config_hash: str
     seed: Whole
-    version: NotRequired[Whole]
     metrics: list[MetricFields]
     extra: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str]]

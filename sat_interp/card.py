@@ -125,10 +125,22 @@ def _shape(model: SelfAblatingTransformer) -> dict[str, object]:
         "heads": f"{cfg.n_heads} of {cfg.d_head}",
         "neurons per layer": cfg.d_mlp or 0,
         "vocabulary": cfg.d_vocab,
+        "tokenizer (hash)": tokenizer_hash(model) or "unknown",
         "context (tokens)": cfg.n_ctx,
         "parameters": f"{sum(trained.values()):,}",
         "gate parameters": f"{gates:,}",
     }
+
+
+def tokenizer_hash(model: SelfAblatingTransformer) -> str | None:
+    """The hash of the tokenizer a model was trained with; None where it is not known."""
+    from transformers import PreTrainedTokenizerFast
+
+    from sat_interp.data.tokenizer import vocabulary_hash
+
+    if model.tokenizer_hash is None and isinstance(model.tokenizer, PreTrainedTokenizerFast):
+        return vocabulary_hash(model.tokenizer)
+    return model.tokenizer_hash
 
 
 def _gates(ablation: SelfAblationConfig) -> dict[str, object]:

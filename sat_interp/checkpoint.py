@@ -21,9 +21,9 @@ from safetensors.torch import save as as_safetensors
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sat_interp.card import CARD_SIGN, model_card
+from sat_interp.card import CARD_SIGN, model_card, tokenizer_hash
 from sat_interp.errors import UserError
-from sat_interp.files import atomic_directory, write_atomically
+from sat_interp.files import atomic_directory, naming, write_atomically
 from sat_interp.hub import upload
 from sat_interp.loading import from_pretrained
 from sat_interp.locate import (
@@ -101,6 +101,7 @@ def _contents(
         | {"dtype": _name_of(model.W_E.dtype)},
         "ablation": model.ablation.to_dict(),
         "weights": {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
+        "tokenizer": tokenizer_hash(model),
         "versions": versions(),
         "training": _jsonable(facts),
     }
@@ -129,7 +130,8 @@ def _tokenizer_files(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, byt
     if tokenizer is None:
         return {}
     with tempfile.TemporaryDirectory() as scratch:
-        tokenizer.save_pretrained(scratch)
+        with naming(scratch):
+            tokenizer.save_pretrained(scratch)
         files = {name: Path(scratch, name) for name in TOKENIZER}
         return {name: path.read_bytes() for name, path in files.items() if path.is_file()}
 

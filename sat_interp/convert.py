@@ -22,6 +22,7 @@ from transformers import (
 
 from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError
+from sat_interp.files import naming
 from sat_interp.foreign import check_directory
 from sat_interp.locate import CONFIG, TOKENIZER
 from sat_interp.released import (
@@ -128,9 +129,10 @@ def to_hf(model: SelfAblatingTransformer, directory: str | Path | None = None) -
     exported.config.dtype = model.W_E.dtype
     exported.eval()
     if directory is not None:
-        exported.save_pretrained(directory)
-        if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(directory)
+        with naming(directory):
+            exported.save_pretrained(directory)
+            if model.tokenizer is not None:
+                model.tokenizer.save_pretrained(directory)
     return exported
 
 

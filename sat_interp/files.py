@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sat_interp.errors import UserError
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> Path:
@@ -16,8 +19,39 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     Raises:
         OSError: the disk is full or the directory cannot be written; the old file is untouched.
     """
-    path = Path(path)
     data = content.encode() if isinstance(content, str) else content
+    with naming(path):
+        return _write(Path(path), data)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give errors of the system the name of the file or directory that could not be written.
+
+    A full disk is reported without one by the system, and by libraries in Rust (tokenizers,
+    safetensors) as exceptions of other classes.
+
+    Raises:
+        OSError: in place of those exceptions.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).suffix != ".tmp":
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno or 0, reason, str(path)) from error
+    except UserError:
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _write(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
@@ -45,7 +79,8 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     aside: Path | None = None
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
-        yield temporary
+        with naming(path):
+            yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 with open(file, "rb") as handle:

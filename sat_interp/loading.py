@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
 import time
@@ -36,6 +37,7 @@ _IMPOSSIBLE = (
 LARGEST_FILE = 1 << 40
 """Bytes of the largest file of weights that is read."""
 _FIRST_BLOCK = re.compile(r"blocks\.0\.(.+)")
+log = logging.getLogger(__name__)
 
 RETRIES = 2
 """How often a model that is replaced while it is being read is read anew."""
@@ -103,7 +105,26 @@ def _load(
     model = _build(directory, config, device, dtype)
     _fill(model, tensors, directory / WEIGHTS)
     model.card = config.get("training") or {}
+    if note := tokenizer_mismatch(model, model.tokenizer):
+        log.warning("%s: %s", directory, note)
     return model
+
+
+def tokenizer_mismatch(model: SelfAblatingTransformer, tokenizer: object) -> str | None:
+    """Return a line if a tokenizer is not the one the model was trained with, as far as is known.
+
+    Two tokenizers of one size may number their tokens in another order.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    from sat_interp.data.tokenizer import vocabulary_hash
+
+    known = model.tokenizer_hash
+    if known is None or not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    if (found := vocabulary_hash(tokenizer)) == known:
+        return None
+    return f"the tokenizer ({found}) is not the one the model was trained with ({known})"
 
 
 def _bytes_of(path: Path) -> bytes | None:
@@ -277,6 +298,8 @@ def _build(
             f"{directory / CONFIG} describes no model that can be built ({reason}); copy it again"
         ) from error
     model.cfg.init_weights = True  # what the shape would do elsewhere
+    if isinstance(known := config.get("tokenizer"), str):
+        model.tokenizer_hash = known
     return model.eval()
 
 

@@ -298,6 +298,9 @@ class SelfAblatingTransformer(HookedTransformer):
     card: Mapping[str, Any] = {}
     """Facts about the training that :meth:`from_pretrained` found, for the next model card."""
 
+    tokenizer_hash: str | None = None
+    """Hash of the tokenizer the model was saved with, which :meth:`from_pretrained` found."""
+
     def save_pretrained(
         self,
         directory: str | FilePath,

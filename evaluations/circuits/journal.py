@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evaluations.circuits.graph import Graph
 from evaluations.circuits.patched import Bucket
-from sat_interp.files import write_atomically
+from sat_interp.files import naming, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Journal:
 
     def write(self, line: dict[str, object]) -> None:
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
     def remove(self) -> None:

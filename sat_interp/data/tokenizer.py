@@ -176,6 +176,19 @@ def unknown_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     return {int(token) for token in found if token is not None}
 
 
+def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    """16 hex digits of which token has which id: what a model's embedding belongs to.
+
+    Of the vocabulary, the merges, the added tokens and the end-of-text token, not of how a release
+    of ``tokenizers`` writes its rules down.
+    """
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges") or ()]
+    vocabulary = sorted(tokenizer.get_vocab().items())  # added tokens among them
+    known = json.dumps([model.get("type"), vocabulary, merges, tokenizer.eos_token_id])
+    return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+
 class _Counted:
     """The texts until ``most`` characters have gone by; ``characters`` says how many did."""
 

@@ -180,3 +180,13 @@ def test_the_models_mode_is_given_back(make_model, text):
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError):
         LanguageConfig(**settings)
+
+
+def test_a_model_worse_than_a_guess_is_marked(make_model, text):
+    model = make_model()
+    config = LanguageConfig(resamples=0, activation_stories=0)
+    model.W_E.data *= 0.01
+    assert "health" not in language_model(model, text, config).extra
+    model.W_E.data *= 1000
+    (told,) = language_model(model, text, config).extra["health"]
+    assert "worse than a uniform guess" in told

@@ -18,12 +18,12 @@ from transformers.utils import logging as transformers_logging
 
 from evaluations import hugging_face
 from evaluations.language import EVALUATION, LanguageConfig
-from evaluations.models import COSMETIC, load_model, prepared
+from evaluations.models import COSMETIC, load_model, outline, prepared
 from evaluations.runner import model_key, run
 from evaluations.text import evaluation_text
 from evaluations.weights import weights_hash
 from sat_interp.checkpoint import save_pretrained
-from sat_interp.data.tokenizer import fingerprint, train_bpe
+from sat_interp.data.tokenizer import train_bpe, vocabulary_hash
 from sat_interp.errors import UserError
 from tests.evaluations.conftest import STORIES
 
@@ -152,12 +152,13 @@ def test_another_tokenizer_than_the_models_own_is_noted(make_model, tokenizer, t
         load_model(str(tmp_path / "ours"), tokenizer=str(tmp_path / "same")).tokenizer_note is None
     )
     assert not caplog.records
-    # as many tokens, other ones: nothing but their fingerprints tells them apart
-    other = train_bpe(["zebra zoo " * 9, "quick quiz " * 9], 300)
+    # as many tokens, other ones: nothing but their hashes tells them apart
+    other = train_bpe([story.upper() for story in STORIES], 300)
+    assert len(other) == len(tokenizer)
     other.save_pretrained(tmp_path / "other")
     loaded = load_model(str(tmp_path / "ours"), tokenizer=str(tmp_path / "other"))
-    assert fingerprint(tokenizer) in loaded.tokenizer_note
-    assert fingerprint(other) in loaded.tokenizer_note
+    assert vocabulary_hash(tokenizer) in loaded.tokenizer_note
+    assert vocabulary_hash(other) in loaded.tokenizer_note
     (warning,) = caplog.messages
     assert loaded.tokenizer_note in warning
     assert "\n" not in warning
@@ -317,3 +318,23 @@ def test_equal_weights_of_another_configuration_are_another_model(
     assert first.model["configuration"] != second.model["configuration"]
     assert first.metric("loss").value != second.metric("loss").value
     assert run(EVALUATION, models, text, config, tmp_path / "out").skipped == 2
+
+
+def test_a_tokenizer_that_is_not_the_models_is_told_whatever_its_size(
+    make_model, tokenizer, tmp_path, caplog
+):
+    directory = save_pretrained(make_model(), tmp_path / "tiny")
+    other = train_bpe([story.upper() for story in STORIES], len(tokenizer))
+    other.save_pretrained(tmp_path / "other")
+    assert load_model(str(directory)).tokenizer_note is None
+    given = load_model(str(directory), tokenizer=str(tmp_path / "other"))
+    assert "is not the one the model was trained with" in given.tokenizer_note
+    assert caplog.text.count("not the one") == 1
+    caplog.clear()
+    other.save_pretrained(directory)
+    loaded = load_model(str(directory))
+    assert "is not the one the model was trained with" in loaded.tokenizer_note
+    assert caplog.text.count("not the one") == 1
+    assert outline(str(directory)).tokenizer_note == loaded.tokenizer_note
+    tokenizer.save_pretrained(tmp_path / "right")
+    assert load_model(str(directory), tokenizer=str(tmp_path / "right")).tokenizer_note is None

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from sat_interp import checkpoint, loading
 from sat_interp.config import SelfAblationConfig
-from sat_interp.data.tokenizer import train_bpe
+from sat_interp.data.tokenizer import train_bpe, vocabulary_hash
 from sat_interp.errors import UserError
 from sat_interp.shape import gpt_neo_config
 from sat_interp.transformer import SelfAblatingTransformer
@@ -164,6 +164,50 @@ def test_a_readme_of_ones_own_stays(make_model, tmp_path):
     make_model("none").save_pretrained(tmp_path)
     assert (tmp_path / "README.md").read_text() == "# My project"
     assert load(tmp_path).ablation.variant == "none"
+
+
+def shuffled(tokenizer, directory):
+    """The same tokens under other numbers."""
+    file = directory / "tokenizer.json"
+    rules = json.loads(file.read_text())
+    vocabulary = rules["model"]["vocab"]
+    tokens = sorted(vocabulary, key=vocabulary.get)
+    kept, others = tokens[:1], tokens[1:]
+    rules["model"]["vocab"] = {token: i for i, token in enumerate([*kept, *reversed(others)])}
+    file.write_text(json.dumps(rules))
+
+
+def test_a_tokenizer_in_another_order_is_noticed(tmp_path, caplog):
+    tokenizer = train_bpe(["Lily found a red ball."] * 9, 257 + 20)
+    cfg = gpt_neo_config(n_layers=1, d_model=8, n_heads=2, d_vocab=len(tokenizer), n_ctx=12)
+    SelfAblatingTransformer(cfg, tokenizer=tokenizer).save_pretrained(tmp_path)
+    known = json.loads((tmp_path / "cfg.json").read_text())["tokenizer"]
+    assert known == vocabulary_hash(tokenizer)
+    assert known in (tmp_path / "README.md").read_text()
+    assert load(tmp_path).tokenizer_hash == known
+    assert not caplog.text
+    shuffled(tokenizer, tmp_path)
+    loaded = load(tmp_path)
+    assert f"is not the one the model was trained with ({known})" in caplog.text
+    assert len(loaded.tokenizer) == len(tokenizer)
+    loaded.save_pretrained(tmp_path / "again")  # the wrong tokenizer does not become the right one
+    assert json.loads((tmp_path / "again" / "cfg.json").read_text())["tokenizer"] == known
+
+
+def test_a_tokenizer_that_cannot_be_saved_is_an_error_of_the_system(
+    tmp_path, monkeypatch, make_model
+):
+    model = make_model()
+    model.tokenizer = train_bpe(["Lily found a red ball."] * 9, 257 + 20)
+
+    def full(*_, **__):
+        raise Exception("No space left on device (os error 28)")
+
+    monkeypatch.setattr(type(model.tokenizer), "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        model.save_pretrained(tmp_path / "model")
+    assert caught.value.errno == 28
+    assert caught.value.filename
 
 
 def test_the_tokenizer_of_the_model_before_does_not_stay(make_model, tmp_path):

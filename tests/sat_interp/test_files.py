@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sat_interp.files import atomic_directory, put_back_directories
+from sat_interp.errors import UserError
+from sat_interp.files import atomic_directory, put_back_directories, write_atomically
 
 
 def replace_x(parent: Path) -> None:
@@ -65,3 +66,53 @@ def test_what_came_stays(tmp_path: Path) -> None:
     replace_x(tmp_path)
     put_back_directories(tmp_path)
     assert (tmp_path / "x" / "content").read_text() == "new"
+
+
+def full(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def rust(*_: Any) -> None:
+    raise Exception("No space left on device (os error 28)")
+
+
+def short(*_: Any) -> None:
+    raise OSError("33 requested and 0 written")
+
+
+@pytest.mark.parametrize("failure", [full, rust, short])
+def test_a_disk_that_fills_up_is_named_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Any
+) -> None:
+    monkeypatch.setattr(os, "fsync", failure)
+    with pytest.raises(OSError, match="No space left|33 requested") as caught:
+        write_atomically(tmp_path / "record.json", "{}")
+    assert caught.value.filename == str(tmp_path / "record.json")
+    monkeypatch.undo()
+    with (
+        pytest.raises(OSError, match="No space left|33 requested") as caught,
+        atomic_directory(tmp_path / "model"),
+    ):
+        failure()
+    assert caught.value.filename == str(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_errors_are_left_as_they_are(tmp_path: Path) -> None:
+    known = tmp_path / "known"
+    for error in (
+        UserError("the disk says (os error 28)"),
+        RuntimeError("a bug"),
+        FileNotFoundError(2, "No such file", str(known)),
+    ):
+        with pytest.raises(type(error)) as caught, atomic_directory(tmp_path / "x"):
+            raise error
+        assert caught.value is error
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_that_cannot_be_written_is_named_by_the_file(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError) as caught:
+        write_atomically(tmp_path / "record.json", "{}")
+    assert caught.value.filename == str(tmp_path / "record.json")
