@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from evaluations.commands.inputs import Dtype
 
 if TYPE_CHECKING:
     from evaluations.models import LoadedModel
+    from evaluations.runner import Outcome
     from evaluations.sae.config import SaeConfig
     from evaluations.sae.evaluation import SaeData
+
+log = logging.getLogger(__name__)
+
+Evaluated: TypeAlias = "tuple[Outcome, list[tuple[str, SaeConfig]]]"
 
 Preset = Literal["paper", "modern", "demo"]
 Architecture = Literal["standard", "topk", "batchtopk", "jumprelu", "gated"]
@@ -22,11 +28,13 @@ def sae(
     models: list[str],
     preset: Preset = "demo",
     l1: str | None = None,
+    target_l0: str | None = None,
     architecture: Architecture = "standard",
     k: str | None = None,
     hook: str | None = None,
     tokens: int | None = None,
     sae: str | None = None,
+    control: str | None = None,
     data: str | None = None,
     validation: str | None = None,
     tokenizer: str | None = None,
@@ -42,13 +50,18 @@ def sae(
 
     SAELens trains an autoencoder on the activations at a hook point, then it is measured over the
     whole validation split. Several coefficients give the L0-CE front of each model, and the L0 of
-    each at the same CE score. What was trained lies beside the records as SAELens directories
-    (SAE.load_from_disk opens them); a training that was cut off goes on where it was.
+    each at the same CE score. A coefficient suits one model and text and kills the features of
+    another: where the default leaves more than half of them dead, or explains less than half of
+    the variance, a second autoencoder follows, with a coefficient found by a short search
+    (--target-l0). Figures not to be relied on are marked. What was trained lies beside the records
+    as SAELens directories (SAE.load_from_disk opens them); a training that was cut off goes on
+    where it was.
 
     Examples::
 
         sat-eval sae demo:baseline demo:local-k4 demo:global-k4
         sat-eval sae demo:baseline demo:local-k4 --l1 1,2,5,10
+        sat-eval sae runs/mine --data my.txt --target-l0 16 --control untrained
         sat-eval sae runs/mine --preset paper
         sat-eval sae runs/mine --architecture topk --k 16,32 --hook blocks.3.hook_resid_post
         sat-eval sae runs/mine --sae ./somebodys-sae --hook blocks.3.hook_resid_post
@@ -60,12 +73,16 @@ def sae(
             about half a minute).
         l1: L1 coefficients (JumpReLU: L0 coefficients), with commas between them. Default: 5
             (JumpReLU: 1).
+        target_l0: active features of a token wanted, with commas between them, in place of --l1:
+            short trainings find the coefficient that gives so many.
         architecture: standard (ReLU), topk, batchtopk, jumprelu or gated, by SAELens.
         k: active features of topk and batchtopk, with commas between them. Default: 32.
         hook: hook points, with commas between them. Default: the last block but one's MLP output;
             with --sae, the one it names.
         tokens: the budget, in place of the preset's; its schedule is scaled to it.
         sae: a SAELens directory to measure, in place of training one.
+        control: also measure each model untrained (same shape, freshly initialised), shuffled
+            (each weight matrix's entries permuted), or none; several with commas between them.
         data: demo, tinystories, a Hugging Face dataset (name:column), or .txt, .jsonl[.gz],
             .parquet files. Needed for models whose training text is not known; by default what
             each model was trained on. Stories that are measured on are never trained on.
@@ -82,35 +99,85 @@ def sae(
     Returns:
         A ``Record`` for each model, hook point and coefficient.
     """
-    from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import finish
-    from evaluations.report.sae import LAYOUTS, draw, labelled, write_text
+    from evaluations.controls import with_controls
+    from evaluations.report.sae import draw, labelled, layouts, write_text
+
+    models = with_controls(models, control)
+    configs = _configs(
+        preset, architecture, l1, target_l0, k, hook, tokens, seed, resamples,
+        Path(sae) if sae else None,
+    )  # fmt: skip
+
+    def evaluate(specs: Sequence[str], wanted: Sequence[SaeConfig]) -> Evaluated:
+        find = _data_finder(specs, data, validation, stories, out, wanted, sae, force)
+        return _run(specs, wanted, find, out, force, device, dtype, tokenizer, data or validation)
+
+    whole, asked = evaluate(models, configs)
+    if not (l1 or target_l0 or k or sae):
+        for spec, config in _to_search(asked, whole):
+            found, _ = evaluate([spec], [config])
+            whole.records += found.records
+            whole.skipped += found.skipped
+            whole.renewed += found.renewed
+            for reason in found.failures.values():
+                log.warning("%s: no better coefficient was found: %s", spec, reason)
+    finish(
+        whole, layouts(labelled(whole.records)), out,
+        write=lambda found: write_text(found, Path(out)),
+        figures={"sae": lambda found: draw(found, Path(out) / "sae")}, label=labelled,
+    )  # fmt: skip
+    return whole.records
+
+
+def _run(
+    models: Sequence[str], configs: Sequence[SaeConfig], find: Callable[[LoadedModel], SaeData],
+    out: str, force: bool, device: str | None, dtype: Dtype, tokenizer: str | None,
+    named: str | None,
+) -> Evaluated:  # fmt: skip
+    """Every model with every configuration; and which of them each record is of."""
+    from evaluations.commands.inputs import model_loader
     from evaluations.runner import Outcome, run
     from evaluations.sae.evaluation import EVALUATION
 
-    configs = _configs(
-        preset, architecture, l1, k, hook, tokens, seed, resamples, Path(sae) if sae else None
-    )
-    find = _data_finder(models, data, validation, stories, out, configs, sae, force)
-    whole = Outcome()
+    whole, asked = Outcome(), []
     for config in configs:
-        load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
+        load = model_loader(device, dtype, tokenizer, EVALUATION, config, not named)
         outcome = run(EVALUATION, models, find, config, out, force, load=load)
         whole.records += outcome.records
         whole.failures |= outcome.failures
         whole.skipped += outcome.skipped
         whole.renewed += outcome.renewed
-    finish(
-        whole, LAYOUTS, out, write=lambda found: write_text(found, Path(out)),
-        figures={"sae": lambda found: draw(found, Path(out) / "sae")}, label=labelled,
-    )  # fmt: skip
-    return whole.records
+        asked += [(spec, config) for spec in models if spec not in outcome.failures]
+    return whole, asked
+
+
+def _to_search(
+    asked: Sequence[tuple[str, SaeConfig]], outcome: Outcome
+) -> list[tuple[str, SaeConfig]]:
+    """For which models, and with what, an autoencoder of the default coefficient is no use.
+
+    Args:
+        asked: model and configuration of each record of the outcome.
+    """
+    from evaluations.sae.config import WITH_K, default_target
+    from evaluations.sae.front import is_converged
+    from evaluations.sae.health import is_mostly_dead
+
+    wanted = []
+    for (spec, config), record in zip(asked, outcome.records, strict=True):
+        is_sound = is_converged(record) and not is_mostly_dead(record.metrics)
+        if not is_sound and config.architecture not in WITH_K:
+            target = default_target(int(record.extra["sae"]["d_in"]))
+            wanted.append((spec, dataclasses.replace(config, sparsity=None, target_l0=target)))
+    return wanted
 
 
 def _configs(
     preset_name: Preset,
     architecture: Architecture,
     l1: str | None,
+    target_l0: str | None,
     k: str | None,
     hook: str | None,
     tokens: int | None,
@@ -119,7 +186,7 @@ def _configs(
     given: Path | None,
 ) -> list[SaeConfig]:
     """One configuration for each hook point and coefficient that is asked for."""
-    from evaluations.autoencoder import content_hash, open_sae
+    from evaluations.autoencoder import content_hash, hook_point, open_sae
     from evaluations.sae.config import WITH_K, preset
     from sat_interp.errors import UserError
 
@@ -130,14 +197,22 @@ def _configs(
     if tokens is not None:
         base = dataclasses.replace(base, tokens=tokens)
     if given is not None:
-        if l1 or k:
-            raise UserError("--sae is measured as it is: --l1 and --k mean nothing to it")
-        hook = hook or open_sae(given, "cpu").cfg.metadata.hook_name
+        if l1 or k or target_l0:
+            raise UserError(
+                "--sae is measured as it is: --l1, --target-l0 and --k mean nothing to it"
+            )
+        open_sae(given, "cpu")
+        hook = hook or hook_point(given)
         base = dataclasses.replace(base, given=content_hash(given))
-    wanted = _numbers("--k" if architecture in WITH_K else "--l1", k or l1) or [base.sparsity]
+    named = _numbers("--k" if architecture in WITH_K else "--l1", k or l1)
+    targets = _numbers("--target-l0", target_l0)
+    sparsities: list[dict[str, float | None]] = [{"sparsity": value} for value in named]
+    sparsities += [{"sparsity": None, "target_l0": value} for value in targets]
     hooks: list[str | None] = [*_listed(hook)] if hook else [None]
     return [
-        dataclasses.replace(base, hook=name, sparsity=value) for name in hooks for value in wanted
+        dataclasses.replace(base, hook=name, **changes)  # type: ignore[arg-type]
+        for name in hooks
+        for changes in sparsities or [{}]
     ]
 
 

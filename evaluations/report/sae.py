@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from evaluations.record import Record
 from evaluations.report.figures import MARKERS, PALETTE, reach, save, unframed
 from evaluations.report.tables import Column, Layout, rows, write_tables
-from evaluations.sae.front import Front, common_score, fronts, is_converged, l0_at
+from evaluations.sae.figures import paired_difference
+from evaluations.sae.front import Front, coefficient, common_score, fronts, is_converged, l0_at
 from sat_interp import escape
 
 ABREAST = 4
@@ -25,10 +27,15 @@ LAYOUTS = (
             Column("sae", "l0", "L0", 2, interval=True),
             Column("sae", "ce_score", "CE score", 3, interval=True),
             Column("sae", "explained_variance", "Expl. var.", 3),
-            Column("sae", "dead_features", "Dead", 3),
+            Column("sae", "dead_features", "Dead here", 3),
+            Column("sae", "dead_in_training", "in training", 3),
             Column("sae", "loss_fall", "Loss still falling, %", 2),
         ),
     ),
+)
+DEAD = (
+    "Dead here: share of features active on no token of the text measured; in training: on none of "
+    "the last tenth of training."
 )
 DETAILS = Layout(
     "Losses with the activation as it is, reconstructed, and zero",
@@ -36,6 +43,7 @@ DETAILS = Layout(
         Column("sae", "loss_clean", "CE clean", 4),
         Column("sae", "loss_sae", "CE SAE", 4),
         Column("sae", "loss_zero", "CE zero", 4),
+        Column("sae", "ce_gap", "Zero minus clean", 4, interval=True),
         Column("sae", "mse", "MSE", 4),
         Column("sae", "median_density", "Median density", 4),
     ),
@@ -57,11 +65,47 @@ def write_text(records: Sequence[Record], out: Path) -> list[Path]:
     found = [record for record in records if record.evaluation == "sae"]
     if not found:
         return []
-    written = [*write_tables((*LAYOUTS, DETAILS), labelled(found), out, "sae")]
+    named = labelled(found)
+    written = [*write_tables((*layouts(named), DETAILS), named, out, "sae")]
     score, points = front_records(found)
     if points:
         written += write_tables((front_layout(score),), points, out, "sae-front")
     return written
+
+
+def layouts(records: Sequence[Record]) -> tuple[Layout, ...]:
+    """The tables to print, with what is to be read beside these records' figures.
+
+    Args:
+        records: as ``labelled`` names them.
+    """
+    note = " ".join(filter(None, [DEAD, not_told_apart(records)]))
+    return tuple(dataclasses.replace(layout, note=note) for layout in LAYOUTS)
+
+
+def not_told_apart(records: Sequence[Record]) -> str:
+    """Which neighbours by CE score may be in the other order, as a sentence; "" for none.
+
+    Neighbours were measured on the same stories. They cannot be told apart where the 95 % interval
+    of the difference of their scores over the same resamples of stories holds 0.
+    """
+    scored = [
+        (metric.value, record)
+        for record in records
+        if (metric := record.metric("ce_score")) and metric.value is not None
+    ]
+    ordered = [record for _, record in sorted(scored, key=lambda one: -one[0])]
+    pairs = []
+    for one, other in pairwise(ordered):
+        if (one.data.get("content"), one.seed) != (other.data.get("content"), other.seed):
+            continue
+        drawn = (record.extra.get("replicates", {}).get("ce_score", []) for record in (one, other))
+        ends = paired_difference(*drawn)
+        if ends is not None and ends[0] <= 0 <= ends[1]:
+            pairs.append(f"{one.model['name']} and {other.model['name']}")
+    if not pairs:
+        return ""
+    return f"CE scores not told apart by these stories (paired, 95 %): {'; '.join(pairs)}."
 
 
 def labelled(records: Sequence[Record]) -> list[Record]:
@@ -82,25 +126,17 @@ def _label(record: Record, records: Sequence[Record]) -> str:
     """``L1  2`` beside ``L1 10``: numbers of one width, so that their order is that of the text."""
     if record.config.get("given") is not None:
         return str(_told(record)["label"])
-    values = [_sparsity(one) for one in records if _sparsity(one) is not None]
-    own = _sparsity(record)
-    if own is None:
-        return str(_told(record)["label"])
+    values = [coefficient(one) for one in records]
     digits = max(len(f"{value:g}".partition(".")[2]) for value in values)
     width = max(len(f"{value:.{digits}f}") for value in values)
-    words = str(_told(record)["label"]).rsplit(" ", 1)[0]
-    return f"{words} {own:>{width}.{digits}f}"
+    words, _, note = str(_told(record)["label"]).partition(" (")
+    named = f"{words.rpartition(' ')[0]} {coefficient(record):>{width}.{digits}f}"
+    return f"{named} ({note}" if note else named
 
 
 def _told(record: Record) -> dict[str, str]:
     """The autoencoder's hook point and label; of a record that does not say, question marks."""
     return record.extra.get("sae") or {"hook": "?", "label": "?"}
-
-
-def _sparsity(record: Record) -> float | None:
-    """The coefficient it was trained with; None where it was searched for, or is not told."""
-    value = record.config.get("sparsity")
-    return None if value is None else float(value)
 
 
 def front_records(records: Sequence[Record]) -> tuple[float, list[Record]]:
@@ -162,7 +198,7 @@ def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
     """Records of one model and hook point, by rising coefficient; models as in the tables."""
     several = len({_told(record)["hook"] for record in records}) > 1
     groups: dict[str, list[Record]] = {}
-    for record in sorted(records, key=lambda record: _sparsity(record) or 0.0):
+    for record in sorted(records, key=coefficient):
         name = str(record.model["name"])
         groups.setdefault(f"{name}, {_told(record)['hook']}" if several else name, [])
         groups[f"{name}, {_told(record)['hook']}" if several else name].append(record)
@@ -189,7 +225,7 @@ def _front(axes: Axes, group: Sequence[Record], name: str, color: str, marker: s
         )  # fmt: skip
         if len(group) > 1:
             axes.annotate(
-                f"{_sparsity(record) or 0:g}", line[-1], fontsize=7, color=color,
+                f"{coefficient(record):g}", line[-1], fontsize=7, color=color,
                 xytext=(4, -8), textcoords="offset points",
             )  # fmt: skip
     if line:

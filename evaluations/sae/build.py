@@ -68,6 +68,7 @@ def trainer_config(config: SaeConfig, device: torch.device) -> SAETrainerConfig:
 def _build_sae(
     config: SaeConfig, d_in: int, device: torch.device, dtype: torch.dtype, metadata: dict[str, Any]
 ) -> TrainingSAE[Any]:
+    assert config.sparsity is not None, "the coefficient is searched for first"
     d_sae = config.expansion * d_in
     shape: dict[str, Any] = {
         "d_in": d_in,

@@ -7,7 +7,9 @@ A schedule is given in shares of the budget, so that another budget keeps its fo
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Any
 
 from transformer_lens import HookedTransformer
 
@@ -16,6 +18,8 @@ from sat_interp.errors import UserError
 ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu", "gated")
 WITH_K = ("topk", "batchtopk")
 """Architectures whose sparsity is a number of features, not a coefficient of the loss."""
+MEASURING = ("given", "resamples", "target_l0")
+"""Fields that decide nothing about the autoencoder of a configuration that names a sparsity."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,12 @@ class SaeConfig:
     parallel_gradient: bool = False
     """For ``unit_norm``: whether the decoder's gradient keeps its part along the decoder."""
 
-    sparsity: float = 5.0
-    """The L1 coefficient; JumpReLU's L0 coefficient; k, for TopK and BatchTopK."""
+    sparsity: float | None = 5.0
+    """The L1 coefficient; JumpReLU's L0 coefficient; k, for TopK and BatchTopK. None: the
+    coefficient is searched for that gives ``target_l0``."""
+
+    target_l0: float | None = None
+    """The L0 wanted in training, in place of a coefficient (see ``evaluations.sae.search``)."""
 
     expansion: int = 16
     """Features for each dimension of the activation."""
@@ -91,10 +99,21 @@ class SaeConfig:
         for name in ("expansion", "tokens", "batch_tokens", "buffer_prompts", "norm_batches"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.sparsity >= 0:
+        if self.target_l0 is not None:
+            self._check_target()
+        elif self.sparsity is None or not 0 <= self.sparsity < math.inf:
             raise UserError(f"--l1 takes numbers from 0 on, not {self.sparsity}")
-        if self.architecture in WITH_K and (self.sparsity < 1 or self.sparsity % 1):
+        elif self.architecture in WITH_K and (self.sparsity < 1 or self.sparsity % 1):
             raise UserError(f"--k takes whole numbers from 1 on, not {self.sparsity:g}")
+
+    def _check_target(self) -> None:
+        assert self.target_l0 is not None
+        if self.architecture in WITH_K:
+            raise UserError(f"--target-l0 means nothing to {self.architecture}: its L0 is --k")
+        if not 0 < self.target_l0 < math.inf:
+            raise UserError(f"--target-l0 takes numbers above 0, not {self.target_l0}")
+        if self.sparsity is not None:
+            raise UserError("name a coefficient or --target-l0, not both")
 
     @property
     def steps(self) -> int:
@@ -109,9 +128,21 @@ class SaeConfig:
         """Tokens of a window for this model."""
         return min(self.context, int(model.cfg.n_ctx))
 
+    def training_in(self, model: HookedTransformer) -> dict[str, Any]:
+        """What decides the training on this model's activations, and nothing else.
+
+        The defaults that depend on the model are filled in, so that ``hook=None`` and the name of
+        the same hook point are one.
+        """
+        kept = {name: value for name, value in vars(self).items() if name not in MEASURING}
+        return {**kept, "hook": self.hook_in(model), "context": self.context_in(model)}
+
     @property
     def label(self) -> str:
         """What tells it from others at the same hook point: ``L1 5``, ``topk k 32``."""
+        if self.target_l0 is not None:
+            kind = "" if self.architecture == "standard" else f"{self.architecture} "
+            return f"{kind}target L0 {self.target_l0:g}"
         if self.architecture in WITH_K:
             return f"{self.architecture} k {self.sparsity:g}"
         name = "" if self.architecture == "standard" else f"{self.architecture} "
@@ -146,3 +177,8 @@ def preset(name: str, architecture: str = "standard") -> SaeConfig:
     chosen = PRESETS[name]
     sparsity = _SPARSITY.get(architecture, chosen.sparsity)
     return dataclasses.replace(chosen, architecture=architecture, sparsity=sparsity)
+
+
+def default_target(d_in: int) -> float:
+    """The L0 that is searched for where none is named: a quarter of the width, 32 at most."""
+    return float(min(32, max(1, d_in // 4)))

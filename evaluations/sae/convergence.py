@@ -63,6 +63,10 @@ class Curve:
         before, last = total[-2 * tenth : -tenth].mean(), total[-tenth:].mean()
         return float(100 * (before - last) / before) if before else 0.0
 
+    def last_l0(self) -> float:
+        """Mean L0 over the last tenth of the steps."""
+        return float(self.losses[-max(1, len(self.losses) // 10) :, 2].double().mean())
+
     def to_dict(self) -> dict[str, Any]:
         """The curves, as means over at most 100 stretches of steps."""
         pieces = [piece for piece in self.losses.double().tensor_split(BINS) if len(piece)]
@@ -70,6 +74,7 @@ class Curve:
         ends = torch.tensor([len(piece) for piece in pieces]).cumsum(0)
         return {
             "loss_fall": self.fall(),
+            "last_l0": self.last_l0(),
             "curve": {
                 "step": ends.tolist(),
                 "loss": means[:, 0].tolist(),

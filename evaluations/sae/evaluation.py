@@ -1,25 +1,35 @@
-"""The evaluation: find an autoencoder or train it, measure it, say how its training went."""
+"""The evaluation: find an autoencoder or train it, measure it, say how its training went.
+
+What decides a training (``SaeData.training_identity``) and what decides a record are two
+identities: an autoencoder is measured on another text, or on fewer stories, without being trained
+again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+import logging
+import math
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from evaluations.autoencoder import open_sae, weights_hash
+from evaluations.autoencoder import open_sae, weights_hash, write_l0
 from evaluations.record import Metric, hash_of
 from evaluations.runner import Evaluation, Result
 from evaluations.sae.build import Trainer
 from evaluations.sae.config import SaeConfig
 from evaluations.sae.convergence import verdict
+from evaluations.sae.health import phrases
 from evaluations.sae.measure import (
     ce_loss_score,
     density_histogram,
@@ -27,10 +37,15 @@ from evaluations.sae.measure import (
     metrics,
     replicates,
 )
-from evaluations.sae.train import TRAINING, check_budget, train
-from evaluations.text import Text, check_vocabulary
+from evaluations.sae.search import VERSION as SEARCH_VERSION
+from evaluations.sae.search import Found, find_coefficient, read_found, with_coefficient
+from evaluations.sae.train import TRAINING, VERSION, check_budget, train
+from evaluations.text import HASH_CHUNK, Text, check_vocabulary
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.fast_hook import layer_of
+from sat_interp.files import write_atomically
+
+log = logging.getLogger(__name__)
 
 PROBE_WINDOWS = 8
 REPLICATES = 500
@@ -64,32 +79,69 @@ class SaeData:
     @cached_property
     def content(self) -> str:
         """A hash of both texts."""
-        key = self.corpus.directory.name.rpartition("-")[2]
-        return hashlib.sha256(f"{key} {self.text.content}".encode()).hexdigest()[:16]
+        return hash_of([self.train_content, self.text.content])
+
+    @cached_property
+    def train_content(self) -> str:
+        """A hash of the training text: its tokens, where its stories end, what begins them."""
+        digest = hashlib.sha256(np.asarray(self.corpus.offsets, dtype="<i8").tobytes())
+        digest.update(str(self.corpus.start).encode())
+        for first in range(0, len(self.corpus.tokens), HASH_CHUNK):
+            part = self.corpus.tokens[first : first + HASH_CHUNK]
+            digest.update(np.asarray(part, dtype="<u4").tobytes())
+        return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """What a record says: the held-out text, and how much there was to train on."""
         told = self.text.describe()
         return {**told, "content": self.content, "train_tokens": len(self.corpus.tokens)}
 
+    def training_identity(self, model: HookedTransformer, config: SaeConfig) -> dict[str, Any]:
+        """What decides the training: nothing of what is measured, or on which text."""
+        return {
+            "version": VERSION,
+            "config": config.training_in(model),
+            "text": self.train_content,
+            "model": {name: value for name, value in self.model.items() if name != "name"},
+        }
+
     def place(self, model: HookedTransformer, config: SaeConfig) -> Path:
-        """Where the autoencoder of this configuration lies, or will."""
-        trained = dataclasses.replace(config, resamples=0)  # measuring decides nothing about it
-        known = {name: value for name, value in self.model.items() if name != "name"}
-        key = hash_of({"sae": trained, "text": self.content, "model": known})
-        return self.directory / f"{config.hook_in(model)}-{config.label.replace(' ', '-')}-{key}"
+        """Where the autoencoder of this configuration lies, or will.
+
+        One that was trained when the model was called otherwise is found beside it.
+        """
+        key = hash_of(self.training_identity(model, config))
+        name = f"{config.hook_in(model)}-{config.label.replace(' ', '-')}-{key}"
+        own = self.directory / name
+        if not (own / TRAINING).is_file():
+            home = self.directory.parent  # results/NAME-WEIGHTS
+            same = home.parent.glob(f"*-{home.name.rpartition('-')[2]}/sae/{name}/{TRAINING}")
+            own = next((path.parent for path in sorted(same)), own)
+        return own
 
 
 def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Result:
     """Train an autoencoder where there is none, and measure it over the whole validation split.
 
     Raises:
-        UserError: what training and measuring raise; text whose tokens the model does not know.
+        UserError: what searching, training and measuring raise; text whose tokens the model does
+            not know.
     """
     check_vocabulary(model, data.text)
     was_training = model.training
     model.eval()
-    hook = config.hook_in(model)
+    try:
+        return _evaluated(model, data, config)
+    finally:
+        model.train(was_training)
+
+
+def _evaluated(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Result:
+    hook, search, label = config.hook_in(model), None, config.label
+    if config.given is None and config.target_l0 is not None:
+        search = _search(model, data, config)
+        config = with_coefficient(config, search.coefficient)
+        label = f"{config.label} (found, {label})"
     if data.given is not None:
         place = data.given
     else:
@@ -97,27 +149,33 @@ def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfi
         _train_missing(model, data, config)
     sae = open_sae(place, str(model.W_E.device))
     found = measure(model, sae, hook, data.text)
-    model.train(was_training)
     figures = metrics(found, config.seed, config.resamples)
-    told = _training_told(place)
-    explained = next(one.value for one in figures if one.name == "explained_variance")
-    if told:
-        figures += _training_metrics(told)
-    tokens = int(found.tokens.sum())
-    extra = {
+    told = read_training(place)
+    figures += training_metrics(told, int(sae.cfg.d_sae))
+    if data.given is None:
+        _write_l0(place, figures, data.text)
+    by_name = {one.name: one for one in figures}
+    passes = config.tokens / len(data.corpus.tokens) if data.given is None else None
+    extra: dict[str, Any] = {
         "sae": {
             "hook": hook,
-            "label": config.label if data.given is None else place.name,
+            "label": label if data.given is None else place.name,
             "directory": place.name,
             "d_in": int(sae.cfg.d_in),
             "d_sae": int(sae.cfg.d_sae),
             "weights": weights_hash(place),
+            "sparsity": config.sparsity if data.given is None else None,
         },
-        "convergence": verdict(told.get("loss_fall"), explained) if told else "not trained here",
-        "training": {key: value for key, value in told.items() if key != "config"},
-        "density": density_histogram(found.fired, tokens),
+        "health": phrases(figures, passes),
+        "convergence": verdict(told.get("loss_fall"), by_name["explained_variance"].value)
+        if told
+        else "not trained here",
+        "training": {key: value for key, value in told.items() if key not in ("config", "search")},
+        "density": density_histogram(found.fired, int(found.tokens.sum())),
         "replicates": replicates(found, config.seed, min(config.resamples, REPLICATES)),
     }
+    if search is not None:
+        extra["search"] = search.to_dict()
     return Result(figures, extra)
 
 
@@ -132,20 +190,27 @@ def check(model: HookedTransformer, config: SaeConfig) -> None:
         check_budget(config, config.context_in(model))
 
 
-EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, version=2, check=check)
+EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, version=3, check=check)
 
 
 def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -> None:
     """Train this one, and in the same pass those wanted beside it that are not there yet."""
-    group = list(dict.fromkeys([*data.together, config]))
+    beside = [one for one in data.together if one.target_l0 is None]
+    _train(model, data, list(dict.fromkeys([*beside, config])), config)
+
+
+def _train(
+    model: HookedTransformer, data: SaeData, group: Sequence[SaeConfig], wanted: SaeConfig
+) -> None:
+    """Train what is not there of a group, unless the one that is wanted is there."""
     places = {data.place(model, one): one for one in group}
-    if data.place(model, config) in data.trained:
+    if data.place(model, wanted) in data.trained:
         return
     targets = places if data.again else _missing(places)
-    if data.place(model, config) not in targets:
+    if data.place(model, wanted) not in targets:
         return
     state = data.directory / f".training-{hash_of(sorted(place.name for place in targets))}"
-    windows = _probe_windows(model, data, config)
+    windows = _probe_windows(model, data, wanted)
 
     def probe(hook: str, trainer: Trainer) -> float | None:
         scaler, sae = trainer.activation_scaler, trainer.sae
@@ -155,6 +220,39 @@ def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -
 
     train(model, data.corpus, targets, state, {"model_name": data.model["name"]}, probe)
     data.trained.update(targets)
+
+
+def _search(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Found:
+    """The coefficient that gives the wanted L0; searched for once, then read from a file."""
+    key = hash_of([SEARCH_VERSION, data.training_identity(model, config), config.target_l0])
+    file = data.directory / f"search-{key}.json"
+    if not data.again and (found := read_found(file)) is not None:
+        return found
+    aside = dataclasses.replace(data, directory=data.directory / f".search-{key}", together=())
+
+    def ends(configs: Sequence[SaeConfig], is_short: bool) -> list[float]:
+        where = aside if is_short else data
+        for one in configs:
+            _train(model, where, configs, one)
+        return [float(read_training(where.place(model, one))["last_l0"]) for one in configs]
+
+    found = find_coefficient(config, ends)
+    write_atomically(file, json.dumps(found.to_dict(), indent=1))
+    shutil.rmtree(aside.directory, ignore_errors=True)
+    return found
+
+
+def _write_l0(place: Path, figures: Sequence[Metric], text: Text) -> None:
+    """Into the metadata that SAELens reads; one that cannot be written keeps what it has."""
+    l0 = next(one.value for one in figures if one.name == "l0")
+    if l0 is None:
+        return
+    told = text.describe()
+    kept = {name: told[name] for name in ("spec", "split", "content", "n_stories", "n_tokens")}
+    try:
+        write_l0(place, l0, kept)
+    except OSError as error:
+        log.warning("the measured L0 cannot be written into %s: %s", place.name, error.strerror)
 
 
 def _missing(places: dict[Path, SaeConfig]) -> dict[Path, SaeConfig]:
@@ -171,22 +269,44 @@ def _probe_windows(model: HookedTransformer, data: SaeData, config: SaeConfig) -
     return drawn.to(model.W_E.device)
 
 
-def _training_told(directory: Path) -> dict[str, Any]:
-    """How an autoencoder of ours was trained; nothing of any other."""
-    file = directory / TRAINING
-    if not file.is_file():
+def read_training(directory: Path) -> dict[str, Any]:
+    """How an autoencoder of ours was trained; nothing of any other, or of a damaged file."""
+    try:
+        told = json.loads((directory / TRAINING).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
-    told = json.loads(file.read_text(encoding="utf-8"))
     return told if isinstance(told, dict) else {}
 
 
-def _training_metrics(told: dict[str, Any]) -> list[Metric]:
-    fall, tokens = told.get("loss_fall"), int(told["tokens"])
+def training_metrics(told: Mapping[str, Any], d_sae: int) -> list[Metric]:
+    """How the training ended. Without a value where this is not known.
+
+    Args:
+        told: of ``read_training``.
+        d_sae: features.
+    """
+    fall, dead = _number(told.get("loss_fall")), _number(told.get("dead_in_training"))
+    window, tokens = _number(told.get("dead_over_tokens")), _number(told.get("tokens"))
+    why = "not trained here" if not told else "not recorded"
+    if dead is None or window is None:
+        dead = window = None
     return [
         Metric(
+            "dead_in_training", "Dead features in training",
+            None if dead is None else dead / d_sae, "share", "lower", n=d_sae,
+            n_failed=int(dead is None), reasons={} if dead is not None else {why: 1},
+            description="active on none of the last "
+            f"{0 if window is None else int(window):,} tokens of training; n: features",
+        ),
+        Metric(
             "loss_fall", "Fall of the loss in the last tenth of training", fall, "%", "lower",
-            n=tokens, n_failed=int(fall is None),
-            reasons={} if fall is not None else {"fewer than ten steps": 1},
+            n=None if tokens is None else int(tokens), n_failed=int(fall is None),
+            reasons={} if fall is not None else {"fewer than ten steps" if told else why: 1},
             description="total training loss, last tenth against the one before; n: tokens",
         ),
     ]  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None

@@ -48,11 +48,10 @@ def fronts(records: Sequence[Record]) -> list[Front]:
     groups: dict[str, dict[float, Record]] = {}
     for record in records:
         is_trained = record.evaluation == "sae" and record.config.get("given") is None
-        is_whole = record.config.get("sparsity") is not None and {"sae", "replicates"} <= set(
-            record.extra
-        )
+        found = (record.config.get("sparsity"), record.extra.get("sae", {}).get("sparsity"))
+        is_whole = {"sae", "replicates"} <= set(record.extra) and found != (None, None)
         if is_trained and is_whole and is_converged(record):
-            groups.setdefault(_key(record), {})[float(record.config["sparsity"])] = record
+            groups.setdefault(_key(record), {})[coefficient(record)] = record
     return [
         Front(
             str(next(iter(group.values())).model["name"]),
@@ -64,6 +63,17 @@ def fronts(records: Sequence[Record]) -> list[Front]:
     ]
 
 
+def coefficient(record: Record) -> float:
+    """The coefficient (or k) the autoencoder was trained with, named or found by a search.
+
+    0 for an autoencoder that was given.
+    """
+    found = record.config.get("sparsity")
+    if found is None:
+        found = record.extra.get("sae", {}).get("sparsity")
+    return float(found or 0.0)
+
+
 def is_converged(record: Record) -> bool:
     """Whether the record carries no mark 'not converged'."""
     l0 = record.metric("l0")
@@ -72,7 +82,8 @@ def is_converged(record: Record) -> bool:
 
 def _key(record: Record) -> str:
     """What all points of a front share."""
-    config = {name: value for name, value in record.config.items() if name != "sparsity"}
+    own_point = ("sparsity", "target_l0")
+    config = {name: value for name, value in record.config.items() if name not in own_point}
     own: list[Any] = [*model_ids([record]), record.model["name"], record.data["content"]]
     return json.dumps([own, config], sort_keys=True)
 

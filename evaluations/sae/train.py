@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 STATE_SECONDS = 60.0
 """Between two saved states."""
 
+VERSION = 1
+"""Of the training: raised when the same configuration would train another autoencoder."""
+
 TRAINING = "training.json"
 """What a saved directory tells of its training, beside SAELens' own files."""
 
@@ -178,16 +181,25 @@ def _refuse_divergence(passes: Sequence[_Pass], step: int) -> None:
 
 
 def _write(target: Path, one: _Pass, seconds: float) -> None:
-    """The autoencoder as SAELens saves one for use, its scale folded in; and how it was trained."""
+    """The autoencoder as SAELens saves one for use, its scale folded in; and how it was trained.
+
+    SAELens' own L0 and dead features at the end of training are not written: that L0 is a mean over
+    the last 2,000 steps (43.0 where the finished autoencoder's is 6.8), and no feature can be dead
+    before 1,000 steps. Dead in training is a feature that was active on no token of the last tenth
+    of the steps. The L0 is written when it is measured (``autoencoder.write_l0``).
+    """
     trainer = one.trainer
     factor = trainer.activation_scaler.scaling_factor
     assert factor is not None
     trainer.sae.fold_activation_norm_scaling_factor(factor)
-    trainer.set_final_sae_metadata()
+    window = max(1, one.config.steps // 10)
+    dead = int((trainer.n_forward_passes_since_fired >= window).sum())
+    trainer.sae.cfg.metadata.num_dead_features = dead
     told = {
         "config": vars(one.config),
         "scaling_factor": factor,
-        "dead_in_training": int(trainer.dead_neurons.sum()),
+        "dead_in_training": dead,
+        "dead_over_tokens": window * one.config.batch_tokens,
         "tokens": trainer.n_training_samples,
         "seconds": round(seconds, 3),
         **one.curve.to_dict(),

@@ -9,7 +9,7 @@ from sae_lens import SAE
 
 from evaluations.cli import main
 from evaluations.record import read_records
-from evaluations.sae import evaluation, train
+from evaluations.sae import evaluation, search, train
 from evaluations.sae.evaluation import open_sae, sparse_autoencoder
 from sat_interp.checkpoint import save_pretrained
 from sat_interp.errors import UserError
@@ -73,6 +73,72 @@ def test_what_is_trained_is_not_trained_again(model, make_data, tiny, monkeypatc
     )
     renamed = make_data(model={"name": "x", "weights": "ab"})
     assert renamed.place(model, one) == data.place(model, one)
+
+
+def test_measuring_otherwise_does_not_train_again(model, make_data, tiny, monkeypatch, text):
+    data = make_data()
+    whole = sparse_autoencoder(model, data, tiny)
+    cfg = json.loads((data.place(model, tiny) / "cfg.json").read_text())
+    assert cfg["metadata"]["l0"] == value(whole, "l0")
+    assert cfg["metadata"]["l0_measured_on"]["n_stories"] == len(text)
+    monkeypatch.setattr(evaluation, "train", lambda *arguments: pytest.fail("trained again"))
+    fewer = make_data(text=text.sample(2, seed=0))
+    found = sparse_autoencoder(model, fewer, dataclasses.replace(tiny, resamples=3))
+    assert found.extra["sae"]["weights"] == whole.extra["sae"]["weights"]
+    assert value(found, "dead_features") > value(whole, "dead_features")
+    assert value(found, "dead_in_training") == value(whole, "dead_in_training")
+    named = dataclasses.replace(tiny, hook="blocks.0.hook_mlp_out")
+    assert sparse_autoencoder(model, make_data(), named).extra["sae"] == whole.extra["sae"]
+    assert fewer.content != data.content  # two records, one autoencoder
+    cfg = json.loads((data.place(model, tiny) / "cfg.json").read_text())
+    assert cfg["metadata"]["l0"] == value(whole, "l0")
+
+
+def test_other_training_text_trains_another(model, make_data, tiny, corpus):
+    shorter = dataclasses.replace(corpus, offsets=corpus.offsets[:-1])
+    other = dataclasses.replace(corpus, tokens=corpus.tokens[::-1].copy())
+    places = {make_data(corpus=one).place(model, tiny) for one in (corpus, shorter, other)}
+    assert len(places) == 3
+
+
+def test_an_autoencoder_is_found_when_the_model_was_called_otherwise(
+    model, make_data, tiny, tmp_path
+):
+    before = make_data(directory=tmp_path / "old-name-abcd" / "sae")
+    sparse_autoencoder(model, before, tiny)
+    after = make_data(directory=tmp_path / "new-abcd" / "sae")
+    assert after.place(model, tiny) == before.place(model, tiny)
+    elsewhere = make_data(directory=tmp_path / "new-ffff" / "sae")
+    assert elsewhere.place(model, tiny) != before.place(model, tiny)
+
+
+def test_dead_in_training_is_of_the_last_tenth(model, make_data, tiny):
+    data = make_data()
+    strong = dataclasses.replace(tiny, sparsity=50.0, lr=0.05)
+    result = sparse_autoencoder(model, data, strong)
+    told = json.loads((data.place(model, strong) / "training.json").read_text())
+    assert told["dead_over_tokens"] == 4 * 32  # of 40 steps
+    assert value(result, "dead_in_training") == told["dead_in_training"] / 64 > 0
+    assert any("dead on the text measured" in phrase for phrase in result.extra["health"])
+
+
+def test_a_wanted_l0_is_searched_for_once(model, make_data, tiny, monkeypatch):
+    wanted = dataclasses.replace(tiny, sparsity=None, target_l0=28.0)
+    data = make_data()
+    found = sparse_autoencoder(model, data, wanted)
+    told = found.extra["search"]
+    assert found.extra["sae"]["sparsity"] == told["coefficient"]
+    assert found.extra["sae"]["label"].endswith("(found, target L0 28)")
+    plain = dataclasses.replace(tiny, sparsity=told["coefficient"])
+    assert found.extra["sae"]["directory"] == data.place(model, plain).name
+    assert not list(data.directory.glob(".*"))
+    monkeypatch.setattr(evaluation, "train", lambda *arguments: pytest.fail("trained again"))
+    again = sparse_autoencoder(model, make_data(), wanted)
+    assert value(again, "l0") == value(found, "l0")
+    assert (
+        sparse_autoencoder(model, make_data(), plain).extra["sae"]["weights"]
+        == (found.extra["sae"]["weights"])
+    )
 
 
 def test_a_sweep_that_was_cut_off_goes_on_where_it_was(model, make_data, tiny, monkeypatch):
@@ -173,8 +239,27 @@ def test_a_sweep_leaves_records_directories_tables_and_a_figure(command):
     assert "1 were there already" in told
 
 
+def test_a_useless_default_is_followed_by_a_search(command, caplog, monkeypatch):
+    monkeypatch.setattr(search, "WIDENINGS", 0)
+    code, told = command("--control", "untrained")
+    assert code == 0, told
+    records, _ = read_records(command.out)
+    plain = [one for one in records if one.config["target_l0"] is None]
+    assert {one.model["name"] for one in plain} == {"tiny", "tiny [untrained]"}
+    assert "not converged" in told
+    failed = [one for one in caplog.messages if "no better coefficient was found" in one]
+    assert len(records) - 2 + len(failed) == 2
+
+
+def test_a_named_coefficient_is_followed_by_none(command):
+    code, told = command("--l1", "50")
+    assert code == 0, told
+    assert "†" in told
+    assert len(read_records(command.out)[0]) == 1
+
+
 def test_held_out_stories_are_not_trained_on(command):
-    assert command()[0] == 0
+    assert command("--l1", "1")[0] == 0
     records, _ = read_records(command.out)
     assert records[0].data["split"] == "validation"
     assert records[0].data["n_stories"] < 8
@@ -187,6 +272,11 @@ def test_held_out_stories_are_not_trained_on(command):
         (("--tokens", "50"), "--tokens 50 is less than one buffer"),
         (("--l1", "1,two"), "--l1 takes numbers with commas"),
         (("--l1=-1",), "--l1 takes numbers from 0 on"),
+        (("--l1", "nan"), "--l1 takes numbers from 0 on"),
+        (("--l1", "inf"), "--l1 takes numbers from 0 on"),
+        (("--target_l0", "0"), "--target-l0 takes numbers above 0"),
+        (("--architecture", "topk", "--target_l0", "4"), "--target-l0 means nothing to topk"),
+        (("--control", "untranied"), "untrained"),
         (("--k", "4"), "--k means nothing to standard"),
         (("--architecture", "topk", "--l1", "4"), "--l1 means nothing to topk"),
         (("--architecture", "topk", "--k", "2.5"), "--k takes whole numbers"),
@@ -205,7 +295,9 @@ def test_bad_input_gives_one_line_and_exit_2(command, arguments, match):
 
 def test_other_architectures_by_their_names(command):
     for kind in ("topk", "gated"):
-        code, told = command("--architecture", kind, *(["--k", "3"] if kind == "topk" else []))
+        code, told = command(
+            "--architecture", kind, *(["--k", "3"] if kind == "topk" else ["--l1", "5"])
+        )
         assert code == 0, told
     records, _ = read_records(command.out)
     labels = {record.extra["sae"]["label"] for record in records}
