@@ -70,7 +70,7 @@ class ModelFields(TypedDict):
     spec: NotRequired[str]
     n_parameters: NotRequired[Count | None]
     shape: NotRequired[dict[str, Any] | None]
-    control: NotRequired[str | None]
+    control: NotRequired[dict[str, Any] | None]
     configuration: NotRequired[dict[str, Any]]
     ablation: NotRequired[AblationFields | None]
     training: NotRequired[TrainingFields | None]

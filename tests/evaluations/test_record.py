@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from evaluations.models import prepared
 from evaluations.record import (
     Interval,
     Metric,
@@ -17,6 +18,7 @@ from evaluations.record import (
     read_record,
     read_records,
 )
+from evaluations.runner import describe_model
 from sat_interp.errors import UserError
 
 
@@ -107,3 +109,16 @@ def test_records_are_immutable(make_record):
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_record().seed = 3
     assert isinstance(make_record(), Record)
+
+
+def test_all_that_the_runner_says_of_a_model_is_read_back(
+    make_record, make_model, tokenizer, tmp_path
+):
+    loaded = prepared(make_model("local"), "x", tokenizer, "cpu")
+    loaded.control = {"kind": "untrained", "seed": 0, "of": "ab" * 32}
+    loaded.training = {"seed": 1, "preset": "demo", "finished": True}
+    record = make_record(model=describe_model(loaded), version=3)
+    path = record.write(tmp_path / "r.json")
+    assert read_record(path).model["control"] == loaded.control
+    assert read_record(path).model["configuration"] == loaded.configuration
+    assert read_record(path).version == 3
