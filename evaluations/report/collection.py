@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluations.record import Record
+from evaluations.record import Record, read_record
 from evaluations.report.cells import records_of
 from evaluations.report.drawing import draw_figures, reason_of
 from evaluations.report.grid import Grid, markdown, write_grids
@@ -23,7 +24,7 @@ from evaluations.report.paper_tables import (
     table_1,
 )
 from evaluations.report.seeds import Group, groups
-from evaluations.report.selection import Model, collect, models
+from evaluations.report.selection import Identity, Model, collect, identity, models
 from evaluations.runner import file_name
 from evaluations.versions import older_told
 from sat_interp.errors import UserError
@@ -41,6 +42,9 @@ PARTS = {
 }  # fmt: skip
 """What a figure is drawn from, of a record's ``extra``."""
 
+BROWSED_UNITS = 1500
+"""Neurons on the report's own page, 2 kB each; more are on a page beside it."""
+
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,7 @@ class Report:
         grids: the tables to print; ``details`` are written only.
         notes: what was passed over on the way.
         left_out: records with a field of a wrong type, and which.
+        files: where each record lies: ``records`` are without what only figures read.
     """
 
     directory: Path
@@ -63,6 +68,7 @@ class Report:
     notes: list[str]
     study: Study | None = None
     left_out: list[str] = field(default_factory=list)
+    files: Mapping[Identity, Path] = field(default_factory=dict)
 
     @classmethod
     def of(cls, directory: Path, study: str | None = None, paper_values: bool = False) -> Report:
@@ -102,7 +108,18 @@ class Report:
         records = [one for one in found.records if str(one.model["weights_hash"]) in weights]
         notes += _bare(records)
         return cls(directory, records, rows, shown, [models_table(rows)], notes, plan,
-                   found.left_out())  # fmt: skip
+                   found.left_out(), found.files)  # fmt: skip
+
+    def whole(self, records: Sequence[Record]) -> list[Record]:
+        """The records as their files have them, with all that figures read."""
+        found = []
+        for record in records:
+            path = self.files.get(identity(record))
+            try:
+                found.append(record if path is None else read_record(path))
+            except UserError as error:
+                log.warning("%s", error)  # it was there a moment ago
+        return found
 
     def drawn(self) -> set[str]:
         """The weights of the models in figures: more crowd them.
@@ -155,7 +172,7 @@ def write_figures(report: Report, out: Path) -> tuple[list[Path], list[str]]:
     written: list[Path] = []
     failures: list[str] = []
     for part in _parts():
-        if not (found := part.records(report)):
+        if not (found := report.whole(part.records(report))):
             continue
         figures = {part.evaluation: partial(_into, part.draw, out)}
         if part.write:
@@ -185,13 +202,24 @@ def _page(figures: Sequence[Path], report: Report, out: Path) -> list[Path]:
         OSError: it cannot be written.
     """
     from evaluations.report.comparison_page import write_comparison
+    from evaluations.report.neuron_page import write_page
 
+    drawn = report.drawn()
+    chosen = [one for one in report.records if str(one.model["weights_hash"]) in drawn]
+    circuits = {identity(one): one for one in report.whole(
+        [one for one in chosen if one.evaluation == "acdc"])}  # fmt: skip
+    records = [circuits.get(identity(record), record) for record in report.records]
+    neurons = list(_neuron_details(report))
+    beside: list[Path] = []
+    if sum(len(model["units"]) for model in neurons) > BROWSED_UNITS:
+        beside = [write_page(neurons, out / "neurons.html")]
+        neurons = []
     page = write_comparison(
-        report.records, out / "report.html", summary=[*report.grids, *report.details],
-        figures=figures, neurons=list(_neuron_details(report)), drawn=report.drawn(),
-        notes=report.notes,
+        records, out / "report.html", summary=[*report.grids, *report.details],
+        figures=figures, neurons=neurons, drawn=drawn, notes=report.notes, beside=beside,
+        files={key: os.path.relpath(path, out) for key, path in report.files.items()},
     )  # fmt: skip
-    return [page]
+    return [page, *beside]
 
 
 def _neuron_details(report: Report) -> Iterator[Mapping[str, Any]]:

@@ -7,9 +7,10 @@ for how it stays whole without a network.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from evaluations.circuits.draw import PARTS
 from evaluations.record import Record
@@ -21,8 +22,12 @@ from evaluations.report.language import LANGUAGE
 from evaluations.report.neuron_page import SCRIPTS, STYLES, Details, neuron_browser
 from evaluations.report.page import assemble, escaped, fill, template
 from evaluations.report.page_tables import html_grid, html_table, provenance
+from evaluations.report.selection import Identity, identity
 from evaluations.report.tables import Layout, Row, rows
 from evaluations.sae.front import is_converged
+
+TOLD_IN_FULL = 60
+"""Records of an evaluation whose every figure is on the page."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,8 @@ def write_comparison(
     neurons: Sequence[Details] = (),
     drawn: Collection[str] = (),
     notes: Sequence[str] = (),
+    beside: Sequence[Path] = (),
+    files: Mapping[Identity, str] | None = None,
 ) -> Path:
     """Write the report.
 
@@ -71,6 +78,9 @@ def write_comparison(
         neurons: of the models whose neurons can be looked at.
         drawn: weights of the models whose circuits are drawn; all by default.
         notes: sentences said at the top.
+        beside: pages in the same directory that hold what this one has no room for.
+        files: where records lie, as seen from the page: of many records those whose models are not
+            drawn are linked to, in place of every figure of theirs.
 
     Raises:
         OSError: it cannot be written, or a figure cannot be read.
@@ -82,7 +92,11 @@ def write_comparison(
         for section in SECTIONS
         if (
             part := _section(
-                section, records, [one for one in drawings if places[one] is section], drawn
+                section,
+                records,
+                [one for one in drawings if places[one] is section],
+                drawn,
+                files or {},
             )
         )
     ]
@@ -95,6 +109,9 @@ def write_comparison(
         browser, data = neuron_browser(neurons)
         parts.append(_part("browse", "Neurons, one by one", browser))
         styles, scripts = [*styles, *STYLES], [*scripts, *SCRIPTS]
+    for page in beside:
+        link = f'<p><a href="{escaped(quote(page.name))}">{escaped(page.name)}</a></p>'
+        parts.append(_part("browse", "Neurons, one by one: a page of their own", link))
     names = list(dict.fromkeys(str(row.model) for row in rows(records)))
     head = {
         "title": escaped(title),
@@ -115,6 +132,7 @@ def _section(
     records: Sequence[Record],
     figures: Sequence[Path],
     drawn: Collection[str],
+    files: Mapping[Identity, str],
 ) -> tuple[str, str, str] | None:
     """A section's place in the page, its title and HTML; None where nothing is known of it."""
     found = [record for record in records if record.evaluation == section.evaluation]
@@ -128,8 +146,19 @@ def _section(
         figures = [figure for figure in figures if figure.stem.endswith("-curves")]
     text += "".join(map(_figure, figures))
     text += "<details class='provenance'><summary>Every figure, and what it rests on</summary>"
-    text += f"{provenance(found)}</details>"
+    if len(found) > TOLD_IN_FULL and files:
+        kept = [record for record in found if str(record.model["weights_hash"]) in drawn]
+        links = [_link(record, files) for record in found if record not in kept]
+        text += f"{provenance(kept)}<p class='small'>{' '.join(links)}</p></details>"
+    else:
+        text += f"{provenance(found)}</details>"
     return _part(section.evaluation, section.title, text)
+
+
+def _link(record: Record, files: Mapping[Identity, str]) -> str:
+    """A link to a record's file."""
+    name, path = escaped(record.model.get("name", "?")), files.get(identity(record))
+    return f'<a href="{escaped(quote(path))}">{name}</a>' if path else name
 
 
 def _part(name: str, title: str, text: str) -> tuple[str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,10 @@ from evaluations.record import (
     Record,
     hash_of,
     model_ids,
-    read_records,
+    read_record,
+    record_files,
 )
+from evaluations.report import health
 from evaluations.units import NEURONS
 from sat_interp.errors import UserError
 
@@ -23,8 +26,14 @@ L1 = 5.0
 DETAILS = ("sae", "neurons", "n2g")
 """Folders in which evaluations leave what is no record."""
 TASKS = ("ioi", "ioi-tinystories")
+SMALL, LONG = 16, 2000
+"""Entries and letters of what is kept of a record's ``extra``."""
 NAMED = 5
 """Records that are named one by one."""
+
+
+Identity = tuple[str, str, str]
+"""What tells a record from others: weights, evaluation, and a hash of all its settings."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Collected:
         truncated: files that are not whole JSON, or cannot be read.
         foreign: JSON that is no record, or one of another version.
         odd: records with a field that is not of its type, and what is wrong with it.
+        files: where each record lies, by `identity`: their ``extra`` is here without the parts
+            that only figures read (`slim`), and read again for those that are drawn.
     """
 
     records: list[Record]
@@ -43,6 +54,7 @@ class Collected:
     truncated: list[Path] = field(default_factory=list)
     foreign: list[Path] = field(default_factory=list)
     odd: dict[Path, str] = field(default_factory=dict)
+    files: dict[Identity, Path] = field(default_factory=dict)
 
     def told(self) -> list[str]:
         """A line for each kind of file that was passed over."""
@@ -95,19 +107,44 @@ def collect(directory: str | Path) -> Collected:
     """
     if not Path(directory).is_dir():
         raise UserError(f"there is no directory {directory}: name the one sat-eval wrote to")
-    records, problems = read_records(directory)
+    problems: dict[Path, UserError] = {}
+    read: list[tuple[Record, Path]] = []
+    for path in record_files(directory):
+        try:
+            read.append((slim(read_record(path)), path))
+        except UserError as error:
+            problems[path] = error
+    read.sort(key=lambda one: one[0].started)
     beside = {path: why for path, why in problems.items() if path.parent.name not in DETAILS}
-    newest: dict[tuple[str, str, str], Record] = {}
-    for record in sorted(records, key=lambda record: record.started):
-        newest[_identity(record)] = record
+    newest = {identity(record): record for record, _ in read}
     return Collected(
         records=list(newest.values()),
-        duplicates=len(records) - len(newest),
+        duplicates=len(read) - len(newest),
         truncated=[path for path, why in beside.items() if isinstance(why, DamagedRecord)],
         foreign=[path for path, why in beside.items()
                  if not isinstance(why, DamagedRecord | OddRecord)],
+        files={identity(record): path for record, path in read},
         odd={path: why.reason for path, why in beside.items() if isinstance(why, OddRecord)},
     )  # fmt: skip
+
+
+def slim(record: Record) -> Record:
+    """The record with only those parts of ``extra`` that tables read; of others True is left.
+
+    Thousands of records fit in memory so; `record.read_record` gives the whole.
+    """
+    extra = {
+        name: value if name == health.KEY or _is_small(value) else True
+        for name, value in record.extra.items()
+    }
+    return dataclasses.replace(record, extra=extra)
+
+
+def _is_small(value: object, deep: int = 2) -> bool:
+    if isinstance(value, dict | list):
+        inner = list(value.values()) if isinstance(value, dict) else value
+        return len(inner) <= SMALL and all(_is_small(one, deep - 1) for one in inner) and deep > 0
+    return not isinstance(value, str) or len(value) <= LONG
 
 
 def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
@@ -189,7 +226,8 @@ def _by_share(records: Sequence[Record]) -> dict[str, tuple[int, str]]:
     return {key: (shares[key], newest[key]) for key in shares}
 
 
-def _identity(record: Record) -> tuple[str, str, str]:
+def identity(record: Record) -> Identity:
+    """Return what tells a record from others: newer ones take its place."""
     return str(record.model["weights_hash"]), record.evaluation, record.config_hash
 
 
