@@ -64,13 +64,19 @@ class TrainingFields(TypedDict):
     clean_perplexity: NotRequired[Number | None]
 
 
+class ControlFields(TypedDict):
+    kind: Annotated[str, Field(min_length=1)]
+    seed: NotRequired[Whole]
+    of: NotRequired[str]
+
+
 class ModelFields(TypedDict):
     weights_hash: Annotated[str, Field(min_length=1)]
     name: NotRequired[str]
     spec: NotRequired[str]
     n_parameters: NotRequired[Count | None]
     shape: NotRequired[dict[str, Any] | None]
-    control: NotRequired[dict[str, Any] | None]
+    control: NotRequired[ControlFields | None]
     configuration: NotRequired[dict[str, Any]]
     ablation: NotRequired[AblationFields | None]
     training: NotRequired[TrainingFields | None]
@@ -263,6 +269,7 @@ class UnitsFields(TypedDict):
 class NeuronsExtra(TypedDict):
     units: NotRequired[Annotated[UnitsFields, AfterValidator(_paired)]]
     details: NotRequired[FileName | None]
+    unscored: NotRequired[dict[str, dict[str, list[Count]]]]
 
 
 class SettingFields(TypedDict):

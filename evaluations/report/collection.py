@@ -13,6 +13,7 @@ from typing import Any
 from evaluations.record import Record, read_record
 from evaluations.report.cells import records_of
 from evaluations.report.drawing import draw_figures, reason_of
+from evaluations.report.floors import floors
 from evaluations.report.grid import Grid, markdown, write_grids
 from evaluations.report.layer_table import EVALUATION as N2G
 from evaluations.report.layer_table import layer_differences, table_2
@@ -86,7 +87,7 @@ class Report:
         if not weights:
             whose = f" of the study {plan.name}" if plan else ""
             raise UserError(f"{directory} holds no record{whose}: run sat-eval all first")
-        notes = found.told()
+        notes = [*found.told(), *floors(found.records)]
         notes += older_told(
             record
             for group in rows for model in group.models for record in model.records.values()

@@ -72,6 +72,11 @@ def test_controls_are_rows_of_their_own(evaluate):
     assert len({record.data["content"] for record in records}) == 1
     for name in controls:
         assert name in out
+    again = evaluate(
+        "gated", "--sample", "5", "--scores", "simulation", "--control", "untrained,shuffled:1"
+    )
+    assert again[:1] == (0,)
+    assert "3 were there already" in again[1]
 
 
 @pytest.mark.parametrize(
