@@ -12,6 +12,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
 
 import pyarrow  # type: ignore[import-untyped]
@@ -27,6 +28,7 @@ READER_VERSION = 1
 _CHUNK = 1 << 20
 # A file without any separator is cut here, so that memory stays flat: no story is so long.
 _LONGEST = 16 * _CHUNK
+_LONGEST_LINE = 64 * _CHUNK
 _BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
 
 
@@ -112,11 +114,26 @@ def _read_jsonl(path: Path, column: str) -> Iterator[str]:
     number = 0
     try:
         with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(_lines(file, path), start=1):
                 if line.strip():
                     yield _jsonl_story(line, column, f"{path}:{number}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged after line {number}: {error}") from error
+
+
+def _lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
+    """The lines of a file, none of them longer than memory can hold.
+
+    A few megabytes of gzip can hold tens of gigabytes without a line end.
+    """
+    number = 1
+    while line := file.readline(_LONGEST_LINE + 1):
+        if len(line) > _LONGEST_LINE:
+            raise UserError(
+                f"{path}:{number} is longer than {_LONGEST_LINE:,} bytes: one story on a line"
+            )
+        yield line
+        number += 1
 
 
 def _jsonl_story(line: bytes, column: str, where: str) -> str:
