@@ -8,7 +8,8 @@ version and run, from the root of the repository::
     python -m tests.evaluations.golden            # all evaluations, or name some: lm n2g
 
 It writes the values of evaluations whose version was raised. It refuses to replace changed values
-under the same version.
+under the same version. The activations that ``neurons`` and ``n2g`` keep on disk are among them:
+their version is ``evaluations.activations.FORMAT``.
 """
 
 from __future__ import annotations
@@ -190,6 +191,37 @@ class Golden:
         )
         return {"neighbours": neuron_graphs(self.model(), data, config)}
 
+    def activations(self) -> dict[str, Values]:
+        """The gathered excerpts, which ``neurons`` and ``n2g`` share and which are kept on disk."""
+        from evaluations.activations import gather
+        from evaluations.units import find_units
+
+        model = self.model()
+        config = GatherConfig(top=4, sample=4, random=4, width=24)
+        found = gather(model, self.text, find_units(model), config, "golden", self.directory)
+        values: dict[str, Values] = {}
+        for layer, statistics in found.statistics.items():
+            figures = {
+                name: getattr(statistics, name).double() for name in ("maximum", "mean", "density")
+            }
+            for half, kinds in found.kept[layer].items():
+                for kind, kept in kinds.items():
+                    for name in ("stories", "starts", "activations"):
+                        figures[f"{half}.{kind}.{name}"] = getattr(kept, name).double()
+            values[f"layer {layer}"] = {
+                name: {"value": float(value.nanmean()), "spread": float(value.nan_to_num().std())}
+                for name, value in figures.items()
+            }
+        return values
+
+
+def all_versions() -> dict[str, int]:
+    """The version of every evaluation, and the format of the activations that are kept on disk."""
+    from evaluations.activations import FORMAT
+
+    found = {name: one.version for name, one in all_evaluations().items()}
+    return {**found, "activations": FORMAT}
+
 
 def all_evaluations() -> dict[str, Evaluation[Any, Any]]:
     """Every ``Evaluation`` there is in the package, by name."""
@@ -209,8 +241,11 @@ def compute(name: str, directory: Path) -> dict[str, Values]:
     before = os.environ.get("SAT_INTERP_CACHE")
     os.environ["SAT_INTERP_CACHE"] = str(directory / "cache")
     try:
-        method: Callable[[], dict[str, Result]] = getattr(Golden(directory), name)
-        return {case: values_of(result) for case, result in method().items()}
+        method: Callable[[], dict[str, Result | Values]] = getattr(Golden(directory), name)
+        return {
+            case: values_of(result) if isinstance(result, Result) else result
+            for case, result in method().items()
+        }
     finally:
         if before is None:
             del os.environ["SAT_INTERP_CACHE"]
@@ -279,13 +314,13 @@ def _with(config: Any, changes: dict[str, Any]) -> Any:
 
 
 def main(names: list[str]) -> int:
-    known = all_evaluations()
+    known = all_versions()
     failed = 0
     for name in names or sorted(known):
         with tempfile.TemporaryDirectory() as directory:
             cases = compute(name, Path(directory))
         try:
-            print(update(name, known[name].version, cases))
+            print(update(name, known[name], cases))
         except ValueError as error:
             print(error)
             failed = 1
