@@ -42,6 +42,7 @@ from evaluations.sae.search import Found, find_coefficient, read_found, with_coe
 from evaluations.sae.train import TRAINING, VERSION, check_budget, train
 from evaluations.text import HASH_CHUNK, Text, check_vocabulary
 from sat_interp.data.corpus import TokenCorpus
+from sat_interp.errors import UserError
 from sat_interp.fast_hook import layer_of
 from sat_interp.files import write_atomically
 
@@ -127,6 +128,7 @@ def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfi
         UserError: what searching, training and measuring raise; text whose tokens the model does
             not know.
     """
+    check(model, config)
     check_vocabulary(model, data.text)
     was_training = model.training
     model.eval()
@@ -185,7 +187,10 @@ def check(model: HookedTransformer, config: SaeConfig) -> None:
     Raises:
         UserError: either.
     """
-    layer_of(model, config.hook_in(model))
+    hook = config.hook_in(model)
+    layer_of(model, hook)
+    if model.cfg.attn_only and "mlp" in hook:  # TransformerLens has the hook point all the same
+        raise UserError(f"the model has no MLP, so nothing passes the hook point {hook}")
     if config.given is None:
         check_budget(config, config.context_in(model))
 
