@@ -2,34 +2,45 @@
 
 A .txt file holds one story between two ``<|endoftext|>``, as TinyStories' files do. A file without
 that mark has its stories parted by blank lines; one without blank lines has a story on each line.
-Surrounding white space is dropped. The other formats give the column's text as it stands.
+Surrounding white space is dropped. A .txt file of rows in CSV's quotes (``quoted.py``) is read row
+by row, and a warning says so. The other formats give the column's text as it stands; a column is a
+name, or names with dots between them for a field inside another.
 """
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
+import logging
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import BufferedIOBase
 from pathlib import Path
+from typing import IO, Any
 
-import pyarrow  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
-
+from sat_interp.data.parquet import read_parquet
+from sat_interp.data.quoted import NotQuoted, is_quoted, quoted_stories
 from sat_interp.data.tokenizer import END_OF_TEXT
 from sat_interp.errors import UserError, suggest
 
+logger = logging.getLogger(__name__)
+
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
 # Changes when the same bytes would be read as other stories: part of what names a corpus.
-READER_VERSION = 1
+READER_VERSIONS = {".txt": 2, ".jsonl": 1, ".jsonl.gz": 1, ".parquet": 1}
 
 _CHUNK = 1 << 20
-# A file without any separator is cut here, so that memory stays flat: no story is so long.
-_LONGEST = 16 * _CHUNK
+# Longer than any story; what is longer is held in memory no further.
+_LONGEST = 1 << 28
 _LONGEST_LINE = 64 * _CHUNK
-_BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
+# A text that stays inside quotes for longer is no CSV row.
+_LONGEST_ROW = 1 << 24
+# Separators may lie across the border of two chunks; none is as long as this.
+_OVERLAP = 4096
+_BLANK_LINES = re.compile(r"\n[^\S\n]*\n\s*")
 
 
 def extension(path: Path) -> str | None:
@@ -39,21 +50,22 @@ def extension(path: Path) -> str | None:
 
 
 def read_stories(path: Path, column: str) -> Iterator[str]:
-    """The stories of one file, streamed: no more than a few megabytes are held at a time.
+    """The stories of one file, streamed: a few megabytes and the longest story are held at a time.
 
     A row whose text is null gives the empty story; halves of surrogate pairs become U+FFFD.
 
     Raises:
         UserError: the file is not what its name says, names no such column (the message says
-            which there are), or holds something else than text in it (named by file and line).
+            which there are), holds something else than text in it (named by file and line), a
+            .txt story of more than 268 million characters, or a line of JSON over 64 MiB.
     """
     kind = extension(path)
-    if kind == ".parquet":
-        return _read_parquet(path, column)
-    if kind == ".txt":
-        return _read_txt(path)
     if kind is None:
         raise UserError(f"{path}: only {', '.join(EXTENSIONS)} files can be read")
+    if kind == ".parquet":
+        return read_parquet(path, column)
+    if kind == ".txt":
+        return _read_txt(path, column)
     return _read_jsonl(path, column)
 
 
@@ -66,11 +78,26 @@ def encodable(text: str) -> str:
     return text
 
 
-def _read_txt(path: Path) -> Iterator[str]:
-    separator = _txt_separator(path)
-    for piece in _pieces(path, separator):
+def _read_txt(path: Path, column: str) -> Iterator[str]:
+    stat = path.stat()
+    if _has_csv_rows(path, stat.st_size, stat.st_mtime_ns):
+        try:
+            yield from quoted_stories(_lines(path), column, _LONGEST_ROW)
+        except NotQuoted:
+            raise UserError(f"{path} was changed while it was read") from None
+        return
+    for piece in _pieces(path, _txt_separator(path)):
         if story := piece.strip():
             yield story
+
+
+@functools.lru_cache(maxsize=256)
+def _has_csv_rows(path: Path, size: int, modified: int) -> bool:
+    """Whether the file holds rows in CSV's quotes, found out (and said) once for its contents."""
+    found = is_quoted(_lines(path), _LONGEST_ROW)
+    if found:
+        logger.warning("%s holds CSV rows: each is read as a story, without its quotes", path)
+    return found
 
 
 def _txt_separator(path: Path) -> re.Pattern[str]:
@@ -82,29 +109,56 @@ def _txt_separator(path: Path) -> re.Pattern[str]:
             marked = True
             break
         blank = blank or any(match.end() < len(window) for match in _BLANK_LINES.finditer(window))
-        tail = window[-64:]
+        tail = window[-_OVERLAP:]
     if marked:
         return re.compile(re.escape(END_OF_TEXT))
     return _BLANK_LINES if blank else re.compile("\n")
 
 
 def _pieces(path: Path, separator: re.Pattern[str]) -> Iterator[str]:
-    """The text between separators; the last piece of a chunk waits for the chunk after it."""
-    rest = ""
+    """The text between separators.
+
+    Raises:
+        UserError: a piece is longer than any story.
+    """
+    whole: list[str] = []  # of the piece that has not ended yet, what holds no separator
+    tail, size = "", 0
     for chunk in _chunks(path):
-        *whole, rest = separator.split(rest + chunk)
-        yield from whole
-        if len(rest) >= _LONGEST:
-            yield rest
-            rest = ""
-    yield rest
+        first, *others = separator.split(tail + chunk)
+        if others:
+            yield "".join([*whole, first])
+            yield from others[:-1]
+            whole, size = [], 0
+            first = others[-1]
+        whole.append(first[:-_OVERLAP])
+        tail = first[-_OVERLAP:]
+        size += len(first) - len(tail)
+        if size > _LONGEST:
+            raise UserError(
+                f"{path} holds a story of more than {_LONGEST:,} characters: part stories by "
+                "blank lines"
+            )
+    yield "".join([*whole, tail])
 
 
 def _chunks(path: Path) -> Iterator[str]:
+    with _text(path) as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines with their ends; a long one comes in parts."""
+    with _text(path) as file:
+        while line := file.readline(_CHUNK):
+            yield line
+
+
+@contextmanager
+def _text(path: Path) -> Iterator[IO[str]]:
     try:
         with open(path, encoding="utf-8-sig") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+            yield file
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}): convert it first") from error
 
@@ -114,14 +168,14 @@ def _read_jsonl(path: Path, column: str) -> Iterator[str]:
     number = 0
     try:
         with gzip.open(path, "rb") if compressed else open(path, "rb") as file:
-            for number, line in enumerate(_lines(file, path), start=1):
+            for number, line in enumerate(_rows(file, path), start=1):
                 if line.strip():
                     yield _jsonl_story(line, column, f"{path}:{number}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged after line {number}: {error}") from error
 
 
-def _lines(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
+def _rows(file: BufferedIOBase, path: Path) -> Iterator[bytes]:
     """The lines of a file, none of them longer than memory can hold.
 
     A few megabytes of gzip can hold tens of gigabytes without a line end.
@@ -143,9 +197,12 @@ def _jsonl_story(line: bytes, column: str, where: str) -> str:
         raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f'{where} is not an object like {{"{column}": "Once upon a time ..."}}')
-    if column not in row:
-        raise UserError(f"{where}: {suggest('column', column, row)}")
-    story = row[column]
+    found = _values(row, column)
+    if not found:
+        raise UserError(f"{where}: {suggest('column', column, _names(row))}")
+    if len(found) > 1:
+        raise UserError(f"{where} has {len(found)} fields {column!r}: rename one of them")
+    story = found[0]
     if story is None:
         return ""
     if not isinstance(story, str):
@@ -153,24 +210,20 @@ def _jsonl_story(line: bytes, column: str, where: str) -> str:
     return encodable(story)
 
 
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            field = _text_field(file.schema_arrow, column, path)
-            for batch in file.iter_batches(batch_size=1_000, columns=[field]):
-                for story in batch.column(0).to_pylist():
-                    yield story or ""
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{path} is no readable parquet file: {reason}") from error
+def _values(row: Mapping[str, Any], name: str) -> list[Any]:
+    """Every value of that name: of its whole name if there is one, else inside other objects."""
+    if name in row:
+        return [row[name]]
+    found = []
+    for key, value in row.items():
+        if isinstance(value, dict) and name.startswith(f"{key}."):
+            found += _values(value, name[len(key) + 1 :])
+    return found
 
 
-def _text_field(schema: pyarrow.Schema, column: str, path: Path) -> str:
-    if column not in schema.names:
-        raise UserError(f"{path}: {suggest('column', column, schema.names)}")
-    kind = schema.field(column).type
-    if pyarrow.types.is_dictionary(kind):
-        kind = kind.value_type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-        raise UserError(f"{path}: column {column!r} holds {kind}, not text")
-    return column
+def _names(row: Mapping[str, Any]) -> Iterator[str]:
+    """The names in an object, and with dots those in the objects it holds."""
+    for key, value in row.items():
+        yield key
+        if isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in value)

@@ -19,7 +19,7 @@ from pathlib import Path
 from sat_interp.data import stories as grammar
 from sat_interp.data.base import DataSource, Kind, sha256
 from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
-from sat_interp.data.readers import EXTENSIONS, READER_VERSION, extension, read_stories
+from sat_interp.data.readers import EXTENSIONS, READER_VERSIONS, extension, read_stories
 from sat_interp.errors import UserError
 
 __all__ = ["DataSource", "DemoSource", "FilesSource", "HubSource", "file_names", "parse_data"]
@@ -99,8 +99,8 @@ class FilesSource(DataSource):
 
     def hash_part(self, part: str) -> str:
         """The files' bytes, what kind they are and the column; not where they lie."""
-        hashes = [f"{extension(path)} {_hash_of(path)}" for path in self._paths(part)]
-        return sha256("files", str(READER_VERSION), self.column, *hashes)
+        hashes = [f"{_reading(path)} {_hash_of(path)}" for path in self._paths(part)]
+        return sha256("files", "1", self.column, *hashes)
 
     def _paths(self, part: str) -> tuple[Path, ...]:
         return self.held_files if part == "held" else self.files
@@ -224,6 +224,8 @@ def _file(path: Path) -> Path:
         raise UserError(f"no such file: {path}")
     if extension(path) is None:
         raise UserError(f"{path}: only {', '.join(EXTENSIONS)} files can be read")
+    if not path.is_file():
+        raise UserError(f"{path} is no regular file: copy what it holds into one")
     return path
 
 
@@ -247,6 +249,13 @@ def _directory(directory: Path) -> tuple[list[Path], list[Path]]:
 
 def _words(path: Path) -> set[str]:
     return set(re.split(r"[^a-z]+", path.name.lower()))
+
+
+def _reading(path: Path) -> str:
+    """How a file is read: its kind, and the reader's version where that is not the first."""
+    kind = extension(path) or ""
+    version = READER_VERSIONS[kind]
+    return kind if version == 1 else f"{kind} {version}"
 
 
 def _hash_of(path: Path) -> str:

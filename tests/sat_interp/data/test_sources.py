@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
+import os
 import tracemalloc
 from collections.abc import Iterator
 from itertools import count, islice
@@ -119,14 +122,84 @@ def test_a_txt_file_is_parted_by_mark_blank_lines_or_lines(
     assert list(read_stories(path, "text")) == stories
 
 
-def test_a_txt_file_without_an_end_is_cut_not_swallowed(
+def test_a_story_longer_than_any_is_refused_not_cut_nor_swallowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "_CHUNK", 10)
-    monkeypatch.setattr(readers, "_LONGEST", 30)
+    monkeypatch.setattr(readers, "_OVERLAP", 10)
     path = tmp_path / "a.txt"
     path.write_text("x" * 95)
-    assert [len(story) for story in read_stories(path, "text")] == [30, 30, 30, 5]
+    assert list(read_stories(path, "text")) == ["x" * 95]
+    monkeypatch.setattr(readers, "_LONGEST", 60)
+    with pytest.raises(UserError, match="holds a story of more than 60 characters"):
+        list(read_stories(path, "text"))
+
+
+QUOTED = ('Tom said, "Hi!"\n\nHe ran.', "Anna sat.", "One, two.")
+
+
+def csv_rows(*stories: str, quoting: int = csv.QUOTE_ALL, heading: str = "") -> str:
+    buffer = io.StringIO()
+    if heading:
+        buffer.write(f"{heading}\n")
+    writer = csv.writer(buffer, quoting=quoting, lineterminator="\n")
+    writer.writerows([story] for story in stories)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        csv_rows(*QUOTED),
+        csv_rows(*QUOTED, heading="text"),
+        csv_rows(*QUOTED, quoting=csv.QUOTE_MINIMAL, heading="text"),
+        csv_rows(*QUOTED).replace("\n", "\r\n"),
+        csv_rows(*QUOTED).rstrip("\n"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [7, 1 << 20])
+def test_csv_rows_in_a_txt_file_are_recognised_and_said(
+    content: str,
+    chunk: int,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if content.startswith('"'):  # a row without quotes is never longer than a chunk
+        monkeypatch.setattr(readers, "_CHUNK", chunk)
+    path = tmp_path / "a.txt"
+    path.write_bytes(content.encode())
+    for _ in range(2):
+        assert list(read_stories(path, "text")) == list(QUOTED)
+    assert [record.message for record in caplog.records] == [
+        f"{path} holds CSV rows: each is read as a story, without its quotes"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "stories"),
+    [
+        ('"Hi!"\n"Ho!"\n\n"Bye."\n"Bye."\n', ['"Hi!"\n"Ho!"', '"Bye."\n"Bye."']),
+        ('"Hi!" said Tom.\n\n"Ho!"\n', ['"Hi!" said Tom.', '"Ho!"']),
+        ('"Hi!\n\nHo!\n', ['"Hi!', "Ho!"]),
+        ('"One story only, ""quoted"" here."\n', ['"One story only, ""quoted"" here."']),
+        ('"1","One."\n"2","Two."\n', ['"1","One."', '"2","Two."']),
+        ("No quotes\nat all\n", ["No quotes", "at all"]),
+    ],
+)
+def test_quotes_of_the_stories_themselves_are_kept(
+    content: str, stories: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(content)
+    assert list(read_stories(path, "text")) == stories
+    assert not caplog.records
+
+
+def test_a_blank_line_may_hold_any_white_space(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("One.\nStill one.\n\u00a0\nTwo.\n\u3000\t\nThree.")
+    assert list(read_stories(path, "text")) == ["One.\nStill one.", "Two.", "Three."]
 
 
 def test_null_is_an_empty_story_and_half_surrogates_are_replaced(tmp_path: Path) -> None:
@@ -392,6 +465,89 @@ def test_parquet_columns_are_checked(tmp_path: Path) -> None:
         list(parse_data(f"{path}:stories").texts("train"))
     with pytest.raises(UserError, match="column 'n' holds int64, not text"):
         list(parse_data(f"{path}:n").texts("train"))
+
+
+def parquet(path: Path, *columns: tuple[str, object]) -> Path:
+    arrays = [pa.array(values) if isinstance(values, list) else values for _, values in columns]
+    pq.write_table(pa.Table.from_arrays(arrays, names=[name for name, _ in columns]), path)
+    return path
+
+
+META = [{"lang": "en", "text": "in"}, {"lang": "en", "text": None}, None]
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "stories"),
+    [
+        ((("story", [{"text": "no"}]), ("story.text", ["yes"])), "story.text", ["yes"]),
+        ((("meta", META), ("x", ["a", "b", "c"])), "meta.text", ["in", "", ""]),
+        ((("a", [{"b": {"n": 1, "text": "deep"}}]),), "a.b.text", ["deep"]),
+        ((("a.b", [{"text": "dotted"}]), ("a", [{"x": 1}])), "a.b.text", ["dotted"]),
+        ((("id", [1]), ("id", [2]), ("text", ["yes"])), "text", ["yes"]),
+        ((("l", [[{"text": "no"}]]), ("text", ["after a list"])), "text", ["after a list"]),
+        ((("text", pa.array(["a"], pa.large_string())),), "text", ["a"]),
+        ((("text", pa.array(["a", None], pa.string_view())),), "text", ["a", ""]),
+        ((("text", pa.array(["a", "b", "a"]).dictionary_encode()),), "text", ["a", "b", "a"]),
+    ],
+)
+def test_odd_parquet_columns_are_read(
+    columns: tuple[tuple[str, object], ...], column: str, stories: list[str], tmp_path: Path
+) -> None:
+    path = parquet(tmp_path / "a.parquet", *columns)
+    assert list(read_stories(path, column)) == stories
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "message"),
+    [
+        ((("text", ["a"]), ("text", ["b"])), "text", "has 2 columns 'text'"),
+        ((("meta", [{"text": "a"}]),), "text", "did you mean|choices: meta, meta.text"),
+        ((("meta", [{"text": "a"}]),), "meta", "column 'meta' holds struct<text: string>"),
+        ((("text", [["a", "b"]]),), "text", "column 'text' holds list<"),
+        ((("l", [[{"text": "a"}]]),), "l.text", "unknown column 'l.text'"),
+        ((("text", [b"a"]),), "text", "holds binary, not text"),
+        ((("text", [None]),), "text", "holds null, not text"),
+        ((("text", pa.array([b"a"]).dictionary_encode()),), "text", "not text"),
+    ],
+)
+def test_other_parquet_columns_are_refused_in_one_line(
+    columns: tuple[tuple[str, object], ...], column: str, message: str, tmp_path: Path
+) -> None:
+    path = parquet(tmp_path / "a.parquet", *columns)
+    with pytest.raises(UserError, match=message) as caught:
+        list(read_stories(path, column))
+    assert "\n" not in str(caught.value)
+
+
+def test_jsonl_fields_inside_objects_are_named_with_dots(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"meta": {"text": "in"}, "meta.text": "out"}\n{"meta": {"text": "in"}}\n')
+    assert list(read_stories(path, "meta.text")) == ["out", "in"]
+    path.write_text('{"meta": {"story": "in"}}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl:1: unknown column 'text'.* meta, meta\.story"):
+        list(read_stories(path, "text"))
+    path.write_text('{"a": {"b.c": "x"}, "a.b": {"c": "y"}}\n')
+    with pytest.raises(UserError, match=r"has 2 fields 'a\.b\.c'"):
+        list(read_stories(path, "a.b.c"))
+
+
+def test_only_the_version_of_what_is_read_otherwise_changes_a_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_jsonl(tmp_path / "a.jsonl", STORIES)
+    (tmp_path / "a.txt").write_text("One.\n\nTwo.")
+    sources = [parse_data(str(tmp_path / name)) for name in ("a.jsonl", "a.txt")]
+    known = [source.content_id("train") for source in sources]
+    monkeypatch.setitem(readers.READER_VERSIONS, ".txt", 3)
+    found = [source.content_id("train") for source in sources]
+    assert found[0] == known[0]
+    assert found[1] != known[1]
+
+
+def test_what_is_no_regular_file_is_refused_unread(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(UserError, match="is no regular file"):
+        parse_data(str(tmp_path / "a.txt"))
 
 
 def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
