@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sat_interp.data.base import Split, sha256
+from sat_interp.data.pieces import encode
 from sat_interp.data.sources import DataSource, parse_data
 from sat_interp.data.tokenizer import fingerprint, id_count, story_start, unknown_ids
 from sat_interp.errors import UserError
@@ -209,9 +210,9 @@ def _build(
     progress = bar(desc=f"tokenising {split}", unit=" stories")
     with progress, open(directory / "tokens.bin", "wb") as file:
         for batch in _batches(texts):
-            encoded = backend.encode_batch_fast(batch, add_special_tokens=False)
-            kept.add(batch, [encoding.ids for encoding in encoded])
-            stories = [[*encoding.ids, end_of_text] for encoding in encoded]
+            encoded = encode(backend, batch, _BATCH_CHARACTERS)
+            kept.add(batch, encoded)
+            stories = [[*ids, end_of_text] for ids in encoded]
             file.write(np.concatenate([np.array(story, dtype=dtype) for story in stories]).data)
             lengths.append(np.array([len(story) for story in stories], dtype=np.int64))
             sizes.append(np.array([len(text.encode()) for text in batch], dtype=np.int64))

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sat_interp.data.pieces import words_apart
 from sat_interp.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -87,7 +88,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     counted = _Counted(texts, BPE_TRAINING_CHARACTERS)
-    backend.train_from_iterator(counted, trainer)
+    backend.train_from_iterator(words_apart(counted), trainer)
     if not counted.characters:
         raise UserError("there is no text to train a tokenizer on")
     tokenizer = PreTrainedTokenizerFast(
