@@ -20,7 +20,7 @@ def gates(
     dtype: Dtype = "float32",
     seed: int = 0,
     resamples: int = 2000,
-    probe_stories: int = 100,
+    probe_stories: int = 160,
     probe_classes: int = 512,
     intervention_stories: int = 40,
     picture_story: int = 0,

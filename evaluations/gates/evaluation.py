@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 
 from evaluations.gates.interventions import measure_interventions
 from evaluations.gates.leak import check_stories, collect, described, measure_leak
-from evaluations.gates.masks import SITES, gated
+from evaluations.gates.masks import SITES, check_finite, gated
 from evaluations.gates.metrics import (
     cut_metric,
     intervention_metrics,
@@ -41,7 +41,7 @@ class GatesConfig:
     resamples: int = 2000
     """Bootstrap resamples of the stories."""
 
-    probe_stories: int = 100
+    probe_stories: int = 160
     """Stories (drawn without replacement) the probes are trained, tuned and tested on; 0 for
     none."""
 
@@ -71,10 +71,11 @@ def gates(model: HookedTransformer, text: Text, config: GatesConfig) -> Result:
     """Usage, leak and interventions of a model with gates.
 
     Raises:
-        UserError: the model has no gates, the text has tokens it does not know, no story of that
-            number, or too few stories for the probes.
+        UserError: the model has no gates or states that are not finite, the text has tokens it does
+            not know, no story of that number, or too few stories for the probes.
     """
     gated_model = gated(model)
+    check_finite(gated_model)
     check_vocabulary(model, text)
     was_training = model.training
     model.eval()
@@ -94,7 +95,7 @@ def check(model: HookedTransformer, config: GatesConfig) -> None:
     gated(model)
 
 
-EVALUATION = Evaluation("gates", GatesConfig, gates, check=check)
+EVALUATION = Evaluation("gates", GatesConfig, gates, check=check, version=2)
 
 
 def _measure(model: SelfAblatingTransformer, text: Text, config: GatesConfig) -> Result:

@@ -18,10 +18,7 @@ story, with the loss under the model's own masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,20 +28,17 @@ from torch import Tensor
 from evaluations.gates.masks import (
     SITES,
     Batch,
+    Masks,
     at_positions,
     batches,
+    read_gates,
     shuffled_positions,
-    site_masks,
 )
 from evaluations.losses import token_losses
 from evaluations.text import Text
-from sat_interp.streams import DualStates
 from sat_interp.transformer import SelfAblatingTransformer
 
 INTERVENTIONS = ("shuffled", "random", "other_story")
-
-Masks = dict[str, list[Tensor]]
-"""For each site, the (batch, pos, units) mask of every layer."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +55,6 @@ class MaskLosses:
     tokens: Int[np.ndarray, " stories"]
 
 
-def masks_of(states: DualStates) -> Masks:
-    """The masks a pass has used."""
-    return {site: list(site_masks(states, site)) for site in SITES}
-
-
-def ablated_under(
-    model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"], masks: Masks
-) -> Float[Tensor, "batch pos d_model"]:
-    """The ablated stream's final state under the masks that are given."""
-
-    def put(mask: Tensor, hook: Any, *, given: Tensor) -> Tensor:
-        del hook
-        return given.to(mask.dtype)
-
-    hooks: list[tuple[str | Callable[..., Any], Callable[..., Any]]] = [
-        (f"blocks.{layer}.gates.hook_{site}_mask", partial(put, given=mask))
-        for site in SITES
-        for layer, mask in enumerate(masks[site])
-    ]
-    with model.hooks(fwd_hooks=hooks):
-        return model.dual_states(tokens).ablated
-
-
 @torch.inference_mode()
 def measure_interventions(model: SelfAblatingTransformer, text: Text, seed: int) -> MaskLosses:
     """The ablated stream's loss on every story of the text, under each intervention."""
@@ -97,17 +68,21 @@ def measure_interventions(model: SelfAblatingTransformer, text: Text, seed: int)
         kept = sums if known is None else np.where(known, sums, np.nan)
         nats.setdefault(name, np.full(len(text), np.nan))[batch.stories.numpy()] = kept
 
+    def add_ablated(name: str, masks: Masks, batch: Batch, known: np.ndarray | None = None) -> None:
+        pairs = list(zip(*(masks[site] for site in SITES), strict=True))
+        add(name, model.ablated_under(batch.clean, pairs), batch, known)
+
     for batch in batches(model, text, "gates: interventions"):
         tokens[batch.stories.numpy()] = batch.inputs.shape[1]
-        own = masks_of(batch.states)
-        add("clean", batch.states.clean, batch)
-        add("own", batch.states.ablated, batch)
+        own = batch.masks
+        add("clean", batch.clean.final, batch)
+        add_ablated("own", own, batch)
         moved = shuffled(own, shuffled_positions(batch.inputs, generator))
-        add("shuffled", ablated_under(model, batch.inputs, moved), batch)
-        add("random", ablated_under(model, batch.inputs, randomised(own, generator)), batch)
+        add_ablated("shuffled", moved, batch)
+        add_ablated("random", randomised(own, generator), batch)
         others = partners[batch.stories.numpy()]
-        borrowed = masks_of(model.dual_states(_beginnings(text, others, batch)))
-        add("other_story", ablated_under(model, batch.inputs, borrowed), batch, others >= 0)
+        borrowed = read_gates(model, _beginnings(text, others, batch)).masks
+        add_ablated("other_story", borrowed, batch, others >= 0)
     return MaskLosses(nats, tokens)
 
 

@@ -6,35 +6,46 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from evaluations.text import Text
+from evaluations.weights import gate_parameters
 from sat_interp import progress
 from sat_interp.data.batches import story_batches
 from sat_interp.errors import UserError
-from sat_interp.streams import DualStates
+from sat_interp.fast import CleanPass
 from sat_interp.transformer import SelfAblatingTransformer
 
 BATCH_TOKENS = 4096
 SITES = ("attention", "neuron")
 
 Mask = Float[Tensor, "batch pos units"]
-Rankings = dict[str, list[Tensor]]
-"""For each site and layer values (batch, pos, units) whose k largest are the winners."""
+Masks = dict[str, list[Tensor]]
+"""For each site, the (batch, pos, units) mask of every layer."""
+
+
+class Reading(NamedTuple):
+    """What the gates make of a batch of tokens."""
+
+    clean: CleanPass
+    masks: Masks
+    rankings: Masks
+    """For each site and layer values (batch, pos, units) whose k largest are the winners."""
 
 
 class Batch(NamedTuple):
-    """Stories of one length, read by both streams."""
+    """Stories of one length."""
 
     inputs: Int[Tensor, "batch pos"]
     targets: Int[Tensor, "batch pos"]
     stories: Int[Tensor, " batch"]
     """Their places in the text."""
-    states: DualStates
-    rankings: Rankings
+    clean: CleanPass
+    masks: Masks
+    rankings: Masks
 
 
 def gated(model: HookedTransformer) -> SelfAblatingTransformer:
@@ -52,20 +63,29 @@ def gated(model: HookedTransformer) -> SelfAblatingTransformer:
     return model
 
 
+def check_finite(model: SelfAblatingTransformer) -> None:
+    """Refuse gates that cannot rank any units.
+
+    Raises:
+        UserError: gate weights are NaN or infinite.
+    """
+    if not all(bool(weight.isfinite().all()) for weight in gate_parameters(model).values()):
+        raise UserError("this model's gates have weights that are NaN or infinite")
+
+
 def batches(model: SelfAblatingTransformer, text: Text, title: str) -> Iterator[Batch]:
-    """Every story of the text once, from position 0, cut at the context, under a progress bar."""
+    """Every story of the text once, from position 0, cut at the context, under a progress bar.
+
+    Raises:
+        UserError: the model's states are not finite, so that its masks mean nothing.
+    """
     context = int(model.cfg.n_ctx)
     with progress.bar(total=int(text.scored(context).sum()), desc=title, unit="tok") as bar:
         for stories in story_batches(text.corpus, context, BATCH_TOKENS):
             tokens = stories.tokens.to(model.W_E.device)
             inputs, targets = tokens[:, :-1], tokens[:, 1:]
-            yield Batch(inputs, targets, stories.index, *dual_and_rankings(model, inputs))
+            yield Batch(inputs, targets, stories.index, *read_gates(model, inputs))
             bar.update(inputs.numel())
-
-
-def site_masks(states: DualStates, site: str) -> list[Tensor]:
-    """The masks of one site, a (batch, pos, units) tensor for each layer."""
-    return states.attention_masks if site == "attention" else states.neuron_masks
 
 
 def kept_units(model: SelfAblatingTransformer, site: str) -> int:
@@ -73,17 +93,15 @@ def kept_units(model: SelfAblatingTransformer, site: str) -> int:
     return model.ablation.k_attention if site == "attention" else model.ablation.k_neurons
 
 
-def dual_and_rankings(
-    model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"]
-) -> tuple[DualStates, Rankings]:
-    """Both streams, and what the winners are told by.
+def read_gates(model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"]) -> Reading:
+    """The clean stream, the masks, and what the winners are told by.
 
     Hard masks tell them themselves. The weights of a soft mask may be zero for winners too, where
     the k-th and the next score are close and the temperature is low: there the scores are read.
+
+    Raises:
+        UserError: the clean stream is not finite.
     """
-    if model.ablation.forward_mask == "hard":
-        states = model.dual_states(tokens)
-        return states, {site: site_masks(states, site) for site in SITES}
     scores: dict[str, Tensor] = {}
 
     def keep(value: Tensor, hook: HookPoint) -> None:
@@ -92,25 +110,24 @@ def dual_and_rankings(
     def is_score(name: str) -> bool:
         return ".gates." in name and name.endswith("_scores")
 
-    with model.hooks(fwd_hooks=[(is_score, keep)]):
-        states = model.dual_states(tokens)
-    return states, {
+    is_soft = model.ablation.forward_mask == "soft"
+    with model.hooks(fwd_hooks=[(is_score, keep)] if is_soft else []):
+        clean, pairs = model.clean_and_masks(tokens)
+    if not clean.final.isfinite().all():
+        raise UserError("the clean stream is NaN or infinite, so the masks mean nothing")
+    masks = {site: [pair[place] for pair in pairs] for place, site in enumerate(SITES)}
+    rankings = {
         # gates that are random have masks and no scores
         site: [scores.get(f"blocks.{layer}.gates.hook_{site}_scores", mask)
-               for layer, mask in enumerate(site_masks(states, site))]
+               for layer, mask in enumerate(masks[site])]
         for site in SITES
     }  # fmt: skip
+    return Reading(clean, masks, rankings)
 
 
 def winners(ranking: Mask, k: int) -> Int[Tensor, "batch pos k"]:
     """The k units that win at each position."""
     return ranking.topk(k, dim=-1).indices
-
-
-def won(ranking: Mask, k: int) -> Bool[Tensor, "batch pos units"]:
-    """Whether each unit is among the k winners."""
-    winning = winners(ranking, k)
-    return torch.zeros_like(ranking, dtype=torch.bool).scatter_(-1, winning, True)
 
 
 def shuffled_positions(
@@ -121,8 +138,28 @@ def shuffled_positions(
 
 
 def at_positions(
-    values: Float[Tensor, "batch pos units"], positions: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos units"]:
+    values: Num[Tensor, "batch pos units"], positions: Int[Tensor, "batch pos"]
+) -> Num[Tensor, "batch pos units"]:
     """``values[b, positions[b, t]]`` at [b, t]."""
     index = positions.to(values.device)[..., None].expand(-1, -1, values.shape[-1])
     return values.gather(1, index)
+
+
+def exchanged_occurrences(
+    tokens: Int[Tensor, " tokens"], generator: torch.Generator
+) -> Int[Tensor, " tokens"]:
+    """For each place another one, drawn at random, that holds the same token.
+
+    The occurrences of each token are put in a random order and each is given the next one's place,
+    the last the first one's: a permutation in which a place keeps itself only where its token
+    occurs nowhere else.
+    """
+    order = torch.randperm(len(tokens), generator=generator).to(tokens.device)
+    order = order[tokens[order].argsort(stable=True)]  # token by token, in random order
+    counts = tokens[order].unique_consecutive(return_counts=True)[1]
+    last = counts.cumsum(0) - 1
+    following = torch.arange(1, len(tokens) + 1, device=tokens.device)
+    following[last] = last - counts + 1
+    exchanged = torch.empty_like(order)
+    exchanged[order] = order[following]
+    return exchanged

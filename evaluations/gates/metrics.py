@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -79,33 +79,58 @@ def usage_curves(usage: use.Usage) -> dict[str, Any]:
     }  # fmt: skip
 
 
+LEAKS = {
+    # metric: (title, probes whose bits are taken, probes whose bits are subtracted)
+    "leak_mask": ("Next token read from a layer's masks", "mask", None),
+    "leak_shuffled": ("... from shuffled masks", "shuffled", None),
+    "leak_above_shuffled": ("... from masks above shuffled ones", "mask", "shuffled"),
+    "leak_token": ("... from the current token", "token", None),
+    "leak_mask_adds": ("... that masks add to a probe of the token", "token+mask", "token"),
+    "leak_exchanged_adds": (
+        "... that masks of other occurrences of the token add", "token+exchanged", "token"
+    ),
+    "leak_mask_excess": (
+        "... that masks tell beyond the current token", "token+mask", "token+exchanged"
+    ),
+    "leak_residual": ("... from the clean stream at the block's input", "residual", None),
+    "leak_final": ("... from the clean state after the final LN", "final", None),
+}  # fmt: skip
+
+
 def leak_metrics(leak: Leak, resamples: int, seed: int) -> list[Metric]:
-    """Bits over the unigram baseline: masks, their controls, and what they add to the token."""
-    adds = [mask - token for mask in leak.bits("token+mask") for token in leak.bits("token")]
-    above = [mask - control for mask, control in
-             zip(leak.bits("mask"), leak.bits("shuffled"), strict=True)]  # fmt: skip
-    told = {
-        "leak_mask": ("Next token read from a layer's masks", leak.bits("mask")),
-        "leak_shuffled": ("... from shuffled masks", leak.bits("shuffled")),
-        "leak_above_shuffled": ("... from masks above shuffled ones", above),
-        "leak_token": ("... from the current token", leak.bits("token")),
-        "leak_mask_adds": ("... that masks add to the current token", adds),
-        "leak_residual": ("... from the clean stream at the block's input", leak.bits("residual")),
-        "leak_final": ("... from the clean state after the final LN", leak.bits("final")),
-    }
-    every = [one for readings in leak.readings.values() for one in readings]
-    unfinished = sum(not one.probe.converged for one in every)
+    """Bits over the unigram baseline: masks, their controls, and what they tell beyond the token.
+
+    A figure whose probes all are the unigram baseline itself is 0 in every story, which says
+    nothing of its uncertainty: it has no interval.
+    """
+    n = int(leak.tokens.sum())
     metrics = []
-    for name, (title, layers) in told.items():
+    for name, (title, read, subtracted) in LEAKS.items():
+        probes = [one.probe for one in leak.readings[read]]
+        layers = leak.bits(read)
+        if subtracted is not None:
+            probes += [one.probe for one in leak.readings[subtracted]]
+            other = leak.bits(subtracted)
+            layers = [bits - other[layer % len(other)] for layer, bits in enumerate(layers)]
         sums = np.mean(layers, axis=0)
         found = ratio(sums, leak.tokens)
+        description = (
+            "bits gained over the unigram baseline by a linear probe on test stories, mean over "
+            "layers where there are several; n: test tokens"
+        )
+        if all(probe.is_baseline for probe in probes):
+            metrics.append(Metric(
+                name, title, found.value, "bits/token", n=n, description=
+                f"{description}; no interval: no probe read more than the unigram baseline",
+            ))  # fmt: skip
+            continue
         interval = bootstrap(sums, leak.tokens, resamples=resamples, seed=seed)
         metrics.append(Metric(
-            name, title, found.value, "bits/token", None, found.standard_error, interval,
-            int(leak.tokens.sum()),
-            description="bits gained over the unigram baseline by a linear probe on test stories, "
-                        "mean over layers where there are several; n: test tokens",
+            name, title, found.value, "bits/token", None, found.standard_error, interval, n,
+            description=description,
         ))  # fmt: skip
+    every = [one for readings in leak.readings.values() for one in readings]
+    unfinished = sum(not one.probe.converged for one in every)
     metrics.append(Metric(
         "leak_unconverged", "Probes that did not converge", float(unfinished), "probes", None,
         n=len(every), description="reached the last epoch before the rule of fitting stopped them",
@@ -141,15 +166,22 @@ def _loss(
 ) -> Metric:
     known = np.isfinite(sums)
     failed = int((~known).sum())
+    reason = "no other story is as long" if "other_story" in name else "loss not finite"
+    reasons = {reason: failed} if failed else {}
+    paired = "paired by story; " if name.endswith("cost") else ""
+    description = f"mean over tokens of a sample of stories; {paired}n: tokens, failed: stories"
+    direction: Literal["lower"] | None = "lower" if name.endswith("loss") else None
+    n = int(losses.tokens[known].sum())
+    if n == 0:
+        return Metric(
+            name, title, None, "nats/token", direction, n=0, n_failed=failed,
+            reasons=reasons or {"no token": 1}, description=description,
+        )  # fmt: skip
     found = ratio(sums[known], losses.tokens[known])
     interval = bootstrap(sums[known], losses.tokens[known], resamples=resamples, seed=seed)
-    reason = "no other story is as long" if "other_story" in name else "loss not finite"
-    paired = "paired by story; " if name.endswith("cost") else ""
     return Metric(
-        name, title, found.value, "nats/token", "lower" if name.endswith("loss") else None,
-        found.standard_error, interval, int(losses.tokens[known].sum()), failed,
-        {reason: failed} if failed else {},
-        f"mean over tokens of a sample of stories; {paired}n: tokens, failed: stories",
+        name, title, found.value, "nats/token", direction, found.standard_error, interval, n,
+        failed, reasons, description,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from evaluations.gates.masks import SITES, dual_and_rankings, kept_units, winners
+from evaluations.gates.masks import SITES, kept_units, read_gates, winners
 from evaluations.text import Text
 from sat_interp.errors import UserError
 from sat_interp.transformer import SelfAblatingTransformer
@@ -29,7 +29,7 @@ def picture(
         raise UserError(f"there is no story {story}: the text has {len(text)}, counted from 0")
     ids = [text.start, *text.corpus.story(story).tolist()]
     ids = ids[: min(n_tokens, int(model.cfg.n_ctx))]
-    _, rankings = dual_and_rankings(model, torch.tensor([ids], device=model.W_E.device))
+    rankings = read_gates(model, torch.tensor([ids], device=model.W_E.device)).rankings
     found: dict[str, Any] = {"story": story}
     found["tokens"] = [str(text.tokenizer.decode([one])) for one in ids]
     for site in SITES:

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Num
+from torch import Tensor
 
 from evaluations.gates.masks import (
     SITES,
@@ -43,7 +44,7 @@ from evaluations.gates.masks import (
     batches,
     kept_units,
     shuffled_positions,
-    won,
+    winners,
 )
 from evaluations.text import Text
 from sat_interp.transformer import SelfAblatingTransformer
@@ -115,9 +116,10 @@ def count(model: SelfAblatingTransformer, text: Text, seed: int) -> dict[str, Us
         order = shuffled_positions(batch.inputs, generator)
         for site in SITES:
             k = kept_units(model, site)
-            layers = [won(ranking, k).float() for ranking in batch.rankings[site]]
+            layers = [winners(ranking, k) for ranking in batch.rankings[site]]
             if site not in found:
-                found[site] = _empty(len(text), len(layers), layers[0].shape[-1], k)
+                units = batch.rankings[site][0].shape[-1]
+                found[site] = _empty(len(text), len(layers), units, k)
             _add(found[site], layers, batch.stories.numpy(), order)
     return found
 
@@ -223,18 +225,28 @@ def _empty(stories: int, layers: int, units: int, k: int) -> Usage:
 
 
 def _add(
-    usage: Usage, layers: list[torch.Tensor], stories: np.ndarray, order: torch.Tensor
+    usage: Usage,
+    layers: list[Int[Tensor, "batch pos k"]],
+    stories: np.ndarray,
+    order: Int[Tensor, "batch pos"],
 ) -> None:
-    n_positions = order.shape[1]
+    """Count the winners of each layer in some stories."""
+    n_stories, n_positions = order.shape
     differ = order != torch.arange(n_positions)
     usage.tokens[stories] = n_positions
     usage.pairs[stories] = differ.sum(1).numpy()
     shared = []
-    for layer, mask in enumerate(layers):
-        usage.wins[stories, layer] = mask.sum(1).int().cpu().numpy()
-        neighbours = (mask[:, 1:] * mask[:, :-1]).sum((1, 2))
+    first = usage.n_units * torch.arange(n_stories, device=layers[0].device)[:, None, None]
+    for layer, winning in enumerate(layers):
+        wins = torch.bincount((winning + first).flatten(), minlength=n_stories * usage.n_units)
+        usage.wins[stories, layer] = wins.view(n_stories, usage.n_units).cpu().numpy()
+        mask = torch.zeros(
+            n_stories, n_positions, usage.n_units, dtype=torch.bool, device=winning.device
+        ).scatter_(-1, winning, True)
+        neighbours = mask[:, :-1].gather(-1, winning[:, 1:]).sum((1, 2))
         usage.neighbours[stories, layer] = neighbours.cpu().numpy()
-        shared.append((mask * at_positions(mask, order)).sum(-1).cpu() * differ)
+        moved = at_positions(winning, order)
+        shared.append(mask.gather(-1, moved).sum(-1).cpu() * differ)
     both = torch.stack(shared, dim=-1).double()  # (batch, pos, layer)
     usage.shared[stories] = both.sum(1).numpy()
     usage.products[stories] = torch.einsum("bpk,bpl->bkl", both, both).numpy()

@@ -23,6 +23,7 @@ SITES = {"attention": "attention units", "neuron": "neurons"}
 PROBES = {
     "residual": ("clean stream at block's input", "#0072B2", "s", "-"),
     "token+mask": ("current token + masks", "#CC79A7", "D", "-"),
+    "token+exchanged": ("current token + exchanged masks", "#009E73", "x", ":"),
     "mask": ("masks", "#D55E00", "o", "-"),
     "shuffled": ("shuffled masks", "#999999", "v", ":"),
 }
@@ -56,6 +57,8 @@ GATES = (
             Column("gates", "leak_shuffled", "shuffled", 2, interval=True),
             Column("gates", "leak_token", "Token", 2, interval=True),
             Column("gates", "leak_mask_adds", "masks add", 2, interval=True),
+            Column("gates", "leak_exchanged_adds", "exchanged ones add", 2, interval=True),
+            Column("gates", "leak_mask_excess", "Beyond the token", 3, interval=True),
             Column("gates", "leak_residual", "Block input", 2),
             Column("gates", "leak_final", "Final state", 2),
         ),
@@ -260,14 +263,14 @@ def _probes(axes: Axes, leak: dict[str, Any] | None) -> None:
         told = leak["probes"].get(name, [])
         value = numbers([one["bits"] for one in told])
         if not np.isfinite(value).any():
-            axes.plot([], [], color="none", label=f"{label}: no value")
+            if told:
+                axes.plot([], [], color="none", label=f"{label}: no value")
             continue
-        reach = None
-        if all(one["bits_interval"] for one in told):
-            ends = numbers([one["bits_interval"] for one in told]).T
-            reach = np.maximum(0.0, [value - ends[0], ends[1] - value])
+        ends = [one["bits_interval"] or (one["bits"], one["bits"]) for one in told]
+        low, high = numbers(ends).T
+        reach = np.maximum(0.0, [value - low, high - value])
         axes.errorbar(
-            range(len(value)), value, yerr=reach, color=color, marker=marker, linestyle=style,
+            range(len(told)), value, yerr=reach, color=color, marker=marker, linestyle=style,
             markersize=4.5, linewidth=1.2, capsize=2, label=label,
         )  # fmt: skip
     axes.set_xlabel("layer", fontsize=9)

@@ -6,8 +6,6 @@ import torch
 from torch.nn import functional as F
 
 from evaluations.gates.interventions import (
-    ablated_under,
-    masks_of,
     measure_interventions,
     other_stories,
     randomised,
@@ -16,6 +14,18 @@ from evaluations.gates.interventions import (
 from evaluations.language import story_losses
 from evaluations.losses import token_losses
 from tests.sat_interp import plain
+
+
+def own_masks(model, tokens):
+    """The masks of every layer, by site, from the pass that fires every hook."""
+    states = model.dual_states(tokens, path="hooked")
+    return {"attention": states.attention_masks, "neuron": states.neuron_masks}
+
+
+def ablated_under(model, tokens, masks):
+    clean, _ = model.clean_and_masks(tokens)
+    return model.ablated_under(clean, list(zip(masks["attention"], masks["neuron"], strict=True)))
+
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
 
@@ -37,18 +47,18 @@ def by_brute_force(model, row, masks):
 @pytest.mark.parametrize("variant", ["local", "global"])
 def test_the_models_own_masks_put_back_change_nothing(make_model, variant):
     model = make_model(variant)
-    own = masks_of(model.dual_states(TOKENS))
+    own = own_masks(model, TOKENS)
     found = ablated_under(model, TOKENS, own)
-    assert torch.equal(found, model.dual_states(TOKENS, path="hooked").ablated)
-    torch.testing.assert_close(found, model.dual_states(TOKENS).ablated, atol=1e-10, rtol=1e-10)
-    assert not any(point.fwd_hooks for point in model.hook_points())
+    for path in ("hooked", "fast"):
+        expected = model.dual_states(TOKENS, path=path).ablated
+        torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-10)
 
 
 @pytest.mark.parametrize("variant", ["local", "global"])
 @pytest.mark.parametrize("unit", ["coordinate", "head"])
 def test_random_masks_are_those_of_brute_force(make_model, variant, unit):
     model = make_model(variant, unit=unit)
-    masks = randomised(masks_of(model.dual_states(TOKENS)), torch.Generator().manual_seed(0))
+    masks = randomised(own_masks(model, TOKENS), torch.Generator().manual_seed(0))
     states = ablated_under(model, TOKENS, masks)
     for row, tokens in enumerate(TOKENS):
         own = {site: [mask[row] for mask in layers] for site, layers in masks.items()}
@@ -60,7 +70,7 @@ def test_random_masks_are_those_of_brute_force(make_model, variant, unit):
 
 def test_random_masks_keep_k_units_and_no_unit_is_preferred(make_model):
     model = make_model("local")
-    own = masks_of(model.dual_states(torch.arange(20).repeat(40, 1)))
+    own = own_masks(model, torch.arange(20).repeat(40, 1))
     found = randomised(own, torch.Generator().manual_seed(0))
     for site, k in {"attention": 3, "neuron": 5}.items():
         for mask in found[site]:
@@ -73,7 +83,7 @@ def test_random_masks_keep_k_units_and_no_unit_is_preferred(make_model):
 
 
 def test_soft_masks_keep_their_weights_on_random_units(make_model):
-    own = masks_of(make_model("local", forward_mask="soft").dual_states(TOKENS))
+    own = own_masks(make_model("local", forward_mask="soft"), TOKENS)
     found = randomised(own, torch.Generator().manual_seed(0))
     before, after = own["neuron"][0], found["neuron"][0]
     assert not torch.equal(before, after)
@@ -81,7 +91,7 @@ def test_soft_masks_keep_their_weights_on_random_units(make_model):
 
 
 def test_shuffled_masks_move_together(make_model):
-    own = masks_of(make_model("local").dual_states(TOKENS))
+    own = own_masks(make_model("local"), TOKENS)
     order = torch.tensor([[1, 2, 3, 4, 5, 0], [0, 5, 4, 3, 2, 1]])
     found = shuffled(own, order)
     for site, layers in found.items():
@@ -93,7 +103,7 @@ def test_shuffled_masks_move_together(make_model):
 def test_a_position_of_the_ablated_stream_reads_its_own_masks_alone(make_model):
     """What the module's docstring says of interventions: they act token by token."""
     model = make_model("global")
-    own = masks_of(model.dual_states(TOKENS))
+    own = own_masks(model, TOKENS)
     changed = {site: [mask.clone() for mask in layers] for site, layers in own.items()}
     for layers in changed.values():
         for mask in layers:
@@ -147,7 +157,7 @@ def test_masks_of_another_story_are_its_own_at_the_same_position(make_model, tex
         ids = torch.tensor([[end, *text.corpus.story(story).tolist(), end]])
         length = ids.shape[1] - 1
         lent = torch.tensor([[end, *text.corpus.story(int(other)).tolist()]])[:, :length]
-        masks = masks_of(model.dual_states(lent))
+        masks = own_masks(model, lent)
         states = ablated_under(model, ids[:, :-1], masks)
         expected = token_losses(model, states, ids[:, 1:]).sum().item()
         assert found.nats["other_story"][story] == pytest.approx(expected, rel=1e-9)

@@ -14,6 +14,8 @@ from evaluations.gates.leak import (
     next_token_classes,
     story_roles,
 )
+from evaluations.gates.masks import exchanged_occurrences
+from evaluations.gates.metrics import leak_metrics
 from evaluations.gates.probe import Features
 from evaluations.statistics import bootstrap
 from sat_interp.errors import UserError
@@ -32,7 +34,8 @@ def made_tokens(tells: str, stories: int = 60, length: int = 60, vocabulary: int
     shuffled = Features(mask.on[order], mask.n_on)
     state = torch.nn.functional.one_hot(current, vocabulary).float()
     story = torch.arange(stories).repeat_interleave(length)
-    return Tokens(current, following, story, [mask], [shuffled], [state], state)
+    exchanged = exchanged_occurrences(current, draws)
+    return Tokens(current, following, story, [mask], [shuffled], exchanged, [state], state)
 
 
 def bits(leak, name):
@@ -62,6 +65,76 @@ def test_masks_that_say_nothing_read_as_much_as_shuffled_ones():
     interval = bootstrap(gap, leak.tokens, resamples=500, seed=0)
     # a hundredth of a bit for the luck of the tuning stories, which the interval does not know of
     assert interval.low - 0.01 <= 0 <= interval.high + 0.01
+
+
+def planted(tells: str, stories: int, length: int, vocabulary: int) -> Tokens:
+    """Tokens in groups of three, whose group decides which two groups the next token is of.
+
+    Which of the two it is, is one bit; which of the group's three tokens, nothing tells. ``token``
+    masks are the token's group, a pure function of the token; ``bit`` masks hold the bit, too.
+    """
+    draws = torch.Generator().manual_seed(0)
+    groups = vocabulary // 3
+    bits = torch.randint(0, 2, (stories, length), generator=draws)
+    stream = torch.randint(0, vocabulary, (stories, length + 1), generator=draws)
+    for place in range(length):
+        group = (2 * (stream[:, place] // 3) + 1 + bits[:, place]) % groups
+        stream[:, place + 1] = 3 * group + stream[:, place + 1] % 3
+    current, following, bit = stream[:, :-1].flatten(), stream[:, 1:].flatten(), bits.flatten()
+    on = current[:, None] // 3
+    if tells == "bit":
+        on = torch.cat([on, groups + 2 * on + bit[:, None]], 1)
+    mask = Features(on, 3 * groups)
+    order = torch.rand(stories, length, generator=draws).argsort(-1)
+    order = (order + length * torch.arange(stories)[:, None]).flatten()
+    state = torch.nn.functional.one_hot(current, vocabulary).float()
+    story = torch.arange(stories).repeat_interleave(length)
+    exchanged = exchanged_occurrences(current, draws)
+    return Tokens(current, following, story, [mask], [mask.at(order)], exchanged, [state], state)
+
+
+def test_masks_that_are_a_function_of_the_token_have_no_excess():
+    """Beside a probe of the token alone they seem to add something: tokens learn from others."""
+    leak = measure_leak(planted("token", 60, 20, 90), 100, seed=0)
+    found = {metric.name: metric for metric in leak_metrics(leak, 500, 0)}
+    assert found["leak_mask_adds"].interval.low > 0.1
+    assert found["leak_exchanged_adds"].value == found["leak_mask_adds"].value
+    excess = found["leak_mask_excess"]
+    assert excess.interval.low <= 0 <= excess.interval.high
+    assert excess.value == 0.0
+
+
+def test_a_planted_bit_beyond_the_token_is_the_excess():
+    leak = measure_leak(planted("bit", 60, 60, 12), 100, seed=0)
+    found = {metric.name: metric for metric in leak_metrics(leak, 500, 0)}
+    excess = found["leak_mask_excess"]
+    assert excess.value == pytest.approx(1.0, abs=0.05)
+    assert excess.interval.low > 0.9
+    assert found["leak_exchanged_adds"].value == pytest.approx(0, abs=0.02)
+
+
+def test_a_figure_of_baselines_alone_has_no_interval():
+    leak = measure_leak(made_tokens("nothing", vocabulary=2, stories=20, length=20), 100, seed=0)
+    found = {metric.name: metric for metric in leak_metrics(leak, 500, 0)}
+    shuffled = leak.readings["shuffled"][0].probe
+    assert shuffled.is_baseline
+    assert found["leak_shuffled"].value == 0.0
+    assert found["leak_shuffled"].interval is None
+    assert found["leak_shuffled"].standard_error is None
+    assert described(leak, 100, 0)["probes"]["shuffled"][0]["bits_interval"] is None
+
+
+def test_exchanged_places_hold_the_same_token_and_are_all_used():
+    tokens = torch.tensor([3, 1, 3, 7, 1, 3, 2])
+    for seed in range(5):
+        found = exchanged_occurrences(tokens, torch.Generator().manual_seed(seed))
+        assert torch.equal(tokens[found], tokens)
+        assert found.sort().values.tolist() == list(range(7))
+        kept = found == torch.arange(7)
+        assert kept.tolist() == [False, False, False, True, False, False, True]
+    drawn = {tuple(exchanged_occurrences(torch.zeros(4, dtype=torch.int64),
+             torch.Generator().manual_seed(seed)).tolist()) for seed in range(60)}  # fmt: skip
+    assert len(drawn) == 6  # every cycle through four places
 
 
 def test_stories_have_one_role_each_and_the_shares_that_are_told():

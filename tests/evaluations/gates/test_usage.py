@@ -136,11 +136,11 @@ def synthetic(stories: int, seed: int, alike: str) -> tuple[Usage, np.ndarray]:
         first = np.zeros((length, units))
         for row in first:
             row[draws.choice(units, k, replace=False, p=liking / liking.sum())] = 1
-        second = {"relabelled": first[:, ::-1], "independent": draws.permuted(first, axis=0)}[alike]
+        second = first[:, ::-1]
         if alike == "independent":
-            second = np.stack([draws.permutation(row) for row in second])
+            second = np.stack([draws.permutation(row) for row in first])
         order = torch.from_numpy(draws.permutation(length))[None]
-        layers = [torch.tensor(one[None].copy()) for one in (first, second)]
+        layers = [torch.tensor(one[None].copy()).topk(k).indices for one in (first, second)]
         use._add(usage, layers, np.array([story]), order)
         moved = order[0].numpy() != np.arange(length)
         pairs = [(one[moved] * one[order[0].numpy()][moved]).sum(1) for one in (first, second)]
