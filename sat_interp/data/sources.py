@@ -20,12 +20,13 @@ from sat_interp.data import stories as grammar
 from sat_interp.data.base import DataSource, Kind, sha256
 from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
 from sat_interp.data.readers import EXTENSIONS, READER_VERSIONS, extension, read_stories
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 
 __all__ = ["DataSource", "DemoSource", "FilesSource", "HubSource", "file_names", "parse_data"]
 
 DEMO_STORIES = 50_000
 DEMO_VALIDATION_STORIES = 1_000
+MOST_DIGITS = 12
 
 _HUB_NAME = re.compile(
     r"(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<config>[\w.-]+))?(:(?P<column>.+))?", re.ASCII
@@ -174,8 +175,10 @@ def _parse(spec: str) -> DataSource:
 
 
 def _story_count(spec: str, count: str) -> int:
-    if not (count.isascii() and count.isdigit() and int(count) > 0):
+    if not (count.isascii() and count.isdigit() and count.strip("0")):
         raise UserError(f"data {spec!r}: after 'demo:' comes a number of stories, as in demo:50000")
+    if len(count) > MOST_DIGITS:
+        raise UserError(f"data {shown(spec)}: that is no number of stories to read")
     return int(count)
 
 

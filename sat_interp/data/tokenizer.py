@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from sat_interp.data.pieces import words_apart
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 
 END_OF_TEXT = "<|endoftext|>"
 GPT2_VOCABULARY = 50_257
@@ -112,6 +112,8 @@ def resolve_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> PreTrain
         return load_tokenizer(spec)
     if not colon or not size.isascii() or not size.isdigit():
         raise UserError(f"tokenizer {spec!r} names no vocabulary size: write bpe:10000")
+    if len(size) > 7:
+        raise UserError(f"tokenizer {shown(spec)}: no vocabulary is so large, write bpe:10000")
     if int(size) < SMALLEST_BPE:
         return train_bpe((), int(size))  # refuses before the corpus is read
     return train_bpe(texts(), int(size))

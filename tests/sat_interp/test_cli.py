@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -39,6 +40,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (directory / "torn.yaml").write_text("steps: [3\n")
     (directory / "list.yaml").write_text("- 3\n")
     (directory / "bad.yaml").write_text("learning_rate: fast\n")
+    os.mkfifo(directory / "pipe.jsonl")
     (directory / "foreign").mkdir()
     (directory / "foreign" / "thesis.tex").write_text("years of work")
     (directory / "not-a-model").mkdir()
@@ -120,6 +122,10 @@ CASES = {
     "data shorter than a window": (["--data={text}/short.txt", "--n_ctx=200"], "smaller n_ctx"),
     "data that is validation": (["--data={text}/validation.jsonl"], "both training and valid"),
     "no story count": (["--data=demo:few"], "a number of stories"),
+    "more stories than there are": ([f"--data=demo:{'9' * 5000}"], "no number of stories"),
+    "data that is a pipe": (["--data={text}/pipe.jsonl"], "pipe.jsonl is no regular file"),
+    "a vocabulary without end": ([f"--tokenizer=bpe:{'9' * 5000}"], "no vocabulary is so large"),
+    "a million layers": (["--n_layers=1000000"], "n_layers must be at most 1,000, not 1000000"),
     "out is a file": (["--out={text}/short.txt"], "is a file: name a directory"),
     "out under a file": (["--out={text}/short.txt/run"], "cannot make directory"),
     "out cannot be written": (["--out=/proc/run"], "cannot make directory /proc/run"),
