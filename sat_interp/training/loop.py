@@ -203,7 +203,9 @@ class _Run:
             facts["validation_ablated"] = found.ablated
         self._write(facts)
         progress.last = facts
-        if found.clean < progress.best.get("validation_clean", math.inf):
+        # Before a ramp's end the ablated stream is not yet what it is trained to be.
+        counts = self.config.ablated_schedule.is_settled(trainer.step / self.config.steps)
+        if counts and found.clean < progress.best.get("validation_clean", math.inf):
             progress.best = facts
             self._save_model(self.directory.best, facts)
         ablated = f", ablated {found.ablated:.4f}" if found.ablated is not None else ""

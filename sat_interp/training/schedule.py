@@ -36,6 +36,10 @@ class Schedule:
         (start, low), (end, high) = before[-1], after[0]
         return low + (high - low) * (share - start) / (end - start)
 
+    def is_settled(self, share: float) -> bool:
+        """Whether the weight no longer changes once ``share`` of the steps are done."""
+        return share >= self.points[-1][0]
+
     @property
     def is_constant(self) -> bool:
         return len(self.points) == 1

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from sat_interp import SelfAblatingTransformer
 from sat_interp.errors import UserError
-from sat_interp.training import trainer
+from sat_interp.training import loop, trainer
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.loop import train
 from sat_interp.training.loss import LossWeights, training_loss
+from sat_interp.training.validate import Validation
 
 Tiny = Callable[..., TrainConfig]
 
@@ -239,6 +240,17 @@ def test_each_step_has_its_weight_of_the_ramp(
     assert logged == pytest.approx(used)
     assert result.summary["config"]["ablated_weight"] == RAMP
     assert RAMP in SelfAblatingTransformer.from_pretrained(result.out).card["loss_weights"]
+
+
+@pytest.mark.parametrize(("weight", "best"), [("0@0.5:1@0.9", 24), ("0@0.2:1@0.5", 12), (1.0, 6)])
+def test_the_best_model_of_a_ramp_is_one_of_after_it(
+    local: Tiny, monkeypatch: pytest.MonkeyPatch, weight: Any, best: int
+) -> None:
+    rising = iter(range(1, 100))
+    monkeypatch.setattr(loop, "validate", lambda *given: Validation(float(next(rising)), 1.0, 1))
+    config = local(ablated_weight=weight, validate_every=6)  # validated at 6, 12, 18 and 24
+    assert train(config).summary["best"]["step"] == best
+    assert weights_of(config, "best").keys() == weights_of(config).keys()
 
 
 def test_a_weight_that_is_a_tensor_is_that_number(make_model: Any, tokens: torch.Tensor) -> None:

@@ -18,6 +18,12 @@ def test_a_ramp_is_constant_then_linear_then_constant():
     assert schedule.at(0.95) == schedule.at(1.0) == 1.0
 
 
+def test_a_schedule_is_settled_from_its_last_point_on():
+    ramp = read_schedule("w", "0.03@0.65:1.0@0.95")
+    assert [ramp.is_settled(share) for share in (0, 0.94, 0.95, 1)] == [False, False, True, True]
+    assert read_schedule("w", 0.3).is_settled(0)
+
+
 def test_several_points_and_falling_weights():
     schedule = read_schedule("w", "1@0:0@.5:2@1")
     assert [schedule.at(share) for share in (0, 0.25, 0.5, 0.75, 1)] == [1, 0.5, 0, 1, 2]
