@@ -56,8 +56,8 @@ class LayerFigure:
         }
 
     def at(self, model: Model, layer: int) -> float | None:
-        record = model.records.get(EVALUATION)
-        return self.values(record).get(layer) if record else None
+        metric = self.metric_at(model, layer)
+        return metric.value if metric else None
 
     def metric_at(self, model: Model, layer: int) -> Metric | None:
         record = model.records.get(EVALUATION)

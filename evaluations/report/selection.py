@@ -212,7 +212,11 @@ def settings(record: Record) -> str:
 
 def is_comparable(records: Sequence[Record]) -> bool:
     """Whether the records have one configuration and one text."""
-    return len({settings(record) for record in records}) <= 1
+    return all(_compared(record) == _compared(records[0]) for record in records[1:])
+
+
+def _compared(record: Record) -> tuple[object, ...]:
+    return record.evaluation, record.version, record.config, record.data.get("content")
 
 
 def _by_share(records: Sequence[Record]) -> dict[str, tuple[int, str]]:
