@@ -80,7 +80,7 @@ PARTS = (
     ),
     Part(
         "acdc",
-        {"quick": {"prompts": 60, "random_circuits": 10, "bootstrap": 2}, "demo": {},
+        {"quick": {"prompts": 60, "random_circuits": 10}, "demo": {},
          "paper": {"no_sweep": True}},
         {"quick": 25, "demo": 50, "paper": 20},
         # 50 times the edges took 1.6 times as long: a larger graph is found once, not six times

@@ -185,12 +185,17 @@ class PointFields(TypedDict):
     kl: Number | WithValue | None
 
 
+class SweptFields(PointFields):
+    held_out_faithfulness: NotRequired[Number | WithValue | None]
+    held_out_kl: NotRequired[Number | WithValue | None]
+
+
 class CircuitExtra(TypedDict):
     circuit: NotRequired[Circuit]
     tau: NotRequired[Number | None]
     marked: NotRequired[str | None]
     curve: NotRequired[list[PointFields]]
-    sweep: NotRequired[list[PointFields]]
+    sweep: NotRequired[list[SweptFields]]
 
 
 class AutoencoderFields(TypedDict):

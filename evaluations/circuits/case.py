@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -22,6 +23,9 @@ from evaluations.circuits.patched import (
     prepare,
 )
 from evaluations.tasks.pairs import PairBatch, TaskPrompts, check_fit
+from sat_interp.errors import UserError
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 256 * 2**20  # activations of one patched forward pass, roughly
 
@@ -105,6 +109,59 @@ class Case:
             kls.append(kl_divergence(bucket.logits.double(), found.double()).cpu())
             differences.append(logit_difference(found.double(), batch).cpu())
         return Outcome(torch.cat(kls), torch.cat(differences))
+
+
+def finite_case(
+    model: HookedTransformer, prompts: TaskPrompts, ablation: Ablation | Constants
+) -> tuple[Case, int]:
+    """The case of the prompts on which everything the model computes is finite.
+
+    Returns:
+        The case, and how many prompts were left out.
+
+    Raises:
+        UserError: as ``Case.of``; or nothing is finite on any prompt.
+    """
+    case = Case.of(model, prompts, ablation)
+    finite = torch.cat([_finite_rows(bucket) for bucket in case.buckets])
+    n_failed = int((~finite).sum())
+    if not n_failed:
+        return case, 0
+    if n_failed == len(finite):
+        raise UserError(f"{prompts.name}: the model's activations are not finite on any prompt")
+    log.warning("%d of %d prompts left out: not finite", n_failed, len(finite))
+    return Case.of(model, prompts.subset(finite.nonzero().flatten().tolist()), ablation), n_failed
+
+
+def _finite_rows(bucket: Bucket) -> Bool[Tensor, "batch"]:
+    """Whether logits, clean outputs and replacements of each prompt are finite."""
+    finite = bucket.logits.isfinite().all(-1)
+    for written in (bucket.clean, bucket.replacement):
+        finite = finite & written.isfinite().flatten(2).all(-1).all(0)
+    return finite.cpu()
+
+
+def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
+    """The case of the held-out prompts, edges being replaced as in the case itself.
+
+    Constants (zeros, means) are those of the prompts a circuit is found on.
+
+    Returns:
+        None where no prompt is held out, or none on which everything is finite.
+    """
+    prompts = case.prompts.held_out
+    if prompts is None or not prompts.n:
+        return None
+    constants = case.buckets[0].replacement[:, 0, 0]
+    try:
+        return finite_case(
+            case.model,
+            prompts,
+            "resample" if isinstance(ablation, str) and ablation == "resample" else constants,
+        )[0]
+    except UserError as error:
+        log.warning("held-out prompts cannot be used: %s", error)
+        return None
 
 
 def logit_difference(

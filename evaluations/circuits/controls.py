@@ -4,7 +4,7 @@
   and output, and would be the empty circuit under another name.
 - Resampling: how many edges, and which, with other prompts (bootstrap) or another visiting order.
 
-The null task is ``TaskPrompts.null``.
+The null task is ``evaluations.tasks.null``.
 """
 
 from __future__ import annotations
@@ -21,36 +21,13 @@ from evaluations.circuits.case import Case
 from evaluations.circuits.find import Find, Found
 from evaluations.circuits.graph import Graph
 from evaluations.circuits.patched import Ablation, Constants
+from evaluations.circuits.paths import ends, on_paths
 from sat_interp import progress
 
 MOVES, LEAST = 30, 600
 """Moves of the chain from one random circuit to the next: per edge, and at least."""
 MOST_AT_ONCE = 3
 """Edges exchanged in one move, at most."""
-
-
-def on_paths(graph: Graph, kept: Bool[Tensor, "edge"]) -> Bool[Tensor, "edge"]:
-    """The kept edges that lie on a path of kept edges from the embedding to the output."""
-    edges = kept.nonzero().flatten().tolist()
-    tails, heads = _ends(graph)
-    reached = {0}  # the embedding
-    for edge in edges:  # by destination, as computed
-        if tails[edge] in reached:
-            reached.add(heads[edge])
-    leading = {graph.n_sources}  # the output
-    for edge in reversed(edges):
-        if heads[edge] in leading:
-            leading.add(tails[edge])
-    found = torch.zeros_like(kept)
-    found[[edge for edge in edges if tails[edge] in reached and heads[edge] in leading]] = True
-    return found
-
-
-def _ends(graph: Graph) -> tuple[list[int], list[int]]:
-    """For every edge the node it leaves and the node it enters; the output is the last node."""
-    written = [graph.written_by(index) for index in range(graph.n_destinations)]
-    nodes = [graph.n_sources if node is None else node for node in written]
-    return graph.edge_source.tolist(), [nodes[d] for d in graph.edge_destination.tolist()]
 
 
 def random_circuits(
@@ -109,7 +86,7 @@ class _Chain:
 
     def __init__(self, graph: Graph, draws: random.Random) -> None:
         self.draws, self.n_nodes = draws, graph.n_sources + 1
-        self.tails, self.heads = _ends(graph)
+        self.tails, self.heads = ends(graph)
         layers = [node.layer for node in graph.destinations]
         self.layer = [layers[d] for d in graph.edge_destination.tolist()]
         self.first: dict[int, int] = {}  # edges of a layer follow one another
@@ -157,7 +134,7 @@ class Spread:
     """The circuit found again and again under other circumstances.
 
     Attributes:
-        edges: its size each time.
+        edges: number of its edges each time (those on a path).
         jaccard: each time its overlap with the circuit in question; two empty ones have none.
         failed: how many times there was no circuit, by reason.
     """

@@ -61,8 +61,7 @@ def draw_circuits(panels: Sequence[Panel]) -> Figure:
     figure = Figure(figsize=(sum(widths), max(3.2, height)), layout="constrained")
     grid = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
     largest = max(
-        (abs(edge.get("score", 0.0)) for panel in panels for edge in panel.circuit["edges"]),
-        default=0.0,
+        (size_of(edge) for panel in panels for edge in panel.circuit["edges"]), default=0.0
     )
     for axes, panel, graph in zip(grid, panels, graphs, strict=True):
         _draw(axes, panel, graph, largest)
@@ -84,7 +83,7 @@ def _rows(graph: Graph) -> int:
 
 
 def _draw(axes: Axes, panel: Panel, graph: Graph, largest: float) -> None:
-    edges = sorted(panel.circuit["edges"], key=lambda edge: abs(edge.get("score", 0.0)))
+    edges = sorted(panel.circuit["edges"], key=size_of)
     dense = min(1.0, (60 / max(1, len(edges))) ** 0.5)
     for part, (_, color) in PARTS.items():
         curves, widths, alphas, dots = [], [], [], []
@@ -121,6 +120,11 @@ def _draw(axes: Axes, panel: Panel, graph: Graph, largest: float) -> None:
     told: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
     axes.text(0.0, 1.0, panel.warning, color="#B00020", **told)
     axes.text(0.0, -0.01, panel.note, color="0.35", **told)
+
+
+def size_of(edge: dict[str, Any]) -> float:
+    """The size of an edge's effect in nats; 0 where it is not known."""
+    return abs(edge.get("score") or 0.0)
 
 
 def line_width(score: float | None, largest: float) -> float:

@@ -66,8 +66,11 @@ class Lane:
         self.z.append((q @ k.mT).masked_fill_(future, -torch.inf).softmax(-1) @ v)
 
     def _add_stream(self, n: int, n_biases: int) -> Float[Tensor, "batch pos d_model"]:
-        bias = sum((layer.bias for layer in self.folded.layers[:n_biases]), start=torch.zeros(()))
-        self.streams[n] = self.current[:n].sum(0) + bias
+        written = self.current[:n].sum(0)
+        bias = sum(
+            (layer.bias for layer in self.folded.layers[:n_biases]), start=written.new_zeros(())
+        )
+        self.streams[n] = written + bias
         return self.streams[n]
 
     def positions(self, wide: bool) -> int:

@@ -1,34 +1,44 @@
 """acdc: the circuit of a task, and everything it takes to believe its size.
 
 A circuit is found by ACDC (``acdc.py``), EAP or EAP-IG (``attribution.py``) on the edge-factorised
-graph (``graph.py``). Beside it, always: how well the model does the task at all, the KL of the
-fully corrupted model, the circuit's own KL and faithfulness, the method's CPR and CMD
-(``faithfulness.py``), random circuits, the null task, the spread over prompts and visiting orders
-(``controls.py``), and how near to the threshold the nearest edge was.
+graph (``graph.py``); edges off every path are not part of it. Beside it, always: how well the model
+does the task at all, the KL of the fully corrupted model, the circuit's own KL and faithfulness on
+the prompts it was found on and on held-out ones, the method's CPR and CMD on held-out prompts
+(``faithfulness.py``), random circuits, several draws of the null task, the spread over prompts and
+visiting orders (``controls.py``), and how near to the threshold the nearest edge was.
 """
 
 from __future__ import annotations
 
+import copy
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, get_args
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from evaluations.circuits import metrics as told
 from evaluations.circuits.acdc import check_tau
-from evaluations.circuits.attribution import ScoreBy, Selection, ranking
-from evaluations.circuits.case import Case
+from evaluations.circuits.attribution import (
+    STEPS,
+    Points,
+    ScoreBy,
+    Selection,
+    interpolation,
+    ranking,
+)
+from evaluations.circuits.case import Case, finite_case, held_out_case
 from evaluations.circuits.controls import (
     Spread,
     bootstrap_spread,
-    on_paths,
     order_spread,
     random_circuits,
 )
-from evaluations.circuits.faithfulness import curve, faithfulness, tau_ranking
+from evaluations.circuits.faithfulness import Area, Point, curve, faithfulness, tau_ranking
 from evaluations.circuits.find import (
     DEMO_EDGES,
     Engine,
@@ -38,20 +48,23 @@ from evaluations.circuits.find import (
     by_acdc,
     by_attribution,
     check_method,
+    steps_of,
 )
 from evaluations.circuits.graph import Graph, circuit_to_dict
-from evaluations.circuits.patched import Ablation
+from evaluations.circuits.patched import PRECISE, Ablation
 from evaluations.runner import Evaluation, Result
 from evaluations.tasks.pairs import TaskPrompts, competence
 from sat_interp import progress
 from sat_interp.errors import UserError, suggest
+
+log = logging.getLogger(__name__)
 
 TAU = 0.03
 """The paper's."""
 SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Thresholds by which ACDC ranks edges where only one is asked for."""
 RESAMPLES_OF_PROMPTS = 2000
-SMALL_SPREAD = 5
+SMALL_SPREAD = told.LEAST_DRAWS
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,19 @@ class CircuitConfig:
 
     random_circuits: int = 20
 
+    null_draws: int = 5
+    """How many times the null task's prompts are drawn and its circuit is found."""
+
     bootstrap: int | None = None
     """Bootstrap samples of the prompts, and random orders, the circuit is found again with; by
-    default 5 on graphs of up to 2,000 edges, else none: each costs as much as the circuit."""
+    default 5 on graphs of up to 2,000 edges, else none: each costs as much as the circuit. With
+    fewer than 5 there is no standard deviation."""
+
+    steps: int = STEPS
+    """Interpolation points of EAP-IG."""
+
+    points: Points = "paper"
+    """Where they lie: as in the equation of Hanna et al. 2024, or as in their released code."""
 
     sweep: bool = True
     """Whether ACDC runs at further thresholds, without which its CPR and CMD do not exist."""
@@ -95,7 +118,7 @@ class CircuitConfig:
         for kind, value, choices in (
             ("method", self.method, Method), ("engine", self.engine, Engine),
             ("score", self.score_by, ScoreBy), ("selection", self.selection, Selection),
-            ("ablation", self.ablation, Ablation),
+            ("ablation", self.ablation, Ablation), ("points", self.points, Points),
         ):  # fmt: skip
             if value not in get_args(choices):
                 raise UserError(suggest(kind, value, get_args(choices)))
@@ -105,9 +128,11 @@ class CircuitConfig:
             check_tau(tau)
         if self.edges is not None and self.edges < 0:
             raise UserError(f"a circuit has no {self.edges} edges")
-        if self.random_circuits < 0 or (self.bootstrap or 0) < 0:
-            raise UserError("random_circuits and bootstrap cannot be negative")
-        check_method(self.method, self.engine, self.ablation, self.score_by)
+        if min(self.random_circuits, self.bootstrap or 0, self.null_draws) < 0:
+            raise UserError("random_circuits, null_draws and bootstrap cannot be negative")
+        check_method(
+            self.method, self.engine, self.ablation, self.score_by, self.steps, self.points
+        )
 
     @property
     def tau(self) -> float:
@@ -124,33 +149,52 @@ class CircuitConfig:
 def circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Result:
     """The circuit of a task in a model, with all its controls.
 
+    A model in less than float32 is copied to float32, in which KL steps are not rounding. Prompts
+    on which the model's logits are not finite are left out, and counted.
+
+    Args:
+        prompts: what the circuit is found on; ``prompts.held_out`` what it is then measured on.
+
     Raises:
-        UserError: an architecture that is not covered, or prompts that do not fit the model.
+        UserError: an architecture that is not covered, or prompts that do not fit the model, or no
+            prompt on which its logits are finite.
     """
     was_training = model.training
     model.eval()
+    try:
+        return _circuits(_precise(model), prompts, config)
+    finally:
+        model.train(was_training)
+
+
+def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Result:
     skill = competence(model, prompts)
-    case = Case.of(model, prompts, config.ablation)
+    case, left_out = finite_case(model, prompts, config.ablation)
     _check_edges(case.graph, config)
-    sweep, order = _found(case, config)
+    held = held_out_case(case, config.ablation)
+    sweep, orders = _found(case, config)
     circuit = sweep[config.tau]
-    outcome = case.outcome(circuit.kept)
-    points = [] if order is None else curve(case, order)
-    n = _resamplings(case, config)
+    curves = {
+        name: curve(held, order) if held and order is not None else []
+        for name, order in orders.items()
+    }
     extra: dict[str, Any] = {
-        **_described(case, config, sweep),
+        **_described(case, held, config, sweep),
         "competence": skill,
         "marked": told.mark(skill),
-        "curve": points,
-        "resamplings": n,
+        "curve": _plain_points(curves["cpr"]),
+        "absolute_curve": _plain_points(curves["cmd"]),
+        "resamplings": _resamplings(case, config),
+        "prompts_not_finite": left_out,
+        "precision": str(model.W_E.dtype).removeprefix("torch."),
     }
+    numbers = (RESAMPLES_OF_PROMPTS, config.seed)
     metrics = [
-        *told.task_metrics(skill, case, RESAMPLES_OF_PROMPTS, config.seed),
-        *told.circuit_metrics(case, circuit, outcome, RESAMPLES_OF_PROMPTS, config.seed),
-        *told.method_metrics(points),
+        *told.task_metrics(skill, case, *numbers, left_out),
+        *told.circuit_metrics(case, held, circuit, *numbers),
+        *told.method_metrics(held, curves, *numbers, ranked=orders["cpr"] is not None),
     ]
-    metrics += _controls(case, circuit, config, n, extra)
-    model.train(was_training)
+    metrics += _controls(case, held, circuit, config, extra)
     return Result(metrics, extra)
 
 
@@ -163,7 +207,7 @@ def check(model: HookedTransformer, config: CircuitConfig) -> None:
     _check_edges(Graph.of(model), config)
 
 
-EVALUATION = Evaluation("acdc", CircuitConfig, circuits, check=check)
+EVALUATION = Evaluation("acdc", CircuitConfig, circuits, version=2, check=check)
 
 
 def _check_edges(graph: Graph, config: CircuitConfig) -> None:
@@ -171,24 +215,57 @@ def _check_edges(graph: Graph, config: CircuitConfig) -> None:
         raise UserError(f"this model's graph has {graph.n_edges:,} edges, not {config.edges:,}")
 
 
+def _precise(model: HookedTransformer) -> HookedTransformer:
+    """The model, or a copy in float32 of one in less."""
+    if model.W_E.dtype in PRECISE:
+        return model
+    kind = str(model.W_E.dtype).removeprefix("torch.")
+    log.warning("the model is in %s: its circuits are searched in float32", kind)
+    copied = copy.deepcopy(model)
+    copied.to(torch.float32, print_details=False)
+    return copied
+
+
+def _plain_points(points: list[Point]) -> list[dict[str, Any]]:
+    """A curve as a record holds it."""
+    return [
+        {
+            "share": one.share,
+            "edges": one.edges,
+            "edges_on_paths": one.edges_on_paths,
+            "faithfulness": one.faithfulness,
+            "kl": one.kl,
+        }
+        for one in points
+    ]
+
+
 def _finder(config: CircuitConfig, tau: float) -> Find:
     if config.method == "acdc":
         return lambda case: by_acdc(case, tau, config.engine)
     return lambda case: by_attribution(
-        case, config.method, config.score_by, config.selection, config.edges
-    )
+        case, config.method, config.score_by, config.selection, config.edges, config.steps,
+        config.points,
+    )  # fmt: skip
 
 
 def _found(
     case: Case, config: CircuitConfig
-) -> tuple[dict[float, Found], Int[Tensor, "edge"] | None]:
-    """Circuits by tau, and the method's ranking of all edges."""
+) -> tuple[dict[float, Found], dict[Area, Int[Tensor, "edge"] | None]]:
+    """Circuits by tau, and the method's rankings of all edges: signed for CPR, absolute for CMD."""
+    areas: dict[Area, bool] = {"cpr": True, "cmd": False}
     if config.method != "acdc":
         found = _finder(config, config.tau)(case)
-        return {config.tau: found}, ranking(case.graph, found.scores, config.selection)
+        return {config.tau: found}, {
+            name: ranking(case.graph, found.scores, config.selection, signed)
+            for name, signed in areas.items()
+        }
     taus = progress.bar(config.swept(), desc="tau", unit="circuit")
     sweep = {tau: _finder(config, tau)(case) for tau in taus}
-    return sweep, tau_ranking(sweep) if len(sweep) > 1 else None
+    return sweep, {
+        name: tau_ranking(sweep, signed) if len(sweep) > 1 else None
+        for name, signed in areas.items()
+    }
 
 
 def _resamplings(case: Case, config: CircuitConfig) -> int:
@@ -197,64 +274,90 @@ def _resamplings(case: Case, config: CircuitConfig) -> int:
     return SMALL_SPREAD if case.graph.n_edges <= DEMO_EDGES else 0
 
 
-def _described(case: Case, config: CircuitConfig, sweep: dict[float, Found]) -> dict[str, Any]:
+def _described(
+    case: Case, held: Case | None, config: CircuitConfig, sweep: dict[float, Found]
+) -> dict[str, Any]:
     """The circuits themselves: edges by name, and what each threshold gives."""
-    graph, circuit = case.graph, sweep[config.tau]
+    graph, circuit, is_acdc = case.graph, sweep[config.tau], config.method == "acdc"
     rows = []
     for tau, found in sorted(sweep.items()):
         outcome = case.outcome(found.kept)
         value = faithfulness(case, outcome, RESAMPLES_OF_PROMPTS, config.seed)
-        rows.append(
-            {
-                "tau": tau if config.method == "acdc" else None,
-                "edges": found.n,
-                "edges_on_paths": int(on_paths(graph, found.kept).sum()),
-                "edges_tested": found.tested,
-                "margin": _finite(found.margin),
-                "kl": float(outcome.kl.mean()),
-                "faithfulness": value,
-            }
-        )
-    method = config.method
+        row: dict[str, Any] = {
+            "tau": tau if is_acdc else None,
+            "edges": found.n,
+            "edges_chosen": int(found.all_chosen.sum()),
+            "edges_tested": found.tested,
+            "margin": _finite(found.margin),
+            "kl": _finite(float(outcome.kl.mean())),
+            "faithfulness": value,
+        }
+        if held:
+            other = held.outcome(found.kept)
+            row["held_out_kl"] = _finite(float(other.kl.mean()))
+            row["held_out_faithfulness"] = faithfulness(
+                held, other, RESAMPLES_OF_PROMPTS, config.seed
+            )
+        rows.append(row)
+    kept_at_no_tau = [found.all_chosen for found in sweep.values()]
     return {
         "circuit": circuit_to_dict(graph, circuit.kept, circuit.scores),
-        "tau": config.tau if method == "acdc" else None,
+        "off_paths": circuit_to_dict(graph, circuit.all_chosen & ~circuit.kept)["edges"],
+        "tau": config.tau if is_acdc else None,
         "order": "from the output to the input; edges are listed as visited (Graph.order)",
         "sweep": rows,
+        "edges_without_rank": int((~torch.stack(kept_at_no_tau).any(0)).sum()) if is_acdc else 0,
+        "interpolation": None
+        if is_acdc
+        else interpolation(steps_of(config.method, config.steps), config.points),
     }
 
 
 def _controls(
-    case: Case, circuit: Found, config: CircuitConfig, n: int, extra: dict[str, Any]
+    case: Case, held: Case | None, circuit: Found, config: CircuitConfig, extra: dict[str, Any]
 ) -> list[Any]:
     """Random circuits, the null task, other prompts, other orders."""
     graph, find, seed = case.graph, _finder(config, config.tau), config.seed
+    n, judge = extra["resamplings"], held or case
     drawn = random_circuits(graph, circuit.kept, config.random_circuits, seed)
-    outcomes = [case.outcome(mask) for mask in progress.bar(drawn, desc="random", unit="circuit")]
-    found = told.random_metrics(case, case.outcome(circuit.kept), outcomes, config.random_circuits)
+    outcomes = [judge.outcome(mask) for mask in progress.bar(drawn, desc="random", unit="circuit")]
+    found = told.random_metrics(
+        judge, judge.outcome(circuit.kept), outcomes, config.random_circuits, held is not None
+    )
     extra["random"] = {
         "kl": [float(outcome.kl.mean()) for outcome in outcomes],
-        "faithfulness": [faithfulness(case, outcome).value for outcome in outcomes],
+        "faithfulness": [faithfulness(judge, outcome).value for outcome in outcomes],
     }
-    null, reason = _null(case, find, config)
-    found += told.null_metrics(circuit, null, reason, sized=config.method == "acdc")
-    if null is not None:
-        extra["null"] = circuit_to_dict(graph, null.kept)
+    nulls, sizes, reason = _nulls(case, find, config)
+    found += told.null_metrics(circuit, nulls, reason, sized=config.method == "acdc")
+    extra["null"] = [
+        {**size, **circuit_to_dict(graph, null.kept)}
+        for size, null in zip(sizes, nulls, strict=True)
+    ]
     again = bootstrap_spread(case, circuit.kept, find, n, seed, config.ablation)
     orders, why = _orders(case, circuit, config, n)
-    found += told.spread_metrics("bootstrap", again, circuit.n, "--bootstrap N")
+    found += told.spread_metrics("bootstrap", again, circuit.n, "--bootstrap 5")
     found += told.spread_metrics("orders", orders, circuit.n, why)
     extra["bootstrap"], extra["orders"] = again, orders
     return found
 
 
-def _null(case: Case, find: Find, config: CircuitConfig) -> tuple[Found | None, str]:
-    """The circuit of the null task; or why there is none."""
-    try:
-        prompts = case.prompts.null(config.seed)
-    except UserError:
-        return None, "no two prompts of one length"
-    return find(Case.of(case.model, prompts, config.ablation)), ""
+def _nulls(
+    case: Case, find: Find, config: CircuitConfig
+) -> tuple[list[Found], list[dict[str, Any]], str]:
+    """Circuits of the null task, what their prompts were; or why there is none."""
+    if not config.null_draws:
+        return [], [], "not asked for"
+    nulls: list[Found] = []
+    sizes: list[dict[str, Any]] = []
+    for draw in progress.bar(range(config.null_draws), desc="null task", unit="draw"):
+        try:
+            prompts = case.prompts.null(config.seed + draw)
+        except UserError as error:
+            return [], [], str(error).removeprefix(f"{case.prompts.name}: ")
+        nulls.append(find(Case.of(case.model, prompts, config.ablation)))
+        sizes.append({"n_prompts": prompts.n, "left_out": prompts.left_out})
+    return nulls, sizes, ""
 
 
 def _orders(case: Case, circuit: Found, config: CircuitConfig, n: int) -> tuple[Spread, str]:
@@ -262,12 +365,12 @@ def _orders(case: Case, circuit: Found, config: CircuitConfig, n: int) -> tuple[
     if config.method != "acdc":
         return Spread(), "no order"
     if config.engine == "auto-circuit":
-        return Spread(), "only in ours"
+        return Spread(), "auto-circuit has an order of its own"
 
     def find(order: Tensor) -> Found:
         return by_acdc(case, config.tau, config.engine, order)
 
-    return order_spread(circuit.kept, find, case.graph, n, config.seed), "--bootstrap N"
+    return order_spread(circuit.kept, find, case.graph, n, config.seed), "--bootstrap 5"
 
 
 def _finite(value: float | None) -> float | None:

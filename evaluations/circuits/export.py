@@ -29,7 +29,7 @@ def to_networkx(circuit: dict[str, Any]) -> Any:
             layer, head = layers.get(name, (known.n_layers, None))
             kind = "head" if head is not None else name if name[0] != "m" else "mlp"
             found.add_node(name, kind=kind, layer=layer)
-        score = {"score": edge["score"]} if "score" in edge else {}
+        score = {} if edge.get("score") is None else {"score": edge["score"]}
         found.add_edge(edge["source"], node, part=part, **score)
     return found
 

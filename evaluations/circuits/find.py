@@ -13,6 +13,7 @@ from torch import Tensor
 from evaluations.circuits.acdc import acdc
 from evaluations.circuits.attribution import (
     STEPS,
+    Points,
     ScoreBy,
     Selection,
     attribution,
@@ -23,6 +24,7 @@ from evaluations.circuits.attribution import (
 from evaluations.circuits.autocircuit import autocircuit, available
 from evaluations.circuits.case import Case
 from evaluations.circuits.journal import identity
+from evaluations.circuits.paths import on_paths
 from sat_interp.errors import UserError
 from sat_interp.files import default_cache
 
@@ -39,20 +41,29 @@ class Found:
     """A circuit, and what its method says of each edge.
 
     Attributes:
+        kept: the circuit: the edges the method chose that lie on a path from the embedding to the
+            output (``paths.on_paths``).
         scores: ACDC's KL steps (0 where untested; all 0 from auto-circuit), or attributions.
         margin: ACDC's smallest |KL step - tau|; None where there is no such thing.
         tested: how many edges were tested by experiment; None where none, or unknown.
+        chosen: every edge the method chose, those off every path included; ``kept`` by default.
     """
 
     kept: Bool[Tensor, "edge"]
     scores: Float[Tensor, "edge"]
     margin: float | None = None
     tested: int | None = None
+    chosen: Bool[Tensor, "edge"] | None = None
 
     @property
     def n(self) -> int:
-        """Edges kept."""
+        """Number of edges of the circuit."""
         return int(self.kept.sum())
+
+    @property
+    def all_chosen(self) -> Bool[Tensor, "edge"]:
+        """Every edge the method chose, on a path or not."""
+        return self.kept if self.chosen is None else self.chosen
 
 
 Find = Callable[[Case], Found]
@@ -65,38 +76,60 @@ def by_acdc(
     graph = case.graph
     if engine == "auto-circuit":
         kept = autocircuit(case.model, graph, case.prompts.batches, tau, order)
-        return Found(kept, torch.zeros(graph.n_edges, dtype=torch.float64), tested=None)
+        scores = torch.zeros(graph.n_edges, dtype=torch.float64)
+        return Found(on_paths(graph, kept), scores, chosen=kept)
     state = None
     if graph.n_edges > DEMO_EDGES:
         visited = graph.order() if order is None else order
         digest = identity(graph, case.buckets, tau, visited)
         state = default_cache() / "acdc" / f"{digest[:20]}.jsonl"
     result = acdc(case.model, graph, case.buckets, tau, order, state=state)
-    return Found(result.kept, result.steps, result.margin, result.n_tested)
+    kept = on_paths(graph, result.kept)
+    return Found(kept, result.steps, result.margin, result.n_tested, result.kept)
 
 
 def by_attribution(
-    case: Case, method: Method, score_by: ScoreBy, selection: Selection, edges: int | None
+    case: Case,
+    method: Method,
+    score_by: ScoreBy,
+    selection: Selection,
+    edges: int | None,
+    steps: int = STEPS,
+    points: Points = "paper",
 ) -> Found:
-    """EAP's or EAP-IG's circuit of a given size."""
-    scores = attribution(case, score_by, steps_of(method))
+    """EAP's or EAP-IG's circuit of a given size.
+
+    Args:
+        edges: how many edges to choose; by default 5 % of all. Those off every path are no part of
+            the circuit.
+        steps, points: of EAP-IG (``attribution.attribution``).
+    """
+    scores = attribution(case, score_by, steps_of(method, steps), points)
     n = int(SHARE * case.graph.n_edges) if edges is None else edges
-    return Found(first(ranking(case.graph, scores, selection), n), scores)
+    chosen = first(ranking(case.graph, scores, selection), n)
+    return Found(on_paths(case.graph, chosen), scores, chosen=chosen)
 
 
-def steps_of(method: Method) -> int:
+def steps_of(method: Method, steps: int = STEPS) -> int:
     """Integration steps: EAP is EAP-IG with one."""
-    return 1 if method == "eap" else STEPS
+    return 1 if method == "eap" else steps
 
 
-def check_method(method: Method, engine: Engine, ablation: object, score_by: ScoreBy) -> None:
+def check_method(
+    method: Method,
+    engine: Engine,
+    ablation: object,
+    score_by: ScoreBy,
+    steps: int = STEPS,
+    points: Points = "paper",
+) -> None:
     """Refuse, before anything has run, what cannot be asked for together.
 
     Raises:
         UserError: EAP by KL, or auto-circuit for what it cannot do or where it is not installed.
     """
     if method != "acdc":
-        check_attribution(score_by, steps_of(method))
+        check_attribution(score_by, steps_of(method, steps), points)
     if engine == "auto-circuit":
         if method != "acdc" or ablation != "resample":
             raise UserError("auto-circuit is an engine of acdc with resample ablation only")

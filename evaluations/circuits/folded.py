@@ -144,7 +144,7 @@ def _layer(block: TransformerBlock, centred: bool) -> Layer:
     weights = torch.stack([attn.W_Q, attn.W_K, attn.W_V])
     biases = torch.stack([attn.b_Q, attn.b_K, attn.b_V])
     gain, shift = _norm(block.ln1, weights[0, 0, :, 0])
-    scale = torch.tensor([1 / float(attn.attn_scale), 1, 1]).to(weights)[:, None, None]
+    scale = weights.new_tensor([1 / float(attn.attn_scale), 1, 1])[:, None, None]
     return Layer(
         (scale[..., None] * gain[:, None] * weights).mT.contiguous(),
         scale * (biases + shift @ weights),

@@ -42,10 +42,8 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_dynamic_ntk_rope": (False, None),
     "clip_qkv": (None,),
     "load_in_4bit": (False, None),
-    # Soft caps: TransformerLens reads any value that is not positive as none.
-    "attn_scores_soft_cap": (-1.0, None),
-    "output_logits_soft_cap": (-1.0, None),
 }
+_SOFT_CAPS = ("attn_scores_soft_cap", "output_logits_soft_cap")
 _PARTS: tuple[Part, ...] = ("q", "k", "v")
 
 
@@ -111,6 +109,11 @@ class Graph:
                     f"circuits do not cover models with {name}={value!r}"
                     + (f", only {known}" if known else "")
                 )
+        for name in _SOFT_CAPS:
+            value = getattr(cfg, name, None)
+            # TransformerLens reads any value that is not positive as no cap.
+            if value is not None and not value <= 0:
+                raise UserError(f"circuits do not cover models with {name}={value!r}, only none")
         if cfg.original_architecture in ("Olmo2ForCausalLM", "Olmo3ForCausalLM"):
             raise UserError("circuits do not cover blocks that normalise after reading (OLMo 2, 3)")
         return cls(cfg.n_layers, cfg.n_heads, not cfg.attn_only, bool(cfg.parallel_attn_mlp))

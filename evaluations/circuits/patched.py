@@ -21,6 +21,9 @@ from transformer_lens.components import AbstractAttention, TransformerBlock
 from evaluations.circuits.graph import Graph
 from sat_interp.errors import UserError
 
+PRECISE = (torch.float32, torch.float64)
+"""What circuits are searched in: in less, KL steps are mostly rounding."""
+
 Ablation = Literal["resample", "zero", "mean"]
 Sources = Float[Tensor, "source batch pos d_model"]
 Replacement = Float[Tensor, "source #batch #pos d_model"]
@@ -94,7 +97,7 @@ def forward(
         added: added to the input of each destination. Zeros that require a gradient give the
             gradient with respect to every destination's input.
     """
-    matrix = None if kept is None else graph.matrix(kept).to(embedding.dtype)
+    matrix = None if kept is None else graph.matrix(kept).to(embedding)
     reader = _Reader(graph, matrix, replacement, added, embedding)
     for layer, block in enumerate(model.blocks):
         first = graph.destination(layer, "q")
@@ -199,8 +202,13 @@ def prepare(
 
     Raises:
         UserError: no prompts, or a clean prompt and its corrupted one of unequal length, or
-            constants of another graph's shape.
+            constants of another graph's shape, or a model in less than float32.
     """
+    if model.W_E.dtype not in PRECISE:
+        kind = str(model.W_E.dtype).removeprefix("torch.")
+        raise UserError(
+            f"circuits are not searched in {kind}, whose rounding passes for KL: use float32"
+        )
     if not batches or not all(len(batch.clean) for batch in batches):
         raise UserError("there are no prompts to find a circuit with")
     if any(batch.clean.shape != batch.corrupted.shape for batch in batches):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evaluations.circuits.draw import PARTS, line_width
+from evaluations.circuits.draw import PARTS, line_width, size_of
 from evaluations.circuits.export import split_destination
 from evaluations.report.page import escaped
 
@@ -26,8 +26,8 @@ def circuit_picture(circuit: dict[str, Any]) -> str:
         circuit: as ``circuits.graph.circuit_to_dict`` gives it, with or without scores.
     """
     plan = Plan(circuit["graph"])
-    edges = sorted(circuit["edges"], key=lambda edge: abs(edge.get("score") or 0.0))
-    largest = max((abs(edge.get("score") or 0.0) for edge in edges), default=0.0)
+    edges = sorted(circuit["edges"], key=size_of)
+    largest = max(map(size_of, edges), default=0.0)
     dense = min(1.0, (60 / max(1, len(edges))) ** 0.5)
     used = {end for edge in edges for end in (edge["source"], _node(edge))}
     lines = [_edge(plan, edge, largest, dense) for edge in edges]

@@ -31,31 +31,38 @@ def _columns(*told: tuple[str, str, int, bool]) -> tuple[Column, ...]:
 
 CIRCUITS = (
     Layout(
-        "Circuits (a model that fails the task has a low count for the wrong reason)",
+        "Circuits",
         _columns(
             ("edges", "Edges", 0, False),
             ("accuracy", "Accuracy", 2, True),
-            ("circuit_kl", "KL circuit", 2, False),
             ("kl_corrupted", "KL corrupted", 2, False),
-            ("faithfulness", "Faithfulness", 2, True),
+            ("circuit_kl", "KL circuit", 2, False),
+            ("held_out_kl", "held out", 2, False),
+            ("faithfulness", "Faithfulness", 2, False),
+            ("held_out_faithfulness", "held out", 2, True),
             ("cpr", "CPR", 3, False),
             ("cmd", "CMD", 3, False),
         ),
+        "Edges on a path from embedding to output. Held out: prompts the circuit was not found on. "
+        "CPR ranks edges by score with its sign, CMD by the score's size; both are of held-out "
+        "prompts. Shares of edges that round to 0 are the empty circuit. Edges that ACDC keeps at "
+        "no tau have no rank of their own: they come last, by their KL step.",
     ),
     Layout(
-        "Controls: faithfulness of random circuits, edges of the null task, SD of edges over "
-        "prompts and orders, margin to tau",
+        "Controls: random circuits, null task, other prompts, other visiting orders, margin to tau",
         _columns(
             ("edges", "Edges", 0, False),
             ("random_faithfulness", "Random: f", 2, True),
-            ("null_edges", "Null", 0, False),
+            ("null_edges", "Null", 1, True),
             ("null_jaccard", "overlap", 2, False),
-            ("bootstrap_sd", "Prompts", 1, False),
+            ("bootstrap_sd", "Prompts: SD", 1, True),
             ("bootstrap_jaccard", "overlap", 2, False),
-            ("orders_sd", "Orders", 1, False),
+            ("orders_sd", "Orders: SD", 1, True),
             ("orders_jaccard", "overlap", 2, False),
             ("margin", "Margin", 4, False),
         ),
+        "Null: mean edges where as many words change as in the task, none of which bears on the "
+        "answer. SD: of the count of edges. Overlap: Jaccard, with the circuit.",
     ),
 )
 
@@ -127,8 +134,9 @@ def _panel(row: Row) -> Panel:
     title = f"{row.label}: {count} of {extra['circuit']['graph']['n_edges']:,} edges"
     note = (
         f"{escape.figure(record.data.get('spec', '?'))}, {escape.figure(how)}\n"
-        f"accuracy {_value(row, 'accuracy', 2)}, faithfulness {_value(row, 'faithfulness', 2)}, "
-        f"null task {_value(row, 'null_edges', 0)} edges"
+        f"accuracy {_value(row, 'accuracy', 2)}, faithfulness {_value(row, 'faithfulness', 2)} "
+        f"(held out {_value(row, 'held_out_faithfulness', 2)}), "
+        f"null task {_value(row, 'null_edges', 1)} edges"
     )
     warning = "\n".join(map(escape.figure, str(extra.get("marked") or "").split("; ")))
     return Panel(title, extra["circuit"], note, warning)
@@ -142,8 +150,9 @@ def _value(row: Row, name: str, digits: int) -> str:
 def draw_curves(named: Sequence[Row]) -> Figure:
     """Edges against faithfulness and KL, a colour for each model.
 
-    Small marks: the first edges of the method's ranking. Large ones: circuits of single
-    thresholds. Crosses with bars: random circuits of the size of the one in question.
+    Small marks: the first edges of the method's signed ranking. Large ones: circuits of single
+    thresholds. Crosses with bars: random circuits of the size of the one in question. All are of
+    held-out prompts where there are any. A model without a value says so in the legend.
     """
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -174,7 +183,9 @@ def _line(
     if points:
         axes.plot(*zip(*points, strict=True), color=color, linewidth=1.1, marker=".", markersize=4)
     swept = [(one["edges"], value) for one in extra.get("sweep", [])
-             if one["edges"] and (value := _number(one[name])) is not None]  # fmt: skip
+             if one["edges"] and (value := _judged(one, name)) is not None]  # fmt: skip
+    if not (points or swept):
+        label += ": no value"
     axes.plot(
         [edges for edges, _ in swept], [value for _, value in swept], color=color, marker=marker,
         markersize=6, linestyle="", markeredgecolor="white", label=label,
@@ -192,6 +203,12 @@ def _random(axes: Axes, row: Row, name: str, color: str) -> None:
     axes.errorbar(
         [edges.value], [metric.value], yerr=reach, color=color, marker="x", capsize=2, linewidth=1
     )
+
+
+def _judged(one: dict[str, Any], name: str) -> float | None:
+    """A figure of one threshold's circuit, on held-out prompts where there were any."""
+    held_out = f"held_out_{name}"
+    return _number(one[held_out] if held_out in one else one[name])
 
 
 def _number(value: Any) -> float | None:

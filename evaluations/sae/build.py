@@ -45,7 +45,8 @@ def build_trainer(
     Raises:
         UserError: k above the number of features.
     """
-    with torch.random.fork_rng(devices=[device] if device.type != "cpu" else []):
+    others = [device] if device.type != "cpu" else []
+    with torch.random.fork_rng(devices=others, device_type=device.type):
         torch.manual_seed(config.seed)
         sae = _build_sae(config, d_in, device, dtype, metadata)
     return SAETrainer(trainer_config(config, device), sae, iter(()))

@@ -7,7 +7,6 @@ where prompts are text or token numbers and answers lists of text or of token nu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,9 @@ from transformers import PreTrainedTokenizerFast
 from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import SEVERAL_TOKENS, Candidate, checked, encode, following
 from sat_interp.errors import UserError
+from sat_interp.reading import Unreadable, read_json
 
+MOST_BYTES = 1 << 28
 KEYS = ("clean", "corrupt", "answers", "wrong_answers")
 
 
@@ -29,11 +30,9 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
             or has something else under it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {str(error)[:100]}") from None
+        content = read_json(path, MOST_BYTES)
+    except Unreadable as error:
+        raise UserError(f"cannot read prompts from {path}: {error}") from None
     prompts = content.get("prompts") if isinstance(content, dict) else None
     if not isinstance(prompts, list):
         raise UserError(f'{path} has no list of prompts: {{"prompts": [...]}}')
@@ -52,14 +51,19 @@ def _fault(entry: Any) -> str | None:
     if missing := [key for key in KEYS if key not in entry]:
         return f"it has no {missing[0]!r}"
     for key in KEYS[:2]:
-        if not entry[key] or not (isinstance(entry[key], str) or _are_tokens(entry[key])):
+        if not entry[key] or not (_is_text(entry[key]) or _are_tokens(entry[key])):
             return f"{key!r} is neither text nor a list of token numbers"
     for key in KEYS[2:]:
         answers = entry[key]
-        are_texts = isinstance(answers, list) and all(isinstance(one, str) for one in answers)
+        are_texts = isinstance(answers, list) and all(map(_is_text, answers))
         if not answers or not (are_texts or _are_tokens(answers)):
             return f"{key!r} is no list of answers"
     return None
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that can be encoded: no half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
 
 
 def _are_tokens(value: Any) -> bool:

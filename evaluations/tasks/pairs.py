@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -68,6 +68,9 @@ class TaskPrompts:
         left_out: how many drawn prompts could not be used, by reason.
         words_left_out: how many words could not be used at all (not one token), by kind.
         note: what else a record should say (seed, tokenizer, ...).
+        held_out: further prompts of the task, to measure on what the others found; they share no
+            prompt with them.
+        decode: from tokens to text, where the tokenizer is known.
     """
 
     name: str
@@ -76,6 +79,8 @@ class TaskPrompts:
     left_out: dict[str, int] = field(default_factory=dict)
     words_left_out: dict[str, int] = field(default_factory=dict)
     note: dict[str, Any] = field(default_factory=dict)
+    held_out: TaskPrompts | None = None
+    decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -96,6 +101,8 @@ class TaskPrompts:
             for part in batch._parts():
                 # one dtype and byte order, so that the hash is the same on any machine
                 digest.update(part.numpy().astype("<i8").tobytes())
+        if self.held_out is not None:
+            digest.update(self.held_out.content.encode())
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
@@ -112,7 +119,13 @@ class TaskPrompts:
             "words_left_out": dict(self.words_left_out),
             "lengths": {batch.clean.shape[1]: len(batch) for batch in self.batches},
             **self.note,
+            **({} if self.held_out is None else {"held_out": self._held_out_described()}),
         }
+
+    def _held_out_described(self) -> dict[str, Any]:
+        assert self.held_out is not None
+        told = self.held_out.describe()
+        return {key: told[key] for key in ("content", "n", "left_out", "lengths")}
 
     def subset(self, indices: Sequence[int]) -> TaskPrompts:
         """The prompts of these numbers, each with those of its length; repeats are kept.
@@ -138,64 +151,14 @@ class TaskPrompts:
         return self.subset(drawn.tolist())
 
     def null(self, seed: int) -> TaskPrompts:
-        """The null task: corrupted prompts paired at random with corrupted prompts.
-
-        Both prompts of a pair are corrupted ones of one length, so that what makes a clean prompt
-        answerable is in neither: what is found here, any change of words costs. The partner is
-        drawn from the prompts with the same right and wrong answer where there are any (with two
-        answers, such as was / were, both prompts then agree on which), else from all others of its
-        length. The answers stay those of the clean prompt. A prompt that is alone with its length
-        is left out, and counted.
+        """Draw the prompts of the null task (``evaluations.tasks.null``).
 
         Raises:
-            UserError: every prompt is alone with its length.
+            UserError: there is no null prompt at all.
         """
-        draws = np.random.default_rng(seed)
-        batches, texts, first, alone = [], [], 0, 0
-        for batch in self.batches:
-            here = self.texts[first : first + len(batch)]
-            first += len(batch)
-            if len(batch) < 2:
-                alone += len(batch)
-                continue
-            partner = _partners(batch, draws)
-            batches.append(
-                PairBatch(
-                    batch.corrupted,
-                    batch.corrupted[torch.tensor(partner)],
-                    batch.right,
-                    batch.wrong,
-                )
-            )
-            texts += [
-                pair._replace(clean=pair.corrupted, corrupted=here[other].corrupted)
-                for pair, other in zip(here, partner, strict=True)
-            ]
-        if not batches:
-            raise UserError(f"{self.name}: no two prompts of one length, so no null task")
-        left_out = {**self.left_out, "alone with its length": alone} if alone else self.left_out
-        return dataclasses.replace(
-            self, name=f"{self.name} (null)", batches=tuple(batches), texts=tuple(texts),
-            left_out=left_out,
-        )  # fmt: skip
+        from evaluations.tasks.null import null_prompts
 
-
-def _partners(batch: PairBatch, draws: np.random.Generator) -> list[int]:
-    """For each row another one, at random: one with the same answers where there is one."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for row in draws.permutation(len(batch)).tolist():
-        groups.setdefault((int(batch.right[row]), int(batch.wrong[row])), []).append(row)
-    single = [rows[0] for rows in groups.values() if len(rows) == 1]
-    rings = [rows for rows in groups.values() if len(rows) > 1]
-    if len(single) == 1:  # the only one without a namesake joins the first of the others
-        rings[0].append(single[0])
-    elif single:
-        rings.append(single)
-    partner = [0] * len(batch)
-    for ring in rings:
-        for row, following in zip(ring, [*ring[1:], ring[0]], strict=True):
-            partner[row] = following
-    return partner
+        return null_prompts(self, seed)
 
 
 @dataclass(frozen=True)

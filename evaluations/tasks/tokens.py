@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -13,15 +16,21 @@ from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
 from sat_interp.data.tokenizer import story_start
 from sat_interp.errors import UserError
 
+log = logging.getLogger(__name__)
+
 # Why a prompt is left out.
 SEVERAL_TOKENS = "an answer is not one token"
 SAME_ANSWERS = "right and wrong answer are one token"
 UNEQUAL = "clean and corrupted are of unequal length"
 SAME_PROMPTS = "clean and corrupted are the same"
 REPEATED = "drawn before"
+NOT_APART = "its pair of names is among the prompts searched with"
+
+LEAST_HELD_OUT = 10  # with fewer, prompts are taken from those searched with
 
 Row = tuple[list[int], list[int], int, int]  # clean, corrupted, right, wrong
 Candidate = tuple[Pair, Row | str]  # a pair with its tokens, or with the reason why it has none
+Apart = Callable[[Row], frozenset[int]]  # what held-out prompts must not share with the others
 WordT = TypeVar("WordT", bound=str)
 
 
@@ -101,39 +110,121 @@ def collect(
     n: int,
     words_left_out: dict[str, int] | None = None,
     note: dict[str, Any] | None = None,
+    held_out: int = 0,
+    apart: Apart | None = None,
+    decode: Callable[[list[int]], str] | None = None,
 ) -> TaskPrompts:
     """The first ``n`` distinct pairs that can be used, by length; the others are counted.
+
+    Args:
+        held_out: how many further pairs to hold out, none of them among the first. Where there are
+            too few for both (fewer than ``LEAST_HELD_OUT`` to hold out), those there are are
+            shared in the ratio asked for.
+        apart: held-out pairs differ from the first ones in this, too.
+        decode: from tokens to text, for what is made of the prompts later.
 
     Raises:
         UserError: none can be used.
     """
-    left_out: Counter[str] = Counter()
-    buckets: dict[int, list[tuple[Pair, Row]]] = {}
-    seen: set[tuple[tuple[int, ...], ...]] = set()
-    for pair, row in candidates:
-        if isinstance(row, str):
-            left_out[row] += 1
-            continue
-        key = (tuple(row[0]), tuple(row[1]), row[2:])
-        if key in seen:
-            left_out[REPEATED] += 1
-            continue
-        seen.add(key)
-        buckets.setdefault(len(row[0]), []).append((pair, row))
-        if len(seen) == n:
-            break
-    if not seen:
-        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in left_out.most_common())
+    drawn = _Drawn(candidates, n, held_out, apart)
+    if not drawn.first:
+        reasons = ", ".join(f"{one} ({count:,})" for one, count in drawn.left_out.most_common())
         raise UserError(f"{name}: no prompt can be used with this tokenizer: {reasons}")
-    ordered = [buckets[length] for length in sorted(buckets)]
-    return TaskPrompts(
-        name,
-        batches=tuple(_batch([row for _, row in bucket]) for bucket in ordered),
-        texts=tuple(pair for bucket in ordered for pair, _ in bucket),
-        left_out=dict(left_out),
-        words_left_out=words_left_out or {},
-        note=note or {},
-    )
+
+    def made(pairs: list[tuple[Pair, Row]], left_out: dict[str, int]) -> TaskPrompts:
+        buckets: dict[int, list[tuple[Pair, Row]]] = {}
+        for pair, row in pairs:
+            buckets.setdefault(len(row[0]), []).append((pair, row))
+        ordered = [buckets[length] for length in sorted(buckets)]
+        return TaskPrompts(
+            name,
+            batches=tuple(_batch([row for _, row in bucket]) for bucket in ordered),
+            texts=tuple(pair for bucket in ordered for pair, _ in bucket),
+            left_out=left_out,
+            words_left_out=words_left_out or {},
+            note=note or {},
+            decode=decode,
+        )
+
+    found = made(drawn.first, dict(drawn.left_out))
+    if not drawn.rest:
+        return found
+    return dataclasses.replace(found, held_out=made(drawn.rest, dict(drawn.rest_left_out)))
+
+
+class _Drawn:
+    """The pairs that are used, and those held out.
+
+    Attributes:
+        first, rest: pairs to find something with, and pairs to measure it on.
+        left_out, rest_left_out: what could not be used while either was drawn, by reason.
+    """
+
+    def __init__(
+        self, candidates: Iterable[Candidate], n: int, held_out: int, apart: Apart | None
+    ) -> None:
+        self.apart = apart
+        self.left_out: Counter[str] = Counter()
+        self.rest_left_out: Counter[str] = Counter()
+        self.first: list[tuple[Pair, Row]] = []
+        self.rest: list[tuple[Pair, Row]] = []
+        self.near: list[tuple[Pair, Row]] = []  # not apart from the first ones
+        seen: set[tuple[tuple[int, ...], ...]] = set()
+        for pair, row in candidates:
+            left_out = self.left_out if len(self.first) < n else self.rest_left_out
+            if isinstance(row, str):
+                left_out[row] += 1
+                continue
+            key = (tuple(row[0]), tuple(row[1]), row[2:])
+            if key in seen:
+                left_out[REPEATED] += 1
+                continue
+            seen.add(key)
+            self._take(pair, row, n)
+            if len(self.first) == n and len(self.rest) >= held_out:
+                break
+        if len(self.rest) < min(held_out, LEAST_HELD_OUT):
+            self._share(n, held_out)
+        if self.near:
+            self.rest_left_out[NOT_APART] += len(self.near)
+
+    def _take(self, pair: Pair, row: Row, n: int) -> None:
+        if len(self.first) < n:
+            self.first.append((pair, row))
+        elif self.apart and self.apart(row) in self._known:
+            self.near.append((pair, row))
+        else:
+            self.rest.append((pair, row))
+
+    @cached_property
+    def _known(self) -> set[frozenset[int]]:
+        """What the first pairs, all of them there by now, have that the rest must not."""
+        return {self.apart(row) for _, row in self.first} if self.apart else set()
+
+    def _share(self, n: int, held_out: int) -> None:
+        """Share the pairs there are; those that are not apart go to one side together."""
+        every = [*self.first, *self.rest, *self.near]
+        together: dict[object, list[tuple[Pair, Row]]] = {}
+        for place, (pair, row) in enumerate(every):
+            together.setdefault(self.apart(row) if self.apart else place, []).append((pair, row))
+        if len(together) < 2:
+            return
+        wanted = min(n, max(1, round(len(every) * n / (n + held_out))))
+        *groups, last = together.values()
+        self.first, self.rest, self.near = [], [], []
+        for group in groups:
+            (self.first if len(self.first) < wanted else self.rest).extend(group)
+        self.rest.extend(last)
+        self.first, self.rest = self.first[:n], self.rest[:held_out]
+        log.warning(
+            "%d prompts can be used: %d to search with, %d held out (--held-out 0 holds out none)",
+            len(every), len(self.first), len(self.rest),
+        )  # fmt: skip
+
+
+def answers(row: Row) -> frozenset[int]:
+    """The unordered pair of answers: the names of an IOI prompt."""
+    return frozenset(row[2:])
 
 
 def _batch(rows: Sequence[Row]) -> PairBatch:

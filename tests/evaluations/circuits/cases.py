@@ -22,13 +22,14 @@ def task(lengths: tuple[int, ...] = (5, 7), n: int = 3, seed: int = 0) -> TaskPr
 
 def doable(model: object, prompts: TaskPrompts) -> TaskPrompts:
     """The same prompts, the model's best token for the right answer, its worst for the wrong."""
+    held_out = None if prompts.held_out is None else doable(model, prompts.held_out)
     batches = []
     for batch in prompts.batches:
         logits = model(batch.clean)[:, -1]
         batches.append(
             PairBatch(batch.clean, batch.corrupted, logits.argmax(-1), logits.argmin(-1))
         )
-    return TaskPrompts(prompts.name, tuple(batches), prompts.texts)
+    return TaskPrompts(prompts.name, tuple(batches), prompts.texts, held_out=held_out)
 
 
 def tiny_case(

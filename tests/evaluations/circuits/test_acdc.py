@@ -156,6 +156,23 @@ def test_a_lower_tau_keeps_more_from_the_same_activations():
     assert all(torch.equal(a, b.clean) for a, b in zip(before, buckets, strict=True))
 
 
+def test_float64_is_float64_throughout():
+    """An attention scale of d_head = 3 is no power of two, so that float32 would show in it."""
+    model = tiny_model(d_head=3)
+    graph = Graph.of(model)
+    buckets = prepare(model, graph, prompts((8,)))
+    lane = Lane(graph, Folded.of(model), buckets[0])
+    found = acdc(model, graph, buckets, 0.01)
+    kept, steps, _ = _sequential(model, graph, buckets, 0.01, graph.order())
+    assert torch.equal(found.kept, kept)
+    torch.testing.assert_close(found.steps, steps, atol=1e-13, rtol=1e-11)
+    for tensor in (lane.current, lane.replacement, *lane.qkv, *lane.z, *lane.streams.values()):
+        assert tensor.dtype == torch.float64
+    attn = model.blocks[0].attn
+    wanted = (attn.W_Q / attn.attn_scale * model.blocks[0].ln1.w[:, None]).mT
+    torch.testing.assert_close(Folded.of(model).layers[0].weights[0], wanted, atol=0, rtol=1e-15)
+
+
 class _Stop(Exception):
     pass
 

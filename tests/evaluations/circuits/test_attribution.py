@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from evaluations.circuits import case as case_module
-from evaluations.circuits.attribution import attribution, check_attribution, first, ranking
+from evaluations.circuits.attribution import (
+    attribution,
+    check_attribution,
+    first,
+    interpolation,
+    ranking,
+)
 from evaluations.circuits.graph import Graph
 from evaluations.circuits.patched import forward, kl_divergence
 from sat_interp.errors import UserError
@@ -82,6 +88,21 @@ def test_eap_by_kl_is_refused_since_it_is_zero():
     assert attribution(case, "kl", steps=2).abs().max() > 1e-3
 
 
+def test_the_points_are_the_papers_or_the_released_codes():
+    assert interpolation(5) == [0.2, 0.4, 0.6, 0.8, 1.0]
+    # hannamw/EAP-IG, get_scores_eap_ig: for step in range(0, steps), share step / steps
+    assert interpolation(5, "released") == [0.0, 0.2, 0.4, 0.6, 0.8]
+    case = tiny_case(**SMALL)
+    five = {points: attribution(case, steps=5, points=points) for points in ("paper", "released")}
+    once = attribution(case, steps=1)  # at the clean prompt, the one point they do not share
+    start = five["released"] * 5 - (five["paper"] * 5 - once)  # at the corrupted prompt
+    torch.testing.assert_close(attribution(case, steps=2, points="released"),
+                               attribution(case, steps=2) + (start - once) / 2)  # fmt: skip
+    assert (start - once).abs().max() > 1e-3
+    with pytest.raises(UserError, match="corrupted prompt alone"):
+        attribution(case, steps=1, points="released")
+
+
 def test_pieces_of_prompts_change_nothing(monkeypatch):
     case = tiny_case()
     whole = attribution(case)
@@ -107,6 +128,18 @@ def test_top_takes_the_largest_of_either_sign_and_greedy_what_leads_on():
         ("a0.h0", "resid_final"), ("embed", "a0.h0.q"), ("embed", "resid_final"),
         ("m0", "resid_final"), ("a0.h0", "m0"),
     ]  # fmt: skip
+
+
+def test_a_signed_ranking_puts_what_harms_last():
+    graph = Graph(1, 1)
+    scores = torch.randn(graph.n_edges, generator=torch.Generator().manual_seed(1))
+    order = ranking(graph, scores, "top", signed=True)
+    assert torch.equal(scores[order], scores.sort(descending=True).values)
+    assert not torch.equal(order, ranking(graph, scores, "top"))
+    greedy = ranking(graph, scores, "greedy", signed=True)
+    into_output = graph.edge_destination == graph.n_destinations - 1
+    best = int(torch.where(into_output, scores, -torch.inf).argmax())
+    assert int(greedy[0]) == best
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from evaluations.record import read_records
 from sat_interp.checkpoint import save_pretrained
 from tests.evaluations.circuits.cases import task
 
-QUICK = ["--random-circuits", "2", "--bootstrap", "1", "--prompts", "6"]
+QUICK = ["--random-circuits", "2", "--bootstrap", "1", "--prompts", "6", "--null-draws", "1"]
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ def test_a_model_gets_tables_figures_circuits_and_a_record(evaluate, tmp_path, c
     assert code == 0
     assert record.config["taus"] == [0.0001, 9.0]
     assert record.data["n"] == 6
+    assert record.data["held_out"]["n"] == 6
+    assert "--bootstrap 1 gives no standard deviation: it takes 5" in caplog.text
     assert f"{record.metric('edges').value:,.0f}" in out
     assert "Random" in out
     assert record.extra["marked"]  # random weights
@@ -61,7 +63,7 @@ def test_prompts_begin_with_the_end_of_text_token_unless_told_not_to(evaluate):
     (without,) = [one for one in records if one.data["bos"] is False]
     length = int(next(iter(with_bos.data["lengths"])))
     assert int(next(iter(without.data["lengths"]))) == length - 1
-    assert with_bos.metric("edges").value == 20
+    assert with_bos.metric("edges_chosen").value == 20
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,9 @@ def test_prompts_begin_with_the_end_of_text_token_unless_told_not_to(evaluate):
         (("--task", "none.json"), "there is no file"),
         (("--method", "eap", "--score-by", "kl"), "zero for every edge"),
         (("--prompts", "0"), "at least one prompt"),
+        (("--held-out", "-1"), "0 prompts or more"),
+        (("--method", "eap-ig", "--points", "mine"), "--points"),
+        (("--method", "eap-ig", "--steps", "0"), "at least one step"),
         ((), "ioi-tinystories"),
     ],
 )

@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import combinations, product
 
 import networkx as nx
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,6 @@ from evaluations.circuits.controls import (
     Spread,
     bootstrap_spread,
     jaccard,
-    on_paths,
     order_spread,
     random_circuits,
     spread,
@@ -22,6 +22,8 @@ from evaluations.circuits.controls import (
 from evaluations.circuits.export import to_networkx
 from evaluations.circuits.find import Found, by_acdc
 from evaluations.circuits.graph import Graph, circuit_to_dict
+from evaluations.circuits.metrics import spread_metrics, standard_deviation
+from evaluations.circuits.paths import on_paths
 from tests.evaluations.circuits.cases import tiny_case
 
 
@@ -118,21 +120,50 @@ def test_overlap_by_hand():
     assert failed == Spread([0, 0], [], {"both circuits are empty": 2})
 
 
+def test_a_standard_deviation_takes_five_draws_and_has_the_chi_square_interval():
+    counts = [33.0, 30.0, 28.0, 37.0, 31.0]
+    value, interval = standard_deviation(counts)
+    assert value == pytest.approx(np.std(counts, ddof=1))
+    # chi-square with 4 degrees: 0.4844 and 11.1433 are its 2.5 and 97.5 % points
+    assert interval.low == pytest.approx(value * np.sqrt(4 / 11.1433), rel=1e-4)
+    assert interval.high == pytest.approx(np.sqrt((value**2 + 1 / 12) * 4 / 0.4844), rel=1e-3)
+    assert standard_deviation(counts[:4]) == (None, None)
+    assert standard_deviation([3.0] * 5)[1].high == pytest.approx(
+        np.sqrt(4 / 12 / 0.4844), rel=1e-3
+    )
+
+
+def test_the_interval_of_a_standard_deviation_holds_it_nineteen_times_in_twenty():
+    draws = np.random.default_rng(0).normal(40, 3, size=(2000, 6))
+    found = [standard_deviation(row)[1] for row in draws.tolist()]
+    assert np.mean([one.low <= 3 <= one.high for one in found]) == pytest.approx(0.95, abs=0.015)
+
+
+def test_too_few_draws_have_no_standard_deviation_and_say_how_many_it_takes():
+    few = {metric.name: metric for metric in
+           spread_metrics("bootstrap", Spread([30, 33], [0.5, 0.6]), 31, "why")}  # fmt: skip
+    assert few["bootstrap_sd"].value is None
+    assert few["bootstrap_sd"].reasons == {"takes at least 5: --bootstrap 5": 1}
+    assert few["bootstrap_edges"].value == 31.5
+    none = spread_metrics("orders", Spread(), 31, "no order")
+    assert {tuple(metric.reasons) for metric in none} == {("no order",)}
+
+
 def test_bootstrap_finds_the_circuit_on_other_prompts_and_orders_in_other_orders():
     case = tiny_case()
-    circuit = by_acdc(case, 0.1).kept
+    circuit = by_acdc(case, 0.002).kept
     contents = []
 
     def find(other):
         contents.append(other.prompts.content)
-        return by_acdc(other, 0.1)
+        return by_acdc(other, 0.002)
 
     found = bootstrap_spread(case, circuit, find, 3, seed=5)
     assert contents == [case.prompts.bootstrap(5 + i).content for i in range(3)]
     assert len(found.edges) == 3
     orders = order_spread(
-        circuit, lambda order: by_acdc(case, 0.1, order=order), case.graph, 3, seed=5
+        circuit, lambda order: by_acdc(case, 0.002, order=order), case.graph, 3, seed=5
     )
-    first = by_acdc(case, 0.1, order=case.graph.order(5))
+    first = by_acdc(case, 0.002, order=case.graph.order(5))
     assert orders.edges[0] == first.n
     assert orders.jaccard[0] == jaccard(circuit, first.kept)

@@ -10,7 +10,9 @@ from evaluations import statistics
 from evaluations.circuits.faithfulness import (
     SHARES,
     Point,
-    areas,
+    area_interval,
+    cmd,
+    cpr,
     curve,
     faithfulness,
     mean_over_prompts,
@@ -60,14 +62,31 @@ def test_areas_by_hand():
     def points(values):
         return [Point(s, 1, v, 0.0) for s, v in zip(SHARES, values, strict=True)]
 
-    assert areas(points([1.0] * 10)) == pytest.approx((0.999, 0.0))
+    assert cpr(points([1.0] * 10)) == pytest.approx(0.999)
+    assert cmd(points([1.0] * 10)) == pytest.approx(0.0)
     line = (1 - 0.001**2) / 2
-    assert areas(points(SHARES)) == pytest.approx((line, 0.999 - line))
+    assert cpr(points(SHARES)) == pytest.approx(line)
+    assert cmd(points(SHARES)) == pytest.approx(0.999 - line)
     # 2 from half of the edges on: CMD takes what is above 1 as it takes what is below
-    cpr, cmd = areas(points([0.0] * 8 + [2.0, 1.0]))
-    assert cpr == pytest.approx(0.3 * 1.0 + 0.5 * 1.5)
-    assert cmd == pytest.approx((0.2 - 0.001) * 1.0 + 0.3 * 1.0 + 0.5 * 0.5)
-    assert areas(points([None] + [1.0] * 9)) is None
+    above = points([0.0] * 8 + [2.0, 1.0])
+    assert cpr(above) == pytest.approx(0.3 * 1.0 + 0.5 * 1.5)
+    assert cmd(above) == pytest.approx((0.2 - 0.001) * 1.0 + 0.3 * 1.0 + 0.5 * 0.5)
+    assert cpr(points([None] + [1.0] * 9)) is None
+    assert cmd([]) is None
+
+
+def test_the_interval_of_an_area_resamples_prompts():
+    case = tiny_case(n=10)
+    points = curve(case, torch.arange(case.graph.n_edges).flip(0))
+    whole = (case.full.difference - case.empty.difference).numpy()
+    drawn = np.random.default_rng(3).integers(20, size=(50, 20))
+    expected = []
+    for rows in drawn:
+        values = [float(one.gained.numpy()[rows].mean() / whole[rows].mean()) for one in points]
+        expected.append(np.trapezoid(np.abs(1 - np.array(values)), SHARES))
+    found = area_interval(case, points, "cmd", 50, 3)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(expected, [0.025, 0.975])))
+    assert "over 20 prompts" in found.method
 
 
 def test_edges_rank_by_the_tau_at_which_they_fall():
@@ -80,13 +99,19 @@ def test_edges_rank_by_the_tau_at_which_they_fall():
     }
     # 1 is kept at 0.1, though no longer at 0.01; then 2 and 0 by step; then 4, never kept
     assert tau_ranking(sweep).tolist() == [1, 2, 0, 4, 3]
+    # by size, what harms comes before what helps less
+    assert tau_ranking(sweep, signed=False).tolist() == [1, 2, 0, 3, 4]
+    # edges off every path are ranked as the method found them, though no circuit has them
+    chosen = torch.tensor([1, 1, 0, 0, 0], dtype=torch.bool)
+    off = Found(torch.zeros(5, dtype=torch.bool), torch.tensor([0.2, 0.5, 0, 0, 0]), chosen=chosen)
+    assert tau_ranking({0.1: off}).tolist() == [1, 0, 4, 3, 2]
 
 
 def test_a_curve_goes_from_nothing_to_the_whole_model():
     case = tiny_case(n=10)
     sweep = {tau: by_acdc(case, tau) for tau in (0.01, 0.1)}
     order = tau_ranking(sweep)
-    assert sweep[0.1].kept[order[: sweep[0.1].n]].all()
+    assert sweep[0.1].all_chosen[order[: int(sweep[0.1].all_chosen.sum())]].all()
     points = curve(case, order)
     n = case.graph.n_edges
     assert [point.edges for point in points] == [int(n * share + 1e-9) for share in SHARES]

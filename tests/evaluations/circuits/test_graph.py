@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from evaluations.circuits.graph import Graph, circuit_to_dict, read_circuit, write_circuit
+from evaluations.circuits.patched import embed, forward
 from sat_interp.errors import UserError
-from tests.evaluations.circuits.tiny import tiny_model
+from tests.evaluations.circuits.tiny import prompts, tiny_model
 
 
 def test_the_papers_shape_has_23_981_edges():
@@ -129,11 +130,21 @@ def test_an_edge_that_is_not_there_and_a_file_that_is_not(tmp_path):
         ({"positional_embedding_type": "alibi"}, "positional_embedding_type='alibi'"),
         ({"attention_dir": "bidirectional"}, "attention_dir"),
         ({"attn_scores_soft_cap": 5.0}, "attn_scores_soft_cap=5.0"),
+        ({"output_logits_soft_cap": 0.5}, "output_logits_soft_cap=0.5"),
+        ({"output_logits_soft_cap": float("nan")}, "output_logits_soft_cap=nan"),
     ],
 )
 def test_what_is_not_covered_is_named(settings, name):
     with pytest.raises(UserError, match=name):
         Graph.of(tiny_model(**settings))
+
+
+@pytest.mark.parametrize("cap", [0.0, 0, -1.0, -30.0])
+def test_a_soft_cap_that_is_not_positive_is_none(cap):
+    model = tiny_model(attn_scores_soft_cap=cap, output_logits_soft_cap=cap)
+    graph, batch = Graph.of(model), prompts((7,))[0]
+    run = forward(model, graph, embed(model, batch.clean))
+    torch.testing.assert_close(run.logits, model(batch.clean)[:, -1])
 
 
 def test_ours_and_others_have_a_graph(make_model):

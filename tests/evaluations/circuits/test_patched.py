@@ -191,3 +191,10 @@ def test_prompts_that_cannot_be_used_are_one_line(batches, ablation, message):
     model = tiny_model()
     with pytest.raises(UserError, match=message):
         prepare(model, Graph.of(model), batches, ablation)
+
+
+def test_a_model_in_less_than_float32_is_refused():
+    model = tiny_model()
+    model.to(torch.bfloat16, print_details=False)
+    with pytest.raises(UserError, match="not searched in bfloat16"):
+        prepare(model, Graph.of(model), prompts())

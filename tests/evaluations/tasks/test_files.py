@@ -110,7 +110,7 @@ def test_a_file_of_which_nothing_is_left_is_one_line(written, gpt2):
         ('{"prompts": {}}', "has no list of prompts"),
         ('{"prompts": []}', "empty list of prompts"),
         ('{"prompts": [3]}', "prompt 1 of 1: it is no object"),
-        ("[" * 100_000, "is no JSON"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_files_that_hold_no_prompts(text, said, tmp_path, gpt2):
@@ -149,7 +149,7 @@ def test_entries_that_lack_a_key(key, written, gpt2):
 def test_what_is_not_text_and_what_is_a_directory(tmp_path, gpt2):
     path = tmp_path / "latin.json"
     path.write_bytes(b'{"prompts": ["\xe9"]}')
-    with pytest.raises(UserError, match="is no JSON"):
+    with pytest.raises(UserError, match="not UTF-8"):
         make_task(path, gpt2)
     folder = tmp_path / "folder.json"
     folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from types import SimpleNamespace
@@ -82,30 +83,11 @@ def test_a_bootstrap_sample_draws_whole_pairs_with_replacement(prompts):
     assert prompts.bootstrap(3).content != prompts.bootstrap(4).content
 
 
-def test_the_null_task_pairs_corrupted_prompts_with_others_that_share_their_answers(prompts):
-    for seed in range(20):
-        short, long = prompts.null(seed).batches
-        for batch, size in ((short, 4), (long, 5)):
-            assert (batch.clean != batch.corrupted).all()  # nobody is its own partner
-            partners = sorted(batch.corrupted[:, 0].tolist())
-            assert partners == sorted(batch.clean[:, 0].tolist())
-            assert len(batch) == size
-        assert short.corrupted[:, 0].tolist() == [51, 50, 53, 52]
-    texts = prompts.null(0).texts
-    assert texts[0].clean == prompts.texts[0].corrupted
-    assert texts[0].corrupted == prompts.texts[1].corrupted
-    found = {tuple(prompts.null(seed).batches[1].corrupted[:, 0].tolist()) for seed in range(20)}
-    assert len(found) > 5
-
-
-def test_one_without_a_namesake_joins_others_and_one_alone_is_left_out():
-    three = _prompts(_batch(3, 2, [(1, 2), (1, 2), (3, 4)]), _batch(1, 5, [(1, 2)]))
-    null = three.null(0)
-    assert null.n == 2 + 1
-    assert (null.batches[0].clean != null.batches[0].corrupted).all()
-    assert null.left_out["alone with its length"] == 1
-    with pytest.raises(UserError, match="no two prompts of one length"):
-        _prompts(_batch(1, 5, [(1, 2)])).null(0)
+def test_held_out_prompts_are_part_of_the_content_and_of_what_is_told(prompts):
+    both = dataclasses.replace(prompts, held_out=prompts.subset([0, 8]))
+    assert both.content != prompts.content
+    assert both.describe()["held_out"]["n"] == 2
+    assert both.bootstrap(0).held_out is both.held_out
 
 
 class _Fixed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import islice
 
@@ -201,3 +202,51 @@ def test_unknown_tasks_and_numbers(tokenizers, tmp_path):
         make_task(tmp_path / "nothing.json", tokenizers["gpt2"])
     with pytest.raises(UserError, match="at least one prompt, not 0"):
         make_task("ioi", tokenizers["gpt2"], n=0)
+
+
+def _pairs(prompts):
+    """Prompts, and unordered pairs of answers."""
+    rows, names = set(), set()
+    for batch in prompts.batches:
+        for clean, corrupted, right, wrong in zip(
+            *(part.tolist() for part in batch._parts()), strict=True
+        ):
+            rows.add((tuple(clean), tuple(corrupted)))
+            names.add(frozenset((right, wrong)))
+    return rows, names
+
+
+@pytest.mark.parametrize("name", ["ioi", "ioi-tinystories", "gender", "object"])
+def test_held_out_prompts_share_no_prompt_and_of_ioi_no_pair_of_names(name, tokenizers):
+    tokenizer = tokenizers["bpe"]
+    made = make_task(name, tokenizer, n=100, seed=1, held_out=60)
+    assert (made.n, made.held_out.n) == (100, 60)
+    alone = make_task(name, tokenizer, n=100, seed=1)
+    assert _pairs(alone) == _pairs(made)  # what is held out changes nothing of the others
+    (rows, names), (held, other_names) = _pairs(made), _pairs(made.held_out)
+    assert not rows & held
+    if name.startswith("ioi"):
+        assert not names & other_names
+    assert made.content != alone.content
+    with pytest.raises(UserError, match="0 prompts or more"):
+        make_task(name, tokenizer, held_out=-1)
+
+
+def test_a_file_too_small_for_both_is_shared(tokenizers, tmp_path, caplog):
+    names = ["Tom", "Anna", "Ben", "Mia", "Sue", "Lily"]
+    prompts = [
+        {"clean": f"{a} and {b} went to the park. {a} gave a ball to", "answers": [f" {b}"],
+         "corrupt": f"{c} and {b} went to the park. {a} gave a ball to",
+         "wrong_answers": [f" {a}"]}
+        for a in names for b in names for c in names if len({a, b, c}) == 3
+    ]  # fmt: skip
+    path = tmp_path / "pairs.json"
+    path.write_text(json.dumps({"prompts": prompts}))
+    everything = make_task(path, tokenizers["gpt2"], n=1000)
+    assert everything.held_out is None
+    made = make_task(path, tokenizers["gpt2"], n=1000, held_out=1000)
+    assert made.n + made.held_out.n == everything.n
+    assert abs(made.n - made.held_out.n) <= 8  # whole pairs of names go to one side
+    (_, names_here), (_, names_there) = _pairs(made), _pairs(made.held_out)
+    assert not names_here & names_there
+    assert f"{everything.n} prompts can be used: {made.n} to search with" in caplog.text

@@ -1,0 +1,152 @@
+"""Every evaluation on a device that is not the CPU: the same figures, and nothing left behind."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evaluations.battery import PARTS
+from evaluations.circuits.evaluation import CircuitConfig, circuits
+from evaluations.excerpts import GatherConfig
+from evaluations.gates.evaluation import GatesConfig, gates
+from evaluations.language import LanguageConfig, language_model
+from evaluations.n2g.config import N2gConfig
+from evaluations.n2g.evaluation import N2gData, neuron_graphs
+from evaluations.n2g.substitutes import Neighbours
+from evaluations.n2g.vocabulary import Vocabulary
+from evaluations.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.neurons.evaluation import explain_neurons
+from evaluations.neurons.lookup import LookupExaminer
+from evaluations.runner import Result
+from evaluations.sae.evaluation import SaeData, sparse_autoencoder
+from evaluations.text import Text
+from tests.evaluations.circuits.cases import doable, task
+from tests.evaluations.sae.conftest import TINY
+from tests.stand_in import DEVICE, StandIn, accelerator, moved
+
+GATHER = GatherConfig(top=4, sample=4, random=4, width=12)
+TIMES = {"seconds"}
+Measure = Callable[[Any, Text, Path], Result]
+
+
+def _lm(model: Any, text: Text, out: Path) -> Result:
+    return language_model(model, text, LanguageConfig(resamples=20))
+
+
+def _gates(model: Any, text: Text, out: Path) -> Result:
+    return gates(model, text, GatesConfig(resamples=20, probe_classes=20, picture_tokens=6))
+
+
+def _circuits(**settings: object) -> Measure:
+    def measure(model: Any, text: Text, out: Path) -> Result:
+        prompts = dataclasses.replace(task((5,), n=4), held_out=task((5,), n=3, seed=3))
+        with torch.no_grad():
+            prompts = _on_cpu(doable(model, prompts))
+        config = CircuitConfig(random_circuits=1, bootstrap=1, null_draws=1, **settings)
+        return circuits(model, prompts, config)
+
+    return measure
+
+
+def _on_cpu(prompts: Any) -> Any:
+    """Prompts lie on the CPU, wherever the model is that chose their answers."""
+    batches = tuple(
+        type(batch)(*(part.cpu() for part in batch._parts())) for batch in prompts.batches
+    )
+    held_out = None if prompts.held_out is None else _on_cpu(prompts.held_out)
+    return dataclasses.replace(prompts, batches=batches, held_out=held_out)
+
+
+def _sae(model: Any, text: Text, out: Path) -> Result:
+    config = dataclasses.replace(TINY, tokens=320, resamples=20)
+    data = SaeData(text.corpus, text, out / "sae", {"name": "tiny", "weights": "ab"}, [config])
+    return sparse_autoencoder(model, data, config)
+
+
+def _neurons(model: Any, text: Text, out: Path) -> Result:
+    data = NeuronsData(text, LookupExaminer(), "tiny", "tiny", out / "own", cache=out / "cache")
+    examiner = LookupExaminer().describe()
+    return explain_neurons(
+        model, data, NeuronsConfig(examiner=examiner, gather=GATHER, resamples=20)
+    )
+
+
+def _n2g(model: Any, text: Text, out: Path) -> Result:
+    vocabulary = Vocabulary.of(text.tokenizer)
+    data = N2gData(text, vocabulary, Neighbours.of(text, vocabulary), out / "n2g", "tiny")
+    return neuron_graphs(model, data, N2gConfig(neurons_per_layer=3, examples=4, gather=GATHER))
+
+
+MEASURES: dict[str, Measure] = {
+    "lm": _lm,
+    "gates": _gates,
+    "acdc": _circuits(taus=(0.05, 0.3)),
+    "acdc, eap-ig": _circuits(method="eap-ig", ablation="mean"),
+    "sae": _sae,
+    "neurons": _neurons,
+    "n2g": _n2g,
+}
+
+
+def test_every_evaluation_of_the_battery_is_tried_here():
+    assert {part.name for part in PARTS} == {name.partition(",")[0] for name in MEASURES}
+
+
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("lm", "none"), ("lm", "global"), ("gates", "local"), ("gates", "global"), ("acdc", "none"),
+        ("acdc, eap-ig", "local"), ("sae", "local"), ("neurons", "none"), ("n2g", "local"),
+    ],
+)  # fmt: skip
+def test_no_tensor_of_the_cpu_meets_the_models(name, variant, make_model, text, tmp_path):
+    model = make_model(variant)
+    here = MEASURES[name](copy.deepcopy(model), text, tmp_path / "cpu")
+    with accelerator():
+        there = MEASURES[name](moved(model), text, tmp_path / "there")
+    for one, other in zip(here.metrics, there.metrics, strict=True):
+        assert one.name == other.name
+        if one.name in TIMES:
+            continue
+        assert other.reasons == one.reasons
+        if one.value is None:
+            assert other.value is None
+        else:
+            assert other.value == pytest.approx(one.value, rel=1e-4, abs=1e-6), one.name
+
+
+def test_the_stand_in_computes_and_refuses_what_an_accelerator_refuses():
+    with accelerator():
+        there = torch.ones(3, device=DEVICE)
+        made = torch.tensor([1.0, 2.0, 3.0], device=DEVICE)
+        assert isinstance(made, StandIn)
+        assert made.device == DEVICE
+        assert (made * there).cpu().tolist() == [1.0, 2.0, 3.0]
+        assert made[torch.tensor([2, 0])].cpu().tolist() == [3.0, 1.0]  # an index may lie here
+        assert made.new_tensor([4]).dtype == torch.float32
+        assert (made + torch.tensor(1.0)).sum().item() == 9.0
+        changed = made.clone()
+        changed[1:] = 0
+        assert changed.cpu().tolist() == [1.0, 0.0, 0.0]
+        for mixed in (
+            lambda: made + torch.ones(3),
+            lambda: torch.cat([made, torch.ones(1)]),
+            lambda: torch.ones(3) @ made,
+            lambda: torch.arange(3)[made.long()],
+            lambda: made.gather(0, torch.zeros(1, dtype=torch.long)),
+            lambda: torch.where(torch.ones(3, dtype=torch.bool), made, there),
+        ):
+            with pytest.raises(RuntimeError, match=r"meta"):
+                mixed()
+        with pytest.raises((TypeError, RuntimeError)):
+            np.asarray(made)
+        weight = made.clone().requires_grad_()
+        (weight**2).sum().backward()
+        assert weight.grad.cpu().tolist() == [2.0, 4.0, 6.0]
