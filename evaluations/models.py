@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -143,6 +144,7 @@ def load_model(
     chosen, note = _tokenizer(directory, model, tokenizer)
     if note and (tokenizer is not None or not _own_mismatch(model)):  # which loading it has said
         log.warning("%s: %s", name, note)
+    chosen = _with_stated_bos(directory, model, chosen)
     loaded = prepared(model, name, chosen, device, dtype, spec)
     found = _origin(directory, spec)
     loaded.training, loaded.data, loaded.validation = found.facts, found.data, found.validation
@@ -176,7 +178,7 @@ def outline(spec: str, tokenizer: str | None = None) -> LoadedModel:
     read = outline_of if _is_ours(directory) else hugging_face_outline
     model = read(directory)
     chosen, note = _tokenizer(directory, model, tokenizer)
-    chosen = _as_trained(model, chosen)
+    chosen = _as_trained(model, _with_stated_bos(directory, model, chosen))
     loaded = LoadedModel(model, name, chosen, weights_hash="", spec=spec, tokenizer_note=note)
     found = _origin(directory, spec)
     loaded.training, loaded.data, loaded.validation = found.facts, found.data, found.validation
@@ -326,6 +328,35 @@ def _as_trained(
     if not is_ours or story_start(tokenizer) == tokenizer.eos_token_id:
         return tokenizer
     return start_with_end_of_text(copy.deepcopy(tokenizer))
+
+
+def _with_stated_bos(
+    directory: Path, model: HookedTransformer, tokenizer: PreTrainedTokenizerFast
+) -> PreTrainedTokenizerFast:
+    """Give a tokenizer without a BOS token of its own the one that a ``config.json`` states.
+
+    A loaded tokenizer without one has end-of-text in its place. Only a ``bos_token_id`` that is
+    written in the file counts: transformers fills in a default.
+    """
+    has_own = tokenizer.bos_token_id != tokenizer.eos_token_id
+    stated = _stated_bos(directory)
+    if isinstance(model, SelfAblatingTransformer) or has_own or stated is None:
+        return tokenizer
+    token = tokenizer.convert_ids_to_tokens(stated) if stated < model.cfg.d_vocab else None
+    if not isinstance(token, str):
+        return tokenizer
+    chosen = copy.deepcopy(tokenizer)
+    chosen.bos_token = token
+    return chosen
+
+
+def _stated_bos(directory: Path) -> int | None:
+    """Return the ``bos_token_id`` written in ``config.json``; None where none is."""
+    try:
+        stated = json.loads((directory / "config.json").read_text(encoding="utf-8"))["bos_token_id"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return None
+    return stated if type(stated) is int and stated >= 0 else None
 
 
 def _own_tokenizer(directory: Path, model: HookedTransformer) -> PreTrainedTokenizerFast | None:

@@ -26,6 +26,7 @@ from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp.checkpoint import save_pretrained
 from sat_interp.data.corpus import load_corpus
 from sat_interp.data.sources import parse_data
+from sat_interp.errors import UserError
 from sat_interp.shape import gpt_neo_config
 from tests.evaluations.conftest import STORIES
 from tests.evaluations.golden import stories
@@ -145,12 +146,27 @@ def test_ours_begin_with_end_of_text_everywhere(two_marks, stories_file, tmp_pat
     assert two_marks.bos_token_id == BOS  # the caller's own is left as it is
 
 
-def test_without_bos_a_story_begins_with_end_of_text(two_marks, llama, stories_file, tmp_path):
+@pytest.mark.parametrize(
+    ("stated", "start"),
+    [(BOS, BOS), (5, 5), (None, EOS), (10**6, EOS), (True, EOS), ("1", EOS), (-1, EOS)],
+)
+def test_without_bos_of_its_own_a_tokenizer_has_the_one_that_the_configuration_states(
+    stated, start, two_marks, llama, stories_file, tmp_path
+):
     directory = tmp_path / "no-bos"
     llama[1].save_pretrained(directory)
+    config = json.loads((directory / "config.json").read_text())
+    del config["bos_token_id"]  # transformers' default, of which nothing is made, is 1
+    if stated is not None:
+        config["bos_token_id"] = stated
+    (directory / "config.json").write_text(json.dumps(config))
     backend = two_marks.backend_tokenizer
     PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(directory)
+    if isinstance(stated, bool | str):  # no number, as transformers says too
+        with pytest.raises(UserError, match="bos_token_id"):
+            load_model(str(directory), device="cpu")
+        return
     loaded = load_model(str(directory), device="cpu")
-    assert evaluation_text(loaded.tokenizer, str(stories_file)).start == EOS
+    assert evaluation_text(loaded.tokenizer, str(stories_file)).start == start
