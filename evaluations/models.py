@@ -22,6 +22,7 @@ from evaluations.origin import Origin, read_origin
 from sat_interp.checkpoint import from_pretrained
 from sat_interp.data.tokenizer import (
     GPT2_VOCABULARY,
+    bos_is_filled_in,
     fingerprint,
     id_count,
     load_tokenizer,
@@ -335,12 +336,13 @@ def _with_stated_bos(
 ) -> PreTrainedTokenizerFast:
     """Give a tokenizer without a BOS token of its own the one that a ``config.json`` states.
 
-    A loaded tokenizer without one has end-of-text in its place. Only a ``bos_token_id`` that is
-    written in the file counts: transformers fills in a default.
+    A loaded tokenizer without one has end-of-text in its place; one that names end-of-text as its
+    BOS keeps it. Only a ``bos_token_id`` that is written in the file counts: transformers fills in
+    a default.
     """
-    has_own = tokenizer.bos_token_id != tokenizer.eos_token_id
     stated = _stated_bos(directory)
-    if isinstance(model, SelfAblatingTransformer) or has_own or stated is None:
+    is_ours = isinstance(model, SelfAblatingTransformer)
+    if is_ours or not bos_is_filled_in(tokenizer) or stated is None:
         return tokenizer
     token = tokenizer.convert_ids_to_tokens(stated) if stated < model.cfg.d_vocab else None
     if not isinstance(token, str):

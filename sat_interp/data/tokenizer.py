@@ -33,6 +33,7 @@ SMALLEST_BPE = 257
 BPE_TRAINING_CHARACTERS = 200_000_000
 # transformers' own "no limit": a corpus is tokenised before it is cut, which is no mistake.
 NO_LIMIT = int(1e30)
+_FILLED_IN = "_sat_interp_bos_filled_in"
 
 
 def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
@@ -158,6 +159,11 @@ def start_with_end_of_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedToke
     return _no_reload(tokenizer, str(tokenizer.init_kwargs.get("name_or_path", "")))
 
 
+def bos_is_filled_in(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a loaded tokenizer states no BOS token, so that ``load_tokenizer`` filled it in."""
+    return bool(getattr(tokenizer, _FILLED_IN, False))
+
+
 def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the largest token id plus one: how many rows an embedding needs.
 
@@ -237,6 +243,7 @@ def _prepare(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokeniz
         if stand_in is None:
             raise UserError(f"tokenizer {name!r} has no end-of-text token to part stories with")
         tokenizer.eos_token = stand_in
+    setattr(tokenizer, _FILLED_IN, tokenizer.bos_token is None)
     for role in ("bos_token", "pad_token"):
         if getattr(tokenizer, role) is None:
             setattr(tokenizer, role, tokenizer.eos_token)

@@ -26,6 +26,7 @@ from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp.checkpoint import save_pretrained
 from sat_interp.data.corpus import load_corpus
 from sat_interp.data.sources import parse_data
+from sat_interp.data.tokenizer import story_start
 from sat_interp.errors import UserError
 from sat_interp.shape import gpt_neo_config
 from tests.evaluations.conftest import STORIES
@@ -170,3 +171,12 @@ def test_without_bos_of_its_own_a_tokenizer_has_the_one_that_the_configuration_s
         return
     loaded = load_model(str(directory), device="cpu")
     assert evaluation_text(loaded.tokenizer, str(stories_file)).start == start
+
+
+def test_a_tokenizer_that_names_end_of_text_as_its_bos_keeps_it(two_marks, llama, tmp_path):
+    llama[1].save_pretrained(tmp_path)  # its configuration states <s>
+    PreTrainedTokenizerFast(
+        tokenizer_object=two_marks.backend_tokenizer, bos_token="</s>", eos_token="</s>"
+    ).save_pretrained(tmp_path)
+    assert story_start(load_model(str(tmp_path), device="cpu").tokenizer) == EOS
+    assert story_start(outline(str(tmp_path)).tokenizer) == EOS
