@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,10 @@ MAX_CONFIG_BYTES = 1 << 20
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 ARCHITECTURES = ("standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit")
 """SAELens' architectures that read and reconstruct one activation by itself."""
+WITH_K = ("topk", "abstopk")
+RESHAPES = ("none", "hook_z")
+LARGEST = 3e38
+"""About the largest number that float32 can hold."""
 FIGURES = ("l0", "l0_measured_on", "num_dead_features")
 """Entries of the metadata that say how an autoencoder did, and decide nothing about it."""
 
@@ -76,20 +79,27 @@ def read_config(directory: Path) -> Config:
     if not isinstance(_metadata(config).get("hook_name", ""), str):
         raise UserError(f"{path}: hook_name is {_shown(_metadata(config)['hook_name'])}, no name")
     k = config.get("k")
+    if k is None and config.get("architecture") in WITH_K:  # SAELens would take 100
+        raise UserError(f"{path}: {config['architecture']} needs k, and there is none")
     if k is not None and not 1 <= k <= config["d_sae"]:
         raise UserError(f"{path}: k is {_shown(k)}, not 1 to {config['d_sae']}")
     return config
 
 
-def hook_point(directory: Path) -> str:
-    """The hook point that an autoencoder was trained on, as its directory names it.
+def hook_point(
+    directory: Path, remedy: str = f"write hook_name into its {SAE_CFG_FILENAME}"
+) -> str:
+    """Return the hook point that an autoencoder was trained on, as its directory names it.
+
+    Args:
+        remedy: what the message says to do where it names none.
 
     Raises:
         UserError: the directory cannot be read, or names none.
     """
     name = _hook_name(read_config(directory))
     if not name:
-        raise UserError(f"{directory} names no hook point: name it with --hook")
+        raise UserError(f"{directory} names no hook point: {remedy}")
     return str(name)
 
 
@@ -131,8 +141,9 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < 1 << 31
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_length(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and 0 <= value <= LARGEST
 
 
 _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
@@ -146,8 +157,15 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         f"one of {', '.join(DTYPES)}",
         lambda value: isinstance(value, str) and value.removeprefix("torch.") in DTYPES,
     ),
-    "k": ("a number of features", _is_number),
+    "k": ("a number of features", lambda value: value is None or _is_size(value)),
+    "max_iterations": ("a number of steps", lambda value: value is None or _is_size(value)),
+    "residual_threshold": ("a length of 0 or more", _is_length),
     "apply_b_dec_to_input": ("true or false", lambda value: isinstance(value, bool)),
+    "rescale_acts_by_decoder_norm": ("true or false", lambda value: isinstance(value, bool)),
+    "reshape_activations": (
+        f"one of {', '.join(RESHAPES)}",
+        lambda value: isinstance(value, str) and value in RESHAPES,
+    ),
     "normalize_activations": (
         "the name of a normalisation",
         lambda value: value is None or isinstance(value, str | bool),

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.autoencoder import content_hash, open_sae
+from evaluations.autoencoder import content_hash, hook_point, open_sae
 from sat_interp.errors import UserError, suggest
 from sat_interp.fast_hook import fast_activations, layer_of
 from sat_interp.positions import position_hooks
@@ -117,7 +117,7 @@ def find_units(
         opened = open_sae(Path(sae), str(model.W_E.device))
         opened.turn_off_forward_pass_hook_z_reshaping()  # heads are put side by side here
         encode, label = opened.encode, content_hash(Path(sae))
-        hook = str(opened.cfg.metadata.hook_name)
+        hook = hook_point(Path(sae))
     if model.cfg.attn_only and ".mlp." in hook:
         raise UserError(
             f"the model has attention only, and no MLP neurons ({hook}): name another hook point, "

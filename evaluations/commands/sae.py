@@ -202,7 +202,7 @@ def _configs(
                 "--sae is measured as it is: --l1, --target-l0 and --k mean nothing to it"
             )
         open_sae(given, "cpu")
-        hook = hook or hook_point(given)
+        hook = hook or hook_point(given, "name it with --hook")
         base = dataclasses.replace(base, given=content_hash(given))
     named = _numbers("--k" if architecture in WITH_K else "--l1", k or l1)
     targets = _numbers("--target-l0", target_l0)

@@ -11,12 +11,15 @@ import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file, save_file
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations.autoencoder import content_hash, hook_point, open_sae, write_l0
+from evaluations.units import find_units
 from sat_interp.errors import UserError
 
 HOOK = "blocks.0.hook_mlp_out"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+NAN, INF = float("nan"), float("inf")
 DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -26,6 +29,15 @@ def place(tmp_path):
     config = StandardSAEConfig(d_in=6, d_sae=10, metadata=SAEMetadata(hook_name=HOOK))
     StandardSAE(config).save_model(tmp_path / "sae")
     return tmp_path / "sae"
+
+
+def model():
+    return HookedTransformer(
+        HookedTransformerConfig(
+            n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=8, d_vocab=9, act_fn="relu",
+            device="cpu", seed=0,
+        )
+    )  # fmt: skip
 
 
 def change(place, **changes):
@@ -74,16 +86,36 @@ def test_architectures_that_do_not_reconstruct_one_activation(place, kind):
     assert f'architecture is "{kind}", not one of' in refused(place)
 
 
-@pytest.mark.parametrize("k", [0, -1, 11, 1e9, "3", True, [3], float("nan"), float("inf")])
+@pytest.mark.parametrize("k", [0, -1, 11, 1e9, 3.0, 3.5, "3", True, [3], NAN, INF, 10**400])
 def test_k(place, k):
     change(place, architecture="topk", k=k)
     assert "k is" in refused(place)
 
 
-@pytest.mark.parametrize("value", ["yes", 1, None, []])
-def test_whether_the_bias_is_taken_off(place, value):
-    change(place, apply_b_dec_to_input=value)
-    assert "apply_b_dec_to_input" in refused(place)
+@pytest.mark.parametrize("architecture", ["topk", "abstopk"])
+def test_an_architecture_that_needs_k(place, architecture):
+    change(place, architecture=architecture)
+    assert f"{architecture} needs k" in refused(place)
+    change(place, k=3)
+    assert open_sae(place, "cpu").cfg.k == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("apply_b_dec_to_input", ["yes", 1, None, []]),
+        ("rescale_acts_by_decoder_norm", ["yes", 1, None, []]),
+        ("reshape_activations", ["", "six", "\x1b[2J", None, True, 3, NAN, [], ["none"], {}]),
+        ("max_iterations", [0, -1, True, 3.5, 1e300, NAN, INF, 2**70, "six", [6], {}]),
+        ("residual_threshold", [None, True, -1, NAN, INF, 1e300, 10**400, "six", [6], {}]),
+    ],
+)
+def test_other_fields(place, name, values):
+    for value in values:
+        change(place, **{name: value})
+        told = refused(place)
+        assert f"{name} is" in told, value
+        assert "\x1b" not in told
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int64", "bool", "float8_e4m3fn", "complex64", "uint8"])
@@ -181,7 +213,9 @@ def test_one_that_names_no_hook_point(place):
     for metadata in ({}, {"hook_name": ""}):
         change(place, metadata={"sae_lens_version": "6.54.0", **metadata})
         with pytest.raises(UserError, match="names no hook point: name it with --hook"):
-            hook_point(place)
+            hook_point(place, "name it with --hook")
+        with pytest.raises(UserError, match=r"names no hook point: write hook_name into its cfg"):
+            find_units(model(), sae=place)
 
 
 def test_the_hash_is_of_weights_and_configuration_not_of_figures(place):
