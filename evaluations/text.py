@@ -19,7 +19,7 @@ from sat_interp.data.batches import cut_tokens
 from sat_interp.data.corpus import TokenCorpus, load_corpus
 from sat_interp.data.sources import file_names, parse_data
 from sat_interp.data.tokenizer import fingerprint
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 
 HASH_CHUNK = 1 << 24
 COUNTED = ("n_empty", "n_unknown", "n_checked", "n_lossy")
@@ -154,10 +154,10 @@ def evaluation_text(
         trained_on: whether this is what the model was trained on.
 
     Raises:
-        UserError: unknown or missing data, no text in it, or a limit below 1.
+        UserError: unknown or missing data, no text in it, or a limit below 1 or of 2^63 and more.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"--stories must be at least 1, not {limit}")
+    if limit is not None and not 1 <= limit < 2**63:
+        raise UserError(f"--stories must be at least 1 and below 2^63, not {shown(limit)}")
     source, split = parse_data(data, validation), "validation"
     if not trained_on and validation is None and source.validation_part() is None:
         source, split = dataclasses.replace(source, validation=source), "all"

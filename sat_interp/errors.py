@@ -6,6 +6,9 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
+MOST_CHOICES = 30
+"""Names that a message lists; a model has hundreds of hook points."""
+
 
 class UserError(ValueError):
     """Something the user can mend; its text is one line that says how.
@@ -28,6 +31,9 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 60, 60
 def suggest(kind: str, name: object, choices: Iterable[str]) -> str:
     """``unknown preset 'dmo': did you mean 'demo'? choices: demo, tinystories-3m``."""
     known = sorted(choices)
+    listed = ", ".join(known[:MOST_CHOICES]) or "none"
+    if len(known) > MOST_CHOICES:
+        listed += f" and {len(known) - MOST_CHOICES:,} more"
     near = difflib.get_close_matches(str(name)[:100], known, n=1)
     hint = f": did you mean {near[0]!r}?" if near else ";"
-    return f"unknown {kind} {shown(name)}{hint} choices: {', '.join(known) or 'none'}"
+    return f"unknown {kind} {shown(name)}{hint} choices: {listed}"

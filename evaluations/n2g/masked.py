@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from evaluations.n2g.substitutes import Place, Proposal
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 
 DISTILBERT = "distilbert-base-uncased"
 BATCH = 64
@@ -124,9 +124,13 @@ def load_masked(
         )
     except Exception as error:  # transformers, tokenizers and safetensors raise what they meet
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
-        raise UserError(f"no masked language model can be loaded from {spec} ({reason})") from None
+        raise UserError(
+            f"no masked language model can be loaded from {shown(spec)}: {reason}"
+        ) from None
     if tokenizer.mask_token is None:
-        raise UserError(f"{spec} is no masked language model: its tokenizer has no mask token")
+        raise UserError(
+            f"{shown(spec)} is no masked language model: its tokenizer has no mask token"
+        )
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

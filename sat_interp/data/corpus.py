@@ -32,7 +32,7 @@ from sat_interp.data.base import Split, sha256
 from sat_interp.data.pieces import encode
 from sat_interp.data.sources import DataSource, parse_data
 from sat_interp.data.tokenizer import fingerprint, id_count, story_start, unknown_ids
-from sat_interp.errors import UserError
+from sat_interp.errors import UserError, shown
 from sat_interp.files import atomic_directory, default_cache
 from sat_interp.progress import bar
 
@@ -142,6 +142,8 @@ def load_corpus(
     """
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} stories leaves no data: use 1 or more")
+    if limit is not None and limit >= 2**63:
+        raise UserError(f"a limit of {shown(limit)} stories is none: use a number below 2^63")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-text token: load it by load_tokenizer")
     identity = _identity(source, split, tokenizer, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -93,7 +94,7 @@ def test_a_model_without_an_mlp_is_one_line(data, tokenizer):
             attn_only=True, device="cpu", seed=0,
         )
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"blocks\.0\.mlp\.hook_post"):
+    with pytest.raises(UserError, match=r"attention only, and no MLP neurons"):
         neuron_graphs(model, data("attention"), CONFIG)
 
 
@@ -186,3 +187,26 @@ def make_tokenizer():
     tokens = {"": 0, " ": 1, "##": 2, "\x00": 3, "▁": 4, "\ufffd": 5, "a": 42, "<unk>": 6}
     backend = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--activation=nan", "--activation=inf", "--activation=-1", "--activation=1e400",
+        "--importance=0", "--importance=1", "--importance=", "--importance=*",
+        "--seed=-1", f"--seed={2**70}", "--seed=é", "--examples=0", f"--examples={2**70}",
+        "--stories=0", f"--stories={2**63}", f"--stories={2**70}",
+        "--neurons-per-layer=0", "--neurons-per-layer=-1", "--neurons-per-layer=nan",
+        "--hook=", "--hook=*", "--hook=é", "--hook=hook_embed", f"--hook={'a' * 5000}",
+        "--hook=blocks.*.ln1.hook_scale", "--substitutes=", "--substitutes=é", "--substitutes=\x1b",
+        f"--substitutes={'a' * 5000}", "--device=", "--device=é", "--device=meta",
+    ],
+)  # fmt: skip
+def test_an_odd_option_is_one_line_and_nothing_is_written(option, models, stories_file, capsys):
+    command = [one for one in models if one != "broken"]
+    code = main([*command, "--data", str(stories_file), option])
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert (code, line[:7]) == (2, "error: ")
+    assert len(line) < 1200
+    assert line.isprintable()
+    assert not [path for path in Path("out").rglob("*") if path.is_file()]
