@@ -7,12 +7,12 @@ import enum
 import functools
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence, Set
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import torch
 
 
 def canonical(value: Any) -> Any:
@@ -35,11 +35,14 @@ def canonical(value: Any) -> Any:
         return canonical(value.item())
     if isinstance(value, complex | bytes | bytearray | range):
         return [type(value).__name__, repr(value)]
-    if isinstance(value, torch.dtype | torch.device | PurePath):
+    torch = sys.modules.get("torch")  # before it is imported, nothing is a tensor
+    if isinstance(value, PurePath):
+        return str(value)
+    if torch is not None and isinstance(value, torch.dtype | torch.device):
         return str(value)
     if isinstance(value, np.ndarray):
         return _array(str(value.dtype), value.shape, value.tolist())
-    if isinstance(value, torch.Tensor):
+    if torch is not None and isinstance(value, torch.Tensor):
         return _array(str(value.dtype), tuple(value.shape), value.detach().tolist())
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return canonical({name: getattr(value, name) for name in _fields(value)})

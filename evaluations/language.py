@@ -33,6 +33,7 @@ from evaluations.record import Metric
 from evaluations.runner import Evaluation, Result
 from evaluations.statistics import bootstrap, ratio
 from evaluations.text import Text, check_vocabulary
+from evaluations.versions import VERSIONS
 from sat_interp import progress
 from sat_interp.data.batches import story_batches
 from sat_interp.errors import UserError
@@ -126,7 +127,7 @@ def _health(losses: StoryLosses, model: HookedTransformer) -> str | None:
     return "worse than a uniform guess over all tokens; is the tokenizer the model's own?"
 
 
-EVALUATION = Evaluation("lm", LanguageConfig, language_model, version=2)
+EVALUATION = Evaluation("lm", LanguageConfig, language_model, version=VERSIONS["lm"])
 
 
 @torch.inference_mode()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ from transformer_lens import HookedTransformer
 from evaluations import weights
 from evaluations.canonical import canonical
 from evaluations.models import LoadedModel, load_model
+from evaluations.outcome import Outcome
 from evaluations.record import (
     SCHEMA,
     Metric,
@@ -28,6 +27,7 @@ from evaluations.record import (
 )
 from sat_interp import progress
 from sat_interp.errors import UserError
+from sat_interp.files import file_name
 from sat_interp.provenance import commit, versions
 
 log = logging.getLogger(__name__)
@@ -83,50 +83,6 @@ class Evaluation(Generic[DataT, ConfigT]):
     function: Callable[[HookedTransformer, DataT, ConfigT], Result]
     version: int = 1
     check: Callable[[HookedTransformer, ConfigT], object] | None = None
-
-
-@dataclass
-class Outcome:
-    """What became of each model: a record, or the reason why there is none."""
-
-    records: list[Record] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
-    skipped: int = 0
-    """How many records were there already."""
-    renewed: int = 0
-    """How many were measured again because their record was of an older version."""
-
-    @contextmanager
-    def noting(self, name: str, task: str) -> Iterator[None]:
-        """Note what goes wrong with a model inside the block, so that the next one has its turn."""
-        try:
-            yield
-        except UserError as error:
-            self.failures[name] = str(error)
-        except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            self.failures[name] = f"{error.strerror or error}{where}"
-        except Exception as error:  # a bug in one evaluation must not cost the other models
-            log.exception("%s failed on %s", task, name)
-            text = " ".join(str(error).split())
-            self.failures[name] = f"internal error: {type(error).__name__}: {text}"
-
-    def raise_failures(self, models: int | None = None) -> None:
-        """Do nothing if all went well.
-
-        Args:
-            models: how many there were; by default as many as have a record or a failure.
-
-        Raises:
-            UserError: one line that names each model that failed, and why.
-        """
-        if not self.failures:
-            return
-        total = models or len(self.records) + len(self.failures)
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
-        if total == 1:
-            raise UserError(next(iter(self.failures.values())))
-        raise UserError(f"{len(self.failures)} of {total} models failed: {reasons}")
 
 
 def run(
@@ -331,8 +287,3 @@ def _control_note(loaded: LoadedModel) -> dict[str, Any]:
 def _tokenizer_note(loaded: LoadedModel) -> dict[str, Any]:
     """For a record's data: why the tokens may not be those the model was trained on."""
     return {"tokenizer_note": loaded.tokenizer_note} if loaded.tokenizer_note else {}
-
-
-def file_name(name: str) -> str:
-    """``demo:local-k4`` as a file may be called: ``demo-local-k4``."""
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

@@ -14,12 +14,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from evaluations.autoencoder import content_hash, hook_point, open_sae
+from evaluations.hook_points import NEURONS
 from sat_interp.errors import UserError, suggest
 from sat_interp.fast_hook import fast_activations, layer_of
 from sat_interp.positions import position_hooks
 from sat_interp.transformer import SelfAblatingTransformer
 
-NEURONS = "blocks.*.mlp.hook_post"
 Stream = Literal["clean", "ablated"]
 Values = Float[Tensor, "batch pos units"]
 

@@ -140,3 +140,8 @@ def default_cache() -> Path:
     if own := os.environ.get("SAT_INTERP_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sat_interp"
+
+
+def file_name(name: str) -> str:
+    """Return a model's name as a file may be called: ``demo:local-k4`` is ``demo-local-k4``."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

@@ -23,7 +23,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.path import Path as Curve
 
 from evaluations.circuits.export import split_destination
-from evaluations.circuits.graph import Graph
+from evaluations.circuits.shape import GraphShape
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
 PARTS = {
@@ -69,20 +69,20 @@ def draw_circuits(panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def _graph(circuit: dict[str, Any]) -> Graph:
-    return Graph(**{key: value for key, value in circuit["graph"].items() if key != "n_edges"})
+def _graph(circuit: dict[str, Any]) -> GraphShape:
+    return GraphShape(**{key: value for key, value in circuit["graph"].items() if key != "n_edges"})
 
 
-def _width(graph: Graph) -> float:
+def _width(graph: GraphShape) -> float:
     """Inches."""
     return max(5.0, 1.6 + (0.62 if graph.n_heads <= 8 else 0.46) * graph.n_heads)
 
 
-def _rows(graph: Graph) -> int:
+def _rows(graph: GraphShape) -> int:
     return 2 + graph.n_layers * (1 + graph.mlps)
 
 
-def _draw(axes: Axes, panel: Panel, graph: Graph, largest: float) -> None:
+def _draw(axes: Axes, panel: Panel, graph: GraphShape, largest: float) -> None:
     edges = sorted(panel.circuit["edges"], key=size_of)
     dense = min(1.0, (60 / max(1, len(edges))) ** 0.5)
     for part, (_, color) in PARTS.items():
@@ -134,7 +134,7 @@ def line_width(score: float | None, largest: float) -> float:
     return 0.5 + (WIDEST - 0.5) * math.sqrt(abs(score) / largest)
 
 
-def _place(graph: Graph, name: str) -> tuple[float | None, float]:
+def _place(graph: GraphShape, name: str) -> tuple[float | None, float]:
     """Column (None for a bar) and row of a node."""
     if name == "embed":
         return None, 0.0
@@ -147,16 +147,16 @@ def _place(graph: Graph, name: str) -> tuple[float | None, float]:
     return float(name.partition(".h")[2]), float(row)
 
 
-def _bar(graph: Graph) -> tuple[float, float]:
+def _bar(graph: GraphShape) -> tuple[float, float]:
     """Where bars begin and end; right of the columns there is room for edges between bars."""
     return -0.7, graph.n_heads - 0.3 + _margin(graph)
 
 
-def _margin(graph: Graph) -> float:
+def _margin(graph: GraphShape) -> float:
     return 1.2 if graph.mlps else 0.4
 
 
-def _curve(graph: Graph, source: str, node: str, part: str) -> Curve:
+def _curve(graph: GraphShape, source: str, node: str, part: str) -> Curve:
     """The way of an edge."""
     (left, below), (right, above) = _place(graph, source), _place(graph, node)
     bottom = below + (0.0 if left is None else TALL)
@@ -179,7 +179,7 @@ def _curve(graph: Graph, source: str, node: str, part: str) -> Curve:
     return Curve(points, [Curve.MOVETO, *[Curve.CURVE4] * 3])
 
 
-def _lane(graph: Graph, column: float, side: int, head: float, bar: float) -> float:
+def _lane(graph: GraphShape, column: float, side: int, head: float, bar: float) -> float:
     """Beside a column of heads, queries and what leaves on the left; a track for each way."""
     rows = _rows(graph)
     track = (head + bar / rows) / rows - 0.5
@@ -195,14 +195,16 @@ def _bend(
     return Curve(points, [Curve.MOVETO, Curve.LINETO, *[Curve.CURVE4] * 3])
 
 
-def _ends_on_bars(graph: Graph, source: str, node: str, curve: Curve) -> list[tuple[float, float]]:
+def _ends_on_bars(
+    graph: GraphShape, source: str, node: str, curve: Curve
+) -> list[tuple[float, float]]:
     """Where an edge begins or ends on a bar, and does not only cross it."""
     rows = [row for column, row in (_place(graph, source), _place(graph, node)) if column is None]
     points = np.asarray(curve.vertices)[[0, -1]].tolist()
     return [(x, y) for x, y in points if y in rows]
 
 
-def _beside(graph: Graph, below: float, above: float) -> Curve:
+def _beside(graph: GraphShape, below: float, above: float) -> Curve:
     """An edge between bars: upwards at the right, a track for each pair of rows."""
     rows = _rows(graph)
     share = (below * rows + above) / (rows * rows)
@@ -210,7 +212,7 @@ def _beside(graph: Graph, below: float, above: float) -> Curve:
     return Curve([(x, below), (x, above)], [Curve.MOVETO, Curve.LINETO])
 
 
-def _node(axes: Axes, graph: Graph, name: str, used: bool) -> None:
+def _node(axes: Axes, graph: GraphShape, name: str, used: bool) -> None:
     column, row = _place(graph, name)
     ink, paper = ("0.1", "white") if used else ("0.75", "0.98")
     size = 8 if graph.n_heads <= 8 else 6

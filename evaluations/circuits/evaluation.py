@@ -54,6 +54,7 @@ from evaluations.circuits.graph import Graph, circuit_to_dict
 from evaluations.circuits.patched import PRECISE, Ablation
 from evaluations.runner import Evaluation, Result
 from evaluations.tasks.pairs import TaskPrompts, competence
+from evaluations.versions import VERSIONS
 from sat_interp import progress
 from sat_interp.errors import UserError, suggest
 
@@ -207,7 +208,7 @@ def check(model: HookedTransformer, config: CircuitConfig) -> None:
     _check_edges(Graph.of(model), config)
 
 
-EVALUATION = Evaluation("acdc", CircuitConfig, circuits, version=2, check=check)
+EVALUATION = Evaluation("acdc", CircuitConfig, circuits, version=VERSIONS["acdc"], check=check)
 
 
 def _check_edges(graph: Graph, config: CircuitConfig) -> None:

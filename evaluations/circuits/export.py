@@ -8,7 +8,7 @@ from typing import Any
 
 import networkx as nx
 
-from evaluations.circuits.graph import Graph
+from evaluations.circuits.shape import GraphShape
 from sat_interp.files import write_atomically
 
 
@@ -20,7 +20,7 @@ def to_networkx(circuit: dict[str, Any]) -> Any:
     resid_final), and ``score`` where the circuit has scores.
     """
     shape = {key: value for key, value in circuit["graph"].items() if key != "n_edges"}
-    known = Graph(**shape)
+    known = GraphShape(**shape)
     layers = {source.name: (source.layer, source.head) for source in known.sources}
     found = nx.MultiDiGraph(**circuit["graph"])
     for edge in circuit["edges"]:

@@ -12,20 +12,19 @@ may read are always the first ``n`` of them. At 8 layers of 16 heads there are 2
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from evaluations.circuits.shape import GraphShape
 from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
-
-Part = Literal["q", "k", "v", "mlp", "resid_final"]
 
 # What a graph and its patched forward pass are written for; anything else is refused by name.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -44,54 +43,13 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "load_in_4bit": (False, None),
 }
 _SOFT_CAPS = ("attn_scores_soft_cap", "output_logits_soft_cap")
-_PARTS: tuple[Part, ...] = ("q", "k", "v")
 
 
-@dataclass(frozen=True)
-class Source:
-    """Something that writes to the residual stream; the embedding has layer -1."""
+class Graph(GraphShape):
+    """The graph of a model: its shape, and its edges as tensors.
 
-    layer: int
-    head: int | None = None
-
-    @property
-    def name(self) -> str:
-        if self.layer < 0:
-            return "embed"
-        return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}"
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Something that reads the residual stream; the final residual has layer n_layers."""
-
-    layer: int
-    part: Part
-    head: int | None = None
-
-    @property
-    def name(self) -> str:
-        if self.part == "resid_final":
-            return "resid_final"
-        return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}.{self.part}"
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A graph's shape; everything else follows from it.
-
-    Edges are numbered by destination, then by source, both as computed: edge ``e`` runs from
-    ``edge_source[e]`` to ``edge_destination[e]``. A circuit is a mask over edges.
-
-    Attributes:
-        mlps: whether blocks have an MLP.
-        parallel: whether an MLP reads what its block's heads read, and not the heads themselves.
+    Edge ``e`` runs from ``edge_source[e]`` to ``edge_destination[e]``.
     """
-
-    n_layers: int
-    n_heads: int
-    mlps: bool = True
-    parallel: bool = False
 
     @classmethod
     def of(cls, model: HookedTransformer) -> Graph:
@@ -118,85 +76,6 @@ class Graph:
             raise UserError("circuits do not cover blocks that normalise after reading (OLMo 2, 3)")
         return cls(cfg.n_layers, cfg.n_heads, not cfg.attn_only, bool(cfg.parallel_attn_mlp))
 
-    # Sources and destinations ----------------------------------------------------------------
-
-    @cached_property
-    def sources(self) -> tuple[Source, ...]:
-        found = [Source(-1)]
-        for layer in range(self.n_layers):
-            found += [Source(layer, head) for head in range(self.n_heads)]
-            found += [Source(layer)] * self.mlps
-        return tuple(found)
-
-    @cached_property
-    def destinations(self) -> tuple[Destination, ...]:
-        found: list[Destination] = []
-        for layer in range(self.n_layers):
-            found += [Destination(layer, p, h) for h in range(self.n_heads) for p in _PARTS]
-            found += [Destination(layer, "mlp")] * self.mlps
-        return (*found, Destination(self.n_layers, "resid_final"))
-
-    @property
-    def n_sources(self) -> int:
-        return 1 + self.n_layers * self._per_layer
-
-    @property
-    def n_destinations(self) -> int:
-        return 1 + self.n_layers * (3 * self.n_heads + self.mlps)
-
-    @cached_property
-    def n_edges(self) -> int:
-        return sum(self.n_read)
-
-    @property
-    def _per_layer(self) -> int:
-        return self.n_heads + self.mlps
-
-    def before(self, layer: int) -> int:
-        """How many sources there are before the heads of a layer."""
-        return 1 + layer * self._per_layer
-
-    def head(self, layer: int, head: int) -> int:
-        """The source index of a head."""
-        return self.before(layer) + head
-
-    def mlp(self, layer: int) -> int:
-        """The source index of an MLP."""
-        return self.before(layer) + self.n_heads
-
-    def destination(self, layer: int, part: Part, head: int = 0) -> int:
-        """The index of a destination."""
-        first = layer * (3 * self.n_heads + self.mlps)
-        if part == "resid_final":
-            return self.n_destinations - 1
-        return first + 3 * self.n_heads if part == "mlp" else first + 3 * head + _PARTS.index(part)
-
-    def written_by(self, destination: int) -> int | None:
-        """The source that a destination belongs to: its head, or its MLP; None at the end."""
-        node = self.destinations[destination]
-        if node.part == "resid_final":
-            return None
-        return self.mlp(node.layer) if node.head is None else self.head(node.layer, node.head)
-
-    # Edges -----------------------------------------------------------------------------------
-
-    @cached_property
-    def n_read(self) -> tuple[int, ...]:
-        """For every destination, how many sources come before it."""
-        return tuple(
-            self.before(node.layer)
-            + (self.n_heads if node.part == "mlp" and not self.parallel else 0)
-            for node in self.destinations
-        )
-
-    @cached_property
-    def first_edge(self) -> tuple[int, ...]:
-        """For every destination, its edge from source 0; the others follow."""
-        first = [0]
-        for n in self.n_read:
-            first.append(first[-1] + n)
-        return tuple(first)
-
     @cached_property
     def edge_source(self) -> Int[Tensor, "edge"]:
         return torch.cat([torch.arange(n) for n in self.n_read])
@@ -205,42 +84,10 @@ class Graph:
     def edge_destination(self) -> Int[Tensor, "edge"]:
         return torch.arange(self.n_destinations).repeat_interleave(torch.tensor(self.n_read))
 
-    def edge(self, source: int, destination: int) -> int:
-        """The number of an edge.
-
-        Raises:
-            ValueError: the source does not come before the destination.
-        """
-        if not 0 <= source < self.n_read[destination]:
-            raise ValueError(
-                f"{self.sources[source].name} does not come before "
-                f"{self.destinations[destination].name}"
-            )
-        return self.first_edge[destination] + source
-
     def edge_name(self, edge: int) -> tuple[str, str]:
         """An edge as ``("a0.h3", "a2.h1.q")``."""
         source = self.sources[int(self.edge_source[edge])]
         return source.name, self.destinations[int(self.edge_destination[edge])].name
-
-    def edge_named(self, source: str, destination: str) -> int:
-        """The edge between two names.
-
-        Raises:
-            UserError: this graph has no such edge.
-        """
-        try:
-            return self.edge(self._source_index[source], self._destination_index[destination])
-        except (KeyError, ValueError):
-            raise UserError(f"{self} has no edge {source} -> {destination}") from None
-
-    @cached_property
-    def _source_index(self) -> dict[str, int]:
-        return {source.name: index for index, source in enumerate(self.sources)}
-
-    @cached_property
-    def _destination_index(self) -> dict[str, int]:
-        return {node.name: index for index, node in enumerate(self.destinations)}
 
     def matrix(
         self, edges: Float[Tensor, "edge"] | Bool[Tensor, "edge"]
@@ -273,10 +120,6 @@ class Graph:
             for d in visited
         ]
         return torch.cat(parts)
-
-    def __str__(self) -> str:
-        blocks = ("parallel " if self.parallel else "") + ("blocks" if self.mlps else "attention")
-        return f"a graph of {self.n_layers} layers of {self.n_heads} heads ({blocks})"
 
 
 # Files ---------------------------------------------------------------------------------------

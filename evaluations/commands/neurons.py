@@ -192,7 +192,7 @@ def _page(records: Sequence[Record], out: Path, resamples: int) -> Path:
     Raises:
         UserError: a record's explanations are gone.
     """
-    from evaluations.neurons.details import read_details
+    from evaluations.neurons.reading import read_details
     from evaluations.report.neuron_page import with_graphs, write_page
     from evaluations.report.neurons import told_differences
     from evaluations.report.tables import rows

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from evaluations.outcome import Outcome
 from evaluations.record import Record
 from evaluations.report.drawing import Draw, draw_figures
 from evaluations.report.tables import Layout, rich_table
-from evaluations.runner import Outcome
 from sat_interp import escape
 from sat_interp.errors import UserError
 

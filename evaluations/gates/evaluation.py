@@ -27,6 +27,7 @@ from evaluations.gates.picture import picture
 from evaluations.gates.usage import count
 from evaluations.runner import Evaluation, Result
 from evaluations.text import Text, check_vocabulary
+from evaluations.versions import VERSIONS
 from sat_interp.errors import UserError
 from sat_interp.transformer import SelfAblatingTransformer
 
@@ -95,7 +96,7 @@ def check(model: HookedTransformer, config: GatesConfig) -> None:
     gated(model)
 
 
-EVALUATION = Evaluation("gates", GatesConfig, gates, check=check, version=2)
+EVALUATION = Evaluation("gates", GatesConfig, gates, check=check, version=VERSIONS["gates"])
 
 
 def _measure(model: SelfAblatingTransformer, text: Text, config: GatesConfig) -> Result:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evaluations.excerpts import GatherConfig, check_seed
-from evaluations.units import NEURONS, Stream
+from evaluations.hook_points import NEURONS
+from evaluations.units import Stream
 from sat_interp.errors import UserError
 
 MOST_EXAMPLES = 1000

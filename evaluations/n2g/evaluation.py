@@ -29,6 +29,7 @@ from evaluations.record import hash_of
 from evaluations.runner import Evaluation, Result
 from evaluations.text import Text, check_vocabulary
 from evaluations.units import Units, find_units
+from evaluations.versions import VERSIONS
 from sat_interp import progress
 from sat_interp.files import write_atomically
 
@@ -117,7 +118,7 @@ def check(model: HookedTransformer, config: N2gConfig) -> None:
         find_units(model, config.hook, config.stream)
 
 
-EVALUATION = Evaluation("n2g", N2gConfig, neuron_graphs, version=2, check=check)
+EVALUATION = Evaluation("n2g", N2gConfig, neuron_graphs, version=VERSIONS["n2g"], check=check)
 
 
 def neuron_graph(

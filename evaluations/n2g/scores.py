@@ -23,10 +23,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from evaluations.n2g.predictors import LOOKUPS, PREDICTORS
 from evaluations.n2g.trie import Trie
-
-LOOKUPS = ("lookup", "lookup_windows", "lookup_published")
-PREDICTORS = ("trie", *LOOKUPS, "always")
 
 
 @dataclass(frozen=True)

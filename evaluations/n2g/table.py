@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evaluations.n2g.metrics import STRUCTURE, WORDS
-from evaluations.n2g.scores import LOOKUPS, PREDICTORS
+from evaluations.n2g.predictors import LOOKUPS, PREDICTORS
 from evaluations.record import Direction, Metric
 from evaluations.statistics import mean_interval, share_interval
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.excerpts import GatherConfig, check_seed
+from evaluations.hook_points import NEURONS
 from evaluations.neurons.examiner import Examiner
 from evaluations.neurons.scores import SCORES
 from evaluations.neurons.shown import Mix
 from evaluations.text import Text
-from evaluations.units import NEURONS, Stream
+from evaluations.units import Stream
 from sat_interp.errors import UserError, suggest
 
 

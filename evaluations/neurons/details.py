@@ -1,13 +1,13 @@
 """What a run leaves of its neurons beside the record: explanations, and a few excerpts of each.
 
-One JSON value, gzipped; its parts are what ``evaluations.report.neuron_page`` shows.
+One JSON value, gzipped; its parts are what ``evaluations.report.neuron_page`` shows;
+``evaluations.neurons.reading`` reads it.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,6 @@ from evaluations.neurons.examiner import HIGHEST
 from evaluations.neurons.scores import UnitScores
 from evaluations.neurons.shown import KINDS, Sight
 from evaluations.record import Metric, plain
-from sat_interp.errors import UserError
 from sat_interp.files import write_atomically
 
 SHOWN_TO_EXPLAIN = 3
@@ -119,21 +118,6 @@ class Details:
         }
         text = json.dumps(plain(whole), separators=(",", ":"), ensure_ascii=False)
         return write_atomically(path, gzip.compress(text.encode(), mtime=0))
-
-
-def read_details(path: Path) -> dict[str, Any]:
-    """What ``write`` has written.
-
-    Raises:
-        UserError: it is not there, or damaged.
-    """
-    try:
-        found = json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError, zlib.error):
-        found = None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is missing or damaged: run again with --force")
-    return found
 
 
 def _figure(metric: Metric) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from evaluations.record import hash_of, plain
 from evaluations.runner import Evaluation, Result
 from evaluations.text import Text
 from evaluations.units import Units, find_units
+from evaluations.versions import VERSIONS
 from sat_interp import progress
 from sat_interp.errors import UserError
 
@@ -96,7 +97,9 @@ def check(model: HookedTransformer, config: NeuronsConfig) -> None:
         find_units(model, config.hook, config.stream)
 
 
-EVALUATION = Evaluation("neurons", NeuronsConfig, explain_neurons, version=2, check=check)
+EVALUATION = Evaluation(
+    "neurons", NeuronsConfig, explain_neurons, version=VERSIONS["neurons"], check=check
+)
 
 
 def drawn(units: Units, config: NeuronsConfig) -> list[tuple[int, np.ndarray]]:

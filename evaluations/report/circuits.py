@@ -16,9 +16,8 @@ from evaluations.circuits.export import write_graphml
 from evaluations.record import Record
 from evaluations.report.figures import MARKERS, PALETTE, save
 from evaluations.report.tables import Column, Layout, Row, rows, write_tables
-from evaluations.runner import file_name
 from sat_interp import escape
-from sat_interp.files import write_atomically
+from sat_interp.files import file_name, write_atomically
 
 ABREAST = 4  # circuits in one figure
 

@@ -26,10 +26,9 @@ from evaluations.report.paper_tables import (
 )
 from evaluations.report.seeds import Group, groups
 from evaluations.report.selection import Identity, Model, collect, identity, models
-from evaluations.runner import file_name
 from evaluations.versions import older_told
 from sat_interp.errors import UserError
-from sat_interp.files import write_atomically
+from sat_interp.files import file_name, write_atomically
 from sat_interp.training.study import Study, read_study
 
 BROWSED = 3
@@ -225,7 +224,7 @@ def _page(figures: Sequence[Path], report: Report, out: Path) -> list[Path]:
 
 def _neuron_details(report: Report) -> Iterator[Mapping[str, Any]]:
     """What ``neurons`` left of the first models' units, with what ``n2g`` left of them."""
-    from evaluations.neurons.details import read_details
+    from evaluations.neurons.reading import read_details
     from evaluations.report.neuron_page import with_graphs
 
     for record in _of(report, "neurons")[:BROWSED]:

@@ -15,8 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from evaluations.record import Record
 from evaluations.report.figures import MARKERS, PALETTE, numbers, save, unframed
 from evaluations.report.tables import Column, Layout, Row, rows
-from evaluations.runner import file_name
 from sat_interp import escape
+from sat_interp.files import file_name
 
 SITES = {"attention": "attention units", "neuron": "neurons"}
 # One colour, marker and line for each thing a probe reads.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from evaluations.record import Record
-from evaluations.sae.convergence import NOT_CONVERGED
+from evaluations.sae.figures import NOT_CONVERGED
 
 DAGGER = "†"
 KEY = "health"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evaluations.hook_points import NEURONS
 from evaluations.record import (
     DamagedRecord,
     OddRecord,
@@ -18,7 +19,6 @@ from evaluations.record import (
     record_files,
 )
 from evaluations.report import health
-from evaluations.units import NEURONS
 from sat_interp.errors import UserError
 
 TAU = 0.03

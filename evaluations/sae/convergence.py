@@ -15,14 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluations.sae.figures import LEAST_EXPLAINED, NOT_CONVERGED
+
 POINTS = 20
 """How often in a training the CE loss score is probed."""
 
 BINS = 100
 """Points of the curves that a record keeps."""
-
-LEAST_EXPLAINED = 0.5
-NOT_CONVERGED = "not converged"
 
 
 @dataclass

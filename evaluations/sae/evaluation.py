@@ -41,6 +41,7 @@ from evaluations.sae.search import VERSION as SEARCH_VERSION
 from evaluations.sae.search import Found, find_coefficient, read_found, with_coefficient
 from evaluations.sae.train import TRAINING, VERSION, check_budget, train
 from evaluations.text import HASH_CHUNK, Text, check_vocabulary
+from evaluations.versions import VERSIONS
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.errors import UserError
 from sat_interp.fast_hook import layer_of
@@ -195,7 +196,7 @@ def check(model: HookedTransformer, config: SaeConfig) -> None:
         check_budget(config, config.context_in(model))
 
 
-EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, version=3, check=check)
+EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, version=VERSIONS["sae"], check=check)
 
 
 def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -> None:

@@ -28,11 +28,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from evaluations.record import Interval, Metric
-from evaluations.sae.convergence import LEAST_EXPLAINED, NOT_CONVERGED
 from evaluations.statistics import bootstrap, ratio
 
 NO_GAP = "zeroing the activation changes no loss"
 CONSTANT = "the activation does not vary"
+NOT_CONVERGED = "not converged"
+LEAST_EXPLAINED = 0.5
+"""Explained variance below which an autoencoder is marked as not converged."""
 
 PerStory = Float[np.ndarray, " stories"]
 

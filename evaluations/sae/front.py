@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from evaluations.record import Interval, Metric, Record, model_ids
-from evaluations.sae.convergence import NOT_CONVERGED
+from evaluations.sae.figures import NOT_CONVERGED
 from evaluations.statistics import LEVEL
 
 OUTSIDE = "CE score outside the front"

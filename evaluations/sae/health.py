@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluations.record import Metric
-from evaluations.sae.convergence import LEAST_EXPLAINED, NOT_CONVERGED
-from evaluations.sae.figures import CONSTANT
+from evaluations.sae.figures import CONSTANT, LEAST_EXPLAINED, NOT_CONVERGED
 
 MOST_DEAD = 0.5
 """Above this share of dead features an autoencoder is little of what it was meant to be."""

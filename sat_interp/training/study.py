@@ -14,7 +14,6 @@ from sat_interp.config import GateKind, Variant
 from sat_interp.errors import UserError, suggest
 from sat_interp.reading import Unreadable, read_yaml
 from sat_interp.training.config import TrainConfig
-from sat_interp.training.directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +206,8 @@ def train_study(study: Study, train: Callable[[TrainConfig], Any] | None = None)
     Args:
         train: how a run is trained; ``sat_interp.training.loop.train`` by default.
     """
+    from sat_interp.training.directory import RunDirectory  # imports torch
+
     if train is None:
         from sat_interp.training.loop import train as train_one
 
@@ -257,6 +258,8 @@ def _with_target(run: StudyRun, runs: Iterable[StudyRun]) -> TrainConfig:
 
     That is the best validation's: it is the best model of a run that is evaluated.
     """
+    from sat_interp.training.directory import RunDirectory
+
     if run.kind != "matched":
         return run.config
     target = next(one for one in runs if (one.group, one.seed) == (run.like, run.seed))

@@ -8,9 +8,10 @@ import pytest
 
 from evaluations.models import load_model
 from evaluations.record import Metric, read_record
-from evaluations.runner import Evaluation, Result, file_name, run
+from evaluations.runner import Evaluation, Result, run
 from sat_interp.checkpoint import save_pretrained
 from sat_interp.errors import UserError
+from sat_interp.files import file_name
 
 
 @dataclass(frozen=True)

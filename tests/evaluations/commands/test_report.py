@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +12,7 @@ import yaml
 from evaluations.cli import main
 from tests.evaluations.report.study_records import acdc, gates, lm
 
+COMMITTED = Path(__file__).parents[3] / "results" / "tinystories-slice"
 L4 = {"ablation": gates("local", 4)}
 
 
@@ -109,3 +114,21 @@ def test_nothing_to_report_is_one_line(tmp_path, capsys):
     assert "holds no record: run sat-eval all first" in capsys.readouterr().err
     assert main(["report", "--out", str(tmp_path / "absent")]) == 2
     assert "there is no directory" in capsys.readouterr().err
+
+
+def test_a_report_of_every_evaluation_imports_no_model_code(tmp_path):
+    """Imports of torch and what is built on it take longer than reading a few hundred records."""
+    for path in sorted(COMMITTED.glob("local-k4-*/*.json")):
+        shutil.copy(path, tmp_path)
+    evaluations = {path.name.split("-")[0] for path in tmp_path.glob("*.json")}
+    assert evaluations == {"acdc", "gates", "lm", "n2g", "neurons", "sae"}
+    code = f"""
+import sys
+from evaluations.cli import main
+code = main(["report", "--out", {str(tmp_path)!r}])
+heavy = {{"torch", "transformers", "transformer_lens", "sae_lens"}} & set(sys.modules)
+print(code, *sorted(heavy), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "0", done.stderr
+    assert (tmp_path / "report" / "report.html").exists()

@@ -10,10 +10,11 @@ from evaluations.excerpts import GatherConfig
 from evaluations.models import prepared
 from evaluations.neurons import evaluation
 from evaluations.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.neurons.details import WIDTH, read_details
+from evaluations.neurons.details import WIDTH
 from evaluations.neurons.evaluation import EVALUATION, drawn, explain_neurons
 from evaluations.neurons.examiner import Explanation, Unscored
 from evaluations.neurons.lookup import LookupExaminer
+from evaluations.neurons.reading import read_details
 from evaluations.runner import run_one
 from evaluations.units import find_units
 from sat_interp.errors import UserError

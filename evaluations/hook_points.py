@@ -1,0 +1,6 @@
+"""Hook points by name: for what names them without reading a model, such as reports."""
+
+from __future__ import annotations
+
+NEURONS = "blocks.*.mlp.hook_post"
+"""The neurons of every block's MLP, after the activation function."""
