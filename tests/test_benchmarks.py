@@ -1,13 +1,21 @@
-"""The plain step that ours is timed against computes the same thing."""
+"""The plain ways that ours are timed against compute the same things."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 
+from benchmarks.gates import against_plain, plain_ablated, plain_gradient, plain_states, stages
 from benchmarks.plain import plain_loss
 from benchmarks.training import best_times, products
+from evaluations.gates.evaluation import GatesConfig
+from evaluations.gates.masks import SITES, batches
+from evaluations.gates.probe import Features, Probe, gradient
+from evaluations.text import evaluation_text
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
+from sat_interp.data.tokenizer import train_bpe
 from sat_interp.training.loss import LossWeights, training_loss
 
 
@@ -50,3 +58,53 @@ def test_contestants_take_turns():
     order = []
     best_times({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.0, least=3)
     assert order == ["a", "b"] * 4
+
+
+@pytest.fixture
+def gated_and_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAT_INTERP_CACHE", str(tmp_path / "cache"))
+    stories = [f"Tom has {number} cats and Anna has a dog." for number in range(12)]
+    path = tmp_path / "stories.jsonl"
+    path.write_text("\n".join(json.dumps({"text": story}) for story in stories))
+    tokenizer = train_bpe(stories, 280)
+    torch.manual_seed(0)
+    shape = gpt_neo_config(
+        n_layers=2, d_model=16, n_heads=4, d_vocab=len(tokenizer), n_ctx=16, initializer_range=0.5
+    )
+    ablation = SelfAblationConfig(variant="local", k_attention=3, k_neurons=5)
+    model = SelfAblatingTransformer(shape, ablation).eval().requires_grad_(False)
+    return model, evaluation_text(tokenizer, str(path))
+
+
+def test_the_plain_ways_of_gates_find_the_same(gated_and_text):
+    model, text = gated_and_text
+    ours = batches(model, text, "")
+    for batch, plain in zip(ours, plain_states(model, text), strict=True):
+        assert torch.allclose(batch.clean.final, plain.clean, atol=1e-5)
+        for layer in range(2):
+            assert torch.equal(batch.masks["attention"][layer], plain.attention_masks[layer])
+            assert torch.equal(batch.masks["neuron"][layer], plain.neuron_masks[layer])
+        moved = {site: [mask.flip(1) for mask in batch.masks[site]] for site in SITES}
+        pairs = list(zip(*(moved[site] for site in SITES), strict=True))
+        found = model.ablated_under(batch.clean, pairs)
+        assert torch.allclose(found, plain_ablated(model, batch.inputs, moved), atol=1e-4)
+        assert not torch.allclose(found, plain.ablated, atol=1e-2)
+
+
+def test_the_plain_gradient_of_a_probe_is_ours():
+    torch.manual_seed(0)
+    features = Features(torch.randint(7, (20, 3)), 7)
+    probe, classes = Probe(torch.randn(7, 4), torch.randn(4)), torch.randint(4, (20,))
+    ours = gradient(probe.weights, probe.bias, features, classes, torch.arange(20))
+    plain = plain_gradient(probe, features, classes, torch.arange(20))
+    for one, other in zip(ours, plain, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_every_stage_of_gates_is_timed(gated_and_text):
+    model, text = gated_and_text
+    seconds, tokens = stages(model, text, GatesConfig(probe_classes=8))
+    assert list(seconds) == ["usage", "leak: states", "leak: probes", "interventions"]
+    compared = against_plain(model, text, tokens, 8)
+    assert list(compared) == ["masks", "exchanged masks", "gradients of a probe"]
+    assert all(time > 0 for times in compared.values() for time in times)

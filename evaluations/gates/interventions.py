@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.gates.masks import (
@@ -43,16 +43,19 @@ INTERVENTIONS = ("shuffled", "random", "other_story")
 
 @dataclass(frozen=True)
 class MaskLosses:
-    """Summed cross-entropy of each story; nan where a story has no other one to borrow from.
+    """Summed cross-entropy of each story; nan where it is not finite, or where a story has no
+    other one to borrow from.
 
     Attributes:
         nats: by stream or intervention: ``clean``, ``own``, ``shuffled``, ``random``,
             ``other_story``.
         tokens: of each story.
+        alone: which stories have no other one to borrow from.
     """
 
     nats: dict[str, Float[np.ndarray, " stories"]]
     tokens: Int[np.ndarray, " stories"]
+    alone: Bool[np.ndarray, " stories"]
 
 
 @torch.inference_mode()
@@ -65,8 +68,9 @@ def measure_interventions(model: SelfAblatingTransformer, text: Text, seed: int)
 
     def add(name: str, states: Tensor, batch: Batch, known: np.ndarray | None = None) -> None:
         sums = token_losses(model, states, batch.targets).sum(1, dtype=torch.float64).cpu().numpy()
-        kept = sums if known is None else np.where(known, sums, np.nan)
-        nats.setdefault(name, np.full(len(text), np.nan))[batch.stories.numpy()] = kept
+        kept = np.isfinite(sums) if known is None else known & np.isfinite(sums)
+        every = nats.setdefault(name, np.full(len(text), np.nan))
+        every[batch.stories.numpy()] = np.where(kept, sums, np.nan)
 
     def add_ablated(name: str, masks: Masks, batch: Batch, known: np.ndarray | None = None) -> None:
         pairs = list(zip(*(masks[site] for site in SITES), strict=True))
@@ -83,7 +87,7 @@ def measure_interventions(model: SelfAblatingTransformer, text: Text, seed: int)
         others = partners[batch.stories.numpy()]
         borrowed = read_gates(model, _beginnings(text, others, batch)).masks
         add_ablated("other_story", borrowed, batch, others >= 0)
-    return MaskLosses(nats, tokens)
+    return MaskLosses(nats, tokens, partners < 0)
 
 
 def shuffled(masks: Masks, order: Int[Tensor, "batch pos"]) -> Masks:

@@ -100,21 +100,26 @@ def read_gates(model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"])
     the k-th and the next score are close and the temperature is low: there the scores are read.
 
     Raises:
-        UserError: the clean stream is not finite.
+        UserError: the clean stream or the gates' scores are not finite.
     """
     scores: dict[str, Tensor] = {}
+    are_finite: list[bool] = []
 
     def keep(value: Tensor, hook: HookPoint) -> None:
-        scores[str(hook.name)] = value
+        are_finite.append(bool(value.isfinite().all()))
+        if is_soft:
+            scores[str(hook.name)] = value
 
     def is_score(name: str) -> bool:
         return ".gates." in name and name.endswith("_scores")
 
     is_soft = model.ablation.forward_mask == "soft"
-    with model.hooks(fwd_hooks=[(is_score, keep)] if is_soft else []):
+    with model.hooks(fwd_hooks=[(is_score, keep)]):
         clean, pairs = model.clean_and_masks(tokens)
     if not clean.final.isfinite().all():
         raise UserError("the clean stream is NaN or infinite, so the masks mean nothing")
+    if not all(are_finite):
+        raise UserError("the gates' scores are NaN or infinite, so the masks mean nothing")
     masks = {site: [pair[place] for pair in pairs] for place, site in enumerate(SITES)}
     rankings = {
         # gates that are random have masks and no scores

@@ -26,7 +26,8 @@ def usage_metrics(usage: use.Usage, site: str) -> list[Metric]:
     title = SITE_TITLES[site]
     entropy, most = use.entropy(usage), use.maximum_entropy(usage)
     means = "mean over layers; n: tokens; error clustered over stories"
-    share = use.Estimate(entropy.value / most, entropy.influence / most)
+    scale = most or math.nan  # one unit has no entropy to take a share of
+    share = use.Estimate(entropy.value / scale, entropy.influence / scale)
     return [
         _mean(f"{site}_dead", f"Dead {title}", use.dead(usage), "share", units,
               "share of all layers' units that win at no token of the text; n: units; error by "
@@ -34,7 +35,7 @@ def usage_metrics(usage: use.Usage, site: str) -> list[Metric]:
         _mean(f"{site}_entropy", f"Mask entropy, {title}", entropy, "bits", n,
               f"entropy of the distribution of wins over units, at most {most:.4g}; {means}"),
         _mean(f"{site}_entropy_share", f"Mask entropy over its maximum, {title}", share, "share", n,
-              f"entropy / log2 n; {means}"),
+              f"entropy / log2 n; {means}", missing="one unit"),
         _mean(f"{site}_overlap", f"Overlap of neighbours' masks, {title}",
               use.neighbour_overlap(usage), "share of k", n, means),
         _mean(f"{site}_overlap_chance", f"Overlap of any two tokens' masks, {title}",
@@ -166,8 +167,9 @@ def _loss(
 ) -> Metric:
     known = np.isfinite(sums)
     failed = int((~known).sum())
-    reason = "no other story is as long" if "other_story" in name else "loss not finite"
-    reasons = {reason: failed} if failed else {}
+    alone = int(losses.alone.sum()) if "other_story" in name else 0
+    counted = {"no other story is as long": alone, "loss not finite": failed - alone}
+    reasons = {reason: count for reason, count in counted.items() if count}
     paired = "paired by story; " if name.endswith("cost") else ""
     description = f"mean over tokens of a sample of stories; {paired}n: tokens, failed: stories"
     direction: Literal["lower"] | None = "lower" if name.endswith("loss") else None
@@ -206,9 +208,14 @@ def _similarity(usage: use.Usage, site: str, n: int) -> Metric:
 
 
 def _mean(
-    name: str, title: str, layers: use.Estimate, unit: str, n: int, description: str
-) -> Metric:
+    name: str, title: str, layers: use.Estimate, unit: str, n: int, description: str,
+    missing: str = "no story has two tokens",
+) -> Metric:  # fmt: skip
+    """The mean over layers; where there is none, ``missing`` says why."""
     mean = layers.mean()
+    if not np.isfinite(mean.value):
+        return Metric(name, title, None, unit, n=n, n_failed=1, reasons={missing: 1},
+                      description=description)  # fmt: skip
     return Metric(
         name, title, float(mean.value), unit, None, float(mean.standard_error), _normal(mean), n,
         description=description,
