@@ -8,8 +8,8 @@ settings of ``sat-eval gates``. The inner work is done on the stories of the pro
 
 - masks: the clean stream and the gates alone, against the pass through both streams.
 - exchanged masks: the ablated stream from the clean pass that is there, against a pass through both
-  streams whose masks hooks replace.
-- gradients of a probe of a layer's masks, an epoch: written out, against autograd.
+  streams whose masks hooks replace (which takes it off the fused path).
+- gradients of a probe of a layer's masks, ten epochs: written out, against autograd.
 """
 
 from __future__ import annotations
@@ -38,8 +38,11 @@ from evaluations.gates.usage import count
 from evaluations.models import load_model
 from evaluations.text import Text, evaluation_text
 from sat_interp.data.batches import story_batches
+from sat_interp.fast import ablated_pass
 from sat_interp.streams import DualStates
 from sat_interp.transformer import SelfAblatingTransformer
+
+EPOCHS = 10
 
 
 def plain_states(model: SelfAblatingTransformer, text: Text) -> Iterator[DualStates]:
@@ -122,33 +125,30 @@ def against_plain(
     for batch in batches(model, text, "exchanged"):
         moved = {site: [mask.flip(1) for mask in batch.masks[site]] for site in SITES}
         pairs = list(zip(*(moved[site] for site in SITES), strict=True))
-        ours += cpu_seconds(partial(model.ablated_under, batch.clean, pairs))
+        ours += cpu_seconds(partial(ablated_pass, model, batch.clean, pairs))
         plain += cpu_seconds(partial(plain_ablated, model, batch.inputs, moved))
     found["exchanged masks"] = ours, plain
-    features = tokens.masks[0]
-    if features.dense is None:  # the masks are hard
-        found["gradients of a probe"] = gradients(features, tokens, n_classes)
+    masks = tokens.masks[0]
+    if masks.on is not None:  # they are hard
+        found["gradients of a probe"] = gradients(masks.on, masks.n_on, tokens.following, n_classes)
     return found
 
 
-def gradients(features: Features, tokens: Tokens, n_classes: int) -> tuple[float, float]:
-    """CPU seconds of one epoch's gradients over all tokens, ours and autograd's."""
-    every = torch.arange(len(features))
-    classes, n_classes = next_token_classes(tokens.following, every, n_classes)
+@torch.inference_mode(False)
+def gradients(
+    on: Int[Tensor, "tokens active"], n_on: int, following: Int[Tensor, " tokens"], n_classes: int
+) -> tuple[float, float]:
+    """CPU seconds of the gradients over all tokens, EPOCHS times, ours and autograd's."""
+    features = Features(on.clone(), n_on)  # autograd takes no tensor of inference mode
+    every = torch.arange(len(on))
+    classes, n_classes = next_token_classes(following.clone(), every, n_classes)
     probe = Probe.unigram(classes, n_classes, features.width)
-    parts = every.split(BATCH[1])
-    ours = cpu_seconds(
-        lambda: exhaust(
-            gradient(probe.weights, probe.bias, features, classes, part) for part in parts
-        )
-    )
-    with torch.inference_mode(False):
-        probe = Probe(probe.weights.clone(), probe.bias.clone())
-        features = Features(None if features.on is None else features.on.clone(), features.n_on)
-        classes = classes.clone()
-        plain = cpu_seconds(
-            lambda: exhaust(plain_gradient(probe, features, classes, part) for part in parts)
-        )
+    parts = EPOCHS * every.split(BATCH[1])
+    ways: list[Callable[[Tensor], object]] = [
+        lambda part: gradient(probe.weights, probe.bias, features, classes, part),
+        lambda part: plain_gradient(probe, features, classes, part),
+    ]
+    ours, plain = (cpu_seconds(partial(exhaust, map(way, parts))) for way in ways)
     return ours, plain
 
 

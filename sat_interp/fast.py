@@ -8,7 +8,7 @@ units, the products it enters go from winner to winner and leave out the rest, w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -125,6 +125,21 @@ def ablated_block(
     own = project(block, ablated)
     z = ablated_attention(own, clean_projections, attention_scale(block))
     return _masked(block, ablated, z, attention_mask, neuron_mask)
+
+
+def ablated_pass(
+    model: HookedTransformer, clean: CleanPass, masks: Sequence[tuple[Tensor, Tensor]]
+) -> Float[Tensor, "batch pos d_model"]:
+    """The ablated stream after the final LN, under any (attention, neuron) masks; no hooks.
+
+    Args:
+        clean: of the same tokens.
+        masks: of each layer, (batch, pos, units) and (batch, pos, d_mlp).
+    """
+    ablated = clean.states[0]
+    for block, projections, own in zip(model.blocks, clean.projections, masks, strict=True):
+        ablated = ablated_block(cast(SelfAblatingBlock, block), ablated, projections, *own)
+    return layer_norm(model.ln_final, ablated)
 
 
 def project(block: TransformerBlock, stream: Stream) -> Projections:

@@ -32,6 +32,20 @@ class DualStates:
     clean_layers: list[Tensor]
     ablated_layers: list[Tensor]
 
+    @classmethod
+    def of(
+        cls,
+        clean: Tensor,
+        ablated: Tensor,
+        masks: list[tuple[Tensor, Tensor]],
+        clean_layers: list[Tensor],
+        ablated_layers: list[Tensor],
+    ) -> DualStates:
+        """As the fields, with each layer's masks as one pair (attention, neuron)."""
+        attention_masks = [attention for attention, _ in masks]
+        neuron_masks = [neurons for _, neurons in masks]
+        return cls(clean, ablated, attention_masks, neuron_masks, clean_layers, ablated_layers)
+
 
 @dataclass
 class DualOutput:

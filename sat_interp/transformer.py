@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -18,15 +18,10 @@ from sat_interp import fast
 from sat_interp.block import SelfAblatingBlock, layer_norm
 from sat_interp.config import SelfAblationConfig
 from sat_interp.errors import UserError
+from sat_interp.fast import CleanPass
 from sat_interp.gates import GateScores
 from sat_interp.shape import attention_units, validate
-from sat_interp.streams import (
-    AblatedFinalHooks,
-    DualOutput,
-    DualStates,
-    TiedUnembed,
-    outputs_of,
-)
+from sat_interp.streams import AblatedFinalHooks, DualOutput, DualStates, TiedUnembed, outputs_of
 from sat_interp.unembedding import token_losses
 
 Path = Literal["auto", "fast", "hooked"]
@@ -153,10 +148,10 @@ class SelfAblatingTransformer(HookedTransformer):
 
     def clean_and_masks(
         self, tokens: Int[Tensor, "batch pos"]
-    ) -> tuple[fast.CleanPass, list[tuple[Tensor, Tensor]]]:
+    ) -> tuple[CleanPass, list[tuple[Tensor, Tensor]]]:
         """The clean stream and each layer's (attention, neuron) masks, by the fused path.
 
-        No mask reads the ablated stream, so it is left out: half the cost of :meth:`dual_states`.
+        No mask reads the ablated stream, which :meth:`dual_states` computes too: it is left out.
         Of the hook points only the gates' fire. Shapes as in ``DualStates``.
 
         Raises:
@@ -165,20 +160,6 @@ class SelfAblatingTransformer(HookedTransformer):
         self._refuse_dual(tokens)
         kept = fast.clean_pass(self, tokens)
         return kept, list(self._masks(kept.states[:-1], kept.final))
-
-    def ablated_under(
-        self, clean: fast.CleanPass, masks: Sequence[tuple[Tensor, Tensor]]
-    ) -> Float[Tensor, "batch pos d_model"]:
-        """The ablated stream after the final LN, under any (attention, neuron) masks; no hooks.
-
-        Args:
-            clean: from :meth:`clean_and_masks`, for the same tokens.
-            masks: of each layer, shaped as its own are.
-        """
-        ablated = clean.states[0]
-        for block, projections, own in zip(self.blocks, clean.projections, masks, strict=True):
-            ablated = fast.ablated_block(block, ablated, projections, *own)
-        return layer_norm(self.ln_final, ablated)
 
     def run_with_cache_dual(
         self,
@@ -215,7 +196,7 @@ class SelfAblatingTransformer(HookedTransformer):
             ablated_layers.append(ablated)
         final = self.ablated.hook_normalized(layer_norm(self.ln_final, ablated))
         clean_layers = [seen[block.hook_resid_post] for block in self.blocks]
-        return _dual_states(seen[self.ln_final], final, masks, clean_layers, ablated_layers), (
+        return DualStates.of(seen[self.ln_final], final, masks, clean_layers, ablated_layers), (
             clean_logits
         )
 
@@ -232,7 +213,7 @@ class SelfAblatingTransformer(HookedTransformer):
             clean_layers.append(both[: len(tokens)])
             ablated_layers.append(both[len(tokens) :])
         clean, ablated = layer_norm(self.ln_final, both).chunk(2)
-        return _dual_states(clean, ablated, masks, clean_layers, ablated_layers)
+        return DualStates.of(clean, ablated, masks, clean_layers, ablated_layers)
 
     def _fast_states_global(self, tokens: Tensor) -> DualStates:
         kept = fast.clean_pass(self, tokens)
@@ -245,7 +226,7 @@ class SelfAblatingTransformer(HookedTransformer):
             ablated = fast.ablated_block(block, ablated, clean, *own)
             ablated_layers.append(ablated)
         final = layer_norm(self.ln_final, ablated)
-        return _dual_states(kept.final, final, masks, kept.states[1:], ablated_layers)
+        return DualStates.of(kept.final, final, masks, kept.states[1:], ablated_layers)
 
     def _masks(self, block_inputs: list[Tensor], final: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Each block's masks: local gates read its input, global ones the final clean state."""
@@ -413,15 +394,3 @@ class SelfAblatingTransformer(HookedTransformer):
         from sat_interp import released
 
         return released.from_released(state_dict, n_heads, ablation, tokenizer)
-
-
-def _dual_states(
-    clean: Tensor,
-    ablated: Tensor,
-    masks: list[tuple[Tensor, Tensor]],
-    clean_layers: list[Tensor],
-    ablated_layers: list[Tensor],
-) -> DualStates:
-    attention_masks = [attention for attention, _ in masks]
-    neuron_masks = [neurons for _, neurons in masks]
-    return DualStates(clean, ablated, attention_masks, neuron_masks, clean_layers, ablated_layers)

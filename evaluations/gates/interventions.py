@@ -36,6 +36,7 @@ from evaluations.gates.masks import (
 )
 from evaluations.losses import token_losses
 from evaluations.text import Text
+from sat_interp.fast import ablated_pass
 from sat_interp.transformer import SelfAblatingTransformer
 
 INTERVENTIONS = ("shuffled", "random", "other_story")
@@ -74,7 +75,7 @@ def measure_interventions(model: SelfAblatingTransformer, text: Text, seed: int)
 
     def add_ablated(name: str, masks: Masks, batch: Batch, known: np.ndarray | None = None) -> None:
         pairs = list(zip(*(masks[site] for site in SITES), strict=True))
-        add(name, model.ablated_under(batch.clean, pairs), batch, known)
+        add(name, ablated_pass(model, batch.clean, pairs), batch, known)
 
     for batch in batches(model, text, "gates: interventions"):
         tokens[batch.stories.numpy()] = batch.inputs.shape[1]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from evaluations.commands.gates import gates as gates_command
-from evaluations.gates.evaluation import GatesConfig, gates
+from evaluations.gates.evaluation import EVALUATION, GatesConfig, gates
+from evaluations.models import prepared
+from evaluations.record import Record
+from evaluations.runner import run
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
-from sat_interp.checkpoint import save_pretrained
 from sat_interp.errors import UserError
 
 CONFIG = GatesConfig(resamples=50, probe_classes=20, picture_tokens=6)
@@ -128,24 +129,15 @@ def test_models_without_an_mlp_are_refused(make_model, text, tokenizer):
         SelfAblatingTransformer(cfg, SelfAblationConfig(variant="local"))
 
 
-def test_broken_models_cost_no_other_model_its_record_tables_or_figures(
-    make_model, tokenizer, stories_file, tmp_path, capsys
-):
-    broken = save_pretrained(
-        spoiled(make_model("local"), {"blocks.0.mlp.W_out": float("nan")}), tmp_path / "broken"
-    )
-    one = save_pretrained(shaped(tokenizer, {"k_neurons": 1}, d_mlp=1), tmp_path / "one")
-    no_loss = save_pretrained(
-        spoiled(make_model("global"), {"unembed.b_U": float("nan")}), tmp_path / "no_loss"
-    )
-    out = tmp_path / "out"
-    with pytest.raises((SystemExit, UserError)):
-        gates_command(
-            [str(broken), str(one), str(no_loss)], data=str(stories_file), out=str(out),
-            device="cpu", resamples=50, probe_classes=20, picture_tokens=6,
-        )  # fmt: skip
-    names = {json.loads(path.read_text())["model"]["name"] for path in out.rglob("gates-*.json")}
-    assert names == {"one", "no_loss"}
-    assert "one" in capsys.readouterr().out
-    for figure in ("gates-usage", "gates-leak", "gates-masks-one", "gates-masks-no_loss"):
-        assert (out / f"{figure}.png").exists()
+def test_broken_models_cost_no_other_model_its_record(make_model, text, tokenizer, tmp_path):
+    models = [
+        prepared(model, name, tokenizer, "cpu", dtype)
+        for name, model, dtype in (
+            ("broken", spoiled(make_model("local"), {"blocks.0.mlp.W_out": math.nan}), "float64"),
+            ("one", shaped(tokenizer, {"k_neurons": 1}, d_mlp=1), "float32"),
+        )
+    ]
+    outcome = run(EVALUATION, models, lambda loaded: text, QUICK, tmp_path)
+    assert list(outcome.failures) == ["broken"]
+    (record,) = outcome.records
+    assert Record.from_json(record.to_json()).metric("neuron_entropy_share").value is None

@@ -13,6 +13,7 @@ from evaluations.gates.interventions import (
 )
 from evaluations.language import story_losses
 from evaluations.losses import token_losses
+from sat_interp.fast import ablated_pass
 from tests.sat_interp import plain
 
 
@@ -24,7 +25,7 @@ def own_masks(model, tokens):
 
 def ablated_under(model, tokens, masks):
     clean, _ = model.clean_and_masks(tokens)
-    return model.ablated_under(clean, list(zip(masks["attention"], masks["neuron"], strict=True)))
+    return ablated_pass(model, clean, list(zip(masks["attention"], masks["neuron"], strict=True)))
 
 
 TOKENS = torch.tensor([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 8]])
