@@ -311,7 +311,10 @@ def _tokenizer(
         )
     chosen = load_tokenizer(given)
     if isinstance(model, SelfAblatingTransformer) and model.tokenizer_hash is not None:
-        return chosen, _doubt(model, chosen)
+        mismatch = tokenizer_mismatch(model, chosen)
+        if mismatch is None:
+            return chosen, _doubt(model, chosen)
+        return chosen, f"{mismatch}; the one given is {fingerprint(chosen)}"
     try:
         own = _own_tokenizer(directory, model)
     except UserError:
