@@ -101,11 +101,11 @@ def test_killed_between_any_two_renames_it_ends_in_the_same_bits(
     alone = forty(out=str(tmp_path / "alone"))
     train(alone)
     expected = outcome(alone.out)
-    for at in (1, 2, 4, 5, 8, 13):  # config, tokenizer, best, checkpoints, best replaced, ...
+    for at in (1, 2, 4, 5, 8, 12):  # config, tokenizer, best, checkpoints, best replaced, ...
         config = forty(out=str(tmp_path / f"crash-{at}"), resume=True)
         child = start(crash_child, config.to_dict(), environment, at)
         child.join(120)
-        assert child.exitcode == 9
+        assert child.exitcode == 9, at
         train(config)
         assert outcome(config.out) == expected, at
         assert not list(Path(config.out).rglob(".*.tmp"))
