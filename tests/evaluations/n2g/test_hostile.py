@@ -94,11 +94,7 @@ def test_a_model_without_an_mlp_is_one_line(data, tokenizer):
             attn_only=True, device="cpu", seed=0,
         )
     )  # fmt: skip
-<<<<<<< HEAD
     with pytest.raises(UserError, match=r"attention only, and no MLP neurons"):
-=======
-    with pytest.raises(UserError, match=r"no MLP neurons \(blocks\.\*\.mlp\.hook_post\)"):
->>>>>>> bcfbb76 (What the whole suite found: the loss's weights in float64, transformer.py within its length, golden values of acdc; neurons of real text under version 2)
         neuron_graphs(model, data("attention"), CONFIG)
 
 
