@@ -123,7 +123,7 @@ def _paired(fields: dict[str, Any]) -> dict[str, Any]:
 
 class CurveFields(TypedDict):
     value: Numbers
-    standard_error: Numbers
+    standard_error: list[Annotated[Number, Field(ge=0)] | None]
 
 
 Curve = Annotated[CurveFields, AfterValidator(_paired)]

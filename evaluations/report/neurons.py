@@ -208,12 +208,14 @@ def _histogram(axes: Axes, found: Sequence[Row]) -> None:
         if not len(scores):
             continue
         color, style = PALETTE[index % len(PALETTE)], STYLES[index % len(STYLES)]
-        shares = np.histogram(scores, EDGES)[0] / len(scores)
+        # rounding may put a correlation beyond 1
+        shares = np.histogram(np.clip(scores, -1, 1), EDGES)[0] / len(scores)
         label = f"{row.label}: mean {scores.mean():.3f}, SD {scores.std():.3f}, n {len(scores):,}"
         axes.stairs(shares, EDGES, color=color, linestyle=style, linewidth=1.4, label=label)
         axes.axvline(scores.mean(), color=color, linestyle=style, linewidth=0.9)
     lowest = min((scores_of(row.records["neurons"]).min(initial=0) for row in found), default=0)
-    axes.set_xlim(EDGES[np.searchsorted(EDGES, lowest, side="right") - 1], 1)
+    first = max(0, int(np.searchsorted(EDGES, lowest, side="right")) - 1)
+    axes.set_xlim(EDGES[first], 1)
     axes.set_xlabel("simulation score (correlation)", fontsize=9)
     axes.set_ylabel("share of neurons", fontsize=9)
     axes.set_title("Explanation scores; lines: means", fontsize=10, loc="left")

@@ -68,6 +68,7 @@ def test_a_real_record_of_before_is_read_and_no_wrong_value_ends_in_a_traceback(
         ("lm", ("metrics", 0, "value"), 1e308),
         ("lm", ("metrics", 0, "reasons"), ["nan"]),
         ("lm", ("metrics", 0, "direction"), "up"),
+        ("lm", ("extra", "activations", "z_hoyer", "standard_error", 0), -0.1),
         ("lm", ("extra",), [1]),
         ("lm", ("config",), "x"),
         ("lm", ("started",), 5),

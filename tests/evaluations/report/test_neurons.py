@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -10,12 +11,13 @@ from evaluations.neurons.scores import SCORES, UnitScores, columns, metrics
 from evaluations.report.neurons import (
     LAYOUTS,
     NOT_OVER_SEEDS,
+    _histogram,
     difference_records,
     scores_of,
     told_differences,
     write_report,
 )
-from evaluations.report.tables import markdown
+from evaluations.report.tables import markdown, rows
 
 
 @pytest.fixture
@@ -138,3 +140,16 @@ def test_a_layer_without_a_score_is_left_out_of_the_figure(make_scored, tmp_path
     assert write_report([record], tmp_path, 100)
     units["simulation"] = [None] * len(units["layer"])
     assert write_report([record], tmp_path, 100)
+
+
+@pytest.mark.parametrize("score", [1 + 1e-12, -1 - 1e-12, -9e99, 9e99])
+def test_scores_beyond_those_of_a_correlation_are_drawn_at_the_ends(make_scored, tmp_path, score):
+    record = make_scored("base", 0.3)
+    units = record.extra["units"]
+    units["simulation"] = [score] * len(units["layer"])
+    axes = plt.figure().subplots()
+    _histogram(axes, rows([record]))
+    assert axes.get_xlim() in ((0.0, 1.0), (-1.0, 1.0))
+    (shares,) = axes.patches
+    assert shares.get_data().values.sum() == 1
+    plt.close("all")
