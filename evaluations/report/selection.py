@@ -28,6 +28,8 @@ DETAILS = ("sae", "neurons", "n2g")
 TASKS = ("ioi", "ioi-tinystories")
 SMALL, LONG = 16, 2000
 """Entries and letters of what is kept of a record's ``extra``."""
+ALWAYS = (health.KEY, "sae")
+"""Entries of ``extra`` that tables read whatever their size."""
 NAMED = 5
 """Records that are named one by one."""
 
@@ -134,7 +136,7 @@ def slim(record: Record) -> Record:
     Thousands of records fit in memory so; `record.read_record` gives the whole.
     """
     extra = {
-        name: value if name == health.KEY or _is_small(value) else True
+        name: value if name in ALWAYS or _is_small(value) else True
         for name, value in record.extra.items()
     }
     return dataclasses.replace(record, extra=extra)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from evaluations.report.sae import labelled
 from evaluations.report.seeds import groups
 from evaluations.report.selection import collect, models
 from evaluations.report.tables import rows
@@ -137,3 +138,13 @@ def test_equal_weights_of_another_configuration_or_other_gates_are_another_model
     assert [one.records["lm"] for one in models([old, scaled, again])] == [again]
     assert len(rows([old, scaled, again])) == 1
     assert len(rows([old, record(2)])) == 1
+
+
+def test_an_autoencoder_with_long_names_is_named(tmp_path):
+    record = sae("a", 0, 3.0)
+    told = {"hook": "h" * 3000, "label": "L1 5"}
+    dataclasses.replace(record, extra={"sae": told}).write(tmp_path / "a" / "sae-1.json")
+    (found,) = collect(tmp_path).records
+    assert found.extra["sae"] == told
+    (named,) = labelled([found])
+    assert named.model["name"] == "a"
