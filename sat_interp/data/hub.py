@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sat_interp.data.base import DataSource, Kind, sha256
-from sat_interp.data.readers import encodable
+from sat_interp.data.readers import encodable, field_names, fields_named
 from sat_interp.errors import UserError, suggest
 
 TINYSTORIES = "roneneldan/TinyStories"
@@ -24,7 +24,8 @@ class HubSource(DataSource):
     """A dataset of the hub by name (or a directory written by ``datasets``), never all in memory.
 
     Training uses its split ``train`` (or the only one it has), validation its ``validation``,
-    ``valid``, ``dev`` or ``test``, the first there is.
+    ``valid``, ``dev`` or ``test``, the first there is. The column is a name, or names with dots
+    between them for a field inside another; a null text, or a null around it, is the empty text.
     """
 
     dataset: str = TINYSTORIES
@@ -48,15 +49,20 @@ class HubSource(DataSource):
 
     def read_part(self, part: str) -> Iterator[str]:
         """Stream one split in batches of a thousand rows."""
-        rows = self._split(part).select_columns([self.column])
-        for batch in rows.iter(batch_size=1_000):
-            for text in batch[self.column]:
-                yield encodable(text or "")
+        rows = self._split(part)
+        chosen = [name for name in rows.column_names if self._leads_to_column(name)]
+        for batch in rows.select_columns(chosen).iter(batch_size=1_000):
+            for values in zip(*(batch[name] for name in chosen), strict=True):
+                found = fields_named(dict(zip(chosen, values, strict=True)), self.column)
+                yield encodable(next(iter(found), None) or "")
 
     def hash_part(self, part: str) -> str:
         """The fingerprint ``datasets`` gives the split, with its name and column."""
         fingerprint = str(self._split(part)._fingerprint)
         return sha256("hub", self.dataset, str(self.config), part, self.column, fingerprint)
+
+    def _leads_to_column(self, name: str) -> bool:
+        return self.column == name or self.column.startswith(f"{name}.")
 
     def _split(self, part: str) -> Any:
         return self._splits[self._training if part == "all" else part]
@@ -71,9 +77,15 @@ class HubSource(DataSource):
         if "train" not in splits and len(splits) != 1:
             raise UserError(f"{self.spec}: {suggest('split', 'train', splits)}")
         for data in splits.values():
-            if self.column not in data.column_names:
-                raise UserError(f"{self.spec}: {suggest('column', self.column, data.column_names)}")
-            if getattr(data.features[self.column], "dtype", "") not in ("string", "large_string"):
+            found = fields_named(data.features, self.column)
+            if not found:
+                known = field_names(data.features)
+                raise UserError(f"{self.spec}: {suggest('column', self.column, known)}")
+            if len(found) > 1:
+                raise UserError(
+                    f"{self.spec} has {len(found)} columns {self.column!r}: rename one of them"
+                )
+            if getattr(found[0], "dtype", "") not in ("string", "large_string"):
                 raise UserError(f"{self.spec}: column {self.column!r} holds no text")
         return splits
 

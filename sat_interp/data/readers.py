@@ -197,9 +197,9 @@ def _jsonl_story(line: bytes, column: str, where: str) -> str:
         raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f'{where} is not an object like {{"{column}": "Once upon a time ..."}}')
-    found = _values(row, column)
+    found = fields_named(row, column)
     if not found:
-        raise UserError(f"{where}: {suggest('column', column, _names(row))}")
+        raise UserError(f"{where}: {suggest('column', column, field_names(row))}")
     if len(found) > 1:
         raise UserError(f"{where} has {len(found)} fields {column!r}: rename one of them")
     story = found[0]
@@ -210,20 +210,20 @@ def _jsonl_story(line: bytes, column: str, where: str) -> str:
     return encodable(story)
 
 
-def _values(row: Mapping[str, Any], name: str) -> list[Any]:
+def fields_named(row: Mapping[str, Any], name: str) -> list[Any]:
     """Every value of that name: of its whole name if there is one, else inside other objects."""
     if name in row:
         return [row[name]]
     found = []
     for key, value in row.items():
         if isinstance(value, dict) and name.startswith(f"{key}."):
-            found += _values(value, name[len(key) + 1 :])
+            found += fields_named(value, name[len(key) + 1 :])
     return found
 
 
-def _names(row: Mapping[str, Any]) -> Iterator[str]:
-    """The names in an object, and with dots those in the objects it holds."""
+def field_names(row: Mapping[str, Any], depth: int = 8) -> Iterator[str]:
+    """The names in an object, and with dots those in the objects it holds, ``depth`` levels in."""
     for key, value in row.items():
         yield key
-        if isinstance(value, dict):
-            yield from (f"{key}.{inner}" for inner in value)
+        if depth and isinstance(value, dict):
+            yield from (f"{key}.{inner}" for inner in field_names(value, depth - 1))

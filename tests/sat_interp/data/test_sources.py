@@ -24,6 +24,7 @@ from sat_interp.data.readers import read_stories
 from sat_interp.data.sources import DataSource, parse_data
 from sat_interp.errors import UserError
 
+META = [{"lang": "en", "text": "in"}, {"lang": "en", "text": None}, None]
 STORIES = ["A cat sat.\n\nIt slept.", "Zoë ran, \U0001f600!", "  spaces kept \n"]
 
 
@@ -345,6 +346,44 @@ def test_a_single_dataset_saved_by_itself(tmp_path: Path) -> None:
     assert sorted(everything(source)) == ["", "a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("columns", "column", "stories"),
+    [
+        ({"meta": META, "x": ["a", "b", "c"]}, "meta.text", ["in", "", ""]),
+        ({"a": [{"b": {"n": 1, "text": "deep"}}]}, "a.b.text", ["deep"]),
+        ({"story": [{"text": "no"}], "story.text": ["yes"]}, "story.text", ["yes"]),
+        ({"a.b": [{"text": "dotted"}], "a": [{"x": 1}]}, "a.b.text", ["dotted"]),
+    ],
+)
+def test_fields_inside_a_saved_datasets_columns_are_named_with_dots(
+    columns: dict[str, list[Any]], column: str, stories: list[str], tmp_path: Path
+) -> None:
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "d")
+    source = HubSource("d", dataset=str(tmp_path / "d"), column=column)
+    assert list(source.read_part("all")) == stories
+    assert list(parse_data(f"{tmp_path / 'd'}:{column}").read_part("all")) == stories
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "message"),
+    [
+        ({"meta": [{"text": "a"}]}, "text", "unknown column 'text'.*meta, meta.text"),
+        ({"meta": [{"text": "a"}]}, "meta.txt", "did you mean 'meta.text'"),
+        ({"meta": [{"text": "a"}]}, "meta", "column 'meta' holds no text"),
+        ({"meta": [{"n": 1}]}, "meta.n", "column 'meta.n' holds no text"),
+        ({"l": [[{"text": "a"}]]}, "l.text", "unknown column 'l.text'"),
+        ({"a": [{"b.c": "x"}], "a.b": [{"c": "y"}]}, "a.b.c", "has 2 columns 'a.b.c'"),
+    ],
+)
+def test_other_fields_of_a_saved_dataset_are_refused_in_one_line(
+    columns: dict[str, list[Any]], column: str, message: str, tmp_path: Path
+) -> None:
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path / "d")
+    with pytest.raises(UserError, match=message) as caught:
+        list(parse_data(f"{tmp_path / 'd'}:{column}").texts("train"))
+    assert "\n" not in str(caught.value)
+
+
 def test_names_configurations_and_columns_reach_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None]] = []
 
@@ -471,9 +510,6 @@ def parquet(path: Path, *columns: tuple[str, object]) -> Path:
     arrays = [pa.array(values) if isinstance(values, list) else values for _, values in columns]
     pq.write_table(pa.Table.from_arrays(arrays, names=[name for name, _ in columns]), path)
     return path
-
-
-META = [{"lang": "en", "text": "in"}, {"lang": "en", "text": None}, None]
 
 
 @pytest.mark.parametrize(
