@@ -93,15 +93,16 @@ class Endpoint:
         self._refused: set[str] = set()
         self._failed_running = 0
         self._lock, self._locks = threading.Lock(), defaultdict[str, threading.Lock](threading.Lock)
-        self._stopped = threading.Event()
+        self._stopped, self._stop_reason = threading.Event(), ""
 
     @property
     def gives_probabilities(self) -> bool:
         """False once the endpoint has refused to give log-probabilities."""
         return not {"logprobs", "top_logprobs"} & self._refused
 
-    def stop(self, stopped: bool = True) -> None:
-        """Send nothing more: whoever is asking gets an error at the next try."""
+    def stop(self, stopped: bool = True, reason: str = "stopped") -> None:
+        """Send nothing more: whoever is asking gets an error with the reason at the next try."""
+        self._stop_reason = reason
         (self._stopped.set if stopped else self._stopped.clear)()
 
     def count(self, **counts: int) -> None:
@@ -130,7 +131,11 @@ class Endpoint:
                     if isinstance(answered, Unscored):
                         return answered
                     kept = answered
-                    self._replies.put(key, kept)
+                    try:
+                        self._replies.put(key, kept)
+                    except UserError as error:  # later replies would be paid for and lost, too
+                        self.stop(reason=str(error))
+                        raise
                     self._note(kept.get("failed"))
             if "failed" in kept:
                 return Unscored(kept["failed"])
@@ -180,7 +185,7 @@ class Endpoint:
                 )
             self._pace.wait()
             if self._stopped.is_set():
-                raise UserError("stopped")
+                raise UserError(self._stop_reason)
             aside = self.budget.set_aside(prompt)
             if aside is None:
                 return Unscored(SPENDING_CAP)

@@ -437,3 +437,26 @@ def test_a_snapshot_has_its_own_price_where_it_is_known():
     old = find_price("gpt-4o-2024-05-13", None, None)
     assert old is not None
     assert old(1e6, 1e6) == 20.0
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("PRAGMA max_page_count = 1", "database or disk is full"),
+        ("PRAGMA query_only = 1", "attempt to write a readonly database"),
+    ],
+)
+def test_replies_that_cannot_be_kept_end_the_asking_and_those_before_stay(
+    statement: str, reason: str, make: Maker, server: Server
+):
+    examiner = make(concurrency=1)
+    asked = [question(n) for n in range(40)]
+    assert examiner.explain(asked[:2]) == [SAID] * 2
+    examiner._endpoint._replies._database.execute(statement)
+    with pytest.raises(UserError, match=rf"replies\.sqlite: {reason}"):
+        examiner.explain(asked)
+    sent = len(server.requests)
+    assert 2 < sent < len(asked)
+    again = make()
+    assert again.explain(asked) == [SAID] * len(asked)
+    assert again.usage()["from_disk"] >= sent - 1  # only the reply that found no room is lost

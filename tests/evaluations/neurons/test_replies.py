@@ -103,3 +103,46 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot use the kept replies"):
         Replies(tmp_path / "file" / "replies.sqlite")
+
+
+FULL = ("PRAGMA max_page_count = 1", "PRAGMA max_page_count = 100000", "disk is full")
+READ_ONLY = ("PRAGMA query_only = 1", "PRAGMA query_only = 0", "attempt to write a readonly")
+
+
+@pytest.mark.parametrize(("start", "end", "reason"), [FULL, READ_ONLY], ids=["full", "read-only"])
+def test_a_disk_that_takes_nothing_is_one_line_and_loses_nothing(
+    start: str, end: str, reason: str, tmp_path: Path
+):
+    path = tmp_path / "replies.sqlite"
+    kept = Replies(path)
+    kept.put("a", {"text": "A"})
+    kept._database.execute(start)
+    large = {"text": os.urandom(20_000).hex()}
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"cannot use the kept replies in .*{reason}") as caught:
+            kept.put("b", large)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert kept.get("a") == Replies(path).get("a") == {"text": "A"}
+        assert kept.get("b") is None
+        assert len(kept) == 1
+    kept._database.execute(end)
+    kept.put("b", large)
+    assert Replies(path).get("b") == large
+
+
+def test_an_invalid_reply_that_cannot_be_deleted_is_one_line(tmp_path: Path):
+    kept = Replies(tmp_path / "replies.sqlite")
+    kept.put("a", "no reply")
+    kept._database.execute(READ_ONLY[0])
+    with pytest.raises(UserError, match=r"replies\.sqlite: attempt to write a readonly"):
+        kept.get("a", lambda reply: isinstance(reply, dict))
+
+
+@pytest.mark.parametrize("place", ["directory", "/proc/none/replies.sqlite", "/dev/full"])
+def test_a_place_that_cannot_hold_a_database_is_one_line(place: str, tmp_path: Path):
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(UserError, match="cannot use the kept replies|are damaged") as caught:
+        Replies(tmp_path / place)
+    assert place in str(caught.value)
+    assert "\n" not in str(caught.value)
