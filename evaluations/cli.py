@@ -13,7 +13,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 from evaluations.commands import COMMANDS
-from sat_interp.commandline import check_config_files, run_command, underscored
+from sat_interp.commandline import (
+    check_config_files,
+    log_to_stderr,
+    run_command,
+    say_error,
+    underscored,
+)
 from sat_interp.errors import UserError, shown
 
 
@@ -21,11 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``sat-eval``; returns the exit code: 0, 2 for what the user can mend, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
     arguments = [underscored(one) for one in arguments]
+    log_to_stderr()
     try:
         check_config_files(arguments)
         parsed = build_parser().parse_args(arguments)
     except (argparse.ArgumentError, UserError) as error:
-        sys.stderr.write(f"error: {_one_line(error)}\n")
+        say_error(f"error: {_one_line(error)}")
         return 2
     chosen = parsed.subcommand
     settings = dict(parsed[chosen].as_dict())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from sat_interp import escape
 from sat_interp.config import SelfAblationConfig
 from sat_interp.transformer import SelfAblatingTransformer
 
@@ -50,7 +52,7 @@ tags:
 ```python
 from sat_interp import SelfAblatingTransformer
 
-model = SelfAblatingTransformer.from_pretrained("{repository}")  # or this directory
+model = SelfAblatingTransformer.from_pretrained({repository})  # or this directory
 logits = model(model.to_tokens("Once upon a time"))
 ```
 """
@@ -74,11 +76,11 @@ def model_card(model: SelfAblatingTransformer, facts: Mapping[str, Any]) -> str:
             ablated_loss, clean_perplexity, ablated_perplexity. Others are listed under their own.
     """
     ablation = model.ablation
-    name = _one_line(facts.get("name") or f"Self-ablating transformer ({ablation.variant})")
+    name = _text(facts.get("name") or f"Self-ablating transformer ({ablation.variant})")
     sections = [
         _HEADER.format(
             name=name,
-            repository=facts.get("repository") or "owner/name",
+            repository=_literal(facts.get("repository") or "owner/name"),
             tags="- self-ablation\n" if ablation.is_gated else "",
             what=_what(ablation),
         ),
@@ -157,9 +159,11 @@ def _training(facts: Mapping[str, Any]) -> str:
     section = _table("## Training", known | others)
     if command := facts.get("command"):
         section = section or "## Training\n"
-        section += f"\n```\n{command}\n```\n"
+        lines = "\n".join(map(escape.printable, str(command).split("\n")))
+        fence = _fence(lines, 3)
+        section += f"\n{fence}\n{lines}\n{fence}\n"
     if commit := facts.get("commit"):
-        section += f"\nCode: commit `{_one_line(commit)}`.\n"
+        section += f"\nCode: commit {_code(commit)}.\n"
     return section
 
 
@@ -175,7 +179,30 @@ def _cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
-    return _one_line(value).replace("|", "\\|")
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    """A value in one line of Markdown that shows it and does nothing else."""
+    return escape.markdown(_one_line(value))
+
+
+def _literal(value: object) -> str:
+    """A value as a text of Python, in double quotes where nothing has to be escaped."""
+    text, quoted = str(value), repr(str(value))
+    return f'"{text}"' if quoted == f"'{text}'" and '"' not in text else quoted
+
+
+def _code(value: object) -> str:
+    """A value as code within a line."""
+    text = escape.printable(_one_line(value))
+    fence = _fence(text, 1)
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
+def _fence(text: str, least: int) -> str:
+    """Backticks that end only what they begin: more of them than anywhere in the text."""
+    return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 
 def _one_line(value: object) -> str:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from sat_interp.commandline import check_config_files, run_command, underscored
+from sat_interp.commandline import check_config_files, log_to_stderr, run_command, underscored
 from sat_interp.errors import UserError, suggest
 from sat_interp.reading import Unreadable, read_yaml
 
@@ -225,6 +225,6 @@ def _expected(name: str, value: str) -> str:
 
 def _log_to_stderr() -> None:
     """The toolkit's own progress, and every warning, one line each."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     is_first = os.environ.get("RANK", "0") == "0"  # under torchrun, one process speaks
     logging.getLogger("sat_interp").setLevel(logging.INFO if is_first else logging.ERROR)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from sat_interp.errors import UserError
 from sat_interp.escape import printable
@@ -25,21 +27,21 @@ def run_command(command: Callable[[], object]) -> int:
     try:
         command()
     except UserError as error:
-        _say(f"error: {error}")
+        say_error(f"error: {error}")
         return 2
     except OSError as error:
         # A full disk, a missing permission, a directory where a file should be: the system's
         # own words name the cause and the file.
         where = f": {error.filename}" if error.filename else ""
-        _say(f"error: {error.strerror or error}{where}")
+        say_error(f"error: {error.strerror or error}{where}")
         return 2
     except (MemoryError, RecursionError, OverflowError, RuntimeError) as error:
         if (reason := _beyond_this_machine(error)) is None:
             raise
-        _say(f"error: {reason}")
+        say_error(f"error: {reason}")
         return 2
     except KeyboardInterrupt:
-        _say("interrupted: finished work is kept, run the same command again")
+        say_error("interrupted: finished work is kept, run the same command again")
         return 130
     return 0
 
@@ -83,5 +85,23 @@ def _beyond_this_machine(error: BaseException) -> str | None:
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
-def _say(line: str) -> None:
+def say_error(line: str) -> None:
+    """Write a line to standard error, control characters written out."""
     sys.stderr.write(printable(line) + "\n")
+
+
+def log_to_stderr() -> None:
+    """Write every warning to standard error, a line each; the program's own handlers stay."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EscapedLines("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+class EscapedLines(logging.Formatter):
+    """A message in one line, control characters written out; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(map(printable, super().formatException(ei).split("\n")))

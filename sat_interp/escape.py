@@ -20,7 +20,9 @@ LONGEST_LABEL = 60
 
 # Marks that reorder text: what is read is then not what is there.
 _DIRECTIONS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-_HIDDEN = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff{_DIRECTIONS}]")
+_HIDDEN = re.compile(
+    f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff{_DIRECTIONS}]"
+)
 
 
 def printable(text: object) -> str:

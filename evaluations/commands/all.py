@@ -59,7 +59,7 @@ def all_parts(
         run_here,
     )
     from evaluations.commands import COMMANDS
-    from evaluations.commands.show import console
+    from evaluations.commands.show import console, say
     from evaluations.report.overview import duration, overview, summary
     from sat_interp.errors import UserError
 
@@ -85,8 +85,7 @@ def all_parts(
         else:
             run_beside(planned, jobs, Path(out) / "logs", update)
     shown.print(summary(planned))
-    shown.print(f"tables: sat-eval report --out {out}" + (f" --study {study}" if study else ""),
-                highlight=False, soft_wrap=True)  # fmt: skip
+    say(shown, f"tables: sat-eval report --out {out}" + (f" --study {study}" if study else ""))
     raise_failures(planned)
     if missing:
         raise UserError(

@@ -42,7 +42,7 @@ def check(
         For each model that can be read, an ``Answer`` for every evaluation.
     """
     from evaluations.commands.inputs import text_finder
-    from evaluations.commands.show import console
+    from evaluations.commands.show import console, say
     from evaluations.feasibility import answers
     from evaluations.runner import Outcome
     from sat_interp.errors import UserError
@@ -56,7 +56,8 @@ def check(
             outcome.failures[spec] = str(error)
             continue
         found.append(answers(subject))
-        shown.print(_described(subject), highlight=False, markup=False, soft_wrap=True)
+        for line in _described(subject):
+            say(shown, line)
         shown.print(_table(found[-1]))
     outcome.raise_failures()
     return found
@@ -81,7 +82,7 @@ def _subject(spec: str, tokenizer: str | None, text_of: Callable[[LoadedModel], 
         return Subject(known, default_task(known), no_text=str(error))
 
 
-def _described(subject: Subject) -> str:
+def _described(subject: Subject) -> list[str]:
     """Return what the model is and what it would be measured on, in two lines."""
     known, cfg = subject.known, subject.known.model.cfg
     size = sum(value.numel() for value in known.model.parameters())
@@ -101,14 +102,14 @@ def _described(subject: Subject) -> str:
             f"text: {read['spec']}, {read['n_stories']:,} stories, {read['n_tokens']:,} tokens, of "
             f"them {cut:,} beyond the context"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _table(answers: Sequence[Answer]) -> Table:
-    from rich.markup import escape
     from rich.table import Table
 
     from evaluations.report.overview import duration
+    from sat_interp import escape
 
     table = Table()
     for name in ("Evaluation", "Can run", "Budget, or what is missing", "Time on one core"):
@@ -117,7 +118,8 @@ def _table(answers: Sequence[Answer]) -> Table:
         seconds = "unknown" if one.seconds is None else f"about {duration(one.seconds)}"
         rough = " (extrapolated)" if one.is_rough and one.seconds is not None else ""
         table.add_row(
-            one.evaluation, "no" if one.reason else "yes", escape(one.reason or one.budget),
+            one.evaluation, "no" if one.reason else "yes",
+            escape.terminal(one.reason or one.budget),
             "" if one.reason else seconds + rough,
         )  # fmt: skip
     return table

@@ -19,10 +19,9 @@ def curves(models: list[str], out: str = "results") -> list[Path]:
     Returns:
         The files written.
     """
-    from rich.console import Console
-
+    from evaluations.commands.show import console, say
     from evaluations.report.curves import draw_curves, read_run
 
     written = draw_curves([read_run(path) for path in models], Path(out) / "curves")
-    Console(soft_wrap=True).print(", ".join(map(str, written)), highlight=False)
+    say(console(), ", ".join(map(str, written)))
     return written

@@ -60,15 +60,17 @@ def draw_graph(neuron: dict[str, Any]) -> Figure:
     axes.set_title(_title(neuron, max((n["depth"] for n in graph["nodes"]), default=0)),
                    fontsize=9, loc="left")  # fmt: skip
     if not graph["nodes"]:
-        axes.text(0, -tallest / 2, neuron.get("reason") or "no pattern fires", ha="center",
-                  fontsize=9, color="0.4")  # fmt: skip
+        reason = escape.figure(neuron.get("reason") or "no pattern fires")
+        axes.text(0, -tallest / 2, reason, ha="center", fontsize=9, color="0.4")
     return figure
 
 
 def svg(neuron: dict[str, Any]) -> str:
     """The figure as the text of an SVG element, for a page."""
     content = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": neuron["unit"]}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": escape.printable(neuron["unit"])}
+    ):
         draw_graph(neuron).savefig(content, format="svg", metadata={"Date": None})
     text = content.getvalue()
     return text[text.index("<svg") :]
@@ -76,7 +78,7 @@ def svg(neuron: dict[str, Any]) -> str:
 
 def write_graphml(path: Path, neuron: dict[str, Any]) -> Path:
     """The merged trie for other programs: nodes with token, depth, kind, activation."""
-    graph = nx.DiGraph(unit=neuron["unit"])
+    graph = nx.DiGraph(unit=escape.printable(neuron["unit"]))
     for node in neuron["graph"]["nodes"]:
         told = {key: value for key, value in node.items() if key != "id" and value is not None}
         told["token"] = escape.printable(node["token"])  # XML holds no control characters
@@ -89,7 +91,7 @@ def write_graphml(path: Path, neuron: dict[str, Any]) -> Path:
 
 
 def _title(neuron: dict[str, Any], depth: int) -> str:
-    told = f"{neuron['unit']}"
+    told = escape.figure(neuron["unit"])
     if "scores" in neuron:
         scores = {name: one["f1"] for name, one in neuron["scores"].items()}
         if scores["trie"] is not None:
@@ -153,7 +155,7 @@ def _places(columns: dict[int, list[dict[str, Any]]], tallest: int) -> dict[int,
 
 def _half_width(node: dict[str, Any]) -> float:
     """Of a node's label, in columns."""
-    return (0.06 + CHARACTER * len(shown(node["token"])) / 2) / COLUMN
+    return (0.06 + CHARACTER * len(_label(node)) / 2) / COLUMN
 
 
 def _edges(
@@ -183,13 +185,18 @@ def _node(axes: Axes, node: dict[str, Any], place: Place) -> None:
     else:
         face, edge, color = "0.95", "0.6", "black"
     axes.text(
-        *place, escape.figure(shown(node["token"])), ha="center", va="center", fontsize=8,
+        *place, _label(node), ha="center", va="center", fontsize=8,
         color=color,
         bbox={"boxstyle": "round,pad=0.25", "facecolor": face, "edgecolor": edge, "linewidth": 0.7},
     )  # fmt: skip
 
 
+def _label(node: dict[str, Any]) -> str:
+    return escape.figure(shown(node["token"]))
+
+
 def shown(token: str) -> str:
-    """A token as a label: visible spaces and line ends, never too long."""
+    """A token as a label: visible spaces and line ends, control characters written out, short."""
     text = token.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
+    text = escape.printable(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

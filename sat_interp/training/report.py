@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sat_interp import escape
 from sat_interp.data.sources import file_names
 from sat_interp.errors import UserError
 from sat_interp.provenance import provenance
@@ -109,7 +110,7 @@ def describe(final: dict[str, Any]) -> str:
 
 def title(config: TrainConfig) -> str:
     """A figure's title: the data, the gates, the seed."""
-    data = ", ".join(Path(part).name for part in config.data.split(","))
+    data = escape.figure(", ".join(Path(part).name for part in config.data.split(",")))
     if not config.ablation.is_gated:
         return f"{data}: no gates, seed {config.seed}"
     kind = config.variant if config.gates == "learned" else f"{config.variant} {config.gates}"

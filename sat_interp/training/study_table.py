@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from sat_interp import escape
 from sat_interp.training.study import Trained
 
 
@@ -17,7 +18,7 @@ def study_table(done: Sequence[Trained]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("State")
     for one in done:
-        table.add_row(one.run.name, *_figures(one), _state(one))
+        table.add_row(escape.terminal(one.run.name), *_figures(one), _state(one))
     return table
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from evaluations.n2g.draw import DEEPEST, LONGEST, MOST, draw_graph, shown, svg
+import xml.etree.ElementTree as ElementTree
+
+import networkx as nx
+import pytest
+
+from evaluations.n2g.draw import DEEPEST, LONGEST, MOST, draw_graph, shown, svg, write_graphml
 from evaluations.n2g.graph import merged_trie
 from evaluations.n2g.trie import IGNORE, Pattern
+from sat_interp import escape
 
 TEXTS = [f" w{number}" for number in range(60)]
 
@@ -57,3 +63,29 @@ def test_the_picture_for_a_page_is_an_element_and_always_the_same():
 def test_tokens_are_shown_with_their_spaces():
     assert shown(" a\n") == "·a⏎"
     assert len(shown("x" * 40)) == LONGEST
+
+
+HOSTILE = [
+    "$a{$b",
+    "\\$x$",
+    "\x1b[31m",
+    "\x00",
+    "\ud800",
+    "\uffff",
+    "_x",
+    "\u202eevil",
+    "\x9b" * 40,
+]
+
+
+@pytest.mark.parametrize("token", HOSTILE, ids=ascii)
+def test_any_token_unit_or_reason_is_drawn_and_written(token, tmp_path):
+    graph = merged_trie([Pattern((0, 1), 0.9, 2)], [token, f" {token}"], 0.5)
+    neuron = {"unit": token, "reason": token, "excerpts": 3, "graph": graph}
+    drawn = [svg(neuron), svg({**neuron, "graph": {"nodes": [], "edges": []}})]
+    for text in drawn:
+        ElementTree.fromstring(text.encode())  # neither surrogates nor control characters
+    (axes,) = draw_graph(neuron).axes
+    assert all(len(text.get_text()) <= LONGEST + 2 for text in axes.texts)
+    read = nx.read_graphml(write_graphml(tmp_path / "a.graphml", neuron))
+    assert escape.printable(token) in {node["token"] for _, node in read.nodes(data=True)}

@@ -1,0 +1,68 @@
+"""Lines of the log and of errors: nothing in a name reaches the terminal as a command."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+
+from sat_interp.commandline import log_to_stderr, run_command
+from sat_interp.errors import UserError
+
+NAMES = {
+    "\x1b[31mred": "\\x1b[31mred",
+    "a\nerror: forged": "a\\nerror: forged",
+    "\x9b2J": "\\x9b2J",
+    "\u202eevil": "\\u202eevil",
+    "\udcff": "\\udcff",
+    "a\rb\x07": "a\\rb\\x07",
+    "100 % of %s": "100 % of %s",
+}
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What is logged to standard error where nothing else handles the log."""
+    root, stream = logging.getLogger(), io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr(root, "handlers", [])
+    level = root.level
+    log_to_stderr()
+    yield stream.getvalue
+    root.setLevel(level)
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_log_line_is_one_line_without_control_characters(name, written):
+    logging.getLogger("evaluations.any").warning("%s is read", name)
+    logging.getLogger("evaluations.any").info("not shown")
+    assert written() == f"{NAMES[name]} is read\n"
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_traceback_keeps_its_lines_and_no_control_character(name, written):
+    try:
+        raise ValueError(name)
+    except ValueError:
+        logging.getLogger("sat_interp.any").exception("%s failed", name)
+    first, second, *_ = written().splitlines()
+    assert first == f"{NAMES[name]} failed"
+    assert second.startswith("Traceback")
+    assert not set("\x1b\x9b\u202e\udcff\r\x07") & set(written())
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_an_error_is_one_line_without_control_characters(name, capsys):
+    def fail():
+        raise UserError(name)
+
+    assert run_command(fail) == 2
+    assert capsys.readouterr().err == f"error: {NAMES[name]}\n"
+
+
+def test_handlers_of_the_program_stay(monkeypatch):
+    handler = logging.NullHandler()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    log_to_stderr()
+    assert logging.getLogger().handlers == [handler]
