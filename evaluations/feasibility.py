@@ -23,6 +23,7 @@ from evaluations.n2g.evaluation import EVALUATION as N2G
 from evaluations.neurons.config import NeuronsConfig
 from evaluations.neurons.evaluation import EVALUATION as NEURONS
 from evaluations.runner import Evaluation
+from evaluations.sae.budget import enough_text, fitted
 from evaluations.sae.config import PRESETS
 from evaluations.sae.evaluation import EVALUATION as SAE
 from evaluations.tasks.registry import make_task
@@ -41,11 +42,14 @@ class Subject:
     Attributes:
         known: as ``evaluations.models.outline`` returns it.
         task: of ``acdc``.
+        train_tokens: counts the tokens of the text that ``sae`` would train on, no further than
+            past the number given; raises ``UserError`` where there is none.
         text: None where there is none; ``no_text`` then says why.
     """
 
     known: LoadedModel
     task: str
+    train_tokens: Callable[[int], int]
     text: Text | None = None
     no_text: str = ""
 
@@ -109,8 +113,11 @@ def _circuit(model: Subject) -> str:
 
 
 def _autoencoder(model: Subject) -> str:
-    config = PRESETS["demo"]
-    return f"{config.tokens:,} tokens at {config.hook_in(model.known.model)}"
+    model_of, preset = model.known.model, PRESETS["demo"]
+    held = model.train_tokens(enough_text(preset))
+    config = fitted(preset, preset.context_in(model_of), held)
+    passes = f" ({config.tokens / held:.1f} passes over the text)" if config != preset else ""
+    return f"{config.tokens:,} tokens{passes} at {config.hook_in(model_of)}"
 
 
 def _neurons(model: Subject) -> str:

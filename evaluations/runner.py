@@ -76,6 +76,8 @@ class Evaluation(Generic[DataT, ConfigT]):
             a figure, so that records of the old code are measured again.
         check: raises ``UserError`` where a model of that shape cannot be measured with that
             configuration; it is given the model on the meta device, before weights are read.
+        fit: (model, data, config) -> the configuration that is used on that data, which is the one
+            of the record and of its identity; the configuration as it is where None.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Evaluation(Generic[DataT, ConfigT]):
     function: Callable[[HookedTransformer, DataT, ConfigT], Result]
     version: int = 1
     check: Callable[[HookedTransformer, ConfigT], object] | None = None
+    fit: Callable[[HookedTransformer, DataT, ConfigT], ConfigT] | None = None
 
 
 def run(
@@ -136,6 +139,8 @@ def run_one(
     force: bool = False,
 ) -> tuple[Record, bool]:
     """The record of one model, and whether it was there already."""
+    if evaluation.fit is not None:
+        config = evaluation.fit(loaded.model, data, config)
     config_hash = hash_of(identity(evaluation, loaded, data, config))
     if not force and (done := find_record(out, evaluation.name, config_hash, loaded)):
         return done, True

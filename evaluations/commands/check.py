@@ -41,17 +41,18 @@ def check(
     Returns:
         For each model that can be read, an ``Answer`` for every evaluation.
     """
-    from evaluations.commands.inputs import text_finder
+    from evaluations.commands.inputs import text_finder, training_text_finder
     from evaluations.commands.show import console, say
     from evaluations.feasibility import answers
     from evaluations.runner import Outcome
     from sat_interp.errors import UserError
 
     text_of = text_finder(models, data, validation, stories)
+    trained_on = training_text_finder(models, data, validation)
     shown, outcome, found = console(), Outcome(), []
     for spec in models:
         try:
-            subject = _subject(spec, tokenizer, text_of)
+            subject = _subject(spec, tokenizer, text_of, trained_on)
         except UserError as error:
             outcome.failures[spec] = str(error)
             continue
@@ -63,7 +64,12 @@ def check(
     return found
 
 
-def _subject(spec: str, tokenizer: str | None, text_of: Callable[[LoadedModel], Text]) -> Subject:
+def _subject(
+    spec: str,
+    tokenizer: str | None,
+    text_of: Callable[[LoadedModel], Text],
+    trained_on: Callable[[LoadedModel], tuple[str, str | None]],
+) -> Subject:
     """Return what can be known of a model, its control or the model itself.
 
     Raises:
@@ -73,13 +79,19 @@ def _subject(spec: str, tokenizer: str | None, text_of: Callable[[LoadedModel], 
     from evaluations.controls import split
     from evaluations.feasibility import Subject
     from evaluations.models import outline
+    from sat_interp.data.corpus import count_tokens
+    from sat_interp.data.sources import parse_data
     from sat_interp.errors import UserError
 
     known = outline(split(spec)[0], tokenizer)
+
+    def train_tokens(enough: int) -> int:
+        return count_tokens(parse_data(*trained_on(known)), "train", known.tokenizer, enough)
+
     try:
-        return Subject(known, default_task(known), text_of(known))
+        return Subject(known, default_task(known), train_tokens, text_of(known))
     except UserError as error:
-        return Subject(known, default_task(known), no_text=str(error))
+        return Subject(known, default_task(known), train_tokens, no_text=str(error))
 
 
 def _described(subject: Subject) -> list[str]:

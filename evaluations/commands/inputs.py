@@ -78,6 +78,34 @@ def text_finder(
     return text
 
 
+def training_text_finder(
+    models: Sequence[str], data: str | None, validation: str | None
+) -> Callable[[LoadedModel], tuple[str, str | None]]:
+    """Return what names the text that a model's autoencoders are trained on: data, validation data.
+
+    Raises:
+        UserError: there is no such data; told before any model is loaded.
+    """
+    from evaluations.models import origin
+    from evaluations.origin import Origin, origin_of_text, text_to_score
+    from sat_interp.data.sources import parse_data
+    from sat_interp.errors import UserError
+
+    if data is not None:
+        parse_data(data, validation)
+    named = validation or data
+    shared = origin_of_text(origins(models, origin), named) if named is not None else None
+
+    def find(loaded: LoadedModel) -> tuple[str, str | None]:
+        own = Origin(data=loaded.data, validation=loaded.validation)
+        if data is None and own.data is None:
+            raise UserError("name text to train the autoencoder on with --data")
+        name, held, _ = text_to_score(own, shared, data, validation)
+        return name, held
+
+    return find
+
+
 def origins(models: Sequence[str], origin: Callable[[str], Origin]) -> list[Origin]:
     """Where the models come from; those that cannot be found fail on their own, later."""
     from evaluations.controls import split

@@ -53,9 +53,10 @@ def sae(
     each at the same CE score. A coefficient suits one model and text and kills the features of
     another: where the default leaves more than half of them dead, or explains less than half of
     the variance, a second autoencoder follows, with a coefficient found by a short search
-    (--target-l0). Figures not to be relied on are marked. What was trained lies beside the records
-    as SAELens directories (SAE.load_from_disk opens them); a training that was cut off goes on
-    where it was.
+    (--target-l0). A preset's budget is cut to 20 passes over a small text; the table says so where
+    a text is read more than once. Figures not to be relied on are marked. What was trained lies
+    beside the records as SAELens directories (SAE.load_from_disk opens them); a training that was
+    cut off goes on where it was.
 
     Examples::
 
@@ -79,7 +80,8 @@ def sae(
         k: active features of topk and batchtopk, with commas between them. Default: 32.
         hook: hook points, with commas between them. Default: the last block but one's MLP output;
             with --sae, the one it names.
-        tokens: the budget, in place of the preset's; its schedule is scaled to it.
+        tokens: the budget: activations trained on. Default: the preset's, but no more than 20
+            passes over the training text. The schedule is scaled to it.
         sae: a SAELens directory to measure, in place of training one.
         control: also measure each model untrained (same shape, freshly initialised), shuffled
             (each weight matrix's entries permuted), or none; several with commas between them.
@@ -110,7 +112,9 @@ def sae(
     )  # fmt: skip
 
     def evaluate(specs: Sequence[str], wanted: Sequence[SaeConfig]) -> Evaluated:
-        find = _data_finder(specs, data, validation, stories, out, wanted, sae, force)
+        find = _data_finder(
+            specs, data, validation, stories, out, wanted, sae, force, tokens is None
+        )
         return _run(specs, wanted, find, out, force, device, dtype, tokenizer, data or validation)
 
     whole, asked = evaluate(models, configs)
@@ -238,29 +242,21 @@ def _data_finder(
     configs: Sequence[SaeConfig],
     given: str | None,
     again: bool,
+    is_fitted: bool,
 ) -> Callable[[LoadedModel], SaeData]:
     """The texts of each model: the same held-out stories for all, never trained on here."""
-    from evaluations.commands.inputs import origins
-    from evaluations.models import origin
-    from evaluations.origin import Origin, origin_of_text, text_to_score
+    from evaluations.commands.inputs import training_text_finder
     from evaluations.runner import model_directory, model_key
     from evaluations.sae.evaluation import SaeData
     from evaluations.text import evaluation_text
     from sat_interp.data.corpus import load_corpus
     from sat_interp.data.sources import parse_data
-    from sat_interp.errors import UserError
 
-    if data is not None:
-        parse_data(data, validation)
-    named = validation or data
-    shared = origin_of_text(origins(models, origin), named) if named is not None else None
+    names = training_text_finder(models, data, validation)
     trained: set[Path] = set()
 
     def find(loaded: LoadedModel) -> SaeData:
-        own = Origin(data=loaded.data, validation=loaded.validation)
-        if data is None and own.data is None:
-            raise UserError("name text to train the autoencoder on with --data")
-        name, held, _ = text_to_score(own, shared, data, validation)
+        name, held = names(loaded)
         # held-out stories even of text no model was trained on: the autoencoder is, here
         text = evaluation_text(loaded.tokenizer, name, held, stories, trained_on=True)
         return SaeData(
@@ -271,6 +267,7 @@ def _data_finder(
             together=configs,
             given=Path(given) if given else None,
             again=again,
+            is_fitted=is_fitted,
             trained=trained,
         )
 

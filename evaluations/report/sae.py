@@ -79,8 +79,21 @@ def layouts(records: Sequence[Record]) -> tuple[Layout, ...]:
     Args:
         records: as ``labelled`` names them.
     """
-    note = " ".join(filter(None, [DEAD, not_told_apart(records)]))
+    note = " ".join(filter(None, [DEAD, read_again(records), not_told_apart(records)]))
     return tuple(dataclasses.replace(layout, note=note) for layout in LAYOUTS)
+
+
+def read_again(records: Sequence[Record]) -> str:
+    """Return which trainings read their text more than once, as a sentence; "" for none."""
+    told = []
+    for record in records:
+        budget = record.extra.get("budget")
+        if not isinstance(budget, dict):  # of older records, or not trained here
+            continue
+        passes, tokens = budget.get("passes"), budget.get("tokens")
+        if isinstance(passes, int | float) and isinstance(tokens, int) and passes > 1:
+            told.append(f"{record.model['name']} ({tokens:,} tokens, {passes:.1f} passes)")
+    return f"Trained on a text read more than once: {'; '.join(told)}." if told else ""
 
 
 def not_told_apart(records: Sequence[Record]) -> str:

@@ -26,6 +26,7 @@ from transformer_lens import HookedTransformer
 from evaluations.autoencoder import open_sae, weights_hash, write_l0
 from evaluations.record import Metric, hash_of
 from evaluations.runner import Evaluation, Result
+from evaluations.sae.budget import check_budget, fitted
 from evaluations.sae.build import Trainer
 from evaluations.sae.config import SaeConfig
 from evaluations.sae.convergence import verdict
@@ -39,7 +40,7 @@ from evaluations.sae.measure import (
 )
 from evaluations.sae.search import VERSION as SEARCH_VERSION
 from evaluations.sae.search import Found, find_coefficient, read_found, with_coefficient
-from evaluations.sae.train import TRAINING, VERSION, check_budget, train
+from evaluations.sae.train import TRAINING, VERSION, train
 from evaluations.text import HASH_CHUNK, Text, check_vocabulary
 from evaluations.versions import VERSIONS
 from sat_interp.data.corpus import TokenCorpus
@@ -66,6 +67,7 @@ class SaeData:
         together: those to train in one pass; they decide nothing about any one of them.
         given: somebody's SAELens directory, measured instead of training one.
         again: train what is there already, too.
+        is_fitted: whether budgets are limited to 20 passes over the training text.
     """
 
     corpus: TokenCorpus
@@ -75,6 +77,7 @@ class SaeData:
     together: Sequence[SaeConfig] = ()
     given: Path | None = None
     again: bool = False
+    is_fitted: bool = False
     trained: set[Path] = field(default_factory=set)
     """Written by this command: ``again`` holds for each once."""
 
@@ -125,10 +128,13 @@ class SaeData:
 def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Result:
     """Train an autoencoder where there is none, and measure it over the whole validation split.
 
+    The budget is that of the configuration after ``fit``.
+
     Raises:
         UserError: what searching, training and measuring raise; text whose tokens the model does
             not know.
     """
+    config = fit(model, data, config)
     check(model, config)
     check_vocabulary(model, data.text)
     was_training = model.training
@@ -170,6 +176,7 @@ def _evaluated(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Re
             "sparsity": config.sparsity if data.given is None else None,
         },
         "health": phrases(figures, passes),
+        "budget": None if passes is None else {"tokens": config.tokens, "passes": passes},
         "convergence": verdict(told.get("loss_fall"), by_name["explained_variance"].value)
         if told
         else "not trained here",
@@ -196,12 +203,25 @@ def check(model: HookedTransformer, config: SaeConfig) -> None:
         check_budget(config, config.context_in(model))
 
 
-EVALUATION = Evaluation("sae", SaeConfig, sparse_autoencoder, version=VERSIONS["sae"], check=check)
+def fit(model: HookedTransformer, data: SaeData, config: SaeConfig) -> SaeConfig:
+    """Return the configuration with the budget that is used on this training text.
+
+    Raises:
+        UserError: the text is too small for any (see ``budget.fitted``).
+    """
+    if not data.is_fitted:
+        return config
+    return fitted(config, config.context_in(model), len(data.corpus.tokens))
+
+
+EVALUATION = Evaluation(
+    "sae", SaeConfig, sparse_autoencoder, version=VERSIONS["sae"], check=check, fit=fit
+)
 
 
 def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -> None:
     """Train this one, and in the same pass those wanted beside it that are not there yet."""
-    beside = [one for one in data.together if one.target_l0 is None]
+    beside = [fit(model, data, one) for one in data.together if one.target_l0 is None]
     _train(model, data, list(dict.fromkeys([*beside, config])), config)
 
 

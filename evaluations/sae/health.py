@@ -16,8 +16,8 @@ GAP_ERRORS = 5.0
 """Standard errors that the zero-to-clean gap must be above 0: its error is then under a fifth."""
 WIDEST_SCORE = 0.5
 """Widest interval of a CE score, whose scale from nothing to everything is 1."""
-MOST_PASSES = 20.0
-"""Times over that a text may be read in training."""
+MOST_PASSES = 20
+"""Times over that a text may be read in training; no preset's budget takes more."""
 
 
 def phrases(metrics: Sequence[Metric], passes: float | None = None) -> list[str]:

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from evaluations.sae.activations import ActivationStream, scaling_factors
+from evaluations.sae.budget import check_budget
 from evaluations.sae.build import Trainer, build_trainer
 from evaluations.sae.config import SaeConfig
 from evaluations.sae.convergence import POINTS, Curve
@@ -113,23 +114,6 @@ def _check(configs: Sequence[SaeConfig], context: int) -> None:
             if getattr(config, name) != getattr(first, name):
                 raise ValueError(f"autoencoders of one pass differ in {name}")
     check_budget(first, context)
-
-
-def check_budget(config: SaeConfig, context: int) -> None:
-    """Refuse a budget below one buffer of activations.
-
-    Args:
-        context: tokens of a window.
-
-    Raises:
-        UserError: the budget is smaller.
-    """
-    buffer = max(config.buffer_prompts * context, config.batch_tokens)
-    if config.tokens < buffer:
-        raise UserError(
-            f"--tokens {config.tokens:,} is less than one buffer of {buffer:,} activations: use "
-            "more"
-        )
 
 
 def _loop(

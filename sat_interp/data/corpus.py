@@ -167,6 +167,24 @@ def load_corpus(
     return replace(corpus, start_token=story_start(tokenizer))
 
 
+def count_tokens(
+    source: DataSource, split: Split, tokenizer: PreTrainedTokenizerFast, enough: int
+) -> int:
+    """Return the length of a split's stream of tokens, counted no further than past ``enough``.
+
+    Nothing is kept.
+
+    Raises:
+        UserError: the data cannot be read.
+    """
+    backend, total = _plain_backend(tokenizer), 0
+    for batch in _batches(_Counter(source.texts(split))):
+        total += sum(len(ids) + 1 for ids in encode(backend, batch, _BATCH_CHARACTERS))
+        if total >= enough:
+            break
+    return total
+
+
 def corpus_key(
     source: DataSource, split: Split, tokenizer: PreTrainedTokenizerFast, limit: int | None = None
 ) -> str:

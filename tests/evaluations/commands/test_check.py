@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from transformers import GPT2Config
 
@@ -29,6 +31,8 @@ def test_each_evaluation_is_answered_without_weights(foreign, stories_file, caps
     assert answers["gates"].reason.startswith("this model has no gates")
     assert answers["lm"].budget.startswith(f"{len(STORIES)} stories, ")
     assert answers["neurons"].budget == "128 neurons"
+    # what `sae` says of the same text: tests/evaluations/sae/test_budget.py
+    assert answers["sae"].reason.startswith("no autoencoder can be trained on a text of")
     assert answers["acdc"].reason  # a tokenizer of 300 tokens has not the names
     assert all(one.seconds for one in found if not one.reason)
     printed = capsys.readouterr().out
@@ -60,3 +64,16 @@ def test_bundled_models_can_go_through_all_but_their_missing_gates():
     (found,) = check(["demo:baseline"])
     assert [one.evaluation for one in found if one.reason] == ["gates"]
     assert not any(one.is_rough for one in found)
+
+
+def test_the_budget_of_an_autoencoder_is_that_of_the_text(foreign, tmp_path, capsys):
+    budgets = {}
+    for times in (20, 400):
+        file = tmp_path / f"{times}.txt"
+        file.write_text("\n<|endoftext|>\n".join(STORIES * times))
+        (found,) = check([foreign], data=str(file))
+        budgets[times] = next(one.budget for one in found if one.evaluation == "sae")
+    assert budgets[400] == "1,000,000 tokens at blocks.0.hook_mlp_out"
+    assert re.fullmatch(
+        r"[1-9]\d,\d{3} tokens \((19\.\d|20\.0) passes over the text\) at .*", budgets[20]
+    )
