@@ -205,9 +205,9 @@ class _CrossEntropy(torch.autograd.Function):
             ctx.save_for_backward(grad_states.to(states.dtype), grad_embedding)
         stream_means = torch.stack(means).to(wide)
         ctx.mark_non_differentiable(stream_means)
-        kind = {"dtype": wide, "device": stream_means.device}
-        factors = torch.stack([torch.as_tensor(weight, **kind) for weight in weights])
-        return (stream_means * factors).sum(), stream_means
+        device = stream_means.device
+        factors = [torch.as_tensor(weight, dtype=wide, device=device) for weight in weights]
+        return (stream_means * torch.stack(factors)).sum(), stream_means
 
     @staticmethod
     @once_differentiable
