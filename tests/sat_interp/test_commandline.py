@@ -29,6 +29,10 @@ def written(monkeypatch):
     monkeypatch.setattr(root, "handlers", [])
     level = root.level
     log_to_stderr()
+    for name in ("evaluations", "sat_interp"):
+        # not through the root: pytest keeps what it sees there, and xdist cannot send surrogates
+        monkeypatch.setattr(logging.getLogger(name), "propagate", False)
+        monkeypatch.setattr(logging.getLogger(name), "handlers", list(root.handlers))
     yield stream.getvalue
     root.setLevel(level)
 
