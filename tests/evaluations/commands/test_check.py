@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from transformers import GPT2Config
 
 from evaluations.commands.check import check
 from sat_interp.checkpoint import save_pretrained
@@ -13,19 +12,8 @@ from tests.evaluations.conftest import STORIES
 ALL = ["lm", "gates", "acdc", "sae", "neurons", "n2g"]
 
 
-@pytest.fixture
-def foreign(tokenizer, tmp_path):
-    """A Hugging Face directory without weights."""
-    directory = tmp_path / "foreign"
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, n_positions=32)
-    config.architectures = ["GPT2LMHeadModel"]
-    config.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return str(directory)
-
-
 def test_each_evaluation_is_answered_without_weights(foreign, stories_file, capsys):
-    (found,) = check([foreign], data=str(stories_file))
+    (found,) = check([str(foreign)], data=str(stories_file))
     answers = {one.evaluation: one for one in found}
     assert list(answers) == ALL
     assert answers["gates"].reason.startswith("this model has no gates")
@@ -41,7 +29,7 @@ def test_each_evaluation_is_answered_without_weights(foreign, stories_file, caps
 
 
 def test_without_text_what_reads_text_cannot_run(foreign, capsys):
-    (found,) = check([foreign])
+    (found,) = check([str(foreign)])
     reasons = {one.evaluation: one.reason for one in found}
     assert {reasons[name] for name in ("lm", "sae", "neurons", "n2g")} == {"no text"}
     assert "name text to measure it on with --data" in capsys.readouterr().out.replace("\n", " ")
@@ -56,7 +44,7 @@ def test_a_model_of_ours_is_measured_on_its_own_text(make_model, stories_file, t
 
 def test_a_model_that_cannot_be_read_costs_no_other_its_answers(foreign, stories_file, capsys):
     with pytest.raises(UserError, match="nonsense"):
-        check(["./nonsense", foreign], data=str(stories_file))
+        check(["./nonsense", str(foreign)], data=str(stories_file))
     assert "foreign" in capsys.readouterr().out
 
 
@@ -71,7 +59,7 @@ def test_the_budget_of_an_autoencoder_is_that_of_the_text(foreign, tmp_path, cap
     for times in (20, 400):
         file = tmp_path / f"{times}.txt"
         file.write_text("\n<|endoftext|>\n".join(STORIES * times))
-        (found,) = check([foreign], data=str(file))
+        (found,) = check([str(foreign)], data=str(file))
         budgets[times] = next(one.budget for one in found if one.evaluation == "sae")
     assert budgets[400] == "1,000,000 tokens at blocks.0.hook_mlp_out"
     assert re.fullmatch(

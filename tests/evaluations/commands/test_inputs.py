@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from transformers import GPT2Config, LlamaConfig
+from transformers import LlamaConfig
 
 from evaluations.cli import main
 from evaluations.commands import COMMANDS
@@ -14,17 +14,6 @@ from evaluations.record import read_records
 from sat_interp.errors import UserError
 
 WITH_TEXT = ("lm", "sae", "neurons", "n2g")
-
-
-@pytest.fixture
-def gpt2(tokenizer, tmp_path):
-    """A Hugging Face directory without weights: whoever reads them fails."""
-    directory = tmp_path / "gpt2-without-weights"
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, n_positions=32)
-    config.architectures = ["GPT2LMHeadModel"]
-    config.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
 
 
 @pytest.fixture
@@ -41,10 +30,10 @@ def grouped(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("command", WITH_TEXT)
 def test_a_model_of_unknown_training_text_is_not_measured_on_the_toy_corpus(
-    command, gpt2, tmp_path
+    command, foreign, tmp_path
 ):
     with pytest.raises(UserError, match="name text to measure it on with --data"):
-        COMMANDS[command]([str(gpt2)], out=str(tmp_path / "out"))
+        COMMANDS[command]([str(foreign)], out=str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -59,11 +48,11 @@ def test_a_model_of_unknown_training_text_is_not_measured_on_the_toy_corpus(
     ],
 )
 def test_a_shape_that_cannot_be_measured_is_refused_before_weights_are_read(
-    command, settings, reason, gpt2, stories_file, tmp_path
+    command, settings, reason, foreign, stories_file, tmp_path
 ):
     data = {} if command == "acdc" else {"data": str(stories_file)}
     with pytest.raises(UserError, match=reason):
-        COMMANDS[command]([str(gpt2)], out=str(tmp_path / "out"), **data, **settings)
+        COMMANDS[command]([str(foreign)], out=str(tmp_path / "out"), **data, **settings)
 
 
 def test_an_architecture_without_a_graph_is_named_before_weights_are_read(grouped, tmp_path):
@@ -72,19 +61,19 @@ def test_an_architecture_without_a_graph_is_named_before_weights_are_read(groupe
 
 
 def test_a_model_that_is_refused_costs_no_other_its_record(
-    gpt2, model_directory, stories_file, tmp_path, capsys
+    foreign, model_directory, stories_file, tmp_path, capsys
 ):
     out = tmp_path / "out"
-    arguments = ["gates", str(gpt2), str(model_directory), "--out", str(out)]
+    arguments = ["gates", str(foreign), str(model_directory), "--out", str(out)]
     assert main([*arguments, "--data", str(stories_file)]) == 2
-    arguments = ["lm", str(gpt2), str(model_directory), "--out", str(out)]
+    arguments = ["lm", str(foreign), str(model_directory), "--out", str(out)]
     assert main([*arguments, "--data", str(stories_file), "--activation-stories", "0"]) == 2
-    assert "gpt2-without-weights" in capsys.readouterr().err
+    assert "foreign" in capsys.readouterr().err
     assert [record.model["name"] for record in read_records(out)[0]] == ["tiny"]
 
 
-def test_an_outline_has_the_shape_and_no_weights(gpt2, model_directory):
-    for directory in (gpt2, model_directory):
+def test_an_outline_has_the_shape_and_no_weights(foreign, model_directory):
+    for directory in (foreign, model_directory):
         model = outline(str(directory)).model
         assert {value.device.type for value in model.parameters()} == {"meta"}
         assert (model.cfg.n_layers, model.cfg.d_model, model.cfg.n_heads) == (2, 16, 4)
