@@ -33,14 +33,14 @@ from rich.console import Console
 from rich.table import Table
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from evaluations.circuits.acdc import MAX_BYTES, acdc
-from evaluations.circuits.autocircuit import autocircuit, available
-from evaluations.circuits.graph import Graph
-from evaluations.circuits.patched import Prompts, prepare
-from evaluations.models import load_model
+from evaluations.core.models import load_model
+from evaluations.suite.circuits.graph import Graph
+from evaluations.suite.circuits.methods.acdc.autocircuit import autocircuit, available
+from evaluations.suite.circuits.methods.acdc.search import MAX_BYTES, acdc
+from evaluations.suite.circuits.patched import Prompts, prepare
 from evaluations.tasks.pairs import PairBatch
 from evaluations.tasks.registry import make_task
-from sat_interp.provenance import commit, versions
+from sat_interp._util.provenance import commit, versions
 
 SAMPLED = 16  # edges of each layer that auto-circuit is timed on
 

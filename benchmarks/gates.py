@@ -29,18 +29,18 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluations.gates.evaluation import GatesConfig
-from evaluations.gates.interventions import measure_interventions
-from evaluations.gates.leak import Tokens, collect, measure_leak, next_token_classes
-from evaluations.gates.masks import BATCH_TOKENS, SITES, Masks, batches, gated
-from evaluations.gates.probe import BATCH, Features, Probe, gradient
-from evaluations.gates.usage import count
-from evaluations.models import load_model
-from evaluations.text import Text, evaluation_text
+from evaluations.core.models import load_model
+from evaluations.core.text import Text, evaluation_text
+from evaluations.suite.gates.evaluation import GatesConfig
+from evaluations.suite.gates.interventions import measure_interventions
+from evaluations.suite.gates.leak import Tokens, collect, measure_leak, next_token_classes
+from evaluations.suite.gates.masks import BATCH_TOKENS, SITES, Masks, batches, gated
+from evaluations.suite.gates.probe import BATCH, Features, Probe, gradient
+from evaluations.suite.gates.usage import count
 from sat_interp.data.batches import story_batches
-from sat_interp.fast import ablated_pass
-from sat_interp.streams import DualStates
-from sat_interp.transformer import SelfAblatingTransformer
+from sat_interp.model.fast import ablated_pass
+from sat_interp.model.streams import DualStates
+from sat_interp.model.transformer import SelfAblatingTransformer
 
 EPOCHS = 10
 

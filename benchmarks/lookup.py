@@ -22,17 +22,17 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from evaluations.activations import gather
-from evaluations.excerpts import Gathered
-from evaluations.models import load_model
-from evaluations.neurons import lookup
-from evaluations.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.neurons.evaluation import drawn
-from evaluations.neurons.lookup import LookupExaminer
-from evaluations.neurons.run import Run
-from evaluations.neurons.shown import token_names
-from evaluations.text import Text
-from evaluations.units import find_units
+from evaluations.core.activations import gather
+from evaluations.core.excerpts import Gathered
+from evaluations.core.models import load_model
+from evaluations.core.text import Text
+from evaluations.core.units import find_units
+from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.suite.neurons.evaluation import drawn
+from evaluations.suite.neurons.examiners import lookup
+from evaluations.suite.neurons.examiners.lookup import LookupExaminer
+from evaluations.suite.neurons.run import Run
+from evaluations.suite.neurons.shown import token_names
 from sat_interp.data.corpus import load_corpus
 from sat_interp.data.sources import parse_data
 

@@ -26,21 +26,21 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from evaluations.activations import gather
-from evaluations.models import load_model
-from evaluations.n2g.config import N2gConfig
-from evaluations.n2g.evaluation import choose
-from evaluations.n2g.layer import Explainer
-from evaluations.n2g.prune import prune
-from evaluations.n2g.saliency import importances
-from evaluations.n2g.substitutes import Neighbours
-from evaluations.n2g.vocabulary import Vocabulary
-from evaluations.n2g.windows import Reader
-from evaluations.text import Text, evaluation_text
-from evaluations.units import find_units
+from evaluations.core.activations import gather
+from evaluations.core.models import load_model
+from evaluations.core.text import Text, evaluation_text
+from evaluations.core.units import find_units
+from evaluations.suite.n2g.config import N2gConfig
+from evaluations.suite.n2g.evaluation import choose
+from evaluations.suite.n2g.layer import Explainer
+from evaluations.suite.n2g.prune import prune
+from evaluations.suite.n2g.saliency import importances
+from evaluations.suite.n2g.substitutes import Neighbours
+from evaluations.suite.n2g.vocabulary import Vocabulary
+from evaluations.suite.n2g.windows import Reader
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
+from sat_interp._util.provenance import commit, versions
 from sat_interp.data.tokenizer import load_tokenizer
-from sat_interp.provenance import commit, versions
 
 SAMPLE = 60
 """Windows that are also run one by one."""

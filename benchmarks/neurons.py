@@ -24,12 +24,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from evaluations.activations import BATCH_TOKENS, gather
-from evaluations.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.neurons.evaluation import explain_neurons
-from evaluations.neurons.lookup import LookupExaminer
-from evaluations.text import Text, evaluation_text
-from evaluations.units import Units, find_units
+from evaluations.core.activations import BATCH_TOKENS, gather
+from evaluations.core.text import Text, evaluation_text
+from evaluations.core.units import Units, find_units
+from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.suite.neurons.evaluation import explain_neurons
+from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp.data.batches import story_batches
 from sat_interp.data.tokenizer import load_tokenizer

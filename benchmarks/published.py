@@ -35,8 +35,8 @@ from torch import nn
 
 from benchmarks.training import POS, VOCABULARIES, training_step
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
-from sat_interp.commandline import run_command
-from sat_interp.errors import UserError
+from sat_interp._util.commandline import run_command
+from sat_interp._util.errors import UserError
 from sat_interp.training.loss import LossWeights, training_loss
 
 HEADS = 16

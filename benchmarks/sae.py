@@ -34,8 +34,8 @@ from sae_lens import (
     StandardTrainingSAEConfig,
 )
 
-from evaluations.sae.config import PRESETS, SaeConfig
-from evaluations.sae.train import train
+from evaluations.suite.sae.config import PRESETS, SaeConfig
+from evaluations.suite.sae.train import train
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp.data.corpus import TokenCorpus
 

@@ -35,9 +35,9 @@ from transformer_lens import HookedTransformer
 
 from benchmarks.plain import plain_loss
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
-from sat_interp.provenance import commit, versions
+from sat_interp._util.provenance import commit, versions
+from sat_interp.model.unembedding import BLOCK, CHUNK
 from sat_interp.training.loss import LossWeights, training_loss
-from sat_interp.unembedding import BLOCK, CHUNK
 
 VOCABULARIES = {"paper": 50_257, "compact": 10_000}
 VARIANTS = ("none", "local", "global")

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_type_hints
 
 from evaluations.commands import COMMANDS
-from sat_interp.commandline import (
+from sat_interp._util.commandline import (
     check_config_files,
     log_to_stderr,
     run_command,
     say_error,
     underscored,
 )
-from sat_interp.errors import UserError, shown
+from sat_interp._util.errors import UserError, shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,22 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sat_interp.config import SelfAblationConfig
-    from sat_interp.errors import UserError
-    from sat_interp.shape import gpt_neo_config
-    from sat_interp.streams import DualOutput
+    from sat_interp._util.errors import UserError
+    from sat_interp.model.config import SelfAblationConfig
+    from sat_interp.model.shape import gpt_neo_config
+    from sat_interp.model.streams import DualOutput
+    from sat_interp.model.transformer import SelfAblatingTransformer
     from sat_interp.training.config import TrainConfig
     from sat_interp.training.loop import TrainResult, train
-    from sat_interp.transformer import SelfAblatingTransformer
 
 _HOMES = {
-    "DualOutput": "sat_interp.streams",
-    "SelfAblatingTransformer": "sat_interp.transformer",
-    "SelfAblationConfig": "sat_interp.config",
+    "DualOutput": "sat_interp.model.streams",
+    "SelfAblatingTransformer": "sat_interp.model.transformer",
+    "SelfAblationConfig": "sat_interp.model.config",
     "TrainConfig": "sat_interp.training.config",
     "TrainResult": "sat_interp.training.loop",
-    "UserError": "sat_interp.errors",
-    "gpt_neo_config": "sat_interp.shape",
+    "UserError": "sat_interp._util.errors",
+    "gpt_neo_config": "sat_interp.model.shape",
     "train": "sat_interp.training.loop",
 }
 

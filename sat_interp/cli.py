@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from sat_interp.commandline import check_config_files, log_to_stderr, run_command, underscored
-from sat_interp.errors import UserError, suggest
-from sat_interp.reading import Unreadable, read_yaml
+from sat_interp._util.commandline import check_config_files, log_to_stderr, run_command, underscored
+from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.reading import Unreadable, read_yaml
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

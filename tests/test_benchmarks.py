@@ -10,13 +10,13 @@ import torch
 from benchmarks.gates import against_plain, plain_ablated, plain_gradient, plain_states, stages
 from benchmarks.plain import plain_loss
 from benchmarks.training import best_times, products
-from evaluations.gates.evaluation import GatesConfig
-from evaluations.gates.masks import SITES, batches
-from evaluations.gates.probe import Features, Probe, gradient
-from evaluations.text import evaluation_text
+from evaluations.core.text import evaluation_text
+from evaluations.suite.gates.evaluation import GatesConfig
+from evaluations.suite.gates.masks import SITES, batches
+from evaluations.suite.gates.probe import Features, Probe, gradient
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp.data.tokenizer import train_bpe
-from sat_interp.fast import ablated_pass
+from sat_interp.model.fast import ablated_pass
 from sat_interp.training.loss import LossWeights, training_loss
 
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from evaluations.report.page import assemble
+from evaluations.comparison.page import assemble
 from tests.browser import chromium, drive
 
 

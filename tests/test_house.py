@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("sat_interp/**/*.py"), *ROOT.glob("evaluations/**/*.py")])
-# A room is a module or folder of evaluations that answers a question of its own.
-ROOMS = {"language", "gates", "circuits", "sae", "neurons", "n2g"}
+SUITE = ROOT / "evaluations" / "suite"
+ROOMS = {folder.name for folder in SUITE.iterdir() if (folder / "__init__.py").exists()}
 
 
 def _imports(file: Path) -> set[str]:
@@ -36,11 +36,10 @@ def test_imports_point_one_way(file):
     if file.is_relative_to(ROOT / "sat_interp"):
         assert not {name for name in imports if name.split(".")[0] == "evaluations"}
         return
-    room = file.relative_to(ROOT / "evaluations").parts[0].removesuffix(".py")
-    if room in ROOMS:
-        others = ROOMS - {room}
-        assert not {name for name in imports if name.split(".")[:1] == ["evaluations"]
-                    and len(name.split(".")) > 1 and name.split(".")[1] in others}  # fmt: skip
+    if file.is_relative_to(SUITE):
+        room = file.relative_to(SUITE).parts[0]
+        others = {f"evaluations.suite.{other}" for other in ROOMS - {room}}
+        assert not {name for name in imports if ".".join(name.split(".")[:3]) in others}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -49,7 +48,7 @@ def test_nothing_is_unpickled_and_no_device_is_hard_wired(file):
     assert '"cuda"' not in text
     assert "pickle" not in _imports(file)
     assert "torch.load(" not in text
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 500
 
 
 def test_the_public_names_load_nothing_until_asked():
@@ -96,10 +95,7 @@ def test_the_readme_has_no_placeholder_left():
 
 def test_the_map_of_the_house_names_what_is_there():
     readme = (ROOT / "README.md").read_text().split("## The house")[1].split("```")[1]
-    for folder in ("sat_interp", "evaluations"):
-        section = readme.split(f"\n{folder}/")[1].split("\nevaluations/")[0]
-        for file in (ROOT / folder).glob("*.py"):
-            if file.stem in {"__init__", "files", "progress", "errors", "provenance",
-                             "commandline", "hub", "statistics"}:  # fmt: skip
-                continue  # helpers of a few lines each
-            assert file.name in section, file.name
+    for package in ("sat_interp", "evaluations"):
+        section = readme.split(f"\n{package}/")[1].split("\nevaluations/")[0]
+        for init in (ROOT / package).glob("*/__init__.py"):
+            assert f"{init.parent.name}/" in section, init.parent

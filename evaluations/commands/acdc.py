@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evaluations.commands.inputs import Dtype
 
 if TYPE_CHECKING:
-    from evaluations.models import LoadedModel
+    from evaluations.core.models import LoadedModel
     from evaluations.tasks.pairs import TaskPrompts
 
 log = logging.getLogger(__name__)
@@ -100,12 +100,12 @@ def acdc(
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
     """
-    from evaluations.circuits.evaluation import EVALUATION, CircuitConfig
-    from evaluations.circuits.metrics import LEAST_DRAWS
     from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import finish
-    from evaluations.report.circuits import CIRCUITS, draw, warnings, write_text
-    from evaluations.runner import run
+    from evaluations.core.runner import run
+    from evaluations.suite.circuits.evaluation import EVALUATION, CircuitConfig
+    from evaluations.suite.circuits.metrics import LEAST_DRAWS
+    from evaluations.suite.circuits.report import CIRCUITS, draw, warnings, write_text
 
     config = CircuitConfig(
         seed, method, engine, _taus(tau), edges, score_by, selection, ablation, random_circuits,
@@ -140,7 +140,7 @@ def acdc(
 
 def _taus(tau: str | float | list[float]) -> tuple[float, ...]:
     """The thresholds: a number, several, or text with commas between them."""
-    from sat_interp.errors import UserError
+    from sat_interp._util.errors import UserError
 
     values: list[Any] = tau.split(",") if isinstance(tau, str) else list(
         tau if isinstance(tau, list) else [tau]

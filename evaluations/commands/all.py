@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from evaluations.battery import Part
+    from evaluations.battery.run import Part
 
 
 def all_parts(
@@ -51,7 +51,8 @@ def all_parts(
     """
     from pathlib import Path
 
-    from evaluations.battery import (
+    from evaluations.battery.progress import duration, overview, summary
+    from evaluations.battery.run import (
         estimated_seconds,
         plan,
         raise_failures,
@@ -60,8 +61,7 @@ def all_parts(
     )
     from evaluations.commands import COMMANDS
     from evaluations.commands.show import console, say
-    from evaluations.report.overview import duration, overview, summary
-    from sat_interp.errors import UserError
+    from sat_interp._util.errors import UserError
 
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
@@ -96,7 +96,7 @@ def all_parts(
 
 def _models(models: list[str], study: str | None) -> tuple[list[str], list[str]]:
     """The models of a command line and a study, and the study's runs that are not there yet."""
-    from sat_interp.errors import UserError
+    from sat_interp._util.errors import UserError
     from sat_interp.training.study import read_study
 
     runs = read_study(study).runs() if study else []
@@ -110,8 +110,8 @@ def _models(models: list[str], study: str | None) -> tuple[list[str], list[str]]
 
 def _chosen(parts: str | None) -> Sequence[Part]:
     """The parts that are asked for, in their own order."""
-    from evaluations.battery import PARTS
-    from sat_interp.errors import UserError, suggest
+    from evaluations.battery.run import PARTS
+    from sat_interp._util.errors import UserError, suggest
 
     if parts is None:
         return PARTS

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from evaluations.feasibility import Answer, Subject
-    from evaluations.models import LoadedModel
-    from evaluations.text import Text
+    from evaluations.battery.feasibility import Answer, Subject
+    from evaluations.core.models import LoadedModel
+    from evaluations.core.text import Text
 
 
 def check(
@@ -41,11 +41,11 @@ def check(
     Returns:
         For each model that can be read, an ``Answer`` for every evaluation.
     """
+    from evaluations.battery.feasibility import answers
     from evaluations.commands.inputs import text_finder, training_text_finder
     from evaluations.commands.show import console, say
-    from evaluations.feasibility import answers
-    from evaluations.runner import Outcome
-    from sat_interp.errors import UserError
+    from evaluations.core.runner import Outcome
+    from sat_interp._util.errors import UserError
 
     text_of = text_finder(models, data, validation, stories)
     trained_on = training_text_finder(models, data, validation)
@@ -75,13 +75,13 @@ def _subject(
     Raises:
         UserError: the model cannot be read.
     """
+    from evaluations.battery.feasibility import Subject
     from evaluations.commands.acdc import default_task
-    from evaluations.controls import split
-    from evaluations.feasibility import Subject
-    from evaluations.models import outline
+    from evaluations.core.controls import split
+    from evaluations.core.models import outline
+    from sat_interp._util.errors import UserError
     from sat_interp.data.corpus import count_tokens
     from sat_interp.data.sources import parse_data
-    from sat_interp.errors import UserError
 
     known = outline(split(spec)[0], tokenizer)
 
@@ -120,8 +120,8 @@ def _described(subject: Subject) -> list[str]:
 def _table(answers: Sequence[Answer]) -> Table:
     from rich.table import Table
 
-    from evaluations.report.overview import duration
-    from sat_interp import escape
+    from evaluations.battery.progress import duration
+    from sat_interp._util import escape
 
     table = Table()
     for name in ("Evaluation", "Can run", "Budget, or what is missing", "Time on one core"):

@@ -20,7 +20,7 @@ def curves(models: list[str], out: str = "results") -> list[Path]:
         The files written.
     """
     from evaluations.commands.show import console, say
-    from evaluations.report.curves import draw_curves, read_run
+    from evaluations.comparison.curves import draw_curves, read_run
 
     written = draw_curves([read_run(path) for path in models], Path(out) / "curves")
     say(console(), ", ".join(map(str, written)))

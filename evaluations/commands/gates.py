@@ -66,10 +66,10 @@ def gates(
     """
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import finish
-    from evaluations.gates.evaluation import EVALUATION, GatesConfig
-    from evaluations.report.gates import GATES, draw_gates
-    from evaluations.report.tables import write_tables
-    from evaluations.runner import run
+    from evaluations.core.runner import run
+    from evaluations.suite.gates.evaluation import EVALUATION, GatesConfig
+    from evaluations.suite.gates.report import GATES, draw_gates
+    from evaluations.tables.tables import write_tables
 
     text = text_finder(models, data, validation, stories)
     config = GatesConfig(

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from evaluations.models import LoadedModel
-    from evaluations.origin import Origin
-    from evaluations.runner import Evaluation
-    from evaluations.text import Text
+    from evaluations.core.models import LoadedModel
+    from evaluations.core.origin import Origin
+    from evaluations.core.runner import Evaluation
+    from evaluations.core.text import Text
 
 Dtype = Literal["float32", "float64", "bfloat16"]
 ConfigT = TypeVar("ConfigT")
@@ -32,9 +32,9 @@ def model_loader(
     Args:
         own_text: whether each model is measured on the text that it was trained on.
     """
-    from evaluations.controls import make_control, split
-    from evaluations.models import load_model, outline
-    from evaluations.origin import Origin, text_to_score
+    from evaluations.core.controls import make_control, split
+    from evaluations.core.models import load_model, outline
+    from evaluations.core.origin import Origin, text_to_score
 
     def load(spec: str) -> LoadedModel:
         base, control = split(spec)
@@ -57,9 +57,9 @@ def text_finder(
     Raises:
         UserError: there is no such data; told before any model is loaded.
     """
-    from evaluations.models import origin
-    from evaluations.origin import Origin, origin_of_text, text_to_score
-    from evaluations.text import evaluation_text
+    from evaluations.core.models import origin
+    from evaluations.core.origin import Origin, origin_of_text, text_to_score
+    from evaluations.core.text import evaluation_text
     from sat_interp.data.sources import parse_data
 
     if data is not None:
@@ -86,10 +86,10 @@ def training_text_finder(
     Raises:
         UserError: there is no such data; told before any model is loaded.
     """
-    from evaluations.models import origin
-    from evaluations.origin import Origin, origin_of_text, text_to_score
+    from evaluations.core.models import origin
+    from evaluations.core.origin import Origin, origin_of_text, text_to_score
+    from sat_interp._util.errors import UserError
     from sat_interp.data.sources import parse_data
-    from sat_interp.errors import UserError
 
     if data is not None:
         parse_data(data, validation)
@@ -108,8 +108,8 @@ def training_text_finder(
 
 def origins(models: Sequence[str], origin: Callable[[str], Origin]) -> list[Origin]:
     """Where the models come from; those that cannot be found fail on their own, later."""
-    from evaluations.controls import split
-    from sat_interp.errors import UserError
+    from evaluations.core.controls import split
+    from sat_interp._util.errors import UserError
 
     found = []
     for spec in models:

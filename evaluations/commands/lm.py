@@ -67,11 +67,11 @@ def lm(
     """
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import finish
-    from evaluations.language import EVALUATION, LanguageConfig
-    from evaluations.report.figures import draw_language
-    from evaluations.report.language import LANGUAGE, OTHER_PERPLEXITIES
-    from evaluations.report.tables import write_tables
-    from evaluations.runner import run
+    from evaluations.core.runner import run
+    from evaluations.suite.lm.evaluation import EVALUATION, LanguageConfig
+    from evaluations.suite.lm.report import LANGUAGE, OTHER_PERPLEXITIES
+    from evaluations.tables.figures import draw_language
+    from evaluations.tables.tables import write_tables
 
     text = text_finder(models, data, validation, stories)
     config = LanguageConfig(seed, resamples, activation_stories, perplexity=perplexity)

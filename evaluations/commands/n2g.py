@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from evaluations.commands.inputs import Dtype
 
 if TYPE_CHECKING:
-    from evaluations.models import LoadedModel
-    from evaluations.n2g.config import N2gConfig
-    from evaluations.n2g.evaluation import N2gData
-    from evaluations.n2g.substitutes import Substitutes
-    from evaluations.n2g.vocabulary import Vocabulary
-    from evaluations.text import Text
+    from evaluations.core.models import LoadedModel
+    from evaluations.core.text import Text
+    from evaluations.suite.n2g.config import N2gConfig
+    from evaluations.suite.n2g.evaluation import N2gData
+    from evaluations.suite.n2g.substitutes import Substitutes
+    from evaluations.suite.n2g.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +92,16 @@ def n2g(
         A ``Record`` for each model, the written ones and those that were there; with ``neuron``,
         that neuron's graph in each model.
     """
-    from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import console, finish
-    from evaluations.controls import with_controls
-    from evaluations.excerpts import GatherConfig
-    from evaluations.n2g.config import N2gConfig, Thresholds
-    from evaluations.n2g.evaluation import EVALUATION
-    from evaluations.n2g.table import CONVENTIONS
-    from evaluations.report.n2g import TABLES, draw_thresholds, rich_table, write_text
-    from evaluations.runner import run
+    from evaluations.core.autoencoder import content_hash, open_sae
+    from evaluations.core.controls import with_controls
+    from evaluations.core.excerpts import GatherConfig
+    from evaluations.core.runner import run
+    from evaluations.suite.n2g.config import N2gConfig, Thresholds
+    from evaluations.suite.n2g.evaluation import EVALUATION
+    from evaluations.suite.n2g.report import TABLES, draw_thresholds, rich_table, write_text
+    from evaluations.suite.n2g.table import CONVENTIONS
 
     if sae is not None:
         open_sae(Path(sae), "cpu")  # told before any model is loaded
@@ -133,9 +133,9 @@ def _data_finder(
     text_of: Callable[[LoadedModel], Text], spec: str, out: Path, sae: Path | None, again: bool
 ) -> Callable[[LoadedModel], N2gData]:
     """What each model's neurons are explained with."""
-    from evaluations.n2g.evaluation import N2gData
-    from evaluations.n2g.vocabulary import Vocabulary
-    from evaluations.runner import model_directory, model_key
+    from evaluations.core.runner import model_directory, model_key
+    from evaluations.suite.n2g.evaluation import N2gData
+    from evaluations.suite.n2g.vocabulary import Vocabulary
 
     def find(loaded: LoadedModel) -> N2gData:
         text = text_of(loaded)
@@ -159,9 +159,9 @@ def _source(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> Subst
     Raises:
         UserError: no such masked language model.
     """
-    from evaluations.n2g.masked import DISTILBERT, load_masked
-    from evaluations.n2g.substitutes import Neighbours
-    from sat_interp.errors import UserError
+    from evaluations.suite.n2g.masked import DISTILBERT, load_masked
+    from evaluations.suite.n2g.substitutes import Neighbours
+    from sat_interp._util.errors import UserError
 
     if spec == "auto":
         try:
@@ -182,9 +182,9 @@ def _draw(
 ) -> list[Any]:
     """One neuron's graph in each model, as files; their names are printed."""
     from evaluations.commands.show import console, say
-    from evaluations.n2g.evaluation import neuron_graph
-    from evaluations.report.n2g import write_neuron
-    from evaluations.runner import Outcome
+    from evaluations.core.runner import Outcome
+    from evaluations.suite.n2g.evaluation import neuron_graph
+    from evaluations.suite.n2g.report import write_neuron
 
     graphs, outcome = [], Outcome()
     for spec in models:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from evaluations.commands.inputs import Dtype
 
 if TYPE_CHECKING:
-    from evaluations.models import LoadedModel
-    from evaluations.neurons.config import NeuronsData
-    from evaluations.neurons.examiner import Examiner
-    from evaluations.record import Record
-    from evaluations.report.drawing import Draw
-    from evaluations.text import Text
+    from evaluations.core.models import LoadedModel
+    from evaluations.core.record import Record
+    from evaluations.core.text import Text
+    from evaluations.suite.neurons.config import NeuronsData
+    from evaluations.suite.neurons.examiners.base import Examiner
+    from evaluations.tables.drawing import Draw
 
 
 def neurons(
@@ -99,15 +99,15 @@ def neurons(
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
     """
-    from evaluations.autoencoder import content_hash, open_sae
     from evaluations.commands.inputs import model_loader, text_finder
     from evaluations.commands.show import finish
-    from evaluations.controls import with_controls
-    from evaluations.excerpts import GatherConfig
-    from evaluations.neurons.config import NeuronsConfig
-    from evaluations.neurons.evaluation import EVALUATION
-    from evaluations.report.neurons import LAYOUTS, draw, write_text
-    from evaluations.runner import run
+    from evaluations.core.autoencoder import content_hash, open_sae
+    from evaluations.core.controls import with_controls
+    from evaluations.core.excerpts import GatherConfig
+    from evaluations.core.runner import run
+    from evaluations.suite.neurons.config import NeuronsConfig
+    from evaluations.suite.neurons.evaluation import EVALUATION
+    from evaluations.suite.neurons.report import LAYOUTS, draw, write_text
 
     if sae is not None:
         open_sae(Path(sae), "cpu")  # told before any model is loaded
@@ -149,12 +149,12 @@ def _examiner(
     Raises:
         UserError: options that mean nothing to it, or what it takes to ask it is not here.
     """
-    from sat_interp.errors import UserError
+    from sat_interp._util.errors import UserError
 
     if kind != "openai" and (max_spend, price_in, price_out) != (None, None, None):
         raise UserError(f"the examiner {kind} costs nothing: --max-spend and prices are openai's")
     if kind == "openai":
-        from evaluations.neurons import openai_examiner
+        from evaluations.suite.neurons.examiners import openai as openai_examiner
 
         config = openai_examiner.OpenAIConfig(
             concurrency=concurrency, requests_per_minute=requests_per_minute,
@@ -162,12 +162,12 @@ def _examiner(
         )  # fmt: skip
         return openai_examiner.make(model or "gpt-4o-mini", config)
     if kind == "local":
-        from evaluations.neurons import local_examiner
+        from evaluations.suite.neurons.examiners import local as local_examiner
 
         return local_examiner.make(model or local_examiner.SMOLLM2, device)
     if model is not None:
         raise UserError("the examiner lookup has no language model: name --examiner, too")
-    from evaluations.neurons.lookup import LookupExaminer
+    from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 
     return LookupExaminer()
 
@@ -176,8 +176,8 @@ def _data_finder(
     text_of: Callable[[LoadedModel], Text], examiner: Examiner, out: Path, sae: Path | None
 ) -> Callable[[LoadedModel], NeuronsData]:
     """What each model's neurons are explained with."""
-    from evaluations.neurons.config import NeuronsData
-    from evaluations.runner import model_directory, model_key
+    from evaluations.core.runner import model_directory, model_key
+    from evaluations.suite.neurons.config import NeuronsData
 
     def find(loaded: LoadedModel) -> NeuronsData:
         directory, key = model_directory(out, loaded) / "neurons", model_key(loaded)
@@ -192,10 +192,10 @@ def _page(records: Sequence[Record], out: Path, resamples: int) -> Path:
     Raises:
         UserError: a record's explanations are gone.
     """
-    from evaluations.neurons.reading import read_details
-    from evaluations.report.neuron_page import with_graphs, write_page
-    from evaluations.report.neurons import told_differences
-    from evaluations.report.tables import rows
+    from evaluations.suite.neurons.page import with_graphs, write_page
+    from evaluations.suite.neurons.reading import read_details
+    from evaluations.suite.neurons.report import told_differences
+    from evaluations.tables.tables import rows
 
     models = []
     for row in rows(records):

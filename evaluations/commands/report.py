@@ -33,9 +33,9 @@ def report(
         The files written.
     """
     from evaluations.commands.show import console, say
-    from evaluations.report.collection import Report, write_figures, write_report
-    from evaluations.report.grid import fitted
-    from sat_interp.errors import UserError
+    from evaluations.comparison.collection import Report, write_figures, write_report
+    from evaluations.tables.grid import fitted
+    from sat_interp._util.errors import UserError
 
     made = Report.of(Path(out), study, paper_values)
     shown = console()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from evaluations.commands.inputs import Dtype
 
 if TYPE_CHECKING:
-    from evaluations.models import LoadedModel
-    from evaluations.runner import Outcome
-    from evaluations.sae.config import SaeConfig
-    from evaluations.sae.evaluation import SaeData
+    from evaluations.core.models import LoadedModel
+    from evaluations.core.runner import Outcome
+    from evaluations.suite.sae.config import SaeConfig
+    from evaluations.suite.sae.evaluation import SaeData
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,8 @@ def sae(
         A ``Record`` for each model, hook point and coefficient.
     """
     from evaluations.commands.show import finish
-    from evaluations.controls import with_controls
-    from evaluations.report.sae import draw, labelled, layouts, write_text
+    from evaluations.core.controls import with_controls
+    from evaluations.suite.sae.report import draw, labelled, layouts, write_text
 
     models = with_controls(models, control)
     configs = _configs(
@@ -141,8 +141,8 @@ def _run(
 ) -> Evaluated:  # fmt: skip
     """Every model with every configuration; and which of them each record is of."""
     from evaluations.commands.inputs import model_loader
-    from evaluations.runner import Outcome, run
-    from evaluations.sae.evaluation import EVALUATION
+    from evaluations.core.runner import Outcome, run
+    from evaluations.suite.sae.evaluation import EVALUATION
 
     whole, asked = Outcome(), []
     for config in configs:
@@ -164,9 +164,9 @@ def _to_search(
     Args:
         asked: model and configuration of each record of the outcome.
     """
-    from evaluations.sae.config import WITH_K, default_target
-    from evaluations.sae.front import is_converged
-    from evaluations.sae.health import is_mostly_dead
+    from evaluations.suite.sae.config import WITH_K, default_target
+    from evaluations.suite.sae.front import is_converged
+    from evaluations.suite.sae.health import is_mostly_dead
 
     wanted = []
     for (spec, config), record in zip(asked, outcome.records, strict=True):
@@ -190,9 +190,9 @@ def _configs(
     given: Path | None,
 ) -> list[SaeConfig]:
     """One configuration for each hook point and coefficient that is asked for."""
-    from evaluations.autoencoder import content_hash, hook_point, open_sae
-    from evaluations.sae.config import WITH_K, preset
-    from sat_interp.errors import UserError
+    from evaluations.core.autoencoder import content_hash, hook_point, open_sae
+    from evaluations.suite.sae.config import WITH_K, preset
+    from sat_interp._util.errors import UserError
 
     if (k if architecture not in WITH_K else l1) is not None:
         wrong, right = ("--k", "--l1") if k is not None else ("--l1", "--k")
@@ -221,7 +221,7 @@ def _configs(
 
 
 def _numbers(option: str, text: str | None) -> list[float]:
-    from sat_interp.errors import UserError
+    from sat_interp._util.errors import UserError
 
     try:
         return list(dict.fromkeys(float(part) for part in _listed(text or "")))
@@ -246,9 +246,9 @@ def _data_finder(
 ) -> Callable[[LoadedModel], SaeData]:
     """The texts of each model: the same held-out stories for all, never trained on here."""
     from evaluations.commands.inputs import training_text_finder
-    from evaluations.runner import model_directory, model_key
-    from evaluations.sae.evaluation import SaeData
-    from evaluations.text import evaluation_text
+    from evaluations.core.runner import model_directory, model_key
+    from evaluations.core.text import evaluation_text
+    from evaluations.suite.sae.evaluation import SaeData
     from sat_interp.data.corpus import load_corpus
     from sat_interp.data.sources import parse_data
 

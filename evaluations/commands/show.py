@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from evaluations.outcome import Outcome
-from evaluations.record import Record
-from evaluations.report.drawing import Draw, draw_figures
-from evaluations.report.tables import Layout, rich_table
-from sat_interp import escape
-from sat_interp.errors import UserError
+from evaluations.core.outcome import Outcome
+from evaluations.core.record import Record
+from evaluations.tables.drawing import Draw, draw_figures
+from evaluations.tables.tables import Layout, rich_table
+from sat_interp._util import escape
+from sat_interp._util.errors import UserError
 
 
 def console(width: int = 130) -> Console:

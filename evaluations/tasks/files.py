@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import SEVERAL_TOKENS, Candidate, checked, encode, following
-from sat_interp.errors import UserError
-from sat_interp.reading import Unreadable, read_json
+from sat_interp._util.errors import UserError
+from sat_interp._util.reading import Unreadable, read_json
 
 MOST_BYTES = 1 << 28
 KEYS = ("clean", "corrupt", "answers", "wrong_answers")

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 
 ALONE = "no other prompt changes at the same places"
 TOO_FEW = "too few words that do not bear on the answer"

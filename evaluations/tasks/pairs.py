@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 
 LOGITS = 1 << 24  # entries held at once: 64 MiB in float32, however large batch or vocabulary are
 _Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile

@@ -17,8 +17,8 @@ from evaluations.tasks.language import agreement, gender, quotes
 from evaluations.tasks.pairs import Pair, TaskPrompts
 from evaluations.tasks.recall import induction, recall
 from evaluations.tasks.tokens import Row, Words, answers, collect, start_tokens, with_row
+from sat_interp._util.errors import UserError, suggest
 from sat_interp.data.tokenizer import fingerprint
-from sat_interp.errors import UserError, suggest
 
 # Each draws pairs without end; the words a tokenizer does not have are counted on the way.
 TASKS: dict[str, Callable[[Words, int], Iterator[Pair]]] = {

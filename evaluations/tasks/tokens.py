@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
+from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import story_start
-from sat_interp.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from sat_interp.errors import UserError, suggest
+from sat_interp._util.errors import UserError, suggest
 
 Split = Literal["train", "validation"]
 Kind = Literal["demo", "files", "hub"]

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from sat_interp._util.errors import UserError
 from sat_interp.data.corpus import TokenCorpus
-from sat_interp.errors import UserError
 
 
 @dataclass(frozen=True)

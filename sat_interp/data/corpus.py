@@ -28,13 +28,13 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from sat_interp._util.errors import UserError, shown
+from sat_interp._util.files import atomic_directory, default_cache
+from sat_interp._util.progress import bar
 from sat_interp.data.base import Split, sha256
 from sat_interp.data.pieces import encode
 from sat_interp.data.sources import DataSource, parse_data
 from sat_interp.data.tokenizer import fingerprint, id_count, story_start, unknown_ids
-from sat_interp.errors import UserError, shown
-from sat_interp.files import atomic_directory, default_cache
-from sat_interp.progress import bar
 
 __all__ = ["DataSource", "TokenCorpus", "default_cache", "load_corpus", "parse_data"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sat_interp._util.errors import UserError, suggest
 from sat_interp.data.base import DataSource, Kind, sha256
 from sat_interp.data.readers import encodable, field_names, fields_named
-from sat_interp.errors import UserError, suggest
 
 TINYSTORIES = "roneneldan/TinyStories"
 DEFAULT_COLUMN = "text"

@@ -10,7 +10,7 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.compute  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from sat_interp.errors import UserError, suggest
+from sat_interp._util.errors import UserError, suggest
 
 _ROWS = 1_000
 

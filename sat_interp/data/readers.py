@@ -21,10 +21,10 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Any
 
+from sat_interp._util.errors import UserError, suggest
 from sat_interp.data.parquet import read_parquet
 from sat_interp.data.quoted import NotQuoted, is_quoted, quoted_stories
 from sat_interp.data.tokenizer import END_OF_TEXT
-from sat_interp.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from sat_interp._util.errors import UserError, shown
 from sat_interp.data import stories as grammar
 from sat_interp.data.base import DataSource, Kind, sha256
 from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
 from sat_interp.data.readers import EXTENSIONS, READER_VERSIONS, extension, read_stories
-from sat_interp.errors import UserError, shown
 
 __all__ = ["DataSource", "DemoSource", "FilesSource", "HubSource", "file_names", "parse_data"]
 

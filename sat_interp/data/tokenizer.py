@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from sat_interp._util.errors import UserError, shown
 from sat_interp.data.pieces import words_apart
-from sat_interp.errors import UserError, shown
 
 END_OF_TEXT = "<|endoftext|>"
 GPT2_VOCABULARY = 50_257

@@ -6,11 +6,11 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
+from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import id_count
-from sat_interp.errors import UserError
-from sat_interp.shape import gpt_neo_config, validate
+from sat_interp.model.shape import gpt_neo_config, validate
+from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.config import TrainConfig
-from sat_interp.transformer import SelfAblatingTransformer
 
 
 def build_model(

@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sat_interp.config import SelfAblationConfig
-from sat_interp.errors import UserError, suggest
-from sat_interp.settings import check_sizes
+from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.settings import check_sizes
+from sat_interp.model.config import SelfAblationConfig
 from sat_interp.training.schedule import Schedule, read_schedule
 
 Precision = Literal["float32", "bf16"]

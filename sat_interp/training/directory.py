@@ -13,10 +13,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sat_interp.errors import UserError
-from sat_interp.files import write_atomically
-from sat_interp.provenance import provenance
-from sat_interp.reading import Unreadable, read_json
+from sat_interp._util.errors import UserError
+from sat_interp._util.files import write_atomically
+from sat_interp._util.provenance import provenance
+from sat_interp._util.reading import Unreadable, read_json
 from sat_interp.training.config import TrainConfig, first_difference
 from sat_interp.training.facts import check_log, check_summary, read_lines
 from sat_interp.training.state import checkpoints, clear_leftovers

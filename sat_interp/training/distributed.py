@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sat_interp.devices import resolve_device
+from sat_interp._util.devices import resolve_device
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from sat_interp.errors import shown
+from sat_interp._util.errors import shown
 
 
 def check_facts(facts: dict[str, Any]) -> None:

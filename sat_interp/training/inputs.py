@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
+from sat_interp._util.errors import UserError
+from sat_interp._util.files import atomic_directory
 from sat_interp.data.corpus import TokenCorpus, corpus_key, load_corpus
 from sat_interp.data.sources import parse_data
 from sat_interp.data.tokenizer import (
@@ -15,8 +17,6 @@ from sat_interp.data.tokenizer import (
     resolve_tokenizer,
     start_with_end_of_text,
 )
-from sat_interp.errors import UserError
-from sat_interp.files import atomic_directory
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory
 from sat_interp.training.distributed import Processes

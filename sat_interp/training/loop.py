@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sat_interp.checkpoint import from_pretrained, save_pretrained
-from sat_interp.errors import UserError
-from sat_interp.progress import bar
+from sat_interp._util.errors import UserError
+from sat_interp._util.progress import bar
+from sat_interp.io.checkpoint import from_pretrained, save_pretrained
+from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.build import build_model, shape_of
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory, read_log
@@ -39,7 +40,6 @@ from sat_interp.training.report import (
 from sat_interp.training.state import State, checkpoints, load_latest, save_state
 from sat_interp.training.trainer import NonFiniteLoss, Trainer
 from sat_interp.training.validate import validate
-from sat_interp.transformer import SelfAblatingTransformer
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from sat_interp.errors import UserError
-from sat_interp.streams import DualStates
-from sat_interp.transformer import Path, SelfAblatingTransformer
-from sat_interp.unembedding import CHUNK, cross_entropy
+from sat_interp._util.errors import UserError
+from sat_interp.model.streams import DualStates
+from sat_interp.model.transformer import Path, SelfAblatingTransformer
+from sat_interp.model.unembedding import CHUNK, cross_entropy
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sat_interp.errors import UserError
-from sat_interp.files import atomic_directory, write_atomically
+from sat_interp._util.errors import UserError
+from sat_interp._util.files import atomic_directory, write_atomically
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory
 from sat_interp.training.distributed import Processes

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from sat_interp.files import write_atomically
+from sat_interp._util.files import write_atomically
 
 FEW = 10
 """Fewer points than this do not make a line one can see."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sat_interp import escape
+from sat_interp._util import escape
+from sat_interp._util.errors import UserError
+from sat_interp._util.provenance import provenance
 from sat_interp.data.sources import file_names
-from sat_interp.errors import UserError
-from sat_interp.provenance import provenance
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory
 from sat_interp.training.inputs import Inputs
@@ -53,7 +53,7 @@ def summarise(
 def model_card_facts(
     config: TrainConfig, name: str, cost: Cost, validation: dict[str, Any]
 ) -> dict[str, Any]:
-    """Facts for the model card, under the names ``sat_interp.card`` knows."""
+    """Facts for the model card, under the names ``sat_interp.io.card`` knows."""
     facts = provenance()
     return {
         "name": name,

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from sat_interp.errors import UserError, shown
+from sat_interp._util.errors import UserError, shown
 
 EXAMPLE = "0.03@0.65:1.0@0.95"
 

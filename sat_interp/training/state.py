@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sat_interp.errors import UserError, shown
-from sat_interp.files import atomic_directory, put_back_directories
-from sat_interp.reading import read_json
+from sat_interp._util.errors import UserError, shown
+from sat_interp._util.files import atomic_directory, put_back_directories
+from sat_interp._util.reading import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sat_interp.config import GateKind, Variant
-from sat_interp.errors import UserError, suggest
-from sat_interp.reading import Unreadable, read_yaml
+from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.reading import Unreadable, read_yaml
+from sat_interp.model.config import GateKind, Variant
 from sat_interp.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from sat_interp import escape
+from sat_interp._util import escape
 from sat_interp.training.study import Trained
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sat_interp._util.devices import has_bfloat16
+from sat_interp._util.errors import UserError
 from sat_interp.data.corpus import TokenCorpus
-from sat_interp.devices import has_bfloat16
-from sat_interp.errors import UserError
+from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.distributed import Processes
 from sat_interp.training.loss import Losses, LossWeights, training_loss
-from sat_interp.transformer import SelfAblatingTransformer
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import torch
 
 from sat_interp.data.batches import story_batches
 from sat_interp.data.corpus import TokenCorpus
+from sat_interp.model.transformer import SelfAblatingTransformer
+from sat_interp.model.unembedding import token_losses
 from sat_interp.training.distributed import Processes
-from sat_interp.transformer import SelfAblatingTransformer
-from sat_interp.unembedding import token_losses
 
 
 class Validation(NamedTuple):

@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from evaluations.record import Metric, Record
-from evaluations.text import Text, evaluation_text
+from evaluations.core.record import Metric, Record
+from evaluations.core.text import Text, evaluation_text
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
-from sat_interp.checkpoint import save_pretrained
 from sat_interp.data.tokenizer import train_bpe
-from sat_interp.shape import gpt_neo_config
+from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.model.shape import gpt_neo_config
 
 STORIES = [
     "Tom gave the ball to Anna.",

@@ -9,7 +9,7 @@ version and run, from the root of the repository::
 
 It writes the values of evaluations whose version was raised. It refuses to replace changed values
 under the same version. The activations that ``neurons`` and ``n2g`` keep on disk are among them:
-their version is ``evaluations.activations.FORMAT``.
+their version is ``evaluations.core.activations.FORMAT``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 import evaluations
-from evaluations.excerpts import GatherConfig
-from evaluations.record import Metric
-from evaluations.runner import Evaluation, Result
-from evaluations.text import Text, evaluation_text
+from evaluations.core.excerpts import GatherConfig
+from evaluations.core.record import Metric
+from evaluations.core.runner import Evaluation, Result
+from evaluations.core.text import Text, evaluation_text
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp.data.tokenizer import train_bpe
-from sat_interp.shape import gpt_neo_config
+from sat_interp.model.shape import gpt_neo_config
 
 PLACE = Path(__file__).parent / "golden_values"
 # Other processors add in another order. Models are in float64, where that costs about 1e-13, and
@@ -108,7 +108,7 @@ class Golden:
         return SelfAblatingTransformer(cfg, config, tokenizer=self.tokenizer).eval()
 
     def lm(self) -> dict[str, Result]:
-        from evaluations.language import LanguageConfig, language_model
+        from evaluations.suite.lm.evaluation import LanguageConfig, language_model
 
         config = LanguageConfig(resamples=50, activation_stories=20)
         return {
@@ -117,7 +117,7 @@ class Golden:
         }
 
     def gates(self) -> dict[str, Result]:
-        from evaluations.gates.evaluation import GatesConfig, gates
+        from evaluations.suite.gates.evaluation import GatesConfig, gates
 
         config = GatesConfig(
             resamples=50, probe_stories=40, probe_classes=16, intervention_stories=8
@@ -128,9 +128,9 @@ class Golden:
         }
 
     def acdc(self) -> dict[str, Result]:
-        from evaluations.circuits.evaluation import CircuitConfig, circuits
+        from evaluations.suite.circuits.evaluation import CircuitConfig, circuits
         from evaluations.tasks.registry import make_task
-        from tests.evaluations.circuits.cases import doable
+        from tests.evaluations.suite.circuits.cases import doable
 
         model = self.model()
         # the model's own best and worst answers: of a task it cannot do, half the figures are null
@@ -143,8 +143,8 @@ class Golden:
         }
 
     def sae(self) -> dict[str, Result]:
-        from evaluations.sae.config import preset
-        from evaluations.sae.evaluation import SaeData, sparse_autoencoder
+        from evaluations.suite.sae.config import preset
+        from evaluations.suite.sae.evaluation import SaeData, sparse_autoencoder
         from sat_interp.data.corpus import load_corpus
         from sat_interp.data.sources import parse_data
 
@@ -163,9 +163,9 @@ class Golden:
         return found
 
     def neurons(self) -> dict[str, Result]:
-        from evaluations.neurons.config import NeuronsConfig, NeuronsData
-        from evaluations.neurons.evaluation import explain_neurons
-        from evaluations.neurons.lookup import LookupExaminer
+        from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
+        from evaluations.suite.neurons.evaluation import explain_neurons
+        from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 
         examiner = LookupExaminer()
         config = NeuronsConfig(
@@ -178,10 +178,10 @@ class Golden:
         return {"lookup": explain_neurons(self.model(), data, config)}
 
     def n2g(self) -> dict[str, Result]:
-        from evaluations.n2g.config import N2gConfig
-        from evaluations.n2g.evaluation import N2gData, neuron_graphs
-        from evaluations.n2g.substitutes import Neighbours
-        from evaluations.n2g.vocabulary import Vocabulary
+        from evaluations.suite.n2g.config import N2gConfig
+        from evaluations.suite.n2g.evaluation import N2gData, neuron_graphs
+        from evaluations.suite.n2g.substitutes import Neighbours
+        from evaluations.suite.n2g.vocabulary import Vocabulary
 
         vocabulary = Vocabulary.of(self.tokenizer)
         substitutes = Neighbours.of(self.text, vocabulary)
@@ -193,8 +193,8 @@ class Golden:
 
     def activations(self) -> dict[str, Values]:
         """The gathered excerpts, which ``neurons`` and ``n2g`` share and which are kept on disk."""
-        from evaluations.activations import gather
-        from evaluations.units import find_units
+        from evaluations.core.activations import gather
+        from evaluations.core.units import find_units
 
         model = self.model()
         config = GatherConfig(top=4, sample=4, random=4, width=24)
@@ -217,7 +217,7 @@ class Golden:
 
 def all_versions() -> dict[str, int]:
     """The version of every evaluation, and the format of the activations that are kept on disk."""
-    from evaluations.activations import FORMAT
+    from evaluations.core.activations import FORMAT
 
     found = {name: one.version for name, one in all_evaluations().items()}
     return {**found, "activations": FORMAT}

@@ -29,11 +29,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluations import battery
+from evaluations.battery import run as battery
 from evaluations.cli import main as sat_eval
-from evaluations.record import read_records
-from evaluations.report.collection import Report
-from evaluations.report.grid import csv_text, markdown
+from evaluations.comparison.collection import Report
+from evaluations.core.record import read_records
+from evaluations.tables.grid import csv_text, markdown
 
 TINY: dict[str, dict[str, Any]] = {
     "lm": {"stories": 60, "activation_stories": 20, "resamples": 100},

@@ -10,9 +10,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging as transformers_logging
 
 from evaluations.cli import main
-from evaluations.record import read_records
-from sat_interp.checkpoint import save_pretrained
+from evaluations.core.record import read_records
 from sat_interp.data.tokenizer import train_bpe
+from sat_interp.io.checkpoint import save_pretrained
 from tests.evaluations.conftest import STORIES
 
 FAST = ["--resamples", "50", "--activation-stories", "3"]

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from evaluations.battery import PARTS
-from evaluations.circuits.evaluation import CircuitConfig, circuits
-from evaluations.excerpts import GatherConfig
-from evaluations.gates.evaluation import GatesConfig, gates
-from evaluations.language import LanguageConfig, language_model
-from evaluations.n2g.config import N2gConfig
-from evaluations.n2g.evaluation import N2gData, neuron_graphs
-from evaluations.n2g.substitutes import Neighbours
-from evaluations.n2g.vocabulary import Vocabulary
-from evaluations.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.neurons.evaluation import explain_neurons
-from evaluations.neurons.lookup import LookupExaminer
-from evaluations.runner import Result
-from evaluations.sae.evaluation import SaeData, sparse_autoencoder
-from evaluations.text import Text
-from tests.evaluations.circuits.cases import doable, task
-from tests.evaluations.sae.conftest import TINY
+from evaluations.battery.run import PARTS
+from evaluations.core.excerpts import GatherConfig
+from evaluations.core.runner import Result
+from evaluations.core.text import Text
+from evaluations.suite.circuits.evaluation import CircuitConfig, circuits
+from evaluations.suite.gates.evaluation import GatesConfig, gates
+from evaluations.suite.lm.evaluation import LanguageConfig, language_model
+from evaluations.suite.n2g.config import N2gConfig
+from evaluations.suite.n2g.evaluation import N2gData, neuron_graphs
+from evaluations.suite.n2g.substitutes import Neighbours
+from evaluations.suite.n2g.vocabulary import Vocabulary
+from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.suite.neurons.evaluation import explain_neurons
+from evaluations.suite.neurons.examiners.lookup import LookupExaminer
+from evaluations.suite.sae.evaluation import SaeData, sparse_autoencoder
+from tests.evaluations.suite.circuits.cases import doable, task
+from tests.evaluations.suite.sae.conftest import TINY
 from tests.stand_in import DEVICE, StandIn, accelerator, moved
 
 GATHER = GatherConfig(top=4, sample=4, random=4, width=12)

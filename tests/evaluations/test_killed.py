@@ -4,9 +4,9 @@ import signal
 
 import pytest
 
-from evaluations.record import read_records
+from evaluations.core.record import read_records
+from tests.evaluations.comparison.study_records import lm
 from tests.evaluations.killed import Moment, Side, compare, moments
-from tests.evaluations.report.study_records import lm
 
 
 @pytest.mark.slow

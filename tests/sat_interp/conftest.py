@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sat_interp.config import SelfAblationConfig
-from sat_interp.shape import gpt_neo_config
-from sat_interp.transformer import SelfAblatingTransformer
+from sat_interp.model.config import SelfAblationConfig
+from sat_interp.model.shape import gpt_neo_config
+from sat_interp.model.transformer import SelfAblatingTransformer
 
 ModelMaker = Callable[..., SelfAblatingTransformer]
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from sat_interp._util.errors import UserError
 from sat_interp.cli import main, parse
 from sat_interp.data.stories import stories
-from sat_interp.errors import UserError
 from sat_interp.training.config import PRESETS, TrainConfig
 
 SMALL = {

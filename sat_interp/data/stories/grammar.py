@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, permutations
 from typing import TypeVar
 
+from sat_interp._util.errors import UserError, suggest
 from sat_interp.data.stories.lexicon import NAMES, POOLS
 from sat_interp.data.stories.scenes import (
     ARRIVALS,
@@ -26,7 +27,6 @@ from sat_interp.data.stories.scenes import (
     SCENES,
     Frame,
 )
-from sat_interp.errors import UserError, suggest
 
 GRAMMAR_VERSION = "3"  # raise it whenever any story changes: caches are named after it
 SPLITS = ("train", "validation")

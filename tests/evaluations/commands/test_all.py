@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from evaluations import battery, commands
+from evaluations import commands
+from evaluations.battery import run as battery
 from evaluations.cli import main
-from evaluations.record import read_records
-from sat_interp.checkpoint import save_pretrained
+from evaluations.core.record import read_records
+from sat_interp.io.checkpoint import save_pretrained
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_all_runs_every_part_and_prints_one_summary(stubs, tmp_path, capsys):
 def test_a_failed_part_makes_the_battery_fail_after_the_others(
     stubs, tmp_path, capsys, monkeypatch
 ):
-    from sat_interp.errors import UserError
+    from sat_interp._util.errors import UserError
 
     def fails(models, **settings):
         raise UserError("no prompts")

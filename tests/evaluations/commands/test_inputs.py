@@ -9,9 +9,9 @@ from transformers import LlamaConfig
 
 from evaluations.cli import main
 from evaluations.commands import COMMANDS
-from evaluations.models import outline
-from evaluations.record import read_records
-from sat_interp.errors import UserError
+from evaluations.core.models import outline
+from evaluations.core.record import read_records
+from sat_interp._util.errors import UserError
 
 WITH_TEXT = ("lm", "sae", "neurons", "n2g")
 

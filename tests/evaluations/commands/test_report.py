@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from evaluations.cli import main
-from tests.evaluations.report.study_records import acdc, gates, lm
+from tests.evaluations.comparison.study_records import acdc, gates, lm
 
 COMMITTED = Path(__file__).parents[3] / "results" / "tinystories-slice"
 L4 = {"ablation": gates("local", 4)}
@@ -95,7 +95,7 @@ def test_an_odd_record_is_left_out_named_and_fails_at_the_end(results, capsys):
 
 
 def test_a_figure_that_fails_costs_no_other_and_is_one_line(results, capsys, monkeypatch):
-    from evaluations.report import figures
+    from evaluations.tables import figures
 
     def fail(records, stem):
         raise RuntimeError("no\nsuch colour")

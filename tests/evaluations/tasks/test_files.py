@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from evaluations.tasks.registry import make_task
+from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import load_tokenizer
-from sat_interp.errors import UserError
 
 ENTRY = {
     "clean": "Then, Tim and Sue met. Sue spoke to",

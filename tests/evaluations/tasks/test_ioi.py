@@ -11,10 +11,10 @@ from evaluations.tasks.pairs import competence
 from evaluations.tasks.registry import make_task
 from evaluations.tasks.tokens import following
 from sat_interp import SelfAblatingTransformer
+from sat_interp._util.errors import UserError
 from sat_interp.data.stories import IOI_FRAMES, NAMES_F, NAMES_M, ioi_prompts, is_held_out
 from sat_interp.data.tokenizer import load_tokenizer, train_bpe
-from sat_interp.errors import UserError
-from sat_interp.shape import gpt_neo_config
+from sat_interp.model.shape import gpt_neo_config
 
 KNOWN = {"ioi": {*NAMES_F, *NAMES_M}, "ioi-tinystories": set(ioi.NAMES)}
 

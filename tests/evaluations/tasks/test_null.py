@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from evaluations.models import load_model
+from evaluations.core.models import load_model
 from evaluations.tasks.null import ALONE, TOO_FEW
 from evaluations.tasks.pairs import PairBatch, TaskPrompts
 from evaluations.tasks.registry import make_task
+from sat_interp._util.errors import UserError
 from sat_interp.data.stories.lexicon import GIRLS
-from sat_interp.errors import UserError
 
 
 @pytest.fixture(scope="module")

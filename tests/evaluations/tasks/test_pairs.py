@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from evaluations.runner import Data
+from evaluations.core.runner import Data
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts, check_fit, competence, wilson
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 
 
 def _prompts(*batches: PairBatch) -> TaskPrompts:

@@ -12,9 +12,9 @@ from evaluations.tasks.pairs import competence
 from evaluations.tasks.registry import TASKS, make_task
 from evaluations.tasks.tokens import Words
 from sat_interp import SelfAblatingTransformer
+from sat_interp._util.errors import UserError
 from sat_interp.data.stories.lexicon import BOYS, GIRLS
 from sat_interp.data.tokenizer import fingerprint, load_tokenizer, train_bpe
-from sat_interp.errors import UserError
 
 # Tasks whose corrupted prompts have an answer: the wrong one.
 SWAPPED = {"gender": {" he", " she", " his", " her"}, "agreement": {" was", " were", " is", " are"}}

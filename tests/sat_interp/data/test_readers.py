@@ -8,9 +8,9 @@ import tracemalloc
 
 import pytest
 
+from sat_interp._util.errors import UserError
 from sat_interp.data import readers
 from sat_interp.data.readers import read_stories
-from sat_interp.errors import UserError
 
 
 def bomb(path, size, before=b""):

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sat_interp._util.errors import UserError
 from sat_interp.data import readers, sources
 from sat_interp.data.hub import HubSource
 from sat_interp.data.readers import read_stories
 from sat_interp.data.sources import DataSource, parse_data
-from sat_interp.errors import UserError
 
 META = [{"lang": "en", "text": "in"}, {"lang": "en", "text": None}, None]
 STORIES = ["A cat sat.\n\nIt slept.", "Zoë ran, \U0001f600!", "  spaces kept \n"]

@@ -14,8 +14,8 @@ from itertools import combinations, islice
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from sat_interp._util.errors import UserError
 from sat_interp.data import stories as corpus
-from sat_interp.errors import UserError
 
 NAMES = set(corpus.NAMES_F) | set(corpus.NAMES_M)
 NAME = rf"\b({'|'.join(sorted(NAMES))})\b"

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from sat_interp._util.errors import UserError
 from sat_interp.data import tokenizer as module
 from sat_interp.data.tokenizer import (
     END_OF_TEXT,
@@ -25,7 +26,6 @@ from sat_interp.data.tokenizer import (
     story_start,
     train_bpe,
 )
-from sat_interp.errors import UserError
 
 TEXTS = ["the cat sat on the mat. the cat ran.", "a café, naïve \U0001f63a", "the mat sat"] * 3
 LILY = "Once upon a time, there was a little girl named Lily."

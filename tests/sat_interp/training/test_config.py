@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 from sat_interp.training.build import build_model, shape_of
 from sat_interp.training.config import PRESETS, TrainConfig, first_difference
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory, read_log
 from sat_interp.training.distributed import own_device, processes

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from sat_interp import SelfAblatingTransformer
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 from sat_interp.training import loop, trainer
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.loop import train

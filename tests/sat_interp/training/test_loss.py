@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 from sat_interp.training.loss import LossWeights
 
 

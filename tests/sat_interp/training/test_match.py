@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sat_interp import SelfAblatingTransformer
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.loop import train
 from sat_interp.training.match import distance, interpolate, nearest, search, trial_config

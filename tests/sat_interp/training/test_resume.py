@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 from sat_interp.training import loop, state
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory

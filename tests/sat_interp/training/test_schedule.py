@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from sat_interp.errors import UserError
+from sat_interp._util.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.schedule import read_schedule
 

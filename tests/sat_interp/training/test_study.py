@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sat_interp._util.errors import UserError
 from sat_interp.cli import main
-from sat_interp.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.study import Study, raise_failures, read_study, train_study
 from tests.sat_interp.training.conftest import TINY

@@ -1,0 +1,1 @@
+"""The battery: all evaluations of several models."""

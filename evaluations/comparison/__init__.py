@@ -1,0 +1,1 @@
+"""What spans evaluations: seeds, the paper's tables, the HTML page."""

@@ -1,0 +1,1 @@
+"""What all evaluations share: models, text, records, statistics."""

@@ -1,0 +1,362 @@
+"""One streaming pass over a text gathers the excerpts of all units of all layers at once.
+
+What is gathered is said in ``excerpts.py``. The pass is cached by what decides it (the model's
+weights and shape, the tokens, the units, the configuration), so that ``neurons`` and ``n2g``, and
+whoever comes next, share one; one that was cut off goes on from its last saved batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from evaluations.core.excerpts import (
+    HALVES,
+    SPARE,
+    GatherConfig,
+    Gathered,
+    Half,
+    Kept,
+    Statistics,
+    Stories,
+    near_duplicates,
+    story_words,
+)
+from evaluations.core.record import hash_of
+from evaluations.core.text import Text, check_vocabulary
+from evaluations.core.units import Units
+from sat_interp._util import progress
+from sat_interp._util.errors import UserError
+from sat_interp._util.files import default_cache, write_atomically
+from sat_interp.data.batches import StoryBatch, story_batches
+
+FORMAT = 2
+BATCH_TOKENS = 2048
+BUFFER_BYTES = 1 << 27
+"""Activations held at once, in float32."""
+TIE = 2.0**-40
+"""Far below what float32 tells apart."""
+SAVE_EVERY = 60.0
+"""Seconds of a pass that may be lost."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Layer:
+    """What the pass holds of one layer."""
+
+    kept: dict[Half, dict[str, Kept]]
+    maximum: Tensor
+    total: Tensor
+    fired: Tensor
+
+    def count(self, values: Float[Tensor, "tokens units"]) -> None:
+        """Add some tokens to the statistics."""
+        if values.dtype == torch.bfloat16:  # in which 257 is 256
+            values = values.float()
+        # sums within a batch in the values' own precision: in float64 they cost ten times as much
+        self.total += values.sum(0).double()
+        self.fired += torch.gt(values, 0, out=torch.empty_like(values)).sum(0).long()
+
+
+@dataclass
+class _Pass:
+    """What the pass holds, as far as it has come."""
+
+    layers: dict[int, _Layer]
+    width: int
+    batches: int = 0
+    tokens: int = 0
+
+    @classmethod
+    def begin(cls, units: Units, config: GatherConfig) -> _Pass:
+        sizes = {"top": int(SPARE * config.top), "sample": config.sample, "random": config.random}
+        layers = {}
+        for layer, count in zip(units.layers, units.sizes, strict=True):
+            kept = {
+                half: {kind: Kept.empty(keep, count, config.width) for kind, keep in sizes.items()}
+                for half in HALVES
+            }
+            layers[layer] = _Layer(
+                kept,
+                torch.full((count,), -torch.inf),
+                torch.zeros(count, dtype=torch.float64),
+                torch.zeros(count, dtype=torch.int64),
+            )
+        return cls(layers, config.width)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is held, by name."""
+        found: dict[str, Tensor] = {}
+        for number, layer in self.layers.items():
+            for name in ("maximum", "total", "fired"):
+                found[f"{number}.{name}"] = getattr(layer, name)
+            for half, kinds in layer.kept.items():
+                for kind, kept in kinds.items():
+                    for name in ("scores", "stories", "starts", "activations"):
+                        found[f"{number}.{half}.{kind}.{name}"] = getattr(kept, name)
+        return found
+
+    def save(self, path: Path, done: bool) -> None:
+        """Write what is held, whole or not at all."""
+        told = {"batches": str(self.batches), "tokens": str(self.tokens), "done": str(int(done))}
+        write_atomically(path, save(self.tensors(), metadata=told))
+
+    def restore(self, path: Path) -> bool:
+        """Take over what a file holds; whether the pass had ended. A damaged file is left out."""
+        try:
+            with safe_open(path, "pt") as file:
+                told = file.metadata()
+                for name, tensor in self.tensors().items():
+                    tensor.copy_(file.get_tensor(name))
+                self.batches, self.tokens = int(told["batches"]), int(told["tokens"])
+                return told["done"] == "1"
+        except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
+            log.warning("%s cannot be read (%s); gathered again", path.name, error)
+            raise _Damaged from None
+
+
+class _Damaged(Exception):
+    """A cached pass that cannot be read."""
+
+
+def gather(
+    model: HookedTransformer,
+    text: Text,
+    units: Units,
+    config: GatherConfig,
+    model_key: str,
+    cache: Path | None = None,
+) -> Gathered:
+    """The excerpts and statistics of all units, from the cache or by one pass over the text.
+
+    Args:
+        model_key: what the model is known by; weights and whatever else decides its activations.
+        cache: directory of cached passes; by default ``activations`` in the cache of the package.
+
+    Raises:
+        UserError: tokens the model does not know, no text, or activations that are not finite.
+    """
+    check_vocabulary(model, text)
+    directory = cache or default_cache() / "activations"
+    key = hash_of(
+        {
+            "format": [FORMAT, SPARE, TIE],
+            "model": model_key,
+            "text": text.content,
+            "context": int(model.cfg.n_ctx),
+            "dtype": str(model.W_E.dtype),
+            "units": units.describe(),
+            "config": asdict(config),
+        }
+    )
+    path = directory / f"{key}.safetensors"
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        held, done = _restored(path, units, config)
+        words = story_words(text, config.seed)
+        if not done:
+            _run(model, text, units, words, held, path)
+    return _gathered(text, config, held, words)
+
+
+def _restored(path: Path, units: Units, config: GatherConfig) -> tuple[_Pass, bool]:
+    held = _Pass.begin(units, config)
+    if not path.exists():
+        return held, False
+    try:
+        return held, held.restore(path)
+    except _Damaged:
+        return _Pass.begin(units, config), False
+
+
+@torch.inference_mode()
+def _run(
+    model: HookedTransformer,
+    text: Text,
+    units: Units,
+    words: np.ndarray,
+    held: _Pass,
+    path: Path,
+) -> None:
+    """Read the rest of the text."""
+    was_training = model.training
+    model.eval()
+    context = int(model.cfg.n_ctx)
+    copies = np.ones(len(words), dtype=bool)
+    copies[np.unique(words, return_index=True)[1]] = False
+    total = int(text.scored(context).sum())
+    saved = time.monotonic()
+    buffers: dict[int, Tensor] = {}
+    with progress.bar(total=total, desc="activations", unit="tok", initial=held.tokens) as bar:
+        for batches in _together(text, context, held.batches, sum(units.sizes)):
+            held.tokens += _read(model, units, held, batches, words, copies, buffers)
+            held.batches += len(batches)
+            bar.update(_tokens(batches))
+            if time.monotonic() - saved > SAVE_EVERY:
+                held.save(path, done=False)
+                saved = time.monotonic()
+    model.train(was_training)
+    if not held.tokens:
+        raise UserError("the text holds no token: there is nothing to read activations on")
+    held.save(path, done=True)
+
+
+def _together(text: Text, context: int, first: int, units: int) -> Iterator[list[StoryBatch]]:
+    """The batches from number ``first`` on, several at once: the fewer searches for what to keep,
+    the less they cost.
+    """
+    room = max(BATCH_TOKENS, BUFFER_BYTES // (4 * units))
+    waiting: list[StoryBatch] = []
+    for batch in islice(story_batches(text.corpus, context, BATCH_TOKENS), first, None):
+        if waiting and _tokens([*waiting, batch]) > room:
+            yield waiting
+            waiting = []
+        waiting.append(batch)
+    if waiting:
+        yield waiting
+
+
+def _tokens(batches: list[StoryBatch]) -> int:
+    """Tokens of stories, without the one before each and the one after it."""
+    return sum(len(batch.index) * (batch.tokens.shape[1] - 2) for batch in batches)
+
+
+def _read(
+    model: HookedTransformer,
+    units: Units,
+    held: _Pass,
+    batches: list[StoryBatch],
+    words: np.ndarray,
+    copies: np.ndarray,
+    buffers: dict[int, Tensor],
+) -> int:
+    """Put some batches through the model and take what is to be kept; returns their tokens.
+
+    Args:
+        words: the random word of each story.
+        copies: which stories repeat one before them.
+        buffers: memory for the activations of each layer, made here and used again.
+    """
+    batches = [batch for batch in batches if batch.tokens.shape[1] > 2]
+    total, filled = _tokens(batches), 0
+    peaks: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in units.layers}
+    for batch in batches:
+        tokens = batch.tokens[:, :-1].to(model.W_E.device)
+        for layer, found in units.read(model, tokens).items():
+            values = found[:, 1:].cpu()
+            flat = values.flatten(0, 1)
+            if layer not in buffers or len(buffers[layer]) < total:
+                buffers[layer] = flat.new_empty((total, flat.shape[1]))
+            buffers[layer][filled : filled + len(flat)] = flat
+            held.layers[layer].count(flat)
+            parts = [part.amax(1) for part in values.split(held.width, dim=1)]
+            best, place = torch.stack(parts).max(0)  # each (batch, units)
+            peaks[layer].append((best, place * held.width))
+        filled += len(flat)
+    if not total:
+        return 0
+    numbers = torch.cat([batch.index for batch in batches])
+    lengths = torch.cat(
+        [torch.full_like(batch.index, batch.tokens.shape[1] - 2) for batch in batches]
+    )
+    for layer, parts_of_layer in peaks.items():
+        stories = Stories(numbers, lengths.cumsum(0) - lengths, lengths, buffers[layer][:total])
+        best, starts = (torch.cat(part) for part in zip(*parts_of_layer, strict=True))
+        if not best.isfinite().all():
+            raise UserError(f"the model's activations in layer {layer} are not finite (NaN)")
+        own = numbers.numpy()
+        _take(held.layers[layer], stories, best, starts, words[own], copies[own], held.width)
+    return total
+
+
+def _take(
+    layer: _Layer,
+    stories: Stories,
+    best: Float[Tensor, "batch units"],
+    starts: Int[Tensor, "batch units"],
+    words: np.ndarray,
+    copies: np.ndarray,
+    width: int,
+) -> None:
+    """Keep what is to be kept of some stories; of copies the sample and the random ones take one.
+
+    Args:
+        best, starts: each story's best excerpt for each unit: its peak, and where it begins.
+        words: the stories' random words; equal for copies.
+        copies: which stories repeat one before them.
+    """
+    layer.maximum = torch.maximum(layer.maximum, best.amax(0).float())
+    key = torch.from_numpy(_keys(words))[:, None].expand_as(best)
+    # of equal peaks that of the higher key: stories that begin alike have the same peak
+    scores = (best.double() * (1 + TIE * key)).where(best > 0, -torch.inf)
+    eligible = (best > 0) & torch.from_numpy(~copies)[:, None]
+    for number, half in enumerate(HALVES):
+        rows = torch.from_numpy(words % 2 == number)
+        if not rows.any():
+            continue
+        kept, some = layer.kept[half], stories.of(rows)
+        kept["top"].offer(scores[rows], some, starts[rows])
+        kept["sample"].offer(key[rows].where(eligible[rows], -torch.inf), some, starts[rows])
+        once = rows & torch.from_numpy(~copies)
+        if once.any():
+            _take_random(kept["random"], words[once.numpy()], stories.of(once), width)
+
+
+def _take_random(kept: Kept, words: np.ndarray, stories: Stories, width: int) -> None:
+    """Keep stories of the lowest keys, with an excerpt from anywhere in them, for all units alike.
+
+    A sample keeps the highest keys: the two share as few stories as can be.
+    """
+    key = torch.from_numpy(-_keys(words))
+    wanted = key > kept.scores.amin() if len(kept.scores) else torch.zeros_like(key).bool()
+    if not wanted.any():
+        return
+    anywhere = torch.from_numpy(_keys(words * np.uint64(0x9E3779B97F4A7C15)))
+    excerpts = (stories.lengths + width - 1) // width
+    begin = (anywhere * excerpts).long() * width
+    alike = (-1, stories.values.shape[1])
+    kept.offer(
+        key[wanted, None].expand(alike), stories.of(wanted), begin[wanted, None].expand(alike)
+    )
+
+
+def _keys(words: np.ndarray) -> Float[np.ndarray, " stories"]:
+    """The words as numbers in [0, 1), their lowest bits left out."""
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+def _gathered(text: Text, config: GatherConfig, held: _Pass, words: np.ndarray) -> Gathered:
+    kept: dict[int, dict[Half, dict[str, Kept]]] = {}
+    for number, layer in held.layers.items():
+        kept[number] = {
+            half: {kind: one.ordered() for kind, one in kinds.items()}
+            for half, kinds in layer.kept.items()
+        }
+        for kinds in kept[number].values():
+            distinct = ~near_duplicates(text, kinds["top"]) & (kinds["top"].stories >= 0)
+            kinds["top"] = kinds["top"].keep_only(distinct, config.top)
+    statistics = {
+        number: Statistics(
+            layer.maximum, (layer.total / held.tokens).float(), layer.fired / held.tokens
+        )
+        for number, layer in held.layers.items()
+    }
+    sides: dict[Half, int] = {
+        half: int((words % 2 == number).sum()) for number, half in enumerate(HALVES)
+    }
+    return Gathered(text, config, kept, statistics, held.tokens, sides)

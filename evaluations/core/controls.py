@@ -1,0 +1,202 @@
+"""Control models: what a score comes to on a model that has learned nothing.
+
+Interpretability scores can be high on random weights (Heap, Lawson, Farnik and Aitchison, Sparse
+Autoencoders Can Interpret Randomly Initialized Transformers, arXiv 2501.17727), so a score of a
+trained model is read beside that of a control of the same shape, text and tokenizer:
+
+- ``untrained``: freshly initialised as the model's configuration says.
+- ``shuffled``: the trained weights, the entries of each weight matrix permuted.
+
+A control is a model of its own, with its own weights hash. As a MODEL argument, and in tables, it
+is called ``runs/mine [untrained]``, with another seed than 0 ``runs/mine [untrained:1]``.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from evaluations.core.models import LoadedModel, prepared
+from sat_interp._util.errors import UserError, suggest
+from sat_interp.model.transformer import SelfAblatingTransformer
+from sat_interp.training.build import draw_embeddings
+
+Kind = Literal["untrained", "shuffled"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+NONE = "none"
+
+_MARKED = re.compile(rf"(?s)(.+) \[({'|'.join(KINDS)})(?::(\d+))?\]")
+
+
+@dataclass(frozen=True)
+class Control:
+    """Which control of a model.
+
+    Attributes:
+        seed: of the initialisation or of the permutations.
+    """
+
+    kind: Kind
+    seed: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.seed == 0 else f"{self.kind}:{self.seed}"
+
+
+def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
+    """Return a control of a loaded model; the model itself is not changed.
+
+    ``untrained``: every weight matrix is drawn anew by TransformerLens' ``init_weights``, with the
+    ``init_mode`` and ``initializer_range`` of the configuration; biases are 0, gains of norms 1. A
+    model trained by ``sat-train`` gets the very weights it would have begun with under that seed
+    (its ``embedding_range`` is followed, and gates are initialised too).
+
+    ``shuffled``: the entries of each weight matrix (of all heads of a layer together) are permuted;
+    biases and norms stay.
+
+    A tied unembedding stays tied. Weights are drawn on the CPU in float32, so that a control has
+    one weights hash on every device and in every precision. The global random state is kept.
+
+    Raises:
+        UserError: a seed out of range, or a parameter that the initialisation does not cover.
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"the seed of a control must be from 0 to 2^63 - 1, not {seed}")
+    device, dtype = loaded.device, str(loaded.model.W_E.dtype).removeprefix("torch.")
+    model = copy.deepcopy(loaded.model)
+    model.to("cpu", print_details=False)
+    model.to(torch.float32, print_details=False)
+    ratio = _tie(model)
+    with torch.no_grad():
+        if kind == "shuffled":
+            _shuffle(model, seed)
+        else:
+            training = loaded.training or getattr(model, "card", {})
+            _initialise(model, seed, training.get("embedding_range"))
+        if ratio is not None:
+            model.unembed.W_U.copy_(model.W_E.T / ratio)
+    if isinstance(model, SelfAblatingTransformer):
+        model.card = {}
+    name = f"{loaded.name} [{Control(kind, seed)}]"
+    made = prepared(model, name, loaded.tokenizer, device, dtype)  # type: ignore[arg-type]
+    made.data, made.validation = loaded.data, loaded.validation
+    made.tokenizer_note = loaded.tokenizer_note
+    made.control = {"kind": kind, "seed": seed, "of": loaded.weights_hash}
+    return made
+
+
+def with_controls(models: Sequence[str], controls: str | None) -> list[str]:
+    """Return MODEL arguments, each followed by those of its controls.
+
+    Args:
+        controls: ``untrained``, ``shuffled``, several with commas between them, each with a seed
+            after a colon if not 0 (``untrained:1``); ``none`` or None for no control.
+
+    Raises:
+        UserError: an unknown control, or a seed that is no whole number.
+    """
+    chosen = dict.fromkeys(_control(part) for part in _parts(controls))
+    return [
+        spec
+        for model in models
+        for spec in (model, *(f"{model} [{one}]" for one in chosen if not split(model)[1]))
+    ]
+
+
+def split(spec: str) -> tuple[str, Control | None]:
+    """Return the MODEL argument of the model itself, and which control of it is meant.
+
+    A directory that is really called so is no control.
+    """
+    found = _MARKED.fullmatch(spec)
+    if found is None or Path(spec).expanduser().is_dir():
+        return spec, None
+    return found[1], _control(f"{found[2]}:{found[3] or 0}")
+
+
+def _parts(controls: str | None) -> list[str]:
+    parts = [part.strip() for part in (controls or NONE).split(",")]
+    return [part for part in parts if part and part != NONE]
+
+
+def _control(text: str) -> Control:
+    kind, _, seed = text.partition(":")
+    known = next((one for one in KINDS if one == kind), None)
+    if known is None:
+        raise UserError(suggest("control", kind, (*KINDS, NONE)))
+    if seed and not (seed.isascii() and seed.isdigit() and len(seed) < 19):
+        raise UserError(f"the seed of a control is a whole number below 10^18, not {seed!r}")
+    return Control(known, int(seed or 0))
+
+
+def _is_matrix(name: str) -> bool:
+    """Whether a parameter is a weight matrix, by TransformerLens' naming rule."""
+    return "W_" in name and name.split(".")[-1] != "bias"
+
+
+def _matrices(model: HookedTransformer) -> Iterator[tuple[str, Tensor]]:
+    return ((name, one) for name, one in model.named_parameters() if _is_matrix(name))
+
+
+def _initialise(model: HookedTransformer, seed: int, embedding_range: object) -> None:
+    for name, parameter in model.named_parameters():
+        last = name.split(".")[-1].lstrip("_")
+        if _is_matrix(name):
+            parameter.fill_(torch.nan)  # so that one that is not drawn below is noticed
+        elif last.startswith("b"):
+            parameter.zero_()
+        elif last in ("w", "weight"):
+            parameter.fill_(1.0)
+        else:
+            raise UserError(f"no untrained control: it is not known how {name} is initialised")
+    biases = {name: one for name, one in model.named_parameters() if name.endswith(".bias")}
+    own, model.cfg.seed = model.cfg.seed, None  # init_weights would seed all generators with it
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model.init_weights()
+            if isinstance(embedding_range, int | float) and embedding_range > 0:
+                draw_embeddings(model, float(embedding_range))
+    finally:
+        model.cfg.seed = own
+    for bias in biases.values():
+        bias.zero_()  # TransformerLens takes an expert's W_in.bias for a matrix
+    for name, matrix in _matrices(model):
+        if matrix.isnan().any():
+            raise UserError(
+                f"no untrained control: init_mode {model.cfg.init_mode!r} does not initialise "
+                f"{name}"
+            )
+
+
+def _shuffle(model: HookedTransformer, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _, parameter in _matrices(model):
+        order = torch.randperm(parameter.numel(), generator=generator)
+        parameter.copy_(parameter.flatten()[order].view_as(parameter))
+
+
+def _tie(model: HookedTransformer) -> float | None:
+    """Return c where W_E = c W_U^T (c = 1, or Gemma's scaled embedding), None where untied.
+
+    None, too, where the unembedding reads the embedding's own parameter and follows it by itself.
+    """
+    if not any(name == "unembed.W_U" for name, _ in model.named_parameters()):
+        return None
+    embedding, unembedding = model.W_E, model.unembed.W_U.T
+    if embedding.shape != unembedding.shape:
+        return None
+    if torch.equal(embedding, unembedding):
+        return 1.0
+    size = float(unembedding.norm())
+    ratio = float(embedding.norm()) / size if size else 0.0
+    is_tied = ratio > 0 and torch.allclose(embedding, ratio * unembedding, rtol=1e-4, atol=0)
+    return ratio if is_tied else None

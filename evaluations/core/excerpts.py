@@ -1,0 +1,325 @@
+"""For every unit, the excerpts of a text that show what it responds to.
+
+``activations.py`` gathers them in one pass. A story is cut
+into excerpts of ``width`` tokens; what a unit is known by are
+
+- its *top* excerpts: the stories in which it fires most, each by its best excerpt, without
+  near-duplicates;
+- a *sample*: the best excerpts of stories in which it fires at all, all such stories alike, so
+  that their peaks lie over the quantiles of its activation;
+- *random* excerpts, the same for all units, whether they fire or not.
+
+All of it twice: on one half of the stories, to explain from, and on the other, held out, to score
+on. A story's half hangs on its tokens alone, so copies of a story never lie on both sides. A unit
+*fires* on a token where its activation is above 0. The token before a story is read by the model
+and counted nowhere. Memory is that of the excerpts kept, however long the text is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor
+
+from evaluations.core.text import Text
+from sat_interp._util.errors import UserError
+
+Half = Literal["explain", "held_out"]
+HALVES: tuple[Half, Half] = ("explain", "held_out")
+
+# A unit's best excerpts are sought among this many times those wanted: the rest may be duplicates.
+SPARE = 1.5
+# Tokens on either side of a peak that are compared, and how many may differ in a near-duplicate.
+AROUND, DIFFERENT = 8, 1
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some generator does not take.
+
+    Raises:
+        UserError: it is below 0, or needs more than 63 bits.
+    """
+    if not 0 <= seed < 2**63:
+        raise UserError(f"the seed is a whole number from 0 to 2^63 - 1, not {seed}")
+
+
+@dataclass(frozen=True)
+class GatherConfig:
+    """What is kept of each unit, in each half of the stories."""
+
+    seed: int = 0
+    """Of the halves, the sample and the random excerpts."""
+
+    top: int = 20
+    """Excerpts of highest activation."""
+
+    sample: int = 20
+    """Excerpts of stories in which the unit fires."""
+
+    random: int = 10
+    """Excerpts of any story."""
+
+    width: int = 64
+    """Tokens of an excerpt, fewer at a story's end."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        for name in ("top", "width"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("sample", "random"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} cannot be negative")
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some consecutive tokens of a story, and one unit's activation on each.
+
+    Attributes:
+        story: its number in the text.
+        start: place of the first token in the story, counted from 0.
+        tokens, activations: (length,); activations as they are with the story before them.
+    """
+
+    story: int
+    start: int
+    tokens: Int64[np.ndarray, " length"]
+    activations: Float[np.ndarray, " length"]
+
+    @property
+    def peak(self) -> int:
+        """Which token of the excerpt has the highest activation, the first of equals."""
+        return int(self.activations.argmax())
+
+    @property
+    def maximum(self) -> float:
+        return float(self.activations.max())
+
+
+@dataclass(frozen=True)
+class Stories:
+    """Whole stories as the pass has read them, one after the other.
+
+    Attributes:
+        numbers: which stories of the text.
+        offsets, lengths: where each begins in ``values``, and its tokens.
+        values: the activations of one layer's units.
+    """
+
+    numbers: Int[Tensor, " batch"]
+    offsets: Int[Tensor, " batch"]
+    lengths: Int[Tensor, " batch"]
+    values: Float[Tensor, "tokens units"]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def of(self, rows: Bool[Tensor, " batch"]) -> Stories:
+        """Some of the stories."""
+        return Stories(self.numbers[rows], self.offsets[rows], self.lengths[rows], self.values)
+
+    def window(
+        self,
+        row: Int[Tensor, " excerpts"],
+        unit: Int[Tensor, " excerpts"],
+        start: Int[Tensor, " excerpts"],
+        width: int,
+    ) -> Float[Tensor, "excerpts width"]:
+        """One unit's activations on each excerpt, nan beyond its story's end."""
+        ends = self.lengths[row, None]
+        places = start[:, None] + torch.arange(width)
+        tokens = self.offsets[row, None] + torch.minimum(places, ends - 1)
+        # one flat index: several times faster than a pair of them
+        flat = tokens * self.values.shape[1] + unit[:, None]
+        found = self.values.view(-1).index_select(0, flat.view(-1)).view(-1, width).float()
+        short = (start + width > ends[:, 0]).nonzero()[:, 0]
+        found[short] = found[short].masked_fill(places[short] >= ends[short], torch.nan)
+        return found
+
+
+@dataclass
+class Kept:
+    """Excerpts of every unit of one layer; where a unit has fewer, ``stories`` is -1.
+
+    Attributes:
+        scores: by which they were chosen, -inf where there is none.
+        stories, starts: which excerpt it is.
+        activations: nan beyond an excerpt's end.
+    """
+
+    scores: Float[Tensor, "keep units"]
+    stories: Int[Tensor, "keep units"]
+    starts: Int[Tensor, "keep units"]
+    activations: Float[Tensor, "keep units width"]
+
+    @classmethod
+    def empty(cls, keep: int, units: int, width: int) -> Kept:
+        return cls(
+            torch.full((keep, units), -torch.inf, dtype=torch.float64),
+            torch.full((keep, units), -1),
+            torch.zeros((keep, units), dtype=torch.long),
+            torch.full((keep, units, width), torch.nan),
+        )
+
+    def offer(
+        self,
+        scores: Float[Tensor, "batch units"],
+        stories: Stories,
+        starts: Int[Tensor, "batch units"],
+    ) -> None:
+        """Keep, of what is held and what is offered, the highest scores of each unit.
+
+        Args:
+            scores: -inf for what is not to be kept at all.
+            starts: where in its story each excerpt begins.
+        """
+        keep, _, width = self.activations.shape
+        if not keep:
+            return
+        units = (scores > self.scores.amin(0)).any(0).nonzero()[:, 0]
+        if not len(units):
+            return
+        both = torch.cat([self.scores[:, units], scores[:, units].double()])
+        best, index = both.topk(keep, dim=0)
+        # Each newcomer takes the place of one that goes; nothing else moves. Column by column
+        # there are as many of the one as of the other, so the two lists match.
+        stays = torch.zeros_like(both, dtype=torch.bool).scatter_(0, index, best.isfinite())
+        column, row = stays[keep:].T.nonzero(as_tuple=True)
+        place, unit = _lowest(self.scores[:, units], stays[keep:].sum(0)), units[column]
+        begin = starts[row, unit]
+        self.scores[place, unit] = scores[row, unit].double()
+        self.stories[place, unit], self.starts[place, unit] = stories.numbers[row], begin
+        self.activations[place, unit] = stories.window(row, unit, begin, width)
+
+    def ordered(self) -> Kept:
+        """The same, highest scores first."""
+        return self._taken(self.scores.argsort(dim=0, descending=True, stable=True))
+
+    def keep_only(self, chosen: Bool[Tensor, "keep units"], keep: int) -> Kept:
+        """The first ``keep`` of each unit that are chosen, in their order."""
+        found = self._taken((~chosen).to(torch.uint8).argsort(dim=0, stable=True)[:keep])
+        lost = ~chosen.sort(dim=0, descending=True).values[:keep]
+        found.scores[lost] = -torch.inf
+        found.stories[lost], found.starts[lost] = -1, 0
+        found.activations[lost] = torch.nan
+        return found
+
+    def _taken(self, order: Int[Tensor, "chosen units"]) -> Kept:
+        width = self.activations.shape[-1]
+        return Kept(
+            self.scores.gather(0, order),
+            self.stories.gather(0, order),
+            self.starts.gather(0, order),
+            self.activations.gather(0, order[..., None].expand(-1, -1, width)),
+        )
+
+
+def _lowest(
+    scores: Float[Tensor, "keep units"], counts: Int[Tensor, " units"]
+) -> Int[Tensor, " places"]:
+    """The places of the ``counts`` lowest scores of each unit, unit after unit."""
+    order = scores.argsort(dim=0, stable=True)
+    wanted = torch.arange(len(scores))[:, None] < counts
+    return order.T[wanted.T]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Over all tokens of all stories, for each unit of a layer.
+
+    Attributes:
+        maximum: highest activation.
+        mean: of the activation.
+        density: share of tokens on which the unit fires.
+    """
+
+    maximum: Float[Tensor, " units"]
+    mean: Float[Tensor, " units"]
+    density: Float[Tensor, " units"]
+
+    @property
+    def dead(self) -> Bool[Tensor, " units"]:
+        """Units that never fire on this text."""
+        return self.density == 0
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What one pass has found, by layer and half.
+
+    Attributes:
+        kept: ``kept[layer][half][kind]``, kind being ``top`` (highest first), ``sample`` or
+            ``random``.
+        tokens: how many were read.
+        stories: how many have each half.
+    """
+
+    text: Text
+    config: GatherConfig
+    kept: dict[int, dict[Half, dict[str, Kept]]]
+    statistics: dict[int, Statistics]
+    tokens: int
+    stories: dict[Half, int]
+
+    def excerpts(self, layer: int, unit: int, half: Half, kind: str) -> list[Excerpt]:
+        """A unit's excerpts of one kind, in falling order of their highest activation."""
+        kept = self.kept[layer][half][kind]
+        found = []
+        for rank in (kept.stories[:, unit] >= 0).nonzero()[:, 0].tolist():
+            values = kept.activations[rank, unit].numpy()
+            story, start = int(kept.stories[rank, unit]), int(kept.starts[rank, unit])
+            tokens = np.asarray(self.text.corpus.story(story), dtype=np.int64)
+            tokens = tokens[start : start + int(np.isfinite(values).sum())]
+            found.append(Excerpt(story, start, tokens, values[: len(tokens)]))
+        return sorted(found, key=lambda excerpt: -excerpt.maximum)
+
+
+def story_words(text: Text, seed: int) -> np.ndarray:
+    """A random word of 64 bits for each story, (stories,): of its tokens and the seed alone.
+
+    The lowest bit is the half a story lies in; the others are its key in the sample.
+    """
+    salt = seed.to_bytes(8, "little", signed=True)
+    words = [
+        hashlib.blake2b(
+            np.asarray(text.corpus.story(story), dtype="<u4").tobytes(), digest_size=8, salt=salt
+        ).digest()
+        for story in range(len(text))
+    ]
+    return np.frombuffer(b"".join(words), dtype="<u8")
+
+
+def near_duplicates(text: Text, kept: Kept) -> Bool[Tensor, "keep units"]:
+    """Which excerpts repeat a better one of the same unit.
+
+    Two excerpts are near-duplicates where at most one of the 17 tokens around their peaks (eight
+    before, the peak, eight after; what lies outside a story is like anything outside) differs.
+    Excerpts are taken in their order; one that repeats another that was kept is out.
+    """
+    around = torch.from_numpy(_around_peaks(text, kept))
+    keep, units, span = around.shape
+    repeats = torch.zeros((keep, units), dtype=torch.bool)
+    there = kept.stories >= 0
+    for rank in range(1, keep):
+        differ = (around[:rank] != around[rank]).sum(-1) <= DIFFERENT
+        first = differ & ~repeats[:rank] & there[:rank]
+        repeats[rank] = first.any(0) & there[rank]
+    return repeats
+
+
+def _around_peaks(text: Text, kept: Kept) -> Int[np.ndarray, "keep units span"]:
+    """The tokens around each excerpt's peak; -1 outside its story or where there is none."""
+    stories = kept.stories.numpy()
+    peaks = kept.starts + kept.activations.nan_to_num(nan=-torch.inf).argmax(-1)
+    places = peaks.numpy()[..., None] + np.arange(-AROUND, AROUND + 1)
+    inside = (places >= 0) & (places < (text.lengths[stories] - 1)[..., None])
+    offsets = text.corpus.offsets[stories][..., None] + places
+    tokens = text.corpus.tokens
+    found = tokens[np.clip(offsets, 0, len(tokens) - 1)].astype(np.int32)
+    return np.where(inside & (stories >= 0)[..., None], found, -1)

@@ -1,0 +1,373 @@
+"""The types of a record: what `record.read_record` asks of a file before anything else sees it.
+
+A record is checked as a whole, by its evaluation. Fields that no table and no figure reads may hold
+anything; a field of ``extra`` may be missing (a figure is then not drawn of that record); one that
+is there must have its type. Numbers are finite and of a size that arithmetic with them is, too.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from sat_interp.model.config import Variant
+
+LARGEST = 1e100
+LAYERS = 1000
+"""More layers than any model has: what is built layer by layer stays small."""
+
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
+Whole = Annotated[int, Field(ge=-(2**64), le=2**64)]
+Count = Annotated[int, Field(ge=0, le=2**63)]
+Layer = Annotated[int, Field(ge=0, lt=LAYERS)]
+Numbers = list[Number | None]
+FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$", max_length=255)]
+
+
+class IntervalFields(TypedDict):
+    low: Number
+    high: Number
+    level: Annotated[float, Field(gt=0, lt=1)]
+    method: str
+
+
+class MetricFields(TypedDict):
+    name: str
+    title: str
+    value: Number | None
+    unit: NotRequired[str]
+    direction: NotRequired[Literal["lower", "higher"] | None]
+    standard_error: NotRequired[Number | None]  # below 0 in old records of acdc
+    interval: NotRequired[IntervalFields | None]
+    n: NotRequired[Count | None]
+    n_failed: NotRequired[Count]
+    reasons: NotRequired[dict[str, Count]]
+    description: NotRequired[str]
+
+
+class AblationFields(TypedDict):
+    variant: NotRequired[Variant]
+    k_attention: NotRequired[Count | None]
+    k_neurons: NotRequired[Count | None]
+    gates: NotRequired[str]
+
+
+class TrainingFields(TypedDict):
+    seed: NotRequired[Whole | None]
+    steps: NotRequired[Count | None]
+    planned_steps: NotRequired[Count | None]
+    match_of: NotRequired[str | None]
+    match_perplexity: NotRequired[Number | None]
+    clean_perplexity: NotRequired[Number | None]
+
+
+class ControlFields(TypedDict):
+    kind: Annotated[str, Field(min_length=1)]
+    seed: NotRequired[Whole]
+    of: NotRequired[str]
+
+
+class ModelFields(TypedDict):
+    weights_hash: Annotated[str, Field(min_length=1)]
+    name: NotRequired[str]
+    spec: NotRequired[str]
+    n_parameters: NotRequired[Count | None]
+    shape: NotRequired[dict[str, Any] | None]
+    control: NotRequired[ControlFields | None]
+    configuration: NotRequired[dict[str, Any]]
+    ablation: NotRequired[AblationFields | None]
+    training: NotRequired[TrainingFields | None]
+
+
+class DataFields(TypedDict):
+    spec: NotRequired[str | None]
+    content: NotRequired[str | None]
+    split: NotRequired[str | None]
+    validation: NotRequired[str | None]
+    tokenizer: NotRequired[str | None]
+    substitutes: NotRequired[str]
+    n: NotRequired[Count | None]
+    n_stories: NotRequired[Count]
+    n_tokens: NotRequired[Count]
+
+
+class RecordFields(TypedDict):
+    """What records of all evaluations have in common."""
+
+    schema: int
+    evaluation: str
+    model: ModelFields
+    data: DataFields
+    config: dict[str, Any]
+    config_hash: str
+    seed: Whole
+    metrics: list[MetricFields]
+    extra: NotRequired[dict[str, Any]]
+    versions: NotRequired[dict[str, str]]
+    commit: NotRequired[str | None]
+    started: NotRequired[str]
+    seconds: NotRequired[Number]
+    device: NotRequired[str]
+    version: NotRequired[Count]
+
+
+def _paired(fields: dict[str, Any]) -> dict[str, Any]:
+    lengths = {len(value) for value in fields.values() if isinstance(value, list)}
+    if len(lengths) > 1:
+        raise ValueError("its lists are of different lengths")
+    return fields
+
+
+class CurveFields(TypedDict):
+    value: Numbers
+    standard_error: list[Annotated[Number, Field(ge=0)] | None]
+
+
+Curve = Annotated[CurveFields, AfterValidator(_paired)]
+
+
+class ActivationFields(TypedDict):
+    z_hoyer: NotRequired[Curve]
+    post_hoyer: NotRequired[Curve]
+
+
+class LanguageExtra(TypedDict):
+    activations: NotRequired[ActivationFields | None]
+
+
+class GraphFields(TypedDict):
+    n_layers: Layer
+    n_heads: Annotated[int, Field(ge=0, le=1000)]
+    mlps: bool
+    parallel: NotRequired[bool]
+    n_edges: Count
+
+
+class EdgeFields(TypedDict):
+    source: str
+    destination: str
+    score: NotRequired[Number | None]
+
+
+class CircuitFields(TypedDict):
+    graph: GraphFields
+    edges: Annotated[list[EdgeFields], Field(max_length=10**6)]
+
+
+def _within_graph(circuit: dict[str, Any]) -> dict[str, Any]:
+    """Edges name nodes that the graph has."""
+    layers, heads = circuit["graph"]["n_layers"], circuit["graph"]["n_heads"]
+    for edge in circuit["edges"]:
+        source = re.fullmatch(r"embed|m(\d+)|a(\d+)\.h(\d+)", edge["source"])
+        end = re.fullmatch(r"resid_final|m(\d+)|a(\d+)\.h(\d+)\.[qkv]", edge["destination"])
+        for found, name in ((source, edge["source"]), (end, edge["destination"])):
+            if found is None:
+                raise ValueError(f"no node of a circuit is called {name[:40]!r}")
+            layer, head = found[1] or found[2], found[3]
+            if int(layer or 0) >= layers or int(head or 0) >= heads:
+                raise ValueError(f"the graph has no node {name[:40]!r}")
+    return circuit
+
+
+Circuit = Annotated[CircuitFields, AfterValidator(_within_graph)]
+
+
+class WithValue(TypedDict):
+    value: Number | None
+
+
+class PointFields(TypedDict):
+    edges: Count
+    faithfulness: Number | WithValue | None
+    kl: Number | WithValue | None
+
+
+class SweptFields(PointFields):
+    held_out_faithfulness: NotRequired[Number | WithValue | None]
+    held_out_kl: NotRequired[Number | WithValue | None]
+
+
+class CircuitExtra(TypedDict):
+    circuit: NotRequired[Circuit]
+    tau: NotRequired[Number | None]
+    marked: NotRequired[str | None]
+    curve: NotRequired[list[PointFields]]
+    sweep: NotRequired[list[SweptFields]]
+
+
+class AutoencoderFields(TypedDict):
+    hook: str
+    label: str
+
+
+class DensityFields(TypedDict):
+    log10_edges: list[Number]
+    features: list[Count]
+    dead: Count
+
+
+def _a_histogram(density: dict[str, Any]) -> dict[str, Any]:
+    if len(density["log10_edges"]) != len(density["features"]) + 1:
+        raise ValueError("a histogram has one edge more than bins")
+    return density
+
+
+class ReplicateFields(TypedDict):
+    l0: Numbers
+    ce_score: Numbers
+
+
+class AutoencoderExtra(TypedDict):
+    sae: NotRequired[AutoencoderFields]
+    density: NotRequired[Annotated[DensityFields, AfterValidator(_a_histogram)]]
+    replicates: NotRequired[Annotated[ReplicateFields, AfterValidator(_paired)]]
+
+
+class MatrixFields(TypedDict):
+    value: list[Numbers]
+
+
+class SiteFields(TypedDict):
+    k: Count
+    units: Annotated[int, Field(gt=0, le=10**9)]
+    frequency: list[str]
+    dead: Curve
+    overlap: Curve
+    overlap_same_story: Curve
+    overlap_chance: Curve
+    similarity: MatrixFields
+
+
+class UsageFields(TypedDict):
+    attention: SiteFields
+    neuron: SiteFields
+
+
+class PictureFields(TypedDict):
+    tokens: list[str]
+    attention: list[list[str]]
+    neuron: list[list[str]]
+
+
+class LeakFields(TypedDict):
+    probes: dict[str, list[dict[str, Any]]]
+
+
+class GatesExtra(TypedDict):
+    picture: NotRequired[PictureFields]
+    usage: NotRequired[UsageFields]
+    leak: NotRequired[LeakFields]
+
+
+class UnitsFields(TypedDict):
+    layer: list[Layer]
+    simulation: Numbers
+    detection: NotRequired[Numbers]
+    fuzzing: NotRequired[Numbers]
+    control: NotRequired[Numbers]
+    reason: NotRequired[list[str | None]]
+
+
+class NeuronsExtra(TypedDict):
+    units: NotRequired[Annotated[UnitsFields, AfterValidator(_paired)]]
+    details: NotRequired[FileName | None]
+    unscored: NotRequired[dict[str, dict[str, list[Count]]]]
+
+
+class SettingFields(TypedDict):
+    importance: Number
+    activation: Number
+    metrics: dict[str, Number | None]
+
+
+class GraphsExtra(TypedDict):
+    layers: NotRequired[list[Layer]]
+    reasons: NotRequired[dict[str, Count]]
+    sensitivity: NotRequired[list[SettingFields]]
+
+
+class CircuitConfig(TypedDict):
+    method: NotRequired[str]
+    ablation: NotRequired[str]
+
+
+class AutoencoderConfig(TypedDict):
+    architecture: NotRequired[str]
+    sparsity: NotRequired[Number | None]
+    hook: NotRequired[str | None]
+    given: NotRequired[str | None]
+    tokens: NotRequired[Count]
+
+
+class ExaminerFields(TypedDict):
+    name: NotRequired[str]
+
+
+class NeuronsConfig(TypedDict):
+    examiner: NotRequired[ExaminerFields]
+    hook: NotRequired[str]
+    stream: NotRequired[str]
+    sae: NotRequired[str | None]
+
+
+class ThresholdFields(TypedDict):
+    activation: Number
+    importance: Number
+
+
+class GraphsConfig(TypedDict):
+    thresholds: NotRequired[ThresholdFields]
+    neurons_per_layer: NotRequired[Count | None]
+    hook: NotRequired[str]
+    stream: NotRequired[str]
+    sae: NotRequired[str | None]
+
+
+_RECORD = TypeAdapter(RecordFields)
+_EXTRA: dict[str, Any] = {
+    "lm": TypeAdapter(LanguageExtra),
+    "acdc": TypeAdapter(CircuitExtra),
+    "sae": TypeAdapter(AutoencoderExtra),
+    "gates": TypeAdapter(GatesExtra),
+    "neurons": TypeAdapter(NeuronsExtra),
+    "n2g": TypeAdapter(GraphsExtra),
+}
+_CONFIG: dict[str, Any] = {
+    "acdc": TypeAdapter(CircuitConfig),
+    "sae": TypeAdapter(AutoencoderConfig),
+    "neurons": TypeAdapter(NeuronsConfig),
+    "n2g": TypeAdapter(GraphsConfig),
+}
+
+
+def problem(content: dict[str, Any]) -> str | None:
+    """The first field of a record's JSON that does not have its type, and why; None if all have.
+
+    One line, such as ``model.ablation.variant: Input should be 'none', 'local' or 'global', not
+    'spiral'``.
+    """
+    if found := _problem(_RECORD, content, ""):
+        return found
+    name = content["evaluation"]
+    for field, adapters in (("extra", _EXTRA), ("config", _CONFIG)):
+        adapter = adapters.get(name)
+        if adapter and (found := _problem(adapter, content.get(field, {}), f"{field}.")):
+            return found
+    return None
+
+
+def _problem(adapter: Any, content: Any, within: str) -> str | None:
+    try:
+        adapter.validate_python(content, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = within + ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            return f"{place}: missing"
+        given = repr(first["input"])
+        given = given if len(given) <= 40 else f"{given[:37]}..."
+        return f"{place}: {first['msg']}, not {given}"
+    return None

@@ -1,0 +1,156 @@
+"""Uncertainty of the figures: standard errors and intervals, the same for all evaluations.
+
+Every figure is shown with an interval, never with a standard error: ``[low, high]`` at 95 %.
+
+- A ratio over stories (a mean per token): `bootstrap`. Tokens of one story are not independent, so
+  the story is what is resampled, and the cluster of the standard error (`ratio`).
+- A mean over neurons, prompts or graphs: `mean_interval` (Student's t).
+- A share of them: `share_interval` (Wilson).
+
+None of them gives an interval of fewer than `ENOUGH` values: it would be as wide as the scale, or
+no wider than luck, and say nothing of other values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from evaluations.core.record import Interval
+
+LEVEL = 0.95
+ENOUGH = 5
+"""Fewest values that an interval is given for."""
+CHUNK = 1 << 21  # resampled entries held at once: memory does not grow with stories x resamples
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A mean per token (or per byte): ``sum(sums) / sum(counts)`` over stories.
+
+    Attributes:
+        value: the ratio; nan where nothing was counted.
+        standard_error: clustered over stories, by linearisation; None with fewer than two stories.
+    """
+
+    value: float
+    standard_error: float | None
+
+
+def ratio(sums: Num[np.ndarray, " stories"], counts: Num[np.ndarray, " stories"]) -> Ratio:
+    """The ratio of two totals over stories, and its standard error.
+
+    With R the ratio and n stories: se = sqrt(n / (n - 1) * sum_i (s_i - R c_i)^2) / |sum_i c_i|
+    (Cochran, Sampling Techniques, section 6.4, without the finite-population factor).
+    """
+    total = float(np.sum(counts, dtype=np.float64))
+    if total == 0:
+        return Ratio(float("nan"), None)
+    value = float(np.sum(sums, dtype=np.float64)) / total
+    n = len(sums)
+    if n < 2:
+        return Ratio(value, None)
+    squares = float(np.sum((sums - value * counts) ** 2))
+    return Ratio(value, float(np.sqrt(n / (n - 1) * squares)) / abs(total))
+
+
+def t_quantile(degrees: int) -> float:
+    """The two-sided 95 % point of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.5 + LEVEL / 2, degrees))
+
+
+def mean_interval(
+    values: Sequence[float] | Num[np.ndarray, " values"], things: str = "values"
+) -> Interval | None:
+    """Interval of the mean of independent values: mean -+ t(0.975, n - 1) * s / sqrt(n).
+
+    Args:
+        things: what the values are of, for the interval's method: ``neurons``.
+
+    Returns:
+        The interval; None with fewer than `ENOUGH` values, with values that are not finite, or
+        where all are equal (their spread is then not known to be 0).
+    """
+    array = np.asarray(values, dtype=np.float64)
+    n = len(array)
+    if n < ENOUGH or not np.isfinite(array).all() or (array == array[0]).all():
+        return None
+    return interval_of_mean(float(array.mean()), float(array.std(ddof=1)) / math.sqrt(n), n, things)
+
+
+def interval_of_mean(
+    mean: float, standard_error: float | None, n: int | None, things: str = "values"
+) -> Interval | None:
+    """As `mean_interval`, from the mean, its standard error and the number of values."""
+    if not standard_error or not math.isfinite(standard_error) or n is None or n < ENOUGH:
+        return None
+    reach = t_quantile(n - 1) * standard_error
+    return Interval(mean - reach, mean + reach, LEVEL, f"Student's t over {n:,} {things}")
+
+
+def share_interval(hits: int, n: int, things: str = "values") -> Interval | None:
+    """Wilson's interval of a share, ``hits`` of ``n``; it stays within 0 and 1.
+
+    Args:
+        things: what is counted, for the interval's method: ``neurons``.
+
+    Returns:
+        The interval; None with fewer than `ENOUGH` values.
+
+    Raises:
+        ValueError: more hits than values, or fewer than none.
+    """
+    from scipy.stats import binomtest
+
+    if n < ENOUGH:
+        return None
+    found = binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
+    return Interval(float(found.low), float(found.high), LEVEL, f"Wilson, {n:,} {things}")
+
+
+def bootstrap(
+    sums: Num[np.ndarray, " stories"],
+    counts: Num[np.ndarray, " stories"],
+    *,
+    resamples: int,
+    seed: int,
+    transform: Callable[[np.ndarray], np.ndarray] = lambda ratios: ratios,
+) -> Interval | None:
+    """Percentile bootstrap interval of ``transform(sum(sums) / sum(counts))`` over stories.
+
+    The same seed draws the same stories for every model that reads them, so two models' resamples
+    are paired.
+
+    Returns:
+        The interval, or None with fewer than `ENOUGH` stories or with sums that are not finite.
+    """
+    if len(sums) < ENOUGH or resamples < 1 or not np.isfinite(sums).all() or not counts.any():
+        return None
+    ratios = transform(_resampled_ratios(sums, counts, resamples, seed))
+    ratios = ratios[~np.isnan(ratios)]
+    if not len(ratios):
+        return None
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(ratios, [tail, 1 - tail])
+    method = f"percentile bootstrap over {len(sums)} stories, {resamples} resamples, seed {seed}"
+    return Interval(float(low), float(high), LEVEL, method)
+
+
+def _resampled_ratios(
+    sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int
+) -> Float[np.ndarray, " resamples"]:
+    draws = np.random.default_rng(seed)
+    n = len(sums)
+    rows = max(1, CHUNK // n)
+    ratios = []
+    for first in range(0, resamples, rows):
+        drawn = draws.integers(n, size=(min(rows, resamples - first), n))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    return np.concatenate(ratios)

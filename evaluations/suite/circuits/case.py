@@ -1,0 +1,173 @@
+"""A model on a task's prompts, run once: what every question about its circuits starts from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from evaluations.suite.circuits.graph import Graph
+from evaluations.suite.circuits.patched import (
+    Ablation,
+    Bucket,
+    Constants,
+    Kept,
+    circuit_logits,
+    kl_divergence,
+    prepare,
+)
+from evaluations.tasks.pairs import PairBatch, TaskPrompts, check_fit
+from sat_interp._util.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 256 * 2**20  # activations of one patched forward pass, roughly
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a circuit does on each prompt, in the prompts' order, in float64 on the CPU.
+
+    Attributes:
+        kl: KL(whole model || circuit) at the last position, in nats.
+        difference: logit(right) - logit(wrong), in nats.
+    """
+
+    kl: Float[Tensor, "prompt"]
+    difference: Float[Tensor, "prompt"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its graph, and prompts with what replaces the edges that are not kept."""
+
+    model: HookedTransformer
+    graph: Graph
+    prompts: TaskPrompts
+    buckets: list[Bucket]
+
+    @classmethod
+    def of(
+        cls,
+        model: HookedTransformer,
+        prompts: TaskPrompts,
+        ablation: Ablation | Constants = "resample",
+    ) -> Case:
+        """Run the prompts.
+
+        Raises:
+            UserError: the model's architecture is not covered, the prompts do not fit it, or an
+                unknown ablation.
+        """
+        check_fit(model, prompts)
+        graph = Graph.of(model)
+        return cls(model, graph, prompts, prepare(model, graph, prompts.batches, ablation))
+
+    def outcome(self, kept: Kept) -> Outcome:
+        """The circuit of these edges, all others replaced."""
+        logits = []
+        with torch.no_grad():
+            for bucket, _ in self.parts():
+                logits += circuit_logits(self.model, self.graph, [bucket], kept)
+        return self._outcome(logits)
+
+    @cached_property
+    def full(self) -> Outcome:
+        """The whole model; its KL is zero."""
+        return self._outcome([bucket.logits for bucket, _ in self.parts()])
+
+    @cached_property
+    def empty(self) -> Outcome:
+        """No edge kept: the fully corrupted model."""
+        return self.outcome(torch.zeros(self.graph.n_edges, dtype=torch.bool))
+
+    def parts(self) -> Iterator[tuple[Bucket, PairBatch]]:
+        """The prompts in pieces small enough for one forward pass, with their answers."""
+        for bucket, batch in zip(self.buckets, self.prompts.batches, strict=True):
+            _, n, positions, width = bucket.clean.shape
+            nodes = self.graph.n_sources + self.graph.n_destinations
+            per_prompt = 4 * nodes * positions * width * bucket.clean.element_size()
+            size = max(1, MAX_BYTES // per_prompt)
+            varies = bucket.replacement.shape[1] > 1
+            for start in range(0, n, size):
+                rows = slice(start, start + size)
+                replacement = bucket.replacement[:, rows] if varies else bucket.replacement
+                yield (
+                    Bucket(bucket.clean[:, rows], replacement, bucket.logits[rows], bucket.first),
+                    batch[range(n)[rows]],
+                )
+
+    def _outcome(self, logits: list[Float[Tensor, "_ d_vocab"]]) -> Outcome:
+        kls, differences = [], []
+        for (bucket, batch), found in zip(self.parts(), logits, strict=True):
+            kls.append(kl_divergence(bucket.logits.double(), found.double()).cpu())
+            differences.append(logit_difference(found.double(), batch).cpu())
+        return Outcome(torch.cat(kls), torch.cat(differences))
+
+
+def finite_case(
+    model: HookedTransformer, prompts: TaskPrompts, ablation: Ablation | Constants
+) -> tuple[Case, int]:
+    """The case of the prompts on which everything the model computes is finite.
+
+    Returns:
+        The case, and how many prompts were left out.
+
+    Raises:
+        UserError: as ``Case.of``; or nothing is finite on any prompt.
+    """
+    case = Case.of(model, prompts, ablation)
+    finite = torch.cat([_finite_rows(bucket) for bucket in case.buckets])
+    n_failed = int((~finite).sum())
+    if not n_failed:
+        return case, 0
+    if n_failed == len(finite):
+        raise UserError(f"{prompts.name}: the model's activations are not finite on any prompt")
+    log.warning("%d of %d prompts left out: not finite", n_failed, len(finite))
+    return Case.of(model, prompts.subset(finite.nonzero().flatten().tolist()), ablation), n_failed
+
+
+def _finite_rows(bucket: Bucket) -> Bool[Tensor, "batch"]:
+    """Whether logits, clean outputs and replacements of each prompt are finite."""
+    finite = bucket.logits.isfinite().all(-1)
+    for written in (bucket.clean, bucket.replacement):
+        finite = finite & written.isfinite().flatten(2).all(-1).all(0)
+    return finite.cpu()
+
+
+def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
+    """The case of the held-out prompts, edges being replaced as in the case itself.
+
+    Constants (zeros, means) are those of the prompts a circuit is found on.
+
+    Returns:
+        None where no prompt is held out, or none on which everything is finite.
+    """
+    prompts = case.prompts.held_out
+    if prompts is None or not prompts.n:
+        return None
+    constants = case.buckets[0].replacement[:, 0, 0]
+    try:
+        return finite_case(
+            case.model,
+            prompts,
+            "resample" if isinstance(ablation, str) and ablation == "resample" else constants,
+        )[0]
+    except UserError as error:
+        log.warning("held-out prompts cannot be used: %s", error)
+        return None
+
+
+def logit_difference(
+    logits: Float[Tensor, "batch d_vocab"], batch: PairBatch
+) -> Float[Tensor, "batch"]:
+    """logit(right) - logit(wrong) of each prompt."""
+    rows = torch.arange(len(batch), device=logits.device)
+    right, wrong = batch.right.to(logits.device), batch.wrong.to(logits.device)
+    return logits[rows, right] - logits[rows, wrong]

@@ -1,0 +1,171 @@
+"""The edge-factorised graph of a transformer: who reads whom through the residual stream.
+
+A *source* writes to the residual stream: the embedding (token and position together), every head,
+every MLP. A *destination* reads from it: the queries, keys and values of every head apart, every
+MLP, and the final residual that the unembedding reads. An edge joins a source to a destination
+that comes after it; biases of the attention output belong to no source and are always there.
+
+Sources are numbered as they are computed, and so are destinations: the sources that a destination
+may read are always the first ``n`` of them. At 8 layers of 16 heads there are 23,981 edges.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from evaluations.suite.circuits.shape import GraphShape
+from sat_interp._util.errors import UserError
+from sat_interp._util.files import write_atomically
+
+# What a graph and its patched forward pass are written for; anything else is refused by name.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "normalization_type": ("LN", "LNPre", "RMS", "RMSPre", None),
+    "positional_embedding_type": ("standard", "rotary"),
+    "attention_dir": ("causal",),
+    "n_key_value_heads": (None,),
+    "num_experts": (None,),
+    "post_embedding_ln": (False, None),
+    "use_normalization_before_and_after": (False, None),
+    "use_qk_norm": (False, None),
+    "use_attention_sinks": (False, None),
+    "use_logn_attn": (False, None),
+    "use_dynamic_ntk_rope": (False, None),
+    "clip_qkv": (None,),
+    "load_in_4bit": (False, None),
+}
+_SOFT_CAPS = ("attn_scores_soft_cap", "output_logits_soft_cap")
+
+
+class Graph(GraphShape):
+    """The graph of a model: its shape, and its edges as tensors.
+
+    Edge ``e`` runs from ``edge_source[e]`` to ``edge_destination[e]``.
+    """
+
+    @classmethod
+    def of(cls, model: HookedTransformer) -> Graph:
+        """The graph of a model.
+
+        Raises:
+            UserError: an architecture that the patched forward pass does not cover.
+        """
+        cfg = model.cfg
+        for name, wanted in _SUPPORTED.items():
+            value = getattr(cfg, name, None)
+            if value not in wanted:
+                known = " or ".join(str(one) for one in wanted if isinstance(one, str))
+                raise UserError(
+                    f"circuits do not cover models with {name}={value!r}"
+                    + (f", only {known}" if known else "")
+                )
+        for name in _SOFT_CAPS:
+            value = getattr(cfg, name, None)
+            # TransformerLens reads any value that is not positive as no cap.
+            if value is not None and not value <= 0:
+                raise UserError(f"circuits do not cover models with {name}={value!r}, only none")
+        if cfg.original_architecture in ("Olmo2ForCausalLM", "Olmo3ForCausalLM"):
+            raise UserError("circuits do not cover blocks that normalise after reading (OLMo 2, 3)")
+        return cls(cfg.n_layers, cfg.n_heads, not cfg.attn_only, bool(cfg.parallel_attn_mlp))
+
+    @cached_property
+    def edge_source(self) -> Int[Tensor, "edge"]:
+        return torch.cat([torch.arange(n) for n in self.n_read])
+
+    @cached_property
+    def edge_destination(self) -> Int[Tensor, "edge"]:
+        return torch.arange(self.n_destinations).repeat_interleave(torch.tensor(self.n_read))
+
+    def edge_name(self, edge: int) -> tuple[str, str]:
+        """An edge as ``("a0.h3", "a2.h1.q")``."""
+        source = self.sources[int(self.edge_source[edge])]
+        return source.name, self.destinations[int(self.edge_destination[edge])].name
+
+    def matrix(
+        self, edges: Float[Tensor, "edge"] | Bool[Tensor, "edge"]
+    ) -> Float[Tensor, "destination source"] | Bool[Tensor, "destination source"]:
+        """Values of edges as a matrix, zero (False) where there is no edge; differentiable."""
+        empty = edges.new_zeros(self.n_destinations, self.n_sources)
+        where = (self.edge_destination.to(edges.device), self.edge_source.to(edges.device))
+        return empty.index_put(where, edges)
+
+    def order(self, seed: int | None = None) -> Int[Tensor, "edge"]:
+        """Edges in the order ACDC visits them: total, and from the output towards the input.
+
+        Without a seed: the final residual; then, per layer from the last, its MLP, then its heads
+        from the last to the first, each V, K, Q; for each of them its sources, latest first. With
+        a seed: as that, with the destinations of each layer's attention shuffled among themselves,
+        and so the sources of every destination.
+        """
+        if seed is None:
+            return torch.arange(self.n_edges).flip(0)
+        generator = torch.Generator().manual_seed(seed)
+        width = 3 * self.n_heads
+        visited = torch.arange(self.n_destinations).flip(0).tolist()
+        for layer in range(self.n_layers):
+            first = self.destination(layer, "q")
+            start = visited.index(first + width - 1)
+            shuffled = torch.randperm(width, generator=generator) + first
+            visited[start : start + width] = shuffled.tolist()
+        parts = [
+            self.first_edge[d] + torch.randperm(self.n_read[d], generator=generator)
+            for d in visited
+        ]
+        return torch.cat(parts)
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def circuit_to_dict(
+    graph: Graph, kept: Bool[Tensor, "edge"], scores: Float[Tensor, "edge"] | None = None
+) -> dict[str, Any]:
+    """A circuit as JSON holds it: the graph's shape and the kept edges by name, output first."""
+    edges = []
+    for edge in kept.nonzero().flatten().flip(0).tolist():
+        source, destination = graph.edge_name(edge)
+        score = {} if scores is None else {"score": float(scores[edge])}
+        edges.append({"source": source, "destination": destination, **score})
+    return {"graph": {**asdict(graph), "n_edges": graph.n_edges}, "edges": edges}
+
+
+def write_circuit(
+    path: str | Path,
+    graph: Graph,
+    kept: Bool[Tensor, "edge"],
+    scores: Float[Tensor, "edge"] | None = None,
+) -> Path:
+    """Write a circuit as JSON (:func:`circuit_to_dict`)."""
+    return write_atomically(path, json.dumps(circuit_to_dict(graph, kept, scores), indent=1) + "\n")
+
+
+def read_circuit(path: str | Path, graph: Graph) -> Bool[Tensor, "edge"]:
+    """The kept edges of a circuit file.
+
+    Raises:
+        UserError: no such file, not a circuit, or the circuit of a model of another shape.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        shape = {name: found["graph"][name] for name in asdict(graph)}
+        names = [(edge["source"], edge["destination"]) for edge in found["edges"]]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} is not a circuit's JSON file: write one with sat-eval acdc"
+        ) from None
+    if shape != asdict(graph):
+        raise UserError(f"{path} is a circuit of {Graph(**shape)}, this model's is {graph}")
+    kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+    for source, destination in names:
+        kept[graph.edge_named(source, destination)] = True
+    return kept

@@ -1,0 +1,1 @@
+"""ACDC: the search and its engines."""

@@ -1,0 +1,259 @@
+"""The fast engine: many candidate inputs of one destination, to the KL of each, in one batch.
+
+Everything upstream of the destination is as the clean run left it and is never computed again. Of
+what is downstream, only what changes is (``plan.py``), as a difference from the circuit accepted so
+far. Positions before the first one at which any replacement differs from
+the clean run cannot change either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluations.suite.circuits.graph import Graph
+from evaluations.suite.circuits.methods.acdc.folded import Folded
+from evaluations.suite.circuits.methods.acdc.plan import LayerPlan, Plan, Read
+from evaluations.suite.circuits.patched import Bucket, visible
+
+States = Float[Tensor, "state batch pos d_model"]
+Inputs = Float[Tensor, "state batch read_pos d_model"]
+
+
+class Lane:
+    """Prompts of one length, and the state of every node in the circuit accepted so far."""
+
+    def __init__(self, graph: Graph, folded: Folded, bucket: Bucket) -> None:
+        self.graph, self.folded = graph, folded
+        self.current = folded.centre(bucket.clean).clone()
+        self.replacement = folded.centre(bucket.replacement)
+        self.first = bucket.first
+        self.n_prompts, self.n_positions = bucket.clean.shape[1:3]
+        self.base: dict[int, Tensor] = {}  # what decided destinations read
+        self.streams: dict[int, Tensor] = {}  # the clean residual stream after n sources
+        self.qkv: list[Tensor] = []
+        self.z: list[Tensor] = []
+        for layer in range(graph.n_layers):
+            self._run_clean(layer)
+        self._add_stream(graph.n_sources, graph.n_layers)
+        self.masks = [
+            visible(self.n_positions, layer.window, bucket.logits.device).logical_not_()
+            for layer in folded.layers
+        ]
+        self.log_sum_exp = bucket.logits.logsumexp(-1)
+        log_p = bucket.logits - self.log_sum_exp[:, None]
+        p = log_p.exp()
+        self.negative_entropy = (p * log_p).sum(-1) - p @ folded.unembed_bias
+        self.expected = p @ folded.unembed.T
+
+    def _run_clean(self, layer: int) -> None:
+        """Queries, keys, values and z of the clean run."""
+        graph, weights = self.graph, self.folded.layers[layer]
+        stream = self._add_stream(graph.before(layer), layer)
+        if graph.mlps and not graph.parallel:
+            self._add_stream(graph.before(layer) + graph.n_heads, layer + 1)
+        scale = self.folded.scale(stream)
+        qkv = (stream * scale) @ weights.weights[:, :, None].mT + weights.biases[:, :, None, None]
+        if weights.rotate is not None:
+            for part in qkv[:2].flatten(0, 1):
+                part.copy_(weights.rotate(part, 0))
+        future = visible(self.n_positions, weights.window, stream.device).logical_not_()
+        q, k, v = qkv
+        self.qkv.append(qkv)
+        self.z.append((q @ k.mT).masked_fill_(future, -torch.inf).softmax(-1) @ v)
+
+    def _add_stream(self, n: int, n_biases: int) -> Float[Tensor, "batch pos d_model"]:
+        written = self.current[:n].sum(0)
+        bias = sum(
+            (layer.bias for layer in self.folded.layers[:n_biases]), start=written.new_zeros(())
+        )
+        self.streams[n] = written + bias
+        return self.streams[n]
+
+    def positions(self, wide: bool) -> int:
+        """How many positions, counted from the end, a wide or a narrow input has."""
+        return self.n_positions - self.first if wide else 1
+
+    # The input of the destination being visited ------------------------------------------------
+
+    def clean_input(self, plan: Plan) -> Float[Tensor, "batch pos d_model"]:
+        """The input of a destination with every edge kept."""
+        stream = self.streams[self.graph.n_read[plan.destination]]
+        return stream[:, -self.positions(plan.wide) :]
+
+    def states(
+        self,
+        start: Float[Tensor, "batch pos d_model"],
+        sources: Sequence[int],
+        stays_removed: Sequence[bool],
+    ) -> States:
+        """State i: ``start`` with source i replaced, and those before it that stay replaced."""
+        n = start.shape[1]
+        states = start.new_empty(len(sources), *start.shape)
+        for state, source, stays in zip(states, sources, stays_removed, strict=True):
+            torch.sub(start, self.current[source][:, -n:], out=state)
+            state += self.replacement[source][:, -n:]
+            if stays:
+                start = state
+        return states
+
+    # Downstream --------------------------------------------------------------------------------
+
+    def kl(self, plan: Plan, states: States, accept: bool = False) -> Float[Tensor, "state"]:
+        """KL from the clean output, summed over prompts, for each input of the destination.
+
+        Args:
+            accept: make the one state given the circuit's own.
+        """
+        deltas: dict[int, Tensor] = {}
+        if accept:
+            whole = self.streams[self.graph.n_read[plan.destination]].clone()
+            self.base[plan.destination] = whole
+        for layer in plan.layers:
+            if layer.wide or layer.narrow:
+                self._attention(layer, plan, states, deltas, accept)
+            if layer.mlp is not None:
+                self._mlp(layer, plan, states, deltas, accept)
+        end = Read(self.graph.n_destinations - 1, 0, 0, plan.final)
+        return self._divergence(self._read(end, False, plan, states, deltas, accept))
+
+    def _read(
+        self,
+        read: Read,
+        wide: bool,
+        plan: Plan,
+        states: States,
+        deltas: dict[int, Tensor],
+        accept: bool,
+    ) -> Inputs:
+        """What a destination reads in each state."""
+        n = self.positions(wide)
+        if read.destination == plan.destination:
+            found = states
+        else:
+            first, *others = read.sources
+            found = self.base[read.destination][:, -n:] + deltas[first][:, :, -n:]
+            for source in others:
+                found += deltas[source][:, :, -n:]
+        if accept:
+            self.base[read.destination][:, -n:] = found[0]
+        return found
+
+    def _attention(
+        self,
+        layer: LayerPlan,
+        plan: Plan,
+        states: States,
+        deltas: dict[int, Tensor],
+        accept: bool,
+    ) -> None:
+        weights = self.folded.layers[layer.layer]
+        fresh: dict[tuple[int, int], Tensor] = {}
+        for wide, reads in ((True, layer.reads), (False, layer.narrow_reads)):
+            for read in reads:
+                x = self._read(read, wide, plan, states, deltas, accept)
+                product = weights.weights[read.part, read.head] @ x.flatten(0, 2).T
+                y = product.T.unflatten(0, x.shape[:3]) * self.folded.scale(x)
+                y += weights.biases[read.part, read.head]
+                if weights.rotate is not None and read.part < 2:
+                    n = y.shape[2]
+                    y = weights.rotate(y.flatten(0, 1), self.n_positions - n).view_as(y)
+                if accept:
+                    kept = self.qkv[layer.layer][read.part, read.head]
+                    kept[:, -y.shape[2] :] = y[0]
+                fresh[read.part, read.head] = y
+        for wide, heads in ((True, layer.wide), (False, layer.narrow)):
+            if heads:
+                self._heads(layer.layer, heads, wide, len(states), fresh, deltas, accept)
+
+    def _heads(
+        self,
+        layer: int,
+        heads: list[int],
+        wide: bool,
+        n_states: int,
+        fresh: dict[tuple[int, int], Tensor],
+        deltas: dict[int, Tensor],
+        accept: bool,
+    ) -> None:
+        """How what these heads write changes."""
+        n = self.positions(wide)
+        q = self._gathered(layer, 0, heads, n_states, fresh, n)
+        k = self._gathered(layer, 1, heads, n_states, fresh, self.n_positions)
+        v = self._gathered(layer, 2, heads, n_states, fresh, self.n_positions)
+        scores = q @ k.mT
+        if n > 1 or self.folded.layers[layer].window is not None:
+            scores.masked_fill_(self.masks[layer][-n:], -torch.inf)
+        z = scores.softmax(-1) @ v
+        kept = self.z[layer][heads][:, :, -n:]
+        change = (z - kept[:, None]).flatten(1, 3) @ self.folded.layers[layer].out[heads]
+        change = change.unflatten(1, (n_states, self.n_prompts, n))
+        for head, z_head, delta in zip(heads, z, change, strict=True):
+            source = self.graph.head(layer, head)
+            deltas[source] = delta
+            if accept:
+                self.z[layer][head, :, -n:] = z_head[0]
+                self.current[source, :, -n:] += delta[0]
+
+    def _gathered(
+        self,
+        layer: int,
+        part: int,
+        heads: list[int],
+        n_states: int,
+        fresh: dict[tuple[int, int], Tensor],
+        n: int,
+    ) -> Float[Tensor, "heads state batch pos d_head"]:
+        """Queries, keys or values of heads at the last n positions, changed ones and others."""
+        kept = self.qkv[layer][part, :, :, -n:]
+        if not any((part, head) in fresh for head in heads):
+            return kept[heads][:, None]
+        gathered = kept.new_empty(len(heads), n_states, *kept.shape[1:])
+        for row, head in zip(gathered, heads, strict=True):
+            y = fresh.get((part, head))
+            if y is None:
+                row[:] = kept[head]
+                continue
+            row[:, :, n - y.shape[2] :] = y
+            if y.shape[2] < n:
+                row[:, :, : n - y.shape[2]] = kept[head][:, : n - y.shape[2]]
+        return gathered
+
+    def _mlp(
+        self,
+        layer: LayerPlan,
+        plan: Plan,
+        states: States,
+        deltas: dict[int, Tensor],
+        accept: bool,
+    ) -> None:
+        mlp = self.folded.layers[layer.layer].mlp
+        assert layer.mlp is not None
+        assert mlp is not None
+        x = self._read(layer.mlp, layer.mlp_wide, plan, states, deltas, accept)
+        source = self.graph.mlp(layer.layer)
+        kept = self.current[source][:, -x.shape[2] :]
+        written = mlp((x * self.folded.scale(x)).flatten(0, 2)).view_as(x)
+        deltas[source] = written - kept
+        if accept:
+            kept[:] = written[0]
+
+    def _divergence(self, final: Inputs) -> Float[Tensor, "state"]:
+        """KL(p || q) = sum p ln p - p . logits + lse(logits), summed over prompts."""
+        x = (final * self.folded.scale(final))[:, :, 0]
+        linear = torch.einsum("sbd,bd->sb", x, self.expected)
+        lse = self.folded.log_sum_exp(x.flatten(0, 1), self.log_sum_exp.repeat(len(x)))
+        return (self.negative_entropy - linear + lse.view_as(linear)).double().sum(1)
+
+    def bytes_per_state(self, plan: Plan) -> int:
+        """Working memory of one state, roughly: its input, what changes, one layer's scratch."""
+        rows = self.n_prompts * self.positions(plan.wide)
+        width = self.current.shape[-1]
+        n_heads = max((len(p.wide) + len(p.narrow) for p in plan.layers), default=0)
+        scores = n_heads * (2 * self.n_positions + 4 * width // self.graph.n_heads + width)
+        hidden = 12 * width  # an MLP's, four times as wide, and two copies of it on the way
+        values = width * (plan.n_changed + 4) + scores + hidden
+        return rows * values * self.current.element_size()

@@ -1,0 +1,290 @@
+"""The patched forward pass: every edge reads its source's output, or what replaces it.
+
+A destination's input is the sum over the sources before it of the source's output where the edge
+is kept, and of that source's replacement where it is not, plus the attention biases before it. What
+the replacement is, is a tensor handed in. This is the plain reference; ``acdc`` has a faster
+engine for the one thing it does, tested against this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+from transformer_lens.components import AbstractAttention, TransformerBlock
+
+from evaluations.suite.circuits.graph import Graph
+from sat_interp._util.errors import UserError
+
+PRECISE = (torch.float32, torch.float64)
+"""What circuits are searched in: in less, KL steps are mostly rounding."""
+
+Ablation = Literal["resample", "zero", "mean"]
+Sources = Float[Tensor, "source batch pos d_model"]
+Replacement = Float[Tensor, "source #batch #pos d_model"]
+Constants = Float[Tensor, "source d_model"]
+Kept = Bool[Tensor, "edge"] | Float[Tensor, "edge"]
+
+
+@runtime_checkable
+class Prompts(Protocol):
+    """Clean and corrupted prompts of one length, (batch, pos) token ids, nothing padded."""
+
+    @property
+    def clean(self) -> Tensor: ...
+    @property
+    def corrupted(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One forward pass: what every source wrote, and the logits at the last position."""
+
+    sources: Sources
+    logits: Float[Tensor, "batch d_vocab"]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Prompts of one length, run once: all that patching needs to know of them.
+
+    Attributes:
+        clean: what every source writes on the clean prompts.
+        replacement: what an edge carries that is not kept.
+        logits: the clean run's, at the last position.
+        first: clean output and replacement are equal before this position, by causality.
+    """
+
+    clean: Sources
+    replacement: Replacement
+    logits: Float[Tensor, "batch d_vocab"]
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+
+def embed(
+    model: HookedTransformer, tokens: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """What the embedding writes: tokens and, where they are learned, positions."""
+    embedding = model.embed(tokens)
+    if model.cfg.positional_embedding_type == "standard":
+        embedding = embedding + model.pos_embed(tokens)
+    return embedding
+
+
+def forward(
+    model: HookedTransformer,
+    graph: Graph,
+    embedding: Float[Tensor, "batch pos d_model"],
+    kept: Kept | None = None,
+    replacement: Replacement | None = None,
+    added: Float[Tensor, "destination batch pos d_model"] | None = None,
+) -> Run:
+    """The forward pass in which an edge that is not kept carries its source's replacement.
+
+    Args:
+        embedding: what the embedding writes (:func:`embed`, or an interpolation).
+        kept: True or 1 where an edge is kept; differentiable where it is a float, an edge then
+            carrying ``replacement + kept * (output - replacement)``. All edges by default.
+        replacement: what the other edges carry.
+        added: added to the input of each destination. Zeros that require a gradient give the
+            gradient with respect to every destination's input.
+    """
+    matrix = None if kept is None else graph.matrix(kept).to(embedding)
+    reader = _Reader(graph, matrix, replacement, added, embedding)
+    for layer, block in enumerate(model.blocks):
+        first = graph.destination(layer, "q")
+        inputs = reader.inputs(first, 3 * graph.n_heads)
+        qkv = inputs.unflatten(0, (graph.n_heads, 3)).transpose(0, 1)
+        heads = _heads(block, qkv)
+        if graph.mlps and not graph.parallel:
+            reader.write(heads, block.attn.b_O)
+        if graph.mlps:
+            mlp_input = reader.inputs(graph.destination(layer, "mlp"), 1)[0]
+            out = block.mlp(block.ln2(mlp_input))[None]
+            if graph.parallel:
+                reader.write(torch.cat([heads, out]), block.attn.b_O)
+            else:
+                reader.write(out)
+        else:
+            reader.write(heads, block.attn.b_O)
+    final = reader.inputs(graph.destination(graph.n_layers, "resid_final"), 1)[0, :, -1:]
+    if model.cfg.normalization_type is not None:
+        final = model.ln_final(final)
+    return Run(reader.sources, model.unembed(final)[:, 0])
+
+
+class _Reader:
+    """The residual stream, kept apart by who wrote it."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        matrix: Tensor | None,
+        replacement: Tensor | None,
+        added: Tensor | None,
+        embedding: Tensor,
+    ) -> None:
+        if (matrix is None) != (replacement is None):
+            raise ValueError("kept and replacement come together")
+        self.graph, self.matrix, self.replacement, self.added = graph, matrix, replacement, added
+        self.sources = embedding[None]
+        self.bias = torch.zeros_like(embedding[0, 0])
+
+    def write(self, outputs: Tensor, bias: Tensor | None = None) -> None:
+        self.sources = torch.cat([self.sources, outputs])
+        if bias is not None:
+            self.bias = self.bias + bias
+
+    def inputs(self, first: int, count: int) -> Float[Tensor, "destination batch pos d_model"]:
+        """What ``count`` destinations read, from number ``first`` on."""
+        n = len(self.sources) if not self.graph.parallel else self.graph.n_read[first]
+        present = self.sources[:n]
+        if self.matrix is None or self.replacement is None:
+            read = present.sum(0).expand(count, *present.shape[1:])
+        else:
+            replaced = self.replacement[:n]
+            kept = self.matrix[first : first + count, :n]
+            read = (kept @ (present - replaced).flatten(1)).unflatten(1, present.shape[1:])
+            read = read + replaced.sum(0)
+        read = read + self.bias
+        return read if self.added is None else read + self.added[first : first + count]
+
+
+def _heads(
+    block: TransformerBlock, qkv: Float[Tensor, "three heads batch pos d_model"]
+) -> Float[Tensor, "heads batch pos d_model"]:
+    """What each head writes, without the bias, from what its queries, keys and values read."""
+    attn = block.attn
+    normal = block.ln1(qkv)
+    weights = torch.stack([attn.W_Q, attn.W_K, attn.W_V])[:, :, None]
+    biases = torch.stack([attn.b_Q, attn.b_K, attn.b_V])[:, :, None, None]
+    q, k, v = normal @ weights + biases  # each (heads, batch, pos, d_head)
+    if attn.cfg.positional_embedding_type == "rotary":
+        q, k = (attn.apply_rotary(x.permute(1, 2, 0, 3)).permute(2, 0, 1, 3) for x in (q, k))
+    scores = q @ k.transpose(-1, -2) / attn.attn_scale
+    future = ~visible(q.shape[-2], window(attn), q.device)
+    pattern = scores.masked_fill(future, -torch.inf).softmax(-1)
+    return pattern @ v @ attn.W_O[:, None]
+
+
+def window(attn: AbstractAttention) -> int | None:
+    """How many positions, its own included, a query may look back on; None for all."""
+    return attn.cfg.window_size if attn.attn_type == "local" else None
+
+
+def visible(n: int, window: int | None, device: torch.device) -> Bool[Tensor, "query key"]:
+    """Which positions a query may look at: its own and earlier ones, within a window if local."""
+    past = torch.ones(n, n, dtype=torch.bool, device=device).tril()
+    return past if window is None else past.triu(1 - window)
+
+
+def prepare(
+    model: HookedTransformer,
+    graph: Graph,
+    batches: Sequence[Prompts],
+    ablation: Ablation | Constants = "resample",
+) -> list[Bucket]:
+    """Run the clean prompts, and what replaces their edges, once and for all.
+
+    Args:
+        batches: prompts, each batch of one length.
+        ablation: an edge that is not kept carries its source's output on the corrupted prompt
+            (``resample``), nothing (``zero``), its source's mean output over all positions of all
+            corrupted prompts (``mean``), or the constant given for its source.
+
+    Raises:
+        UserError: no prompts, or a clean prompt and its corrupted one of unequal length, or
+            constants of another graph's shape, or a model in less than float32.
+    """
+    if model.W_E.dtype not in PRECISE:
+        kind = str(model.W_E.dtype).removeprefix("torch.")
+        raise UserError(
+            f"circuits are not searched in {kind}, whose rounding passes for KL: use float32"
+        )
+    if not batches or not all(len(batch.clean) for batch in batches):
+        raise UserError("there are no prompts to find a circuit with")
+    if any(batch.clean.shape != batch.corrupted.shape for batch in batches):
+        raise UserError("a clean prompt and its corrupted one must have equally many tokens")
+    constants = _constants(model, graph, batches, ablation)
+    buckets = []
+    with torch.no_grad():
+        for batch in batches:
+            tokens = batch.clean.to(model.W_E.device)
+            run = forward(model, graph, embed(model, tokens))
+            if constants is not None:
+                buckets.append(Bucket(run.sources, constants[:, None, None], run.logits))
+                continue
+            corrupted = batch.corrupted.to(tokens.device)
+            first = _first_difference(tokens, corrupted)
+            replacement = forward(model, graph, embed(model, corrupted)).sources
+            # Equal by causality; made equal to the last bit.
+            replacement[:, :, :first] = run.sources[:, :, :first]
+            buckets.append(Bucket(run.sources, replacement, run.logits, first))
+    return buckets
+
+
+def _first_difference(clean: Tensor, corrupted: Tensor) -> int:
+    """The first position at which any prompt and its corrupted one differ; the last, if none."""
+    differ = (clean != corrupted).any(0)
+    return int(differ.int().argmax()) if differ.any() else clean.shape[1] - 1
+
+
+def _constants(
+    model: HookedTransformer,
+    graph: Graph,
+    batches: Sequence[Prompts],
+    ablation: Ablation | Constants,
+) -> Constants | None:
+    """The constant per source that replaces it; None where that differs between prompts."""
+    weight = model.W_E
+    if isinstance(ablation, Tensor):
+        wanted = (graph.n_sources, weight.shape[1])
+        if tuple(ablation.shape) != wanted:
+            raise UserError(f"constants have shape {tuple(ablation.shape)}, not {wanted}")
+        return ablation.to(weight)
+    if ablation == "resample":
+        return None
+    total = weight.new_zeros(graph.n_sources, weight.shape[1])
+    if ablation == "zero":
+        return total
+    with torch.no_grad():
+        for batch in batches:
+            tokens = batch.corrupted.to(weight.device)
+            total += forward(model, graph, embed(model, tokens)).sources.sum((1, 2))
+    return total / sum(batch.corrupted.numel() for batch in batches)
+
+
+def kl_divergence(
+    clean: Float[Tensor, "*rows d_vocab"], patched: Float[Tensor, "*rows d_vocab"]
+) -> Float[Tensor, "*rows"]:
+    """KL(clean || patched) in nats: the sum over tokens of p (ln p - ln q)."""
+    p = clean.log_softmax(-1)
+    return (p.exp() * (p - patched.log_softmax(-1))).sum(-1)
+
+
+def circuit_logits(
+    model: HookedTransformer, graph: Graph, buckets: Sequence[Bucket], kept: Kept
+) -> list[Float[Tensor, "batch d_vocab"]]:
+    """Logits at the last position with these edges kept, for each bucket."""
+    return [forward(model, graph, b.clean[0], kept, b.replacement).logits for b in buckets]
+
+
+def circuit_kl(
+    model: HookedTransformer, graph: Graph, buckets: Sequence[Bucket], kept: Kept
+) -> float:
+    """Mean over all prompts of KL(clean || circuit) at the last position, in nats."""
+    with torch.no_grad():
+        found = circuit_logits(model, graph, buckets, kept)
+    total = sum(
+        kl_divergence(bucket.logits, logits).sum().item()
+        for bucket, logits in zip(buckets, found, strict=True)
+    )
+    return total / sum(len(bucket) for bucket in buckets)

@@ -1,0 +1,175 @@
+"""Sources, destinations and edges of a graph, by number and by name: all that drawing one takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from sat_interp._util.errors import UserError
+
+Part = Literal["q", "k", "v", "mlp", "resid_final"]
+
+_PARTS: tuple[Part, ...] = ("q", "k", "v")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Something that writes to the residual stream; the embedding has layer -1."""
+
+    layer: int
+    head: int | None = None
+
+    @property
+    def name(self) -> str:
+        if self.layer < 0:
+            return "embed"
+        return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Something that reads the residual stream; the final residual has layer n_layers."""
+
+    layer: int
+    part: Part
+    head: int | None = None
+
+    @property
+    def name(self) -> str:
+        if self.part == "resid_final":
+            return "resid_final"
+        return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}.{self.part}"
+
+
+@dataclass(frozen=True)
+class GraphShape:
+    """A graph's shape; everything else follows from it.
+
+    Edges are numbered by destination, then by source, both as computed. A circuit is a mask over
+    edges.
+
+    Attributes:
+        mlps: whether blocks have an MLP.
+        parallel: whether an MLP reads what its block's heads read, and not the heads themselves.
+    """
+
+    n_layers: int
+    n_heads: int
+    mlps: bool = True
+    parallel: bool = False
+
+    # Sources and destinations ----------------------------------------------------------------
+
+    @cached_property
+    def sources(self) -> tuple[Source, ...]:
+        found = [Source(-1)]
+        for layer in range(self.n_layers):
+            found += [Source(layer, head) for head in range(self.n_heads)]
+            found += [Source(layer)] * self.mlps
+        return tuple(found)
+
+    @cached_property
+    def destinations(self) -> tuple[Destination, ...]:
+        found: list[Destination] = []
+        for layer in range(self.n_layers):
+            found += [Destination(layer, p, h) for h in range(self.n_heads) for p in _PARTS]
+            found += [Destination(layer, "mlp")] * self.mlps
+        return (*found, Destination(self.n_layers, "resid_final"))
+
+    @property
+    def n_sources(self) -> int:
+        return 1 + self.n_layers * self._per_layer
+
+    @property
+    def n_destinations(self) -> int:
+        return 1 + self.n_layers * (3 * self.n_heads + self.mlps)
+
+    @cached_property
+    def n_edges(self) -> int:
+        return sum(self.n_read)
+
+    @property
+    def _per_layer(self) -> int:
+        return self.n_heads + self.mlps
+
+    def before(self, layer: int) -> int:
+        """How many sources there are before the heads of a layer."""
+        return 1 + layer * self._per_layer
+
+    def head(self, layer: int, head: int) -> int:
+        """The source index of a head."""
+        return self.before(layer) + head
+
+    def mlp(self, layer: int) -> int:
+        """The source index of an MLP."""
+        return self.before(layer) + self.n_heads
+
+    def destination(self, layer: int, part: Part, head: int = 0) -> int:
+        """The index of a destination."""
+        first = layer * (3 * self.n_heads + self.mlps)
+        if part == "resid_final":
+            return self.n_destinations - 1
+        return first + 3 * self.n_heads if part == "mlp" else first + 3 * head + _PARTS.index(part)
+
+    def written_by(self, destination: int) -> int | None:
+        """The source that a destination belongs to: its head, or its MLP; None at the end."""
+        node = self.destinations[destination]
+        if node.part == "resid_final":
+            return None
+        return self.mlp(node.layer) if node.head is None else self.head(node.layer, node.head)
+
+    # Edges -----------------------------------------------------------------------------------
+
+    @cached_property
+    def n_read(self) -> tuple[int, ...]:
+        """For every destination, how many sources come before it."""
+        return tuple(
+            self.before(node.layer)
+            + (self.n_heads if node.part == "mlp" and not self.parallel else 0)
+            for node in self.destinations
+        )
+
+    @cached_property
+    def first_edge(self) -> tuple[int, ...]:
+        """For every destination, its edge from source 0; the others follow."""
+        first = [0]
+        for n in self.n_read:
+            first.append(first[-1] + n)
+        return tuple(first)
+
+    def edge(self, source: int, destination: int) -> int:
+        """The number of an edge.
+
+        Raises:
+            ValueError: the source does not come before the destination.
+        """
+        if not 0 <= source < self.n_read[destination]:
+            raise ValueError(
+                f"{self.sources[source].name} does not come before "
+                f"{self.destinations[destination].name}"
+            )
+        return self.first_edge[destination] + source
+
+    def edge_named(self, source: str, destination: str) -> int:
+        """The edge between two names.
+
+        Raises:
+            UserError: this graph has no such edge.
+        """
+        try:
+            return self.edge(self._source_index[source], self._destination_index[destination])
+        except (KeyError, ValueError):
+            raise UserError(f"{self} has no edge {source} -> {destination}") from None
+
+    @cached_property
+    def _source_index(self) -> dict[str, int]:
+        return {source.name: index for index, source in enumerate(self.sources)}
+
+    @cached_property
+    def _destination_index(self) -> dict[str, int]:
+        return {node.name: index for index, node in enumerate(self.destinations)}
+
+    def __str__(self) -> str:
+        blocks = ("parallel " if self.parallel else "") + ("blocks" if self.mlps else "attention")
+        return f"a graph of {self.n_layers} layers of {self.n_heads} heads ({blocks})"

@@ -1,0 +1,1 @@
+"""lm: how well a model predicts text."""

@@ -1,0 +1,202 @@
+"""A unit's graph as a figure and as GraphML."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import networkx as nx
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
+
+from sat_interp._util import escape
+from sat_interp._util.files import write_atomically
+
+SHADE = matplotlib.colormaps["Oranges"]
+COLUMN, LINE = 1.45, 0.34
+"""Inches between columns, and between nodes of one."""
+MOST, DEEPEST = 16, 9
+"""Nodes of a column, and columns before the activating one, that are drawn."""
+LONGEST = 14
+CHARACTER = 0.066
+"""Inches a character takes, about."""
+
+Place = tuple[float, float]
+
+
+def draw_graph(neuron: dict[str, Any]) -> Figure:
+    """The merged trie: context on the left, activating tokens on the right, shaded by activation.
+
+    Equal tokens at equal distance from the activating one are one node; ``*`` is any token. A
+    column shows its 16 best linked nodes and says how many it leaves out; nine columns of context
+    are drawn.
+
+    Args:
+        neuron: as it is kept in a layer's file.
+    """
+    graph = neuron.get("graph") or {"nodes": [], "edges": []}
+    columns, hidden = _columns(graph)
+    tallest = max((len(column) for column in columns.values()), default=1)
+    deepest = max(columns, default=0)
+    width = max(4.2, COLUMN * (deepest + 1) + 0.6)
+    figure = Figure(figsize=(width, max(1.9, LINE * (tallest + 1) + 1.0)), layout="constrained")
+    axes = figure.subplots()
+    places = _places(columns, tallest)
+    half = {node["id"]: _half_width(node) for node in graph["nodes"]}
+    _edges(axes, graph["edges"], places, half)
+    for node in graph["nodes"]:
+        if node["id"] in places:
+            _node(axes, node, places[node["id"]])
+    for depth, count in hidden.items():
+        axes.text(-depth, -tallest, f"and {count} more", ha="center", fontsize=7, color="0.45")
+    axes.set_xlim(-deepest - 0.55, 0.55)
+    axes.set_ylim(-tallest - 0.4, 0.4)
+    axes.set_axis_off()
+    axes.set_title(_title(neuron, max((n["depth"] for n in graph["nodes"]), default=0)),
+                   fontsize=9, loc="left")  # fmt: skip
+    if not graph["nodes"]:
+        reason = escape.figure(neuron.get("reason") or "no pattern fires")
+        axes.text(0, -tallest / 2, reason, ha="center", fontsize=9, color="0.4")
+    return figure
+
+
+def svg(neuron: dict[str, Any]) -> str:
+    """The figure as the text of an SVG element, for a page."""
+    content = io.StringIO()
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": escape.printable(neuron["unit"])}
+    ):
+        draw_graph(neuron).savefig(content, format="svg", metadata={"Date": None})
+    text = content.getvalue()
+    return text[text.index("<svg") :]
+
+
+def write_graphml(path: Path, neuron: dict[str, Any]) -> Path:
+    """The merged trie for other programs: nodes with token, depth, kind, activation."""
+    graph = nx.DiGraph(unit=escape.printable(neuron["unit"]))
+    for node in neuron["graph"]["nodes"]:
+        told = {key: value for key, value in node.items() if key != "id" and value is not None}
+        told["token"] = escape.printable(node["token"])  # XML holds no control characters
+        graph.add_node(node["id"], **told)
+    for edge in neuron["graph"]["edges"]:
+        graph.add_edge(edge["source"], edge["target"], count=edge["count"])
+    content = io.BytesIO()
+    nx.write_graphml(graph, content)
+    return write_atomically(path, content.getvalue())
+
+
+def _title(neuron: dict[str, Any], depth: int) -> str:
+    told = escape.figure(neuron["unit"])
+    if "scores" in neuron:
+        scores = {name: one["f1"] for name, one in neuron["scores"].items()}
+        if scores["trie"] is not None:
+            told += (
+                f": F1 on held-out excerpts {scores['trie']:.2f}\n"
+                f"(lookup {scores['lookup']:.2f}, always {scores['always']:.2f}), "
+                f"{neuron['excerpts']} excerpts"
+            )
+    if depth > DEEPEST:
+        told += f"\npatterns go back {depth} tokens, {DEEPEST} are drawn"
+    return told
+
+
+def _columns(
+    graph: dict[str, list[dict[str, Any]]],
+) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
+    """The nodes of each depth, the best linked in the middle's order, and how many are hidden."""
+    weight: dict[int, int] = defaultdict(int)
+    for edge in graph["edges"]:
+        weight[edge["source"]] += edge["count"]
+        weight[edge["target"]] += edge["count"]
+    columns: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for node in graph["nodes"]:
+        if node["depth"] <= DEEPEST:
+            columns[node["depth"]].append(node)
+    hidden = {}
+    for depth, nodes in columns.items():
+        nodes.sort(key=lambda node: (-weight[node["id"]], -(node["activation"] or 0), node["id"]))
+        if len(nodes) > MOST:
+            hidden[depth] = len(nodes) - MOST
+        columns[depth] = nodes[:MOST]
+    _untangle(columns, graph["edges"])
+    return dict(columns), hidden
+
+
+def _untangle(columns: dict[int, list[dict[str, Any]]], edges: list[dict[str, Any]]) -> None:
+    """Order each column by the mean place of what its nodes lead to (the barycentre heuristic)."""
+    targets: dict[int, list[int]] = defaultdict(list)
+    for edge in edges:
+        targets[edge["source"]].append(edge["target"])
+    row: dict[int, float] = {}
+    for depth in sorted(columns):
+        if depth:
+            columns[depth].sort(key=lambda node: _mean_row(targets[node["id"]], row))
+        size = len(columns[depth])
+        row |= {node["id"]: (i + 0.5) / size for i, node in enumerate(columns[depth])}
+
+
+def _mean_row(targets: list[int], row: dict[int, float]) -> float:
+    known = [row[target] for target in targets if target in row]
+    return sum(known) / len(known) if known else 1.0
+
+
+def _places(columns: dict[int, list[dict[str, Any]]], tallest: int) -> dict[int, Place]:
+    places: dict[int, Place] = {}
+    for depth, nodes in columns.items():
+        top = (tallest - len(nodes)) / 2
+        places |= {node["id"]: (float(-depth), -top - i - 0.5) for i, node in enumerate(nodes)}
+    return places
+
+
+def _half_width(node: dict[str, Any]) -> float:
+    """Of a node's label, in columns."""
+    return (0.06 + CHARACTER * len(_label(node)) / 2) / COLUMN
+
+
+def _edges(
+    axes: Axes, edges: list[dict[str, Any]], places: dict[int, Place], half: dict[int, float]
+) -> None:
+    for edge in edges:
+        if edge["source"] in places and edge["target"] in places:
+            (x, y), (to_x, to_y) = places[edge["source"]], places[edge["target"]]
+            axes.add_patch(
+                FancyArrowPatch(
+                    (x + half[edge["source"]], y), (to_x - half[edge["target"]] - 0.02, to_y),
+                    arrowstyle="-|>", mutation_scale=6,
+                    color="0.45", linewidth=min(2.5, 0.6 + 0.3 * math.log2(edge["count"])),
+                    shrinkA=0, shrinkB=0,
+                )
+            )  # fmt: skip
+
+
+def _node(axes: Axes, node: dict[str, Any], place: Place) -> None:
+    activation = node["activation"]
+    if node["kind"] == "activating":
+        level = min(1.0, activation or 0.0)
+        face: Any = SHADE(0.15 + 0.7 * level)
+        edge, color = "0.3", "white" if level > 0.75 else "black"
+    elif node["kind"] == "ignore":
+        face, edge, color = "white", "white", "0.5"
+    else:
+        face, edge, color = "0.95", "0.6", "black"
+    axes.text(
+        *place, _label(node), ha="center", va="center", fontsize=8,
+        color=color,
+        bbox={"boxstyle": "round,pad=0.25", "facecolor": face, "edgecolor": edge, "linewidth": 0.7},
+    )  # fmt: skip
+
+
+def _label(node: dict[str, Any]) -> str:
+    return escape.figure(shown(node["token"]))
+
+
+def shown(token: str) -> str:
+    """A token as a label: visible spaces and line ends, control characters written out, short."""
+    text = token.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
+    text = escape.printable(text)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

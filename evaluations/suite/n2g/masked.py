@@ -1,0 +1,139 @@
+"""A masked language model's proposals: DistilBERT or any other that ``transformers`` loads."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from evaluations.suite.n2g.substitutes import Place, Proposal
+from sat_interp._util.errors import UserError, shown
+
+DISTILBERT = "distilbert-base-uncased"
+BATCH = 64
+
+
+@dataclass
+class MaskedModel:
+    """The words that a masked language model puts at a place.
+
+    Attributes:
+        name: hub id, or the directory's name.
+        target: tokenizer of the evaluated model, which the words are brought into.
+        weights: hash of the model's parameters.
+    """
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    target: PreTrainedTokenizerFast
+    weights: str
+    seconds: float = 0.0
+    _known: dict[tuple[str, str, int], list[tuple[str, float]]] = field(
+        default_factory=dict, repr=False
+    )
+
+    def describe(self) -> dict[str, Any]:
+        return {"substitutes": self.name, "weights": self.weights}
+
+    def propose(
+        self, places: Sequence[Place], most: int, least_probability: float
+    ) -> list[list[Proposal]]:
+        contexts = [
+            (self._text(place.before), self._text(place.after), most + 1) for place in places
+        ]
+        started = time.perf_counter()
+        self._ask(list(dict.fromkeys(c for c in contexts if c not in self._known)))
+        self.seconds += time.perf_counter() - started
+        return [
+            self._proposals(place, self._known[context], most, least_probability)
+            for place, context in zip(places, contexts, strict=True)
+        ]
+
+    def _proposals(
+        self, place: Place, words: list[tuple[str, float]], most: int, least_probability: float
+    ) -> list[Proposal]:
+        own = self._text(place.word)
+        space = own[: len(own) - len(own.lstrip())]
+        found = []
+        for word, p in words:
+            # an uncased model has no capitals: the word gets those of the one it replaces
+            shaped = word.capitalize() if own.strip().istitle() else word
+            if p <= least_probability or shaped == own.strip():
+                continue
+            tokens = self.target.encode(space + shaped, add_special_tokens=False)
+            if tokens:
+                found.append(Proposal(tuple(tokens), p))
+        return found[:most]
+
+    @torch.inference_mode()
+    def _ask(self, contexts: list[tuple[str, str, int]]) -> None:
+        mask = str(self.tokenizer.mask_token)
+        longest = int(getattr(self.model.config, "max_position_embeddings", 512))
+        for first in range(0, len(contexts), BATCH):
+            part = contexts[first : first + BATCH]
+            given = self.tokenizer(
+                [f"{before} {mask} {after}" for before, after, _ in part],
+                return_tensors="pt", padding=True, truncation=True, max_length=longest,
+            ).to(self.model.device)  # fmt: skip
+            logits = self.model(**given).logits
+            masked = given["input_ids"] == self.tokenizer.mask_token_id
+            for row, context in enumerate(part):
+                at = masked[row].nonzero()[:, 0]
+                p = logits[row, at[0]].softmax(-1) if len(at) else logits.new_zeros(1)
+                best = p.topk(min(4 * context[2], len(p)))  # pieces of words are passed over
+                pieces = self.tokenizer.convert_ids_to_tokens(best.indices.tolist())
+                words = [
+                    (piece.lstrip("Ġ▁"), value)
+                    for piece, value in zip(pieces, best.values.tolist(), strict=True)
+                    if not piece.startswith("##") and piece not in self.tokenizer.all_special_tokens
+                ]
+                self._known[context] = [one for one in words if one[0]][: context[2]]
+
+    def _text(self, tokens: tuple[int, ...]) -> str:
+        return str(self.target.decode(list(tokens), clean_up_tokenization_spaces=False))
+
+
+def load_masked(
+    spec: str, target: PreTrainedTokenizerFast, device: str, local_only: bool = False
+) -> MaskedModel:
+    """A masked language model by hub id or from a directory.
+
+    Args:
+        local_only: of a hub id only what has been downloaded before.
+
+    Raises:
+        UserError: there is none of that name, or it is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=local_only)
+        model = AutoModelForMaskedLM.from_pretrained(
+            spec, local_files_only=local_only, use_safetensors=True
+        )
+    except Exception as error:  # transformers, tokenizers and safetensors raise what they meet
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
+        raise UserError(
+            f"no masked language model can be loaded from {shown(spec)}: {reason}"
+        ) from None
+    if tokenizer.mask_token is None:
+        raise UserError(
+            f"{shown(spec)} is no masked language model: its tokenizer has no mask token"
+        )
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    name = Path(spec).name if Path(spec).is_dir() else spec
+    return MaskedModel(name, model.eval().to(device), tokenizer, target, digest.hexdigest()[:16])

@@ -1,0 +1,133 @@
+"""The evaluation: gather, explain, predict, score; some hundred units at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from transformer_lens import HookedTransformer
+
+from evaluations.core.activations import gather
+from evaluations.core.record import hash_of, plain
+from evaluations.core.runner import Evaluation, Result
+from evaluations.core.text import Text
+from evaluations.core.units import Units, find_units
+from evaluations.core.versions import VERSIONS
+from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
+from evaluations.suite.neurons.examiners.base import SPENDING_CAP
+from evaluations.suite.neurons.run import Run
+from evaluations.suite.neurons.scores import columns, metrics, unscored
+from evaluations.suite.neurons.shown import token_names
+from sat_interp._util import progress
+from sat_interp._util.errors import UserError
+
+CHUNK = 256
+"""Units of a layer explained and scored at once; the control stays among them."""
+
+
+def explain_neurons(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig) -> Result:
+    """Explain units and score the explanations.
+
+    Raises:
+        UserError: no such units, a text the model does not know, or what the examiner raises.
+    """
+    units = find_units(model, config.hook, config.stream, data.sae)
+    gathered = gather(model, data.text, units, config.gather, data.model_key, data.cache)
+    run = Run(data, config, gathered, token_names(data.text))
+    usage = getattr(data.examiner, "usage", dict)
+    before: dict[str, Any] = usage()
+    chosen = drawn(units, config)
+    estimate = run.estimate(chosen)
+    total = sum(len(numbers) for _, numbers in chosen)
+    with progress.bar(total=total, desc="neurons", unit="unit") as bar:
+        for layer, numbers in chosen:
+            run.examine(layer, numbers)
+            bar.update(len(numbers))
+    _refuse_unpaid(run)
+    found = metrics(run.units, config.scores, config.seed, config.resamples)
+    path = data.directory / f"{_key(data, config, units)}.units.json.gz"
+    told = {
+        "model": data.name,
+        "examiner": data.examiner.name,
+        "text": _text(data.text),
+        "hook": config.hook if "*" in config.hook and not units.sae else ", ".join(units.hooks),
+        "stream": config.stream,
+        "read": {"text": data.text.content, "units": units.describe()},
+    }
+    run.details.write(path, told, found)
+    extra: dict[str, Any] = {"units": columns(run.units, config.scores), "details": path.name}
+    extra["unscored"] = unscored(run.units, config.scores)
+    extra |= {"usage": used} if (used := _since(before, usage())) else {}
+    extra |= {"estimate": str(estimate)} if estimate else {}
+    return Result(found, extra)
+
+
+def _refuse_unpaid(run: Run) -> None:
+    """No record of a part of the units: those asked first are of the first layers.
+
+    Raises:
+        UserError: the money did not suffice.
+    """
+    unpaid = sum(SPENDING_CAP in unit.reasons.values() for unit in run.units)
+    if unpaid:
+        raise UserError(
+            f"{unpaid:,} of {len(run.units):,} neurons are not done: {SPENDING_CAP} reached; every "
+            "reply is kept, run again with a higher --max-spend, or a smaller --sample"
+        )
+
+
+def _since(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """What an examiner, which may serve several models, has used for this one."""
+    used: dict[str, Any] = {}
+    for name, value in now.items():
+        if isinstance(value, dict):
+            used[name] = _since(before.get(name, {}), value)
+        else:
+            used[name] = None if value is None else value - (before.get(name) or 0)
+    return used
+
+
+def check(model: HookedTransformer, config: NeuronsConfig) -> None:
+    """Refuse a model that has not the units asked for.
+
+    Raises:
+        UserError: no such hook point, or no ablated stream.
+    """
+    if config.sae is None:
+        find_units(model, config.hook, config.stream)
+
+
+EVALUATION = Evaluation(
+    "neurons", NeuronsConfig, explain_neurons, version=VERSIONS["neurons"], check=check
+)
+
+
+def drawn(units: Units, config: NeuronsConfig) -> list[tuple[int, np.ndarray]]:
+    """The units to explain, in parts of one layer each."""
+    found = []
+    for layer, size in zip(units.layers, units.sizes, strict=True):
+        numbers = np.arange(size)
+        if config.sample is not None and config.sample < size:
+            draws = np.random.default_rng([config.seed, layer])
+            numbers = np.sort(draws.choice(size, config.sample, replace=False))
+        parts = np.array_split(numbers, max(1, -(-len(numbers) // CHUNK)))
+        found += [(layer, part) for part in parts]
+    return found
+
+
+def _key(data: NeuronsData, config: NeuronsConfig, units: Units) -> str:
+    """Names the file of details: of all that decides it."""
+    return hash_of(
+        {
+            "config": plain(config),
+            "text": data.content,
+            "model": data.model_key,
+            "units": units.describe(),
+        }
+    )
+
+
+def _text(text: Text) -> str:
+    told = text.describe()
+    split = "validation split" if told["split"] == "validation" else "all"
+    return f"{told.get('validation') or told['spec']}, {split}: {len(text):,} stories"

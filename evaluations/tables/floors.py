@@ -1,0 +1,39 @@
+"""What control models score: the floor that other models' scores are read against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluations.core.record import Record
+from evaluations.tables.tables import number
+
+FIGURES = {
+    "neurons": (("simulation", "simulation score", 3),),
+    "sae": (("l0", "L0", 2), ("ce_score", "CE score", 3)),
+    "n2g": (("f1_trie", "F1 of the graph", 3),),
+}
+"""By evaluation: the metric, what it is called, and its digits."""
+
+
+def floors(records: Sequence[Record]) -> list[str]:
+    """A line for each record of a control model; the paper's tables leave these out."""
+    lines = []
+    for record in records:
+        if not record.model.get("control") or record.evaluation not in FIGURES:
+            continue
+        shown = []
+        for name, title, digits in FIGURES[record.evaluation]:
+            metric = record.metric(name)
+            if metric is None or metric.value is None:
+                continue
+            text = f"{title} {number(metric.value, digits)}"
+            if metric.interval:
+                ends = (metric.interval.low, metric.interval.high)
+                text += " [{}, {}]".format(*(number(end, digits) for end in ends))
+            shown.append(text)
+        if shown:
+            lines.append(
+                f"control, in no table above: {record.model.get('name', '?')}, "
+                f"{record.evaluation}: {', '.join(shown)}"
+            )
+    return lines

@@ -1,0 +1,1 @@
+"""Helpers that both packages share."""

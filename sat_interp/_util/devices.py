@@ -1,0 +1,59 @@
+"""Which device a name stands for, on the machine at hand."""
+
+from __future__ import annotations
+
+import torch
+
+from sat_interp._util.errors import UserError
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """The device called ``name``; ``"auto"`` or None: the accelerator, else the CPU.
+
+    An accelerator without float64 (Apple's MPS) is passed over by ``auto``, since losses and
+    metrics are summed in float64 here.
+
+    Raises:
+        UserError: an unknown device, one this machine does not have, one without float64, or
+            ``meta``.
+    """
+    if name is None or name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        if found is not None and _has_float64(found):
+            return found
+        return torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        if reason.startswith("Expected one of"):
+            reason = "there is no such kind"
+        raise UserError(
+            f"device {name!r} cannot be used here ({reason}): try --device cpu"
+        ) from error
+    if device.type == "meta":
+        raise UserError("device 'meta' computes nothing: try --device cpu")
+    if not _has_float64(device):
+        raise UserError(f"device {name!r} has no float64, which sums need here: try --device cpu")
+    return device
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are worth it there: False on an x86 CPU without instructions.
+
+    There they are emulated, and take many times as long as in float32.
+    """
+    if device.type != "cpu":
+        return True
+    found = torch.cpu.get_capabilities()
+    instructions = ("avx512_bf16", "amx_bf16", "avx10_2")
+    return found.get("architecture") != "x86_64" or any(found.get(one) for one in instructions)
+
+
+def _has_float64(device: torch.device) -> bool:
+    try:
+        torch.ones(2, dtype=torch.float64, device=device).sum().item()
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""Files that are either whole or not there: written to a temporary name, synced, renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sat_interp._util.errors import UserError
+
+
+def write_atomically(path: str | Path, content: str | bytes) -> Path:
+    """Write ``content`` to ``path``; readers see the old file or the new one, never a part.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with naming(path):
+        return _write(Path(path), data)
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Give errors of the system the name of the file or directory that could not be written.
+
+    A full disk is reported without one by the system, and by libraries in Rust (tokenizers,
+    safetensors) as exceptions of other classes.
+
+    Raises:
+        OSError: in place of those exceptions.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).suffix != ".tmp":
+            raise
+        reason = error.strerror or str(error)
+        raise OSError(error.errno or 0, reason, str(path)) from error
+    except UserError:
+        raise
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _write(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files only their owner can read
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+    return path
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """A temporary directory beside ``path`` that takes its name when the block ends well.
+
+    What stood at ``path`` before is replaced as a whole; a block that raises leaves it as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside: Path | None = None
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        with naming(path):
+            yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        os.chmod(temporary, 0o777 & ~_umask())
+        if path.exists():
+            # A directory cannot be renamed over a filled one: step aside, then remove.
+            aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+            os.replace(path, aside / path.name)
+            os.replace(temporary, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        if aside is not None:
+            if not path.exists() and (aside / path.name).exists():
+                os.replace(aside / path.name, path)
+            shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_directory(path.parent)
+
+
+def put_back_directories(parent: str | Path) -> None:
+    """Finish what a process killed inside :func:`atomic_directory` in ``parent`` left half done.
+
+    Between its two renames the old directory X lies in ``.X.*.old/X`` and nothing at ``X``: it is
+    put back. Only for whoever alone writes in ``parent``.
+    """
+    asides = sorted(Path(parent).glob(".*.old"), key=lambda aside: aside.stat().st_mtime)
+    for aside in reversed(asides):  # the one that stepped aside last is the one to have back
+        for old in list(aside.iterdir()) if aside.is_dir() else []:
+            if aside.name.startswith(f".{old.name}.") and not (Path(parent) / old.name).exists():
+                os.replace(old, Path(parent) / old.name)
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in ``path`` survive a power cut, where directories can be opened."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def default_cache() -> Path:
+    """``$SAT_INTERP_CACHE``, or ``sat_interp`` in the user's cache directory."""
+    if own := os.environ.get("SAT_INTERP_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sat_interp"
+
+
+def file_name(name: str) -> str:
+    """Return a model's name as a file may be called: ``demo:local-k4`` is ``demo-local-k4``."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"

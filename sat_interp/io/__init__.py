@@ -1,0 +1,1 @@
+"""Reading and writing models: directories, the hub, other formats."""

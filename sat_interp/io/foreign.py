@@ -1,0 +1,108 @@
+"""A Hugging Face directory, checked before transformers builds anything of it.
+
+Transformers builds what config.json asks for layer by layer, fills what the weights lack with
+random numbers and passes over what they have too much, so sizes are compared with the weights'
+own names first.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from sat_interp._util.errors import UserError, shown
+from sat_interp._util.reading import Unreadable, read_json
+from sat_interp._util.settings import LARGEST
+
+SIZES: dict[str, tuple[str, ...]] = {
+    "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
+    "d_model": ("hidden_size", "n_embd", "d_model"),
+    "n_heads": ("num_attention_heads", "n_head", "num_heads"),
+    "d_head": ("head_dim",),
+    "d_mlp": ("intermediate_size", "n_inner", "ffn_dim"),
+    "d_vocab": ("vocab_size",),
+}
+"""Names of a size in config.json, of the families that are read. The context is not among them:
+evaluations cut it, and it costs nothing before."""
+_MAY_BE_NONE = ("head_dim", "intermediate_size", "n_inner", "ffn_dim")
+_READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+         "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")  # fmt: skip
+_LAYER = re.compile(r"(?:^|\.)(?:h|layers|blocks|layer)\.(\d+)\.")
+
+
+def check_directory(directory: str | Path) -> None:
+    """Do nothing if a model of the sizes in ``config.json`` can be built, and is the weights'.
+
+    Raises:
+        UserError: a file is a pipe or the like, config.json cannot be read, a size is no whole
+            number or out of bounds, or the weights hold another number of layers or numbers of
+            another kind; by name and value.
+    """
+    directory = Path(directory)
+    for pattern in _READ:
+        for path in directory.glob(pattern):
+            if path.exists() and not path.is_file():
+                raise UserError(f"{path} is no file")
+    try:
+        config = read_json(directory / "config.json")
+    except Unreadable as error:
+        raise UserError(f"{directory / 'config.json'} cannot be read as JSON: {error}") from error
+    try:
+        layers = _check_config(config)
+        _check_weights(directory, layers)
+    except UserError as error:
+        raise UserError(f"cannot load a model from {directory}: {error}") from error
+
+
+def _check_config(config: Any) -> tuple[str, int] | None:
+    """The name and value of the number of layers, if config.json tells it."""
+    if not isinstance(config, dict):
+        raise UserError(f"config.json holds no mapping but {shown(config)}")
+    if not isinstance(config.get("model_type", ""), str):
+        raise UserError(f"model_type must be text, not {shown(config['model_type'])}")
+    architectures = [] if config.get("architectures") is None else config["architectures"]
+    if not isinstance(architectures, list) or not all(isinstance(x, str) for x in architectures):
+        raise UserError(f"architectures must be a list of names, not {shown(architectures)}")
+    layers = None
+    for size, names in SIZES.items():
+        for name in names:
+            value = config.get(name)
+            if name not in config or (value is None and name in _MAY_BE_NONE):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UserError(f"{name} must be a whole number, not {shown(value)}")
+            if not 1 <= value <= LARGEST[size]:
+                raise UserError(f"{name} must be from 1 to {LARGEST[size]:,}, not {shown(value)}")
+            if size == "n_layers":
+                layers = layers or (name, value)
+    return layers
+
+
+def _check_weights(directory: Path, layers: tuple[str, int] | None) -> None:
+    """Compare the safetensors' headers with the number of layers; nothing else is read."""
+    names: list[str] = []
+    for file in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(file, "pt") as opened:
+                here = opened.keys()
+                for name in here:
+                    kind = opened.get_slice(name).get_dtype()
+                    if not kind.startswith(("F", "BF")) and not _is_buffer(name):
+                        raise UserError(f"{file.name}: {shown(name)} is of {kind}")
+                    names.append(name)
+        except (SafetensorError, OSError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{file.name} is damaged: {error}") from error
+    found = {int(match[1]) for name in names if (match := _LAYER.search(name))}
+    if layers and found and layers[1] != max(found) + 1:
+        name, value = layers
+        raise UserError(f"{name} is {value}, but the weights hold {max(found) + 1} layers")
+
+
+def _is_buffer(name: str) -> bool:
+    """Causal masks and position numbers, which older files carry."""
+    return name.endswith((".bias", ".masked_bias", "position_ids"))

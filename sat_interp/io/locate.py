@@ -1,0 +1,82 @@
+"""Which directory a model's name stands for: a path, a run, a bundled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.reading import Unreadable, read_json
+
+FORMAT = 1  # of cfg.json
+CONFIG, WEIGHTS, CARD = "cfg.json", "model.safetensors", "README.md"
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt",
+)  # fmt: skip
+OUR_FILES = (CONFIG, WEIGHTS, CARD, *TOKENIZER)
+
+BUNDLED = ("baseline", "local-k4", "global-k4")
+
+
+def find_model(name: str | Path) -> Path | None:
+    """The local directory a model's name stands for; None if only the hub could know it.
+
+    Raises:
+        UserError: an unknown or missing ``demo:`` name, a file, or a directory without a model.
+    """
+    if str(name).startswith("demo:"):
+        return model_path(str(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        for directory in (path, path / "best", path / "model"):
+            if (directory / CONFIG).is_file():
+                return directory
+        raise UserError(_no_model_in(path))
+    if path.exists():
+        raise UserError(f"{path} is a file; name the directory that holds it")
+    if isinstance(name, Path) or not _could_be_on_hub(name):
+        raise UserError(f"there is no model directory {str(name)!r}")
+    return None
+
+
+def model_path(name: str) -> Path:
+    """The directory of a bundled model: ``demo:baseline``, ``demo:local-k4``, ``demo:global-k4``.
+
+    Raises:
+        UserError: an unknown name, or one this installation does not hold.
+    """
+    choices = [f"demo:{bundled}" for bundled in BUNDLED]
+    if name not in choices:
+        raise UserError(suggest("bundled model", name, choices))
+    short = name.removeprefix("demo:")
+    directory = Path(__file__).parents[1] / "models" / short
+    if not (directory / CONFIG).is_file():
+        raise UserError(
+            f"{name} is not part of this installation; train one like it: "
+            f"sat-train --preset builtin-{short} --out runs/{short}"
+        )
+    return directory
+
+
+def _no_model_in(path: Path) -> str:
+    if is_hugging_face(path):
+        return (
+            f"{path} holds a Hugging Face model, not one of ours; load it with "
+            f"SelfAblatingTransformer.from_hf({str(path)!r})"
+        )
+    if (path / "checkpoints").is_dir():
+        return f"{path} holds a run that has saved no model yet; let sat-train go on with --resume"
+    return f"{path} holds no model: {CONFIG} is missing; name a directory save_pretrained wrote"
+
+
+def is_hugging_face(directory: Path) -> bool:
+    """Whether ``directory`` holds a model of transformers' (config.json with a model_type)."""
+    try:
+        config = read_json(directory / "config.json")
+    except Unreadable:
+        return False
+    return isinstance(config, dict) and "model_type" in config
+
+
+def _could_be_on_hub(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")

@@ -1,0 +1,296 @@
+"""The authors' released parameter names, which are also those of Hugging Face's GPT-Neo.
+
+One table (:func:`_table`) holds them against ours and serves every direction. Linear weights are
+stored (out, in).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from transformer_lens import HookedTransformerConfig
+from transformers import PreTrainedTokenizerBase
+
+from sat_interp._util.errors import UserError, shown
+from sat_interp.model.block import attention_scale
+from sat_interp.model.config import SelfAblationConfig, Variant
+from sat_interp.model.shape import gpt_neo_config
+from sat_interp.model.transformer import SelfAblatingTransformer
+
+_EMBEDDING, _UNEMBEDDING = "transformer.wte.weight", "lm_head.weight"
+_GATES: dict[Variant, str] = {
+    "local": ".attention_ablation_head.",
+    "global": "attention_ablations_head.",
+}
+# Wrappers of training scripts (torch.compile, DistributedDataParallel) leave these before names.
+_WRAPPERS = re.compile(r"^(?:_orig_mod\.|module\.)+")
+_CAUSAL_MASKS = re.compile(r"\.attn\.attention\.(?:bias|masked_bias)$")
+
+
+def from_released(
+    state_dict: Mapping[str, Tensor],
+    n_heads: int,
+    ablation: SelfAblationConfig | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> SelfAblatingTransformer:
+    """A model from the authors' parameter names (linear weights are (out, in)).
+
+    Args:
+        state_dict: as released; prefixes that torch.compile and DistributedDataParallel leave, and
+            buffers of causal masks, are passed over.
+        n_heads: heads are not to be seen in the shapes; the paper has 16.
+        ablation: k, the soft weights and the temperature are not stored with the weights. May be
+            left out for weights without gates.
+
+    Raises:
+        UserError: missing or unknown names, shapes that do not fit, untied embeddings, or gates
+            other than ``ablation`` asks for.
+    """
+    weights = normalised(state_dict)
+    found = _gates_in(weights)
+    ablation = _agreed(ablation, found)
+    cfg = _config_of_released(weights, n_heads)
+    model = SelfAblatingTransformer(cfg, ablation, tokenizer=tokenizer)
+    fill(model, weights, found)
+    return model
+
+
+def to_released(model: SelfAblatingTransformer) -> dict[str, Tensor]:
+    """``model``'s weights, copied, under the authors' names, ``lm_head.weight`` included.
+
+    Raises:
+        UserError: what their model cannot hold: see :func:`gpt_neo_weights`; any other activation
+            than GELU with the tanh approximation, any other epsilon than 1e-5.
+    """
+    cfg = model.cfg
+    if cfg.act_fn not in ("gelu_new", "gelu_fast") or cfg.eps != 1e-5:
+        raise UserError(
+            f"the authors' model has gelu_new and eps 1e-5, this one {cfg.act_fn} and {cfg.eps}; "
+            "use save_pretrained or to_hf()"
+        )
+    return gpt_neo_weights(
+        model, model.ablation.variant if model.ablation.has_gate_weights else "none"
+    )
+
+
+def gpt_neo_weights(model: SelfAblatingTransformer, variant: Variant) -> dict[str, Tensor]:
+    """Copies of ``model``'s weights under GPT-Neo's names, with ``variant``'s gates.
+
+    A scale of the attention scores, which GPT-Neo has none of, goes into the queries' weights.
+
+    Raises:
+        UserError: processed weights, biases of Q, K, V or of the unembedding, or heads that do not
+            fill d_model.
+    """
+    refuse_processed(model)
+    _refuse_foreign(model)
+    parameters = dict(model.named_parameters())
+    weights = {}
+    for row in _table(model.cfg.n_layers, variant):
+        tensor = parameters[row.ours].detach()
+        if row.ours.endswith("attn.W_Q"):
+            tensor = tensor * attention_scale(model.blocks[int(row.ours.split(".")[1])])
+        weights[row.theirs] = row.to_theirs(tensor, model.cfg.n_heads).clone()
+    weights[_UNEMBEDDING] = weights[_EMBEDDING]
+    return weights
+
+
+def _gates_in(weights: Mapping[str, Tensor]) -> Variant:
+    for variant, sign in _GATES.items():
+        if any(sign in name for name in weights):
+            return variant
+    return "none"
+
+
+def _agreed(ablation: SelfAblationConfig | None, found: Variant) -> SelfAblationConfig:
+    """``ablation``, if it asks for the gates that were found."""
+    if ablation is None and found == "none":
+        return SelfAblationConfig()
+    if ablation is None:
+        raise UserError(
+            f"these weights hold {found} gates, but not their k: pass "
+            f"ablation=SelfAblationConfig(variant={found!r}, k_attention=..., k_neurons=...)"
+        )
+    asked: Variant = ablation.variant if ablation.has_gate_weights else "none"
+    if asked != found:
+        holds = "no gates" if found == "none" else f"{found} gates"
+        raise UserError(
+            f"these weights hold {holds}, ablation asks for variant={ablation.variant!r} with "
+            f"gates={ablation.gates!r}; pass variant={found!r}"
+        )
+    return ablation
+
+
+def _config_of_released(weights: Mapping[str, Tensor], n_heads: int) -> HookedTransformerConfig:
+    needed = (_EMBEDDING, "transformer.wpe.weight", "transformer.h.0.mlp.c_fc.weight")
+    for name in needed:
+        if name not in weights or weights[name].ndim != 2:
+            raise UserError(
+                f"the weights lack {name} as a matrix: these are not the authors' names"
+            )
+    layers = {
+        int(name.split(".")[2]) for name in weights if re.match(r"transformer\.h\.\d+\.", name)
+    }
+    d_vocab, d_model = weights[_EMBEDDING].shape
+    return gpt_neo_config(
+        n_layers=max(layers) + 1,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_vocab=d_vocab,
+        n_ctx=weights["transformer.wpe.weight"].shape[0],
+        d_mlp=weights["transformer.h.0.mlp.c_fc.weight"].shape[0],
+        dtype=working_dtype(weights[_EMBEDDING].dtype),
+        device=str(weights[_EMBEDDING].device),
+    )
+
+
+class _Row(NamedTuple):
+    """One parameter under both names, and how its axes lie on either side (einops)."""
+
+    ours: str
+    theirs: str
+    our_axes: str = ""
+    their_axes: str = ""
+
+    def to_ours(self, tensor: Tensor, heads: int) -> Tensor:
+        return _moved(tensor, self.their_axes, self.our_axes, heads)
+
+    def to_theirs(self, tensor: Tensor, heads: int) -> Tensor:
+        return _moved(tensor, self.our_axes, self.their_axes, heads)
+
+
+def _moved(tensor: Tensor, source: str, target: str, heads: int) -> Tensor:
+    if not source:
+        return tensor
+    sizes = {"heads": heads} if "heads" in source else {}
+    return rearrange(tensor, f"{source} -> {target}", **sizes)
+
+
+def _table(n_layers: int, variant: Variant) -> Iterator[_Row]:
+    yield _Row("embed.W_E", _EMBEDDING)
+    yield _Row("pos_embed.W_pos", "transformer.wpe.weight")
+    yield from _affine("ln_final.{}", "transformer.ln_f")
+    for layer in range(n_layers):
+        ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
+        yield from _affine(ours + "ln1.{}", theirs + "ln_1")
+        yield from _affine(ours + "ln2.{}", theirs + "ln_2")
+        for letter in "QKV":
+            yield _Row(
+                f"{ours}attn.W_{letter}", f"{theirs}attn.attention.{letter.lower()}_proj.weight",
+                "heads d_model d_head", "(heads d_head) d_model",
+            )  # fmt: skip
+        yield _Row(
+            ours + "attn.W_O", theirs + "attn.attention.out_proj.weight",
+            "heads d_head d_model", "d_model (heads d_head)",
+        )  # fmt: skip
+        yield _Row(ours + "attn.b_O", theirs + "attn.attention.out_proj.bias")
+        yield from _linear(ours + "mlp.{}_in", theirs + "mlp.c_fc")
+        yield from _linear(ours + "mlp.{}_out", theirs + "mlp.c_proj")
+        if variant == "local":
+            yield from _linear(
+                ours + "gates.scores.{}_attention", theirs + "attention_ablation_head"
+            )
+            yield from _linear(ours + "gates.scores.{}_neurons", theirs + "neuron_ablation_head")
+    if variant == "global":
+        yield from _linear("gates.{}_attention", "attention_ablations_head")
+        yield from _linear("gates.{}_neurons", "neuron_ablations_head")
+
+
+def _linear(ours: str, theirs: str) -> Iterator[_Row]:
+    yield _Row(ours.format("W"), theirs + ".weight", "inputs outputs", "outputs inputs")
+    yield _Row(ours.format("b"), theirs + ".bias")
+
+
+def _affine(ours: str, theirs: str) -> Iterator[_Row]:
+    yield _Row(ours.format("w"), theirs + ".weight")
+    yield _Row(ours.format("b"), theirs + ".bias")
+
+
+def normalised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without wrappers' prefixes, causal masks and the tied copy of the embedding."""
+    weights = {_WRAPPERS.sub("", name): tensor for name, tensor in state_dict.items()}
+    weights = {name: weights[name] for name in weights if not _CAUSAL_MASKS.search(name)}
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UserError(f"{shown(name)} is of {kind}: weights are floating-point tensors")
+    unembedding = weights.pop(_UNEMBEDDING, None)
+    if unembedding is not None and not torch.equal(
+        weights.setdefault(_EMBEDDING, unembedding), unembedding
+    ):
+        raise UserError(
+            f"{_UNEMBEDDING} differs from {_EMBEDDING}: self-ablating transformers tie the two"
+        )
+    return weights
+
+
+def fill(model: SelfAblatingTransformer, weights: Mapping[str, Tensor], variant: Variant) -> None:
+    """Copy ``weights`` (the authors' names, ``variant``'s gates among them) into ``model``.
+
+    Raises:
+        UserError: a name is missing or left over, or a shape does not fit.
+    """
+    rows = list(_table(model.cfg.n_layers, variant))
+    wanted = {row.theirs for row in rows}
+    if missing := sorted(wanted - set(weights)):
+        raise UserError(f"the weights lack {some_of(missing)}")
+    if unknown := sorted(set(weights) - wanted):
+        raise UserError(f"the weights hold unknown names: {some_of(unknown)}")
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for row in rows:
+            target, given = parameters[row.ours], weights[row.theirs]
+            # What the model's own parameter would look like under their name.
+            shape = row.to_theirs(target, model.cfg.n_heads).shape
+            if given.shape != shape:
+                raise UserError(
+                    f"{row.theirs} has shape {tuple(given.shape)}, the others ask for "
+                    f"{tuple(shape)}; check n_heads, the attention unit and where the weights "
+                    "come from"
+                )
+            target.copy_(row.to_ours(given, model.cfg.n_heads))
+
+
+def refuse_processed(model: SelfAblatingTransformer) -> None:
+    """Raises UserError where TransformerLens' weight processing has passed over ``model``."""
+    if model.weights_processed:
+        raise UserError(
+            "the weights were processed (folded or centred); convert the model as it was loaded, "
+            "and process what comes out"
+        )
+
+
+def _refuse_foreign(model: SelfAblatingTransformer) -> None:
+    """GPT-Neo has no biases of Q, K, V, none of the unembedding, and heads that fill d_model."""
+    biases = [
+        name
+        for name, tensor in model.named_parameters()
+        if name.endswith((".b_Q", ".b_K", ".b_V", ".b_U")) and tensor.any()
+    ]
+    if biases:
+        raise UserError(
+            f"GPT-Neo has no place for {some_of(biases)}, which are not zero; use "
+            "to_hooked_transformer()"
+        )
+    cfg = model.cfg
+    if cfg.n_heads * cfg.d_head != cfg.d_model:
+        raise UserError(
+            f"GPT-Neo's heads share d_model: {cfg.n_heads} heads of {cfg.d_head} are not "
+            f"{cfg.d_model}; use to_hooked_transformer()"
+        )
+
+
+def working_dtype(stored: torch.dtype) -> torch.dtype:
+    """float64 stays; anything shorter than float32 is computed in float32."""
+    return torch.float64 if stored == torch.float64 else torch.float32
+
+
+def some_of(names: list[str]) -> str:
+    """``a, b, c and 4 more``."""
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,1 @@
+"""The model: its gates, its two streams, and its fast path."""

@@ -1,0 +1,1 @@
+"""Fused kernels, one module per device."""

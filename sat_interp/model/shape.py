@@ -1,0 +1,118 @@
+"""The shape of a self-ablating transformer, and what shapes the gates cover."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformer_lens import HookedTransformerConfig
+
+from sat_interp._util.errors import UserError, shown
+from sat_interp.model.config import SelfAblationConfig
+
+# The ablated stream is written for pre-LN GPT blocks; anything else is refused by name.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "normalization_type": ("LN",),
+    "positional_embedding_type": ("standard",),
+    "attention_dir": ("causal",),
+    "act_fn": ("gelu_new", "gelu", "gelu_fast", "relu", "silu"),
+    "attn_only": (False,),
+    "parallel_attn_mlp": (False,),
+    "gated_mlp": (False, None),
+    "final_rms": (False, None),
+    "use_local_attn": (False,),
+    "post_embedding_ln": (False, None),
+    "use_normalization_before_and_after": (False, None),
+    "n_key_value_heads": (None,),
+    "num_experts": (None,),
+    "use_qk_norm": (False, None),
+    "use_logn_attn": (False, None),
+    # Soft caps: TransformerLens reads any value that is not positive as none.
+    "attn_scores_soft_cap": (-1.0, None),
+    "output_logits_soft_cap": (-1.0, None),
+}
+
+
+def attention_units(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> int:
+    """Number of attention units per layer: n_heads * d_head coordinates, or n_heads."""
+    return cfg.n_heads * (cfg.d_head if ablation.unit == "coordinate" else 1)
+
+
+def validate(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> None:
+    """Refuse what this shape cannot hold.
+
+    Raises:
+        UserError: k above the number of units, or an architecture the gates do not cover.
+    """
+    if ablation.is_gated:
+        limits = {
+            "k_attention": (attention_units(ablation, cfg), "attention units"),
+            "k_neurons": (cfg.d_mlp or 0, "neurons"),
+        }
+        for name, (limit, units) in limits.items():
+            k = getattr(ablation, name)
+            if k > limit:
+                raise UserError(
+                    f"{name} is {k}, but a layer has {limit} {units}; choose {name} <= {limit}"
+                )
+    for name, wanted in _SUPPORTED.items():
+        value = getattr(cfg, name, None)
+        if value not in wanted:
+            raise UserError(
+                f"self-ablation does not cover {name}={shown(value)}; supported: "
+                + ", ".join(repr(choice) for choice in wanted)
+            )
+
+
+def gpt_neo_config(
+    *,
+    n_layers: int,
+    d_model: int,
+    n_heads: int,
+    d_vocab: int,
+    n_ctx: int,
+    d_mlp: int | None = None,
+    initializer_range: float = 0.02,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> HookedTransformerConfig:
+    """The paper's GPT-Neo in TransformerLens' terms (Table 3; TinyStories-3M).
+
+    Pre-LN blocks (eps 1e-5), learned positions, unscaled attention scores, all layers global and
+    causal, GELU with the tanh approximation.
+
+    Raises:
+        UserError: a size below 1, or d_model not divisible by n_heads.
+    """
+    for name, value in {
+        "n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "d_vocab": d_vocab,
+        "n_ctx": n_ctx,
+    }.items():  # fmt: skip
+        if value < 1:
+            raise UserError(f"{name} must be at least 1, not {value}")
+    if d_model % n_heads:
+        raise UserError(
+            f"d_model {d_model} is not divisible by n_heads {n_heads}; "
+            f"choose a d_model that is a multiple of {n_heads}"
+        )
+    return HookedTransformerConfig(
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_head=d_model // n_heads,
+        d_mlp=4 * d_model if d_mlp is None else d_mlp,
+        d_vocab=d_vocab,
+        n_ctx=n_ctx,
+        act_fn="gelu_new",
+        normalization_type="LN",
+        positional_embedding_type="standard",
+        use_attn_scale=False,
+        eps=1e-5,
+        init_mode="gpt2",
+        initializer_range=initializer_range,
+        original_architecture="GPTNeoForCausalLM",
+        model_name="self-ablating-transformer",
+        dtype=dtype,
+        device=device,
+        seed=None,
+    )

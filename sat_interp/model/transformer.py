@@ -1,0 +1,402 @@
+"""SelfAblatingTransformer: a HookedTransformer with a second, ablated stream behind ``dual``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path as FilePath
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import ActivationCache, HookedTransformer, HookedTransformerConfig
+from transformer_lens.components import LayerNorm, Unembed
+from transformer_lens.utilities.typed_module_list import TypedModuleList
+from transformers import GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from sat_interp._util.errors import UserError
+from sat_interp.model import fast
+from sat_interp.model.block import SelfAblatingBlock, layer_norm
+from sat_interp.model.config import SelfAblationConfig
+from sat_interp.model.fast import CleanPass
+from sat_interp.model.gates import GateScores
+from sat_interp.model.shape import attention_units, validate
+from sat_interp.model.streams import (
+    AblatedFinalHooks,
+    DualOutput,
+    DualStates,
+    TiedUnembed,
+    outputs_of,
+)
+from sat_interp.model.unembedding import token_losses
+
+Path = Literal["auto", "fast", "hooked"]
+
+
+class SelfAblatingTransformer(HookedTransformer):
+    """A GPT-Neo shaped HookedTransformer whose blocks carry self-ablation gates.
+
+    Everything inherited (calling the model, ``run_with_cache``, ``run_with_hooks``, ``generate``,
+    weight processing) is the clean stream: an ordinary transformer, at an ordinary one's cost. The
+    gates and the ablated stream run in :meth:`dual` alone. Source: Self-Ablating Transformers
+    (arXiv 2505.00509), section 3.
+
+    Args:
+        cfg: the shape, as for any HookedTransformer; see ``gpt_neo_config`` for the paper's.
+        ablation: the gates; without it, an ordinary transformer with a tied unembedding.
+        tokenizer: as for HookedTransformer.
+
+    Raises:
+        UserError: k above the number of units, or an architecture the gates do not cover.
+    """
+
+    blocks: TypedModuleList[SelfAblatingBlock]  # type: ignore[assignment]
+    ln_final: LayerNorm
+
+    def __init__(
+        self,
+        cfg: HookedTransformerConfig,
+        ablation: SelfAblationConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        ablation = ablation or SelfAblationConfig()
+        validate(ablation, cfg)
+        wants_weights, cfg.init_weights = cfg.init_weights, False  # ours come after the gates
+        super().__init__(cfg, tokenizer=tokenizer, move_to_device=False)
+        cfg.init_weights = wants_weights
+        self.ablation = ablation
+        self.weights_processed = False
+        self.blocks = TypedModuleList(
+            [SelfAblatingBlock(self.cfg, layer, ablation) for layer in range(self.cfg.n_layers)]
+        )
+        self.unembed = TiedUnembed(self.cfg, self.embed)
+        if ablation.variant == "global" and ablation.has_gate_weights:
+            d_mlp = self.cfg.d_mlp or 0  # validate has seen that there are neurons
+            self.gates = GateScores(
+                self.cfg.d_model,
+                self.cfg.n_layers * attention_units(ablation, self.cfg),
+                self.cfg.n_layers * d_mlp,
+                ablation,
+                self.cfg.dtype,
+            )
+        if ablation.is_gated:
+            self.ablated = AblatedFinalHooks()
+        if wants_weights:
+            self.init_weights()
+        if self.cfg.device is not None:
+            nn.Module.to(self, self.cfg.device)
+        self.setup()
+
+    # The two streams ------------------------------------------------------------------------
+
+    def fast(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        return_type: str = "logits",
+        loss_per_token: bool = False,
+    ) -> Float[Tensor, "batch pos d_vocab"] | Float[Tensor, ""] | Float[Tensor, "batch pos_less_1"]:
+        """The clean stream by the fused path; hooks do not fire.
+
+        Equal to ``model(tokens, return_type=..., loss_per_token=...)``. The loss, in nats, needs no
+        logits to be held, and has no gradient: to train, see ``sat_interp.training``.
+
+        Raises:
+            UserError: another return type, processed weights, or more tokens than n_ctx.
+        """
+        if return_type not in ("logits", "loss"):
+            raise UserError(f"return_type is 'logits' or 'loss', not {return_type!r}")
+        if return_type == "logits":
+            return fast.unembed(self, self.fast_states(tokens))
+        with torch.no_grad():
+            states = self.fast_states(tokens)[:, :-1].flatten(0, 1)
+        targets, b_U = tokens[:, 1:], self.unembed.b_U
+        losses = token_losses(states, self.unembed.W_U, targets.flatten(), b_U)
+        return losses.view(targets.shape) if loss_per_token else losses.mean()
+
+    def fast_states(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """Clean states after the final LN, by the fused path."""
+        self._refuse_processed()
+        self._check_length(tokens)
+        return fast.clean_pass(self, tokens).final
+
+    def dual(self, tokens: Int[Tensor, "batch pos"], path: Path = "auto") -> DualOutput:
+        """Both streams' logits and every layer's masks, in one call.
+
+        Args:
+            path: ``hooked`` fires every hook point, the clean stream's, the gates' and the ablated
+                stream's; ``fast`` fires none and computes the same numbers; ``auto`` is hooked
+                where any hook is attached (inside ``with model.hooks(...)``), else fast.
+
+        Raises:
+            UserError: no gates, processed weights, or more tokens than n_ctx.
+        """
+        if self._resolve(path) == "hooked":
+            states, clean_logits = self._hooked_states(tokens)
+        else:
+            states = self._fast_states(tokens)
+            clean_logits = fast.unembed(self, states.clean)
+        return DualOutput(
+            clean_logits,
+            self.ablated.hook_logits(fast.unembed(self, states.ablated)),
+            torch.stack(states.attention_masks, dim=2),
+            torch.stack(states.neuron_masks, dim=2),
+        )
+
+    def dual_states(self, tokens: Int[Tensor, "batch pos"], path: Path = "auto") -> DualStates:
+        """Both streams up to the final LN; what training reads, without any logits.
+
+        Raises:
+            UserError: as :meth:`dual`.
+        """
+        if self._resolve(path) == "hooked":
+            return self._hooked_states(tokens)[0]
+        return self._fast_states(tokens)
+
+    def clean_and_masks(
+        self, tokens: Int[Tensor, "batch pos"]
+    ) -> tuple[CleanPass, list[tuple[Tensor, Tensor]]]:
+        """The clean stream and each layer's (attention, neuron) masks, by the fused path.
+
+        No mask reads the ablated stream, which :meth:`dual_states` computes too: it is left out.
+        Of the hook points only the gates' fire. Shapes as in ``DualStates``.
+
+        Raises:
+            UserError: as :meth:`dual`.
+        """
+        self._refuse_dual(tokens)
+        kept = fast.clean_pass(self, tokens)
+        return kept, list(self._masks(kept.states[:-1], kept.final))
+
+    def run_with_cache_dual(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        names_filter: str | list[str] | Callable[[str], bool] | None = None,
+    ) -> tuple[DualOutput, ActivationCache]:
+        """``dual``, and a cache of both streams' and the gates' activations."""
+        cache, fwd_hooks, _ = self.get_caching_hooks(names_filter)
+        with self.hooks(fwd_hooks=fwd_hooks):
+            output = self.dual(tokens, path="hooked")
+        return output, ActivationCache(cache, self)
+
+    def _hooked_states(self, tokens: Tensor) -> tuple[DualStates, Tensor]:
+        self._refuse_dual(tokens)
+        watched: list[nn.Module] = [self.ln_final]
+        for block in self.blocks:
+            watched += [
+                block.hook_resid_pre, block.attn.hook_k, block.attn.hook_v, block.hook_resid_post
+            ]  # fmt: skip
+        with outputs_of(watched) as seen:
+            clean_logits = self.forward(tokens, return_type="logits")
+        inputs = [seen[block.hook_resid_pre] for block in self.blocks]
+        masks = list(self._masks(inputs, seen[self.ln_final]))
+        ablated = seen[self.blocks[0].hook_resid_pre]
+        ablated_layers = []
+        for block, (attention_mask, neuron_mask) in zip(self.blocks, masks, strict=True):
+            ablated = block.ablated_forward(
+                ablated,
+                seen[block.attn.hook_k],
+                seen[block.attn.hook_v],
+                attention_mask,
+                neuron_mask,
+            )
+            ablated_layers.append(ablated)
+        final = self.ablated.hook_normalized(layer_norm(self.ln_final, ablated))
+        clean_layers = [seen[block.hook_resid_post] for block in self.blocks]
+        return DualStates.of(seen[self.ln_final], final, masks, clean_layers, ablated_layers), (
+            clean_logits
+        )
+
+    def _fast_states(self, tokens: Tensor) -> DualStates:
+        self._refuse_dual(tokens)
+        if self.ablation.variant == "global":
+            return self._fast_states_global(tokens)
+        both = fast.embed(self, tokens)
+        both = torch.cat([both, both])
+        masks, clean_layers, ablated_layers = [], [], []
+        for block in self.blocks:
+            masks.append(block.gates(both[: len(tokens)]))
+            both = fast.joint_block(block, both, *masks[-1])
+            clean_layers.append(both[: len(tokens)])
+            ablated_layers.append(both[len(tokens) :])
+        clean, ablated = layer_norm(self.ln_final, both).chunk(2)
+        return DualStates.of(clean, ablated, masks, clean_layers, ablated_layers)
+
+    def _fast_states_global(self, tokens: Tensor) -> DualStates:
+        kept = fast.clean_pass(self, tokens)
+        ablated, masks, ablated_layers = kept.states[0], [], []
+        # Each mask is made where it is needed, so that its gradient is used up before the next.
+        for block, clean, own in zip(
+            self.blocks, kept.projections, self._masks(kept.states[:-1], kept.final), strict=True
+        ):
+            masks.append(own)
+            ablated = fast.ablated_block(block, ablated, clean, *own)
+            ablated_layers.append(ablated)
+        final = layer_norm(self.ln_final, ablated)
+        return DualStates.of(kept.final, final, masks, kept.states[1:], ablated_layers)
+
+    def _masks(self, block_inputs: list[Tensor], final: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each block's masks: local gates read its input, global ones the final clean state."""
+        if self.ablation.variant == "local" or not self.ablation.has_gate_weights:
+            for block, state in zip(self.blocks, block_inputs, strict=True):
+                yield block.gates(state)
+            return
+        attention, neurons = (scores.chunk(self.cfg.n_layers, -1) for scores in self.gates(final))
+        for block, state, *scores in zip(
+            self.blocks, block_inputs, attention, neurons, strict=True
+        ):
+            yield block.gates(state, tuple(scores))
+
+    # Guards ---------------------------------------------------------------------------------
+
+    def _resolve(self, path: Path) -> Path:
+        if path != "auto":
+            return path
+        hooked = any(point.fwd_hooks or point.bwd_hooks for point in self.hook_points())
+        return "hooked" if hooked else "fast"
+
+    def _refuse_dual(self, tokens: Tensor) -> None:
+        if not self.ablation.is_gated:
+            raise UserError(
+                "this model has no gates (variant 'none'): call model(tokens), or train with "
+                "variant 'local' or 'global'"
+            )
+        self._refuse_processed()
+        self._check_length(tokens)
+
+    def _refuse_processed(self) -> None:
+        if self.weights_processed:
+            raise UserError(
+                "the weights were processed (folded or centred), which changes what the gates "
+                "read; load the model again for dual() and fast()"
+            )
+
+    def _check_length(self, tokens: Tensor) -> None:
+        if tokens.shape[1] > self.cfg.n_ctx:
+            raise UserError(
+                f"{tokens.shape[1]} tokens, but the model's context is {self.cfg.n_ctx}; cut them"
+            )
+
+    # Weights --------------------------------------------------------------------------------
+
+    def load_and_process_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        fold_ln: bool = True,
+        center_writing_weights: bool = True,
+        center_unembed: bool = True,
+        fold_value_biases: bool = True,
+        refactor_factored_attn_matrices: bool = False,
+    ) -> None:
+        """TransformerLens' weight processing, on the clean stream; afterwards ``dual`` raises."""
+        processes = (
+            fold_ln, center_writing_weights, center_unembed, fold_value_biases,
+            refactor_factored_attn_matrices,
+        )  # fmt: skip
+        if any(processes):
+            # Folding the final LN and centring change W_U and not W_E: they part here.
+            state_dict = {name: tensor.clone() for name, tensor in state_dict.items()}
+            state_dict.setdefault("unembed.W_U", state_dict["embed.W_E"].T.clone())
+            self.unembed = Unembed(self.cfg).to(self.W_E.device)
+            self.weights_processed = True
+            self.setup()
+        super().load_and_process_state_dict(state_dict, *processes)
+
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """The clean stream's weights under TransformerLens' own names, ``unembed.W_U`` included."""
+        weights = {
+            name: tensor for name, tensor in self.state_dict().items() if "gates." not in name
+        }
+        weights.setdefault("unembed.W_U", self.W_U)
+        return weights
+
+    # In and out: sat_interp.io does the work --------------------------------------------
+
+    card: Mapping[str, Any] = {}
+    """Facts about the training that :meth:`from_pretrained` found, for the next model card."""
+
+    tokenizer_hash: str | None = None
+    """Hash of the tokenizer the model was saved with, which :meth:`from_pretrained` found."""
+
+    def save_pretrained(
+        self,
+        directory: str | FilePath,
+        card: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> FilePath:
+        """Write cfg.json, model.safetensors, the tokenizer and a model card.
+
+        See :func:`sat_interp.io.checkpoint.save_pretrained`."""
+        from sat_interp.io import checkpoint
+
+        return checkpoint.save_pretrained(self, directory, card, dtype)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        name: str | FilePath,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+    ) -> SelfAblatingTransformer:
+        """Load a directory of ours, a bundled ``demo:`` model, or one from the hub.
+
+        See :func:`sat_interp.io.checkpoint.from_pretrained`."""
+        from sat_interp.io import checkpoint
+
+        return checkpoint.from_pretrained(name, device, dtype, revision)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        private: bool = False,
+        token: str | None = None,
+        card: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Upload to the Hugging Face hub. See :func:`sat_interp.io.checkpoint.push_to_hub`."""
+        from sat_interp.io import checkpoint
+
+        return checkpoint.push_to_hub(self, repo_id, private, token, card)
+
+    def to_hooked_transformer(self) -> HookedTransformer:
+        """A plain HookedTransformer without gates; see :mod:`sat_interp.io.convert`."""
+        from sat_interp.io import convert
+
+        return convert.to_hooked_transformer(self)
+
+    @staticmethod
+    def from_hooked_transformer(
+        model: HookedTransformer, ablation: SelfAblationConfig | None = None
+    ) -> SelfAblatingTransformer:
+        """Any covered HookedTransformer's weights, with fresh gates; see ``io.convert``."""
+        from sat_interp.io import convert
+
+        return convert.from_hooked_transformer(model, ablation)
+
+    def to_hf(self, directory: str | FilePath | None = None) -> GPTNeoForCausalLM:
+        """A GPTNeoForCausalLM, saved with the tokenizer if ``directory`` is given."""
+        from sat_interp.io import convert
+
+        return convert.to_hf(self, directory)
+
+    @staticmethod
+    def from_hf(
+        model: PreTrainedModel | str | FilePath,
+        ablation: SelfAblationConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> SelfAblatingTransformer:
+        """Hugging Face's GPT-Neo (model, directory or hub name), with fresh gates."""
+        from sat_interp.io import convert
+
+        return convert.from_hf(model, ablation, tokenizer)
+
+    @staticmethod
+    def from_released(
+        state_dict: Mapping[str, Tensor],
+        n_heads: int,
+        ablation: SelfAblationConfig | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> SelfAblatingTransformer:
+        """The authors' weights under their own names; see ``sat_interp.io.released``."""
+        from sat_interp.io import released
+
+        return released.from_released(state_dict, n_heads, ablation, tokenizer)

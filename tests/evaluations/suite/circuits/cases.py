@@ -1,0 +1,44 @@
+"""Tasks made of random tokens, and models that have to do nothing with them."""
+
+from __future__ import annotations
+
+import torch
+
+from evaluations.suite.circuits.case import Case, Outcome
+from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
+from tests.evaluations.suite.circuits.tiny import D_VOCAB, prompts, tiny_model
+
+
+def task(lengths: tuple[int, ...] = (5, 7), n: int = 3, seed: int = 0) -> TaskPrompts:
+    generator = torch.Generator().manual_seed(seed)
+    batches = []
+    for batch in prompts(lengths, n, seed):
+        right = torch.randint(D_VOCAB, (n,), generator=generator)
+        offset = torch.randint(1, D_VOCAB, (n,), generator=generator)
+        batches.append(PairBatch(batch.clean, batch.corrupted, right, (right + offset) % D_VOCAB))
+    texts = (Pair("clean", "corrupted", "right", "wrong"),) * (n * len(lengths))
+    return TaskPrompts("random", tuple(batches), texts)
+
+
+def doable(model: object, prompts: TaskPrompts) -> TaskPrompts:
+    """The same prompts, the model's best token for the right answer, its worst for the wrong."""
+    held_out = None if prompts.held_out is None else doable(model, prompts.held_out)
+    batches = []
+    for batch in prompts.batches:
+        logits = model(batch.clean)[:, -1]
+        batches.append(
+            PairBatch(batch.clean, batch.corrupted, logits.argmax(-1), logits.argmin(-1))
+        )
+    return TaskPrompts(prompts.name, tuple(batches), prompts.texts, held_out=held_out)
+
+
+def tiny_case(
+    shape: str = "gpt-2", seed: int = 0, ablation: str = "resample", n: int = 3, **settings
+) -> Case:
+    model = tiny_model(shape, seed, **settings)
+    return Case.of(model, doable(model, task(n=n, seed=seed)), ablation)
+
+
+def outcome(*differences: float, kl: float = 0.0) -> Outcome:
+    values = torch.tensor(differences, dtype=torch.float64)
+    return Outcome(torch.full_like(values, kl), values)

@@ -1,0 +1,113 @@
+"""sat-eval acdc from end to end."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from evaluations.cli import main
+from evaluations.commands.acdc import _one_length, _taus, default_task
+from evaluations.core.record import read_records
+from sat_interp.io.checkpoint import save_pretrained
+from tests.evaluations.suite.circuits.cases import task
+
+QUICK = ["--random-circuits", "2", "--bootstrap", "1", "--prompts", "6", "--null-draws", "1"]
+
+
+@pytest.fixture
+def evaluate(make_model, tokenizer, tmp_path, monkeypatch, capsys):
+    """Run ``sat-eval acdc`` on prompts of a file; returns exit code, stdout, stderr, records."""
+    monkeypatch.chdir(tmp_path)
+    save_pretrained(make_model(), tmp_path / "tiny")
+    names = ("Tom", "Anna", "cat", "park")
+    prompts = [
+        {"clean": f"The {a} gave the ball to the {b}", "answers": [f" {a}"],
+         "corrupt": f"The {c} gave the ball to the {b}", "wrong_answers": [f" {c}"]}
+        for a in names for b in names for c in names if len({a, b, c}) == 3
+    ]  # fmt: skip
+    (tmp_path / "pairs.json").write_text(json.dumps({"prompts": prompts}))
+
+    def run(*arguments: str, task: bool = True):
+        more = ["--task", "pairs.json"] if task else []
+        code = main(["acdc", *QUICK, "--out", "res", *more, *arguments])
+        told = capsys.readouterr()
+        return code, told.out, told.err, read_records("res")[0]
+
+    return run
+
+
+def test_a_model_gets_tables_figures_circuits_and_a_record(evaluate, tmp_path, caplog):
+    code, out, _, (record,) = evaluate("tiny", "--tau", "0.0001,9")
+    assert code == 0
+    assert record.config["taus"] == [0.0001, 9.0]
+    assert record.data["n"] == 6
+    assert record.data["held_out"]["n"] == 6
+    assert "--bootstrap 1 gives no standard deviation: it takes 5" in caplog.text
+    assert f"{record.metric('edges').value:,.0f}" in out
+    assert "Random" in out
+    assert record.extra["marked"]  # random weights
+    assert "tiny does not do the task" in caplog.text
+    assert "tiny †" in out
+    names = {path.name for path in (tmp_path / "res").rglob("*") if path.is_file()}
+    assert names >= {"acdc-pairs.png", "acdc-pairs-curves.svg", "tiny.circuit", "tiny.graphml"}
+    assert read_records("res")[1] == {}
+    assert "1 were there already" in evaluate("tiny", "--tau", "0.0001,9")[1]
+
+
+def test_prompts_begin_with_the_end_of_text_token_unless_told_not_to(evaluate):
+    quick = ("tiny", "--method", "eap", "--edges", "20")
+    *_, (with_bos,) = evaluate(*quick)
+    *_, records = evaluate(*quick, "--no-bos")
+    (without,) = [one for one in records if one.data["bos"] is False]
+    length = int(next(iter(with_bos.data["lengths"])))
+    assert int(next(iter(without.data["lengths"]))) == length - 1
+    assert with_bos.metric("edges_chosen").value == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--tau", "0"), "positive number"),
+        (("--tau", "nan"), "positive number"),
+        (("--tau", "-0.1"), "positive number"),
+        (("--tau", "much"), "numbers with commas"),
+        (("--method", "acd"), "--method"),
+        (("--engine", "quick"), "--engine"),
+        (("--task", "oii"), "did you mean 'ioi'"),
+        (("--task", "none.json"), "there is no file"),
+        (("--method", "eap", "--score-by", "kl"), "zero for every edge"),
+        (("--prompts", "0"), "at least one prompt"),
+        (("--held-out", "-1"), "0 prompts or more"),
+        (("--method", "eap-ig", "--points", "mine"), "--points"),
+        (("--method", "eap-ig", "--steps", "0"), "at least one step"),
+        ((), "ioi-tinystories"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(evaluate, arguments, message):
+    code, out, err, records = evaluate("tiny", *arguments, task=False)
+    assert (code, out, records) == (2, "", [])
+    assert err.startswith("error: ")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_thresholds_may_be_a_number_several_or_text():
+    assert _taus("0.003,0.01") == _taus([0.003, 0.01]) == (0.003, 0.01)
+    assert _taus(0.03) == _taus("0.03") == (0.03,)
+
+
+def test_the_task_is_the_ioi_of_what_a_model_was_trained_on():
+    assert default_task(SimpleNamespace(data="demo")) == "ioi"
+    assert default_task(SimpleNamespace(data="roneneldan/TinyStories")) == "ioi-tinystories"
+    assert default_task(SimpleNamespace(data=None)) == "ioi-tinystories"
+
+
+def test_auto_circuit_gets_the_commonest_length():
+    both = task(lengths=(5, 7), n=3)
+    made = both.subset([0, 1, 2, 3, 4])
+    chosen = _one_length(made)
+    assert [batch.clean.shape for batch in chosen.batches] == [(3, 5)]
+    assert chosen.left_out == {"not of the commonest length": 2}
+    assert _one_length(chosen).content == chosen.content

@@ -1,0 +1,100 @@
+"""A record's ``extra["health"]`` is seen in every table that shows a figure of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from evaluations.comparison.layer_table import layer_differences, table_2
+from evaluations.comparison.page_tables import html_grid, html_table
+from evaluations.comparison.paper_tables import differences, models_table, table_1
+from evaluations.comparison.seeds import groups
+from evaluations.comparison.selection import models
+from evaluations.suite.lm.report import LANGUAGE
+from evaluations.tables import grid
+from evaluations.tables.health import phrases
+from evaluations.tables.tables import csv_text, markdown, rich_table
+from tests.evaluations.comparison.study_records import gates, lm, made
+
+PHRASE = "CE interval wider than the difference"
+L4 = {"ablation": gates("local", 4)}
+
+
+def sick(record, phrase=PHRASE):
+    return dataclasses.replace(record, extra={**record.extra, "health": [phrase]})
+
+
+@pytest.fixture
+def records():
+    return [
+        lm("base", 0, 3.0),
+        sick(lm("gated", 0, 2.0, **L4)),
+        lm("other", 0, 2.5, ablation=gates("global", 4)),
+    ]
+
+
+def printed(table) -> str:
+    console = Console(width=250, file=io.StringIO())
+    console.print(table)
+    return " ".join(console.file.getvalue().split())
+
+
+def test_the_tables_of_an_evaluation_mark_and_explain(records):
+    for text in (markdown(LANGUAGE[0], records), printed(rich_table(LANGUAGE[0], records))):
+        assert "gated †" in text
+        assert f"† lm: {PHRASE} (gated)." in text
+        assert "base †" not in text
+    page = html_table(LANGUAGE[0], records)
+    assert "<th scope='row'>gated †</th>" in page
+    assert PHRASE in page
+    assert PHRASE in csv_text(LANGUAGE[0], records).splitlines()[2]
+
+
+def test_the_marked_model_has_no_figure_in_bold():
+    plain = [lm(f"base-s{seed}", seed, 3.0 + seed / 100) for seed in range(3)]
+    better = [lm(f"gated-s{seed}", seed, 2.0 + seed / 90, **L4) for seed in range(3)]
+
+    def bold(records) -> set[str]:
+        table = table_1(groups(models(records)))
+        return {row[0].text for row in table.rows for cell in row if cell.is_best}
+
+    assert bold([*plain, *better]) == {"gated"}
+    assert bold([*plain, *better[:2], sick(better[2])]) == set()
+
+
+def test_table_1_marks_explains_and_keeps_it_out_of_bold(records):
+    table = table_1(groups(models(records)))
+    place = [one.title for one in table.headings].index("Perplexity")
+    by_name = {row[0].text: row[place] for row in table.rows}
+    assert by_name["gated"].text == "2.000 †"
+    assert not by_name["gated"].is_best
+    assert by_name["base"].text == "3.000"
+    for text in (grid.markdown(table), html_grid(table), printed(grid.rich_table(table))):
+        assert f"† lm: {PHRASE} (gated)." in text
+    assert PHRASE in grid.latex(table)
+
+
+def test_differences_and_single_models_are_marked_too(records):
+    found = groups(models(records))
+    for table in (differences(found), models_table(found)):
+        assert any(cell.text.endswith("†") for row in table.rows for cell in row)
+        assert any(PHRASE in note for note in table.notes)
+
+
+def test_table_2_marks_the_model():
+    graphs = {"entropy.layer0": 1.0, "entropy": 1.0}
+    found = groups(
+        models([made("n2g", "base", 0, graphs), sick(made("n2g", "gated", 0, graphs, **L4))])
+    )
+    for table in (table_2(found), layer_differences(found)):
+        assert any(cell.text == "gated †" for row in table.rows for cell in row)
+    assert any(PHRASE in note for note in table_2(found).notes)
+
+
+@pytest.mark.parametrize("odd", [None, "text", {"a": 1}, [1, None], [["nested"]]])
+def test_health_of_another_shape_marks_nothing(odd):
+    record = dataclasses.replace(lm("a", 0, 1.0), extra={"health": odd})
+    assert phrases(record) == []
