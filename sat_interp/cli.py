@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
-import difflib
+import dataclasses
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import Any
 
-from sat_interp._util.commandline import check_config_files, log_to_stderr, run_command, underscored
-from sat_interp._util.errors import UserError, suggest
-from sat_interp._util.reading import Unreadable, read_yaml
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+from sat_interp._util.commandline import (
+    config_values,
+    given_options,
+    hyphenated,
+    log_to_stderr,
+    named_as_options,
+    option_parser,
+    parse_options,
+    run_command,
+)
+from sat_interp._util.errors import UserError
+from sat_interp.model.config import SelfAblationConfig
+from sat_interp.training.config import TrainConfig, preset_settings
 
 EXAMPLES = """\
 examples:
@@ -24,207 +29,113 @@ examples:
   sat-train --variant local --k 4 --out runs/local    with gates
   sat-train --preset tinystories-3m --variant global --k 8 --out runs/paper --precision bf16
   sat-train --data stories.jsonl.gz --tokenizer bpe:10000 --out runs/mine
-  sat-train --out runs/baseline --resume              go on after an interruption
-  sat-train --match-perplexity 6.5 --out runs/matched a baseline no better than that
-  sat-train --preset tinystories-3m --print_config > run.yaml; sat-train --config run.yaml --out DIR
+  sat-train --out runs/baseline --resume              continue after an interruption
+  sat-train --match-perplexity 6.5 --out runs/matched a baseline of this validation perplexity
+  sat-train --preset tinystories-3m --print-config > run.yaml; sat-train --config run.yaml --out DIR
   torchrun --nproc-per-node 2 --no-python sat-train --out runs/two
-  sat-train --study studies/demo.yaml                 many runs: what is missing of them
+  sat-train --study studies/demo.yaml                 every run of a study that is not finished
 """
-
-_FLAGS = ("resume", "compile")
-_FOR_GATES = (
-    "k", "k_attention", "k_neurons", "gates", "soft", "unit", "forward_mask", "temperature",
-    "near_ties",
-)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``sat-train``; returns 0, 2 for what the user can mend, 130 when interrupted."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run ``sat-train``.
+
+    Returns:
+        The exit code: 0; 2 for an error that the user can correct; 130 when interrupted.
+    """
+    arguments = [hyphenated(argument) for argument in (sys.argv[1:] if argv is None else argv)]
     _log_to_stderr()
-    names = [argument.partition("=")[0] for argument in arguments]
-    command = _train_study if "--study" in names else _train
+    command = _train_study if "--study" in given_options(arguments) else _train
     return run_command(lambda: command(arguments))
 
 
 def _train(arguments: list[str]) -> None:
     settings = parse(arguments)
-    from sat_interp.training.config import TrainConfig
     from sat_interp.training.loop import train
     from sat_interp.training.report import describe
 
-    result = train(TrainConfig(**settings))
+    with named_as_options(TrainConfig):
+        result = train(TrainConfig(**settings))
     final = describe(result.summary["final"])
     logging.getLogger(__name__).info("validation %s; the model is in %s", final, result.out)
 
 
 def _train_study(arguments: list[str]) -> None:
-    """``sat-train --study FILE [--out DIR]``: a table at the end, then a failure for any run's."""
+    """Train what is missing of a study, print a table, and fail if any run failed."""
     from rich.console import Console
 
     from sat_interp.training.study import raise_failures, read_study, train_study
     from sat_interp.training.study_table import study_table
 
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("study", "out"):
-        parser.add_argument(f"--{name}")
-    try:
-        given, others = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
+    others = [name for name in given_options(arguments) if name not in ("--study", "--out")]
     if others:
-        raise UserError(f"{others[0]} does not go with --study: settings stand in its file")
-    done = train_study(read_study(given.study, given.out))
+        raise UserError(f"{others[0]} cannot be combined with --study: put it into the study file")
+    parser = option_parser(prog="sat-train")
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--out")
+    options = parse_options(parser, arguments)
+    done = train_study(read_study(options["study"], options["out"]))
     Console(width=None if sys.stdout.isatty() else 110).print(study_table(done))
     raise_failures(done)
 
 
-def parse(arguments: list[str]) -> dict[str, Any]:
-    """The fields of TrainConfig that a command line and its ``--config`` file ask for.
+def parse(arguments: Sequence[str]) -> dict[str, Any]:
+    """Fields of TrainConfig that a command line and its ``--config`` file set.
 
-    ``--preset`` changes the defaults; ``--k`` stands for ``--k_attention`` and ``--k_neurons``
-    where these are not given themselves. ``--a-b`` is ``--a_b``.
+    ``--preset`` changes the defaults; ``--k`` sets ``--k-attention`` and ``--k-neurons`` where
+    these are not given themselves.
 
     Raises:
-        UserError: the command line or the file makes no sense.
+        UserError: the command line or the file is not valid.
     """
-    import jsonargparse
-
-    arguments = [underscored(argument) for argument in arguments]
-    check_config_files(arguments)
-    early, file = _early(arguments)
-    parser = _parser(early.preset or file.get("preset") or "demo")
-    try:
-        namespace = parser.parse_args(_spread_k(arguments, early.k, file))
-    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
-        raise UserError(_explain(str(error), parser, early.config)) from error
-    settings = namespace.as_dict()
-    _refuse_gates_without_variant(arguments, settings)
-    for name in ("config", "k", "study"):
-        settings.pop(name, None)
-    return settings
-
-
-def _parser(preset: str) -> ArgumentParser:
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
-
-    from sat_interp.training.config import TrainConfig, preset_settings
-
-    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """jsonargparse's help, with the examples as they stand."""
-
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
+    given = given_options(arguments)
+    file = config_values(arguments)
+    preset = given.get("--preset") or file.get("preset") or "demo"
+    parser = option_parser(
+        TrainConfig,
         prog="sat-train",
         usage="sat-train --out DIR [--preset NAME] [--variant none|local|global] [--k K] [options]",
-        description="Train a transformer with or without self-ablation gates.\n\n" + EXAMPLES,
-        formatter_class=Formatter,
-        exit_on_error=False,
+        description="Train a transformer with or without self-ablation gates.",
+        examples=EXAMPLES,
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of the options.")
-    parser.add_argument("--study", help="YAML file that names many runs; takes --out beside it.")
-    parser.add_argument("--k", type=int | None, default=None, help="k_attention and k_neurons.")
-    parser.add_class_arguments(TrainConfig, as_group=False, skip=set(_FLAGS))
-    for flag, text in _docstrings(TrainConfig, _FLAGS).items():
-        parser.add_argument(f"--{flag}", action="store_true", help=text)
-    parser.set_defaults(preset_settings(preset))
-    return parser
+    parser.add_argument(
+        "--study", metavar="FILE", help="YAML file that describes many runs; takes only --out."
+    )
+    parser.add_argument(
+        "--k", type=int | None, metavar="N", help="Value of --k-attention and --k-neurons."
+    )
+    parser.set_defaults(preset_settings(str(preset)))
+    settings = parse_options(parser, [*arguments, *_spread_k(given, file)])
+    _refuse_gates_without_variant(given, settings)
+    return {name: value for name, value in settings.items() if name not in ("k", "study")}
 
 
-def _docstrings(config: type, names: Sequence[str]) -> dict[str, str]:
-    """What stands under these fields of a dataclass."""
-    from docstring_parser import parse_from_object
+def _spread_k(given: dict[str, str], file: dict[str, Any]) -> list[str]:
+    """``--k-attention`` and ``--k-neurons`` where ``k`` is given and they are not.
 
-    found = {param.arg_name: param.description or "" for param in parse_from_object(config).params}
-    return {name: " ".join(found.get(name, "").split()) for name in names}
-
-
-def _early(arguments: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """``--preset`` and ``--k``, which decide the other defaults, and the config file's content."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("preset", "k", "config"):
-        parser.add_argument(f"--{name}")
-    try:
-        early, _ = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from error
-    return early, _yaml(early.config) if early.config else {}
-
-
-def _yaml(path: str) -> dict[str, Any]:
-    """A config file's content; what is wrong with it, the parser proper will say."""
-    try:
-        content = read_yaml(path)
-    except Unreadable:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _spread_k(arguments: list[str], k: str | None, file: dict[str, Any]) -> list[str]:
-    """Add ``--k_attention`` and ``--k_neurons`` where ``k`` is given and they are not.
-
-    Given on the command line, k goes before what a config file says; given in the file, it does
-    not go before k_attention and k_neurons there.
+    On the command line k takes precedence over a config file; in the file it does not take
+    precedence over k_attention and k_neurons there.
     """
-    explicit = {argument.partition("=")[0] for argument in arguments}
-    names = [name for name in ("k_attention", "k_neurons") if f"--{name}" not in explicit]
+    names = [name for name in ("k_attention", "k_neurons") if hyphenated(f"--{name}") not in given]
+    k = given.get("--k")
     if k is None:
         k = file.get("k")
         names = [name for name in names if name not in file]
-    if k is None:
-        return arguments
-    return arguments + [part for name in names for part in (f"--{name}", str(k))]
+    return [] if k is None else [f"--{name}={k}" for name in names]
 
 
-def _refuse_gates_without_variant(arguments: list[str], settings: dict[str, Any]) -> None:
-    """Who asks for k winners wants gates, unless ``--variant none`` is said beside it."""
-    explicit = [argument.partition("=")[0] for argument in arguments]
-    if settings["variant"] != "none" or "--variant" in explicit:
+def _refuse_gates_without_variant(given: dict[str, str], settings: dict[str, Any]) -> None:
+    """Refuse settings of gates for a model without any, unless ``--variant none`` is explicit."""
+    if settings["variant"] != "none" or "--variant" in given:
         return
-    for option in explicit:
-        if option.removeprefix("--") in _FOR_GATES and option.startswith("--"):
-            raise UserError(f"{option} is for gates: add --variant local or --variant global")
-
-
-def _explain(message: str, parser: ArgumentParser, file: str | None) -> str:
-    """jsonargparse's several lines as one that says what to do."""
-    options = [action.dest for action in parser._actions]
-    if match := re.match(r"unrecognized arguments: --([^\s=]+)", message):
-        return _unknown("option --", match[1], options)
-    if match := re.match(r"Option '(\S+)' is not accepted", message):
-        return _unknown("setting ", match[1], options)
-    if match := re.match(r'Parser key "(\w+)":.*Given? value: (.*)', message, re.DOTALL):
-        return _expected(match[1], match[2])
-    if match := re.match(r'Parser key "(\w+)":.*Got value: (.*)', message, re.DOTALL):
-        return _expected(match[1], match[2])
-    message = " ".join(message.split())
-    if re.search(r"parsing config|Unexpected config", message):
-        return f"{file} is no YAML mapping of options: {message}"
-    return message.removeprefix('Parser key "config": ')
-
-
-def _unknown(kind: str, name: str, options: list[str]) -> str:
-    """``suggest`` without its list: there are too many options for one line."""
-    near = difflib.get_close_matches(name, options, n=1)
-    hint = f"did you mean {near[0]}?" if near else "they are listed by sat-train --help"
-    return f"unknown {kind}{name}: {hint}"
-
-
-def _expected(name: str, value: str) -> str:
-    from sat_interp.training.config import TrainConfig
-
-    hint = get_type_hints(TrainConfig).get(name, int)
-    choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
-    if choices:
-        return suggest(name, value, choices)
-    types = get_args(hint) or (hint,)
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    wanted = " or ".join(words[kind] for kind in types if kind in words)
-    return f"{name} must be {wanted}, not {value!r}"
+    names = ["k", *(field.name for field in dataclasses.fields(SelfAblationConfig))]
+    for option in map(hyphenated, (f"--{name}" for name in names)):
+        if option in given:
+            raise UserError(f"{option} needs gates: add --variant local or --variant global")
 
 
 def _log_to_stderr() -> None:
-    """The toolkit's own progress, and every warning, one line each."""
+    """Write progress and every warning to standard error, one line each."""
     log_to_stderr()
-    is_first = os.environ.get("RANK", "0") == "0"  # under torchrun, one process speaks
+    is_first = os.environ.get("RANK", "0") == "0"  # under torchrun only the first process logs
     logging.getLogger("sat_interp").setLevel(logging.INFO if is_first else logging.ERROR)

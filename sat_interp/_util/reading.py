@@ -38,10 +38,11 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
         raise Unreadable(getattr(error, "strerror", None) or str(error)) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)  # open() below would raise for a directory
+        raise Unreadable("it is not a regular file")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("it is no regular file")
         if status.st_size > most:
             raise Unreadable(f"it has {status.st_size:,} bytes, more than {most:,}")
         try:

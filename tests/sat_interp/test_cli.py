@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,17 @@ from sat_interp.data.stories import stories
 from sat_interp.training.config import PRESETS, TrainConfig
 
 SMALL = {
-    "n_layers": 1, "d_model": 8, "n_heads": 2, "d_mlp": 12, "n_ctx": 16, "steps": 4,
-    "batch_size": 2, "tokenizer": "bpe:280", "log_every": 2, "device": "cpu",
-}  # fmt: skip
+    "n_layers": 1,
+    "d_model": 8,
+    "n_heads": 2,
+    "d_mlp": 12,
+    "n_ctx": 16,
+    "steps": 4,
+    "batch_size": 2,
+    "tokenizer": "bpe:280",
+    "log_every": 2,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +65,19 @@ def sat_train(
     monkeypatch.chdir(tmp_path)
 
     def command(*arguments: str, **changes: Any) -> tuple[int, str]:
-        settings = {"out": str(tmp_path / "run"), "data": str(text / "train.jsonl"),
-                    "validation": str(text / "validation.jsonl"), **SMALL, **changes}  # fmt: skip
+        settings = {
+            "out": str(tmp_path / "run"),
+            "data": str(text / "train.jsonl"),
+            "validation": str(text / "validation.jsonl"),
+            **SMALL,
+            **changes,
+        }
         given = {argument.partition("=")[0].lstrip("-") for argument in arguments}
-        options = [f"--{name}={value}" for name, value in settings.items()
-                   if value is not None and name not in given]  # fmt: skip
+        options = [
+            f"--{name}={value}"
+            for name, value in settings.items()
+            if value is not None and name not in given
+        ]
         code = main([*options, *(argument.format(text=text) for argument in arguments)])
         return code, capsys.readouterr().err
 
@@ -69,10 +86,13 @@ def sat_train(
 
 CASES = {
     "unknown preset": (["--preset=dmo"], "unknown preset 'dmo': did you mean 'demo'?"),
-    "unknown option": (["--stps=3"], "unknown option --stps: did you mean steps?"),
-    "unlike any option": (["--zzzz=3"], "unknown option --zzzz: they are listed by sat-train --h"),
+    "unknown option": (["--stps=3"], "unknown option --stps: did you mean --steps?"),
+    "unlike any option": (
+        ["--zzzz=3"],
+        "unknown option --zzzz: sat-train --help lists the options",
+    ),
     "stray word": (["stray"], "stray"),
-    "option without value": (["--steps"], "steps: expected one argument"),
+    "option without value": (["--steps"], "--steps needs a value"),
     "unknown variant": (["--variant=lokal"], "unknown variant 'lokal': did you mean 'local'?"),
     "unknown soft": (["--soft=softmx"], "did you mean 'softmax'?"),
     "unknown gates": (["--gates=randm"], "did you mean 'random'?"),
@@ -82,35 +102,47 @@ CASES = {
     "tokenizer without size": (["--tokenizer=bpe:many"], "write bpe:10000"),
     "tokenizer directory without one": (["--tokenizer={text}/not-a-model"], "no tokenizer can be"),
     "bpe too small": (["--tokenizer=bpe:100"], "at least 257 tokens"),
-    "vocabulary too small": (["--d_vocab=50"], "d_vocab 50 is too small: the tokenizer has tokens"),
-    "k above n": (["--variant=local", "--k=20"], "choose k_attention <= 8"),
-    "k above neurons": (["--variant=global", "--k_neurons=13"], "choose k_neurons <= 12"),
-    "k above heads": (["--variant=local", "--unit=head", "--k=3"], "choose k_attention <= 2"),
-    "k of zero": (["--variant=local", "--k=0"], "k_attention must be at least 1, not 0"),
+    "vocabulary too small": (
+        ["--d_vocab=50"],
+        "--d-vocab 50 is too small: the tokenizer has tokens",
+    ),
+    "k above n": (["--variant=local", "--k=20"], "choose --k-attention <= 8"),
+    "k above neurons": (["--variant=global", "--k_neurons=13"], "choose --k-neurons <= 12"),
+    "k above heads": (["--variant=local", "--unit=head", "--k=3"], "choose --k-attention <= 2"),
+    "k of zero": (["--variant=local", "--k=0"], "--k-attention must be at least 1, not 0"),
     "k no number": (["--k=four"], "must be a whole number, not 'four'"),
-    "k without gates": (["--k=4"], "--k is for gates: add --variant local or --variant global"),
-    "unit without gates": (["--unit", "head"], "--unit is for gates: add --variant local or"),
-    "k on a baseline": (["--preset=builtin-baseline", "--k-neurons=4"], "--k_neurons is for gat"),
-    "heads do not divide": (["--n_heads=3"], "d_model 8 is not divisible by n_heads 3"),
-    "no layers": (["--n_layers=0"], "n_layers must be at least 1, not 0"),
-    "no neurons": (["--d_mlp=0"], "d_mlp must be at least 1, not 0"),
-    "negative context": (["--n_ctx=-5"], "n_ctx must be at least 1, not -5"),
-    "no steps": (["--steps=0"], "steps must be at least 1, not 0"),
-    "half a step": (["--steps=3.5"], "steps must be a whole number, not '3.5'"),
-    "empty batch": (["--batch_size=0"], "batch_size must be at least 1, not 0"),
-    "no accumulation": (["--accumulate=0"], "accumulate must be at least 1, not 0"),
-    "learning rate zero": (["--learning_rate=0"], "learning_rate must be > 0 and finite, not 0"),
-    "learning rate nan": (["--learning_rate=.nan"], "learning_rate must be > 0 and finite, not n"),
-    "learning rate text": (["--learning_rate=fast"], "learning_rate must be a number, not 'fast'"),
-    "negative clipping": (["--clip_norm=-1"], "clip_norm must be >= 0 and finite, not -1"),
-    "beta of one": (["--beta2=1"], "beta2 must be in [0, 1), not 1"),
-    "negative weight": (["--ablated_weight=-1"], "ablated_weight must be >= 0 and finite, not -1"),
+    "k without gates": (["--k=4"], "--k needs gates: add --variant local or --variant global"),
+    "unit without gates": (["--unit", "head"], "--unit needs gates: add --variant local or"),
+    "k on a baseline": (["--preset=builtin-baseline", "--k-neurons=4"], "--k-neurons needs gates"),
+    "heads do not divide": (["--n_heads=3"], "--d-model 8 is not divisible by --n-heads 3"),
+    "no layers": (["--n_layers=0"], "--n-layers must be at least 1, not 0"),
+    "no neurons": (["--d_mlp=0"], "--d-mlp must be at least 1, not 0"),
+    "negative context": (["--n_ctx=-5"], "--n-ctx must be at least 1, not -5"),
+    "no steps": (["--steps=0"], "--steps must be at least 1, not 0"),
+    "half a step": (["--steps=3.5"], "--steps must be a whole number, not '3.5'"),
+    "empty batch": (["--batch_size=0"], "--batch-size must be at least 1, not 0"),
+    "no accumulation": (["--accumulate=0"], "--accumulate must be at least 1, not 0"),
+    "learning rate zero": (["--learning_rate=0"], "--learning-rate must be > 0 and finite, not 0"),
+    "learning rate nan": (
+        ["--learning_rate=.nan"],
+        "--learning-rate must be > 0 and finite, not n",
+    ),
+    "learning rate text": (
+        ["--learning_rate=fast"],
+        "--learning-rate must be a number, not 'fast'",
+    ),
+    "negative clipping": (["--clip_norm=-1"], "--clip-norm must be >= 0 and finite, not -1"),
+    "beta of one": (["--beta2=1"], "--beta2 must be in [0, 1), not 1"),
+    "negative weight": (
+        ["--ablated_weight=-1"],
+        "--ablated-weight must be >= 0 and finite, not -1",
+    ),
     "no loss at all": (["--clean_weight=0", "--ablated_weight=0"], "not all 0"),
-    "warmup too long": (["--warmup_steps=4"], "warmup_steps 4 must be below steps 4"),
+    "warmup too long": (["--warmup_steps=4"], "--warmup-steps 4 must be below steps 4"),
     "temperature": (["--variant=local", "--temperature=0"], "must be positive and finite, not 0"),
-    "negative seed": (["--seed=-1"], "seed must be >= 0 and finite, not -1"),
-    "huge seed": ([f"--seed={2**63}"], "seed must be below 2^63"),
-    "perplexity below one": (["--match-perplexity=0.5"], "match_perplexity must be > 1"),
+    "negative seed": (["--seed=-1"], "--seed must be >= 0 and finite, not -1"),
+    "huge seed": ([f"--seed={2**63}"], "--seed must be below 2^63"),
+    "perplexity below one": (["--match-perplexity=0.5"], "--match-perplexity must be > 1"),
     "perplexity no number": (["--match-perplexity=low"], "must be a number"),
     "missing data": (["--data={text}/nowhere.jsonl"], "no such file"),
     "data of another format": (["--data={text}/table.csv"], ".jsonl"),
@@ -119,31 +151,36 @@ CASES = {
     "broken data": (["--data={text}/broken.jsonl"], "broken.jsonl"),
     "missing column": (["--data={text}/train.jsonl:story"], "story"),
     "column without text": (["--data={text}/train.jsonl:other"], "other"),
-    "data shorter than a window": (["--data={text}/short.txt", "--n_ctx=200"], "smaller n_ctx"),
+    "data shorter than a window": (["--data={text}/short.txt", "--n_ctx=200"], "smaller --n-ctx"),
     "data that is validation": (["--data={text}/validation.jsonl"], "both training and valid"),
     "no story count": (["--data=demo:few"], "a number of stories"),
     "more stories than there are": ([f"--data=demo:{'9' * 5000}"], "no number of stories"),
     "data that is a pipe": (["--data={text}/pipe.jsonl"], "pipe.jsonl is no regular file"),
     "a vocabulary without end": ([f"--tokenizer=bpe:{'9' * 5000}"], "no vocabulary is so large"),
-    "a million layers": (["--n_layers=1000000"], "n_layers must be at most 1,000, not 1000000"),
+    "a million layers": (["--n_layers=1000000"], "--n-layers must be at most 1,000, not 1000000"),
     "out is a file": (["--out={text}/short.txt"], "is a file: name a directory"),
     "out under a file": (["--out={text}/short.txt/run"], "cannot make directory"),
     "out cannot be written": (["--out=/proc/run"], "cannot make directory /proc/run"),
     "out holds something else": (["--out={text}/foreign"], "not empty and holds no run"),
-    "missing config": (["--config={text}/nowhere.yaml"], "error: File does not exist"),
-    "config with unknown key": (["--config={text}/unknown.yaml"], "did you mean batch_size?"),
-    "config that is torn": (["--config={text}/torn.yaml"], "torn.yaml is no YAML mapping"),
-    "config that is a list": (["--config={text}/list.yaml"], "list.yaml is no YAML mapping"),
-    "config with a bad value": (["--config={text}/bad.yaml"], "learning_rate must be a number"),
+    "missing config": (["--config={text}/nowhere.yaml"], "nowhere.yaml: no such file"),
+    "config with unknown key": (
+        ["--config={text}/unknown.yaml"],
+        "unknown setting batchsize: did you mean batch_size?",
+    ),
+    "config that is torn": (["--config={text}/torn.yaml"], "torn.yaml is not a YAML mapping"),
+    "config that is a list": (["--config={text}/list.yaml"], "list.yaml is not a YAML mapping"),
+    "config with a bad value": (["--config={text}/bad.yaml"], "--learning-rate must be a number"),
     "wandb missing": (["--wandb=project"], "pip install 'sat-interp[wandb]'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_user_can_get_wrong_is_one_clear_line(
-    sat_train: Callable[..., tuple[int, str]], case: str, monkeypatch: pytest.MonkeyPatch,
+    sat_train: Callable[..., tuple[int, str]],
+    case: str,
+    monkeypatch: pytest.MonkeyPatch,
     text: Path,
-) -> None:  # fmt: skip
+) -> None:
     arguments, said = CASES[case]
     changes: dict[str, Any] = {}
     if "config" in case:
@@ -195,7 +232,7 @@ def test_a_loss_that_is_nan_is_one_line(
     monkeypatch.setattr(trainer, "training_loss", poisoned)
     code, error = sat_train()
     assert (code, error.count("\n")) == (2, 1)
-    assert "not finite at step 1: lower learning_rate" in error
+    assert "not finite at step 1: lower --learning-rate" in error
 
 
 def test_a_full_disk_is_one_line(
@@ -223,7 +260,7 @@ def test_help_has_examples_and_every_field(capsys: pytest.CaptureFixture[str]) -
     assert "sat-train --variant local --k 4 --out runs/local" in shown
     assert "Peak learning rate of AdamW" in shown
     assert "Go on where the run in out stopped" in shown
-    assert all(f"--{name}" in shown for name in TrainConfig().to_dict())
+    assert all(f"--{name.replace('_', '-')} " in shown for name in TrainConfig().to_dict())
 
 
 def test_the_printed_configuration_is_read_back(
@@ -271,6 +308,13 @@ def test_a_loop_over_variants_may_have_none_among_them() -> None:
     assert parse(["--variant=none", "--k=4"])["variant"] == "none"
     assert parse(["--variant", "none", "--soft", "sigmoid"])["soft"] == "sigmoid"
     assert parse(["--preset=builtin-local-k4", "--k=2"])["k_neurons"] == 2
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"sat-train {metadata.version('sat-interp')}\n"
 
 
 def test_dashes_and_underscores_are_the_same() -> None:

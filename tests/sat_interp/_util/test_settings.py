@@ -229,7 +229,7 @@ def test_a_pipe_as_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     os.mkfifo(tmp_path / "pipe.yaml")
     for option in ("--config", "--study"):
         assert main([option, str(tmp_path / "pipe.yaml")]) == 2
-        assert "no regular file" in capsys.readouterr().err
+        assert "not a regular file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("error", "said"), [
