@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.acdc.autocircuit import autocircuit, available
 from evaluations.suite.circuits.methods.acdc.search import MAX_BYTES, acdc

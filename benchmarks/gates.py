@@ -29,7 +29,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.core.text import Text, evaluation_text
 from evaluations.suite.gates.evaluation import GatesConfig
 from evaluations.suite.gates.interventions import measure_interventions

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from evaluations.core.activations import gather
 from evaluations.core.excerpts import Gathered
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.core.text import Text
 from evaluations.core.units import find_units
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData

@@ -27,7 +27,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from evaluations.core.activations import gather
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.core.text import Text, evaluation_text
 from evaluations.core.units import find_units
 from evaluations.suite.n2g.config import N2gConfig

@@ -102,6 +102,7 @@ def acdc(
     """
     from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import finish
+    from evaluations.core.model_source import sources
     from evaluations.core.runner import run
     from evaluations.suite.circuits.evaluation import EVALUATION, CircuitConfig
     from evaluations.suite.circuits.metrics import LEAST_DRAWS
@@ -125,8 +126,8 @@ def acdc(
         )
         return _one_length(made) if engine == "auto-circuit" else made
 
-    load = model_loader(device, dtype, tokenizer, EVALUATION, config)
-    outcome = run(EVALUATION, models, prompts_of, config, out, force, load=load)
+    load = model_loader(device, dtype, EVALUATION, config)
+    outcome = run(EVALUATION, sources(models, tokenizer), prompts_of, config, out, force, load=load)
     stem = _stem(task, method)
     for line in warnings(outcome.records):
         log.warning("%s", line)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evaluations.battery.feasibility import Answer, Subject
+    from evaluations.core.model_source import ModelSource
     from evaluations.core.models import LoadedModel
     from evaluations.core.text import Text
 
@@ -42,19 +43,21 @@ def check(
         For each model that can be read, an ``Answer`` for every evaluation.
     """
     from evaluations.battery.feasibility import answers
-    from evaluations.commands.inputs import text_finder, training_text_finder
     from evaluations.commands.show import console, say
+    from evaluations.core.model_source import sources
     from evaluations.core.runner import Outcome
+    from evaluations.core.text_source import text_finder, training_text_finder
     from sat_interp._util.errors import UserError
 
-    text_of = text_finder(models, data, validation, stories)
-    trained_on = training_text_finder(models, data, validation)
+    chosen = sources(models, tokenizer)
+    text_of = text_finder(chosen, data, validation, stories)
+    trained_on = training_text_finder(chosen, data, validation)
     shown, outcome, found = console(), Outcome(), []
-    for spec in models:
+    for source in chosen:
         try:
-            subject = _subject(spec, tokenizer, text_of, trained_on)
+            subject = _subject(source, text_of, trained_on)
         except UserError as error:
-            outcome.failures[spec] = str(error)
+            outcome.failures[source.label] = str(error)
             continue
         found.append(answers(subject))
         for line in _described(subject):
@@ -65,8 +68,7 @@ def check(
 
 
 def _subject(
-    spec: str,
-    tokenizer: str | None,
+    source: ModelSource,
     text_of: Callable[[LoadedModel], Text],
     trained_on: Callable[[LoadedModel], tuple[str, str | None]],
 ) -> Subject:
@@ -77,13 +79,11 @@ def _subject(
     """
     from evaluations.battery.feasibility import Subject
     from evaluations.commands.acdc import default_task
-    from evaluations.core.controls import split
-    from evaluations.core.models import outline
     from sat_interp._util.errors import UserError
     from sat_interp.data.corpus import count_tokens
     from sat_interp.data.sources import parse_data
 
-    known = outline(split(spec)[0], tokenizer)
+    known = source.outline
 
     def train_tokens(enough: int) -> int:
         return count_tokens(parse_data(*trained_on(known)), "train", known.tokenizer, enough)

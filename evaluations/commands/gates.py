@@ -64,20 +64,23 @@ def gates(
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
     """
-    from evaluations.commands.inputs import model_loader, text_finder
+    from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import finish
+    from evaluations.core.model_source import sources
     from evaluations.core.runner import run
+    from evaluations.core.text_source import text_finder
     from evaluations.suite.gates.evaluation import EVALUATION, GatesConfig
     from evaluations.suite.gates.report import GATES, draw_gates
     from evaluations.tables.tables import write_tables
 
-    text = text_finder(models, data, validation, stories)
+    chosen = sources(models, tokenizer)
+    text = text_finder(chosen, data, validation, stories)
     config = GatesConfig(
         seed, resamples, probe_stories, probe_classes, intervention_stories, picture_story,
         picture_tokens,
     )  # fmt: skip
-    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
-    outcome = run(EVALUATION, models, text, config, out, force, load=load)
+    load = model_loader(device, dtype, EVALUATION, config, not (data or validation))
+    outcome = run(EVALUATION, chosen, text, config, out, force, load=load)
     finish(
         outcome, GATES, out,
         write=lambda found: write_tables(GATES, found, Path(out), "gates"),

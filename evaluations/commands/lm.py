@@ -65,18 +65,21 @@ def lm(
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
     """
-    from evaluations.commands.inputs import model_loader, text_finder
+    from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import finish
+    from evaluations.core.model_source import sources
     from evaluations.core.runner import run
+    from evaluations.core.text_source import text_finder
     from evaluations.suite.lm.evaluation import EVALUATION, LanguageConfig
     from evaluations.suite.lm.report import LANGUAGE, OTHER_PERPLEXITIES
     from evaluations.tables.figures import draw_language
     from evaluations.tables.tables import write_tables
 
-    text = text_finder(models, data, validation, stories)
+    chosen = sources(models, tokenizer)
+    text = text_finder(chosen, data, validation, stories)
     config = LanguageConfig(seed, resamples, activation_stories, perplexity=perplexity)
-    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
-    outcome = run(EVALUATION, models, text, config, out, force, load=load)
+    load = model_loader(device, dtype, EVALUATION, config, not (data or validation))
+    outcome = run(EVALUATION, chosen, text, config, out, force, load=load)
     layouts = (*LANGUAGE, *([OTHER_PERPLEXITIES[perplexity]] if perplexity else []))
     finish(
         outcome, layouts, out,

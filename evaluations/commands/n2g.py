@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from evaluations.commands.inputs import Dtype
 
 if TYPE_CHECKING:
+    from evaluations.core.model_source import ModelSource
     from evaluations.core.models import LoadedModel
     from evaluations.core.text import Text
     from evaluations.suite.n2g.config import N2gConfig
@@ -92,12 +93,13 @@ def n2g(
         A ``Record`` for each model, the written ones and those that were there; with ``neuron``,
         that neuron's graph in each model.
     """
-    from evaluations.commands.inputs import model_loader, text_finder
+    from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import console, finish
     from evaluations.core.autoencoder import content_hash, open_sae
-    from evaluations.core.controls import with_controls
     from evaluations.core.excerpts import GatherConfig
+    from evaluations.core.model_source import sources, with_controls
     from evaluations.core.runner import run
+    from evaluations.core.text_source import text_finder
     from evaluations.suite.n2g.config import N2gConfig, Thresholds
     from evaluations.suite.n2g.evaluation import EVALUATION
     from evaluations.suite.n2g.report import TABLES, draw_thresholds, rich_table, write_text
@@ -111,13 +113,13 @@ def n2g(
         Thresholds(activation, importance), hook=hook, stream=stream,
         sae=content_hash(Path(sae)) if sae else None, gather=gathered,
     )  # fmt: skip
-    models = with_controls(models, control)
-    text = text_finder(models, data, validation, stories)
+    chosen = with_controls(sources(models, tokenizer), control)
+    text = text_finder(chosen, data, validation, stories)
     find = _data_finder(text, substitutes, Path(out), Path(sae) if sae else None, force)
-    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
+    load = model_loader(device, dtype, EVALUATION, config, not (data or validation))
     if neuron is not None:
-        return _draw(models, load, find, config, neuron)
-    outcome = run(EVALUATION, models, find, config, out, force, load=load)
+        return _draw(chosen, load, find, config, neuron)
+    outcome = run(EVALUATION, chosen, find, config, out, force, load=load)
     if outcome.records:
         wide = console(150)
         for convention in CONVENTIONS:
@@ -174,8 +176,8 @@ def _source(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> Subst
 
 
 def _draw(
-    models: Sequence[str],
-    load: Callable[[str], LoadedModel],
+    models: Sequence[ModelSource],
+    load: Callable[[ModelSource], LoadedModel],
     find: Callable[[LoadedModel], N2gData],
     config: N2gConfig,
     name: str,
@@ -187,9 +189,9 @@ def _draw(
     from evaluations.suite.n2g.report import write_neuron
 
     graphs, outcome = [], Outcome()
-    for spec in models:
-        with outcome.noting(spec, "n2g --neuron"):
-            loaded = load(spec)
+    for source in models:
+        with outcome.noting(source.label, "n2g --neuron"):
+            loaded = load(source)
             data = find(loaded)
             graph = neuron_graph(loaded.model, data, config, name)
             graphs.append(graph)

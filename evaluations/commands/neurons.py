@@ -99,12 +99,13 @@ def neurons(
     Returns:
         A ``Record`` for each model, the written ones and those that were there.
     """
-    from evaluations.commands.inputs import model_loader, text_finder
+    from evaluations.commands.inputs import model_loader
     from evaluations.commands.show import finish
     from evaluations.core.autoencoder import content_hash, open_sae
-    from evaluations.core.controls import with_controls
     from evaluations.core.excerpts import GatherConfig
+    from evaluations.core.model_source import sources, with_controls
     from evaluations.core.runner import run
+    from evaluations.core.text_source import text_finder
     from evaluations.suite.neurons.config import NeuronsConfig
     from evaluations.suite.neurons.evaluation import EVALUATION
     from evaluations.suite.neurons.report import LAYOUTS, draw, write_text
@@ -119,11 +120,11 @@ def neurons(
         tuple(part.strip() for part in scores.split(",") if part.strip()),
         gather=GatherConfig(seed=seed), resamples=resamples,
     )  # fmt: skip
-    models = with_controls(models, control)
-    text = text_finder(models, data, validation, stories)
+    chosen = with_controls(sources(models, tokenizer), control)
+    text = text_finder(chosen, data, validation, stories)
     find = _data_finder(text, asked, Path(out), Path(sae) if sae else None)
-    load = model_loader(device, dtype, tokenizer, EVALUATION, config, not (data or validation))
-    outcome = run(EVALUATION, models, find, config, out, force, load=load)
+    load = model_loader(device, dtype, EVALUATION, config, not (data or validation))
+    outcome = run(EVALUATION, chosen, find, config, out, force, load=load)
     figures: dict[str, Draw] = {"neurons": lambda found: draw(found, Path(out) / "neurons")}
     if html:
         figures["page"] = lambda found: [_page(found, Path(out), resamples)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from evaluations.commands.inputs import Dtype
 
 if TYPE_CHECKING:
+    from evaluations.core.model_source import ModelSource
     from evaluations.core.models import LoadedModel
     from evaluations.core.runner import Outcome
     from evaluations.suite.sae.config import SaeConfig
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Evaluated: TypeAlias = "tuple[Outcome, list[tuple[str, SaeConfig]]]"
+Evaluated: TypeAlias = "tuple[Outcome, list[tuple[ModelSource, SaeConfig]]]"
 
 Preset = Literal["paper", "modern", "demo"]
 Architecture = Literal["standard", "topk", "batchtopk", "jumprelu", "gated"]
@@ -102,22 +103,22 @@ def sae(
         A ``Record`` for each model, hook point and coefficient.
     """
     from evaluations.commands.show import finish
-    from evaluations.core.controls import with_controls
+    from evaluations.core.model_source import sources, with_controls
     from evaluations.suite.sae.report import draw, labelled, layouts, write_text
 
-    models = with_controls(models, control)
+    chosen = with_controls(sources(models, tokenizer), control)
     configs = _configs(
         preset, architecture, l1, target_l0, k, hook, tokens, seed, resamples,
         Path(sae) if sae else None,
     )  # fmt: skip
 
-    def evaluate(specs: Sequence[str], wanted: Sequence[SaeConfig]) -> Evaluated:
+    def evaluate(specs: Sequence[ModelSource], wanted: Sequence[SaeConfig]) -> Evaluated:
         find = _data_finder(
             specs, data, validation, stories, out, wanted, sae, force, tokens is None
         )
-        return _run(specs, wanted, find, out, force, device, dtype, tokenizer, data or validation)
+        return _run(specs, wanted, find, out, force, device, dtype, data or validation)
 
-    whole, asked = evaluate(models, configs)
+    whole, asked = evaluate(chosen, configs)
     if not (l1 or target_l0 or k or sae):
         for spec, config in _to_search(asked, whole):
             found, _ = evaluate([spec], [config])
@@ -125,7 +126,7 @@ def sae(
             whole.skipped += found.skipped
             whole.renewed += found.renewed
             for reason in found.failures.values():
-                log.warning("%s: no better coefficient was found: %s", spec, reason)
+                log.warning("%s: no better coefficient was found: %s", spec.label, reason)
     finish(
         whole, layouts(labelled(whole.records)), out,
         write=lambda found: write_text(found, Path(out)),
@@ -135,8 +136,9 @@ def sae(
 
 
 def _run(
-    models: Sequence[str], configs: Sequence[SaeConfig], find: Callable[[LoadedModel], SaeData],
-    out: str, force: bool, device: str | None, dtype: Dtype, tokenizer: str | None,
+    models: Sequence[ModelSource], configs: Sequence[SaeConfig],
+    find: Callable[[LoadedModel], SaeData],
+    out: str, force: bool, device: str | None, dtype: Dtype,
     named: str | None,
 ) -> Evaluated:  # fmt: skip
     """Every model with every configuration; and which of them each record is of."""
@@ -146,19 +148,19 @@ def _run(
 
     whole, asked = Outcome(), []
     for config in configs:
-        load = model_loader(device, dtype, tokenizer, EVALUATION, config, not named)
+        load = model_loader(device, dtype, EVALUATION, config, not named)
         outcome = run(EVALUATION, models, find, config, out, force, load=load)
         whole.records += outcome.records
         whole.failures |= outcome.failures
         whole.skipped += outcome.skipped
         whole.renewed += outcome.renewed
-        asked += [(spec, config) for spec in models if spec not in outcome.failures]
+        asked += [(spec, config) for spec in models if spec.label not in outcome.failures]
     return whole, asked
 
 
 def _to_search(
-    asked: Sequence[tuple[str, SaeConfig]], outcome: Outcome
-) -> list[tuple[str, SaeConfig]]:
+    asked: Sequence[tuple[ModelSource, SaeConfig]], outcome: Outcome
+) -> list[tuple[ModelSource, SaeConfig]]:
     """For which models, and with what, an autoencoder of the default coefficient is no use.
 
     Args:
@@ -234,7 +236,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _data_finder(
-    models: Sequence[str],
+    models: Sequence[ModelSource],
     data: str | None,
     validation: str | None,
     stories: int | None,
@@ -245,9 +247,9 @@ def _data_finder(
     is_fitted: bool,
 ) -> Callable[[LoadedModel], SaeData]:
     """The texts of each model: the same held-out stories for all, never trained on here."""
-    from evaluations.commands.inputs import training_text_finder
     from evaluations.core.runner import model_directory, model_key
     from evaluations.core.text import evaluation_text
+    from evaluations.core.text_source import training_text_finder
     from evaluations.suite.sae.evaluation import SaeData
     from sat_interp.data.corpus import load_corpus
     from sat_interp.data.sources import parse_data

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -70,7 +70,7 @@ def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
     """
     if not 0 <= seed < 2**63:
         raise UserError(f"the seed of a control must be from 0 to 2^63 - 1, not {seed}")
-    device, dtype = loaded.device, str(loaded.model.W_E.dtype).removeprefix("torch.")
+    device, dtype = loaded.device, loaded.dtype
     model = copy.deepcopy(loaded.model)
     model.to("cpu", print_details=False)
     model.to(torch.float32, print_details=False)
@@ -86,29 +86,25 @@ def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
     if isinstance(model, SelfAblatingTransformer):
         model.card = {}
     name = f"{loaded.name} [{Control(kind, seed)}]"
-    made = prepared(model, name, loaded.tokenizer, device, dtype)  # type: ignore[arg-type]
+    made = prepared(model, name, loaded.own_tokenizer, device, dtype)
     made.data, made.validation = loaded.data, loaded.validation
     made.tokenizer_note = loaded.tokenizer_note
     made.control = {"kind": kind, "seed": seed, "of": loaded.weights_hash}
     return made
 
 
-def with_controls(models: Sequence[str], controls: str | None) -> list[str]:
-    """Return MODEL arguments, each followed by those of its controls.
+def parse_controls(text: str | None) -> list[Control]:
+    """Return the controls that an option names, each once.
 
     Args:
-        controls: ``untrained``, ``shuffled``, several with commas between them, each with a seed
-            after a colon if not 0 (``untrained:1``); ``none`` or None for no control.
+        text: ``untrained``, ``shuffled``, several with commas between them, each with a seed after
+            a colon if not 0 (``untrained:1``); ``none`` or None for no control.
 
     Raises:
         UserError: an unknown control, or a seed that is no whole number.
     """
-    chosen = dict.fromkeys(_control(part) for part in _parts(controls))
-    return [
-        spec
-        for model in models
-        for spec in (model, *(f"{model} [{one}]" for one in chosen if not split(model)[1]))
-    ]
+    parts = [part.strip() for part in (text or NONE).split(",")]
+    return list(dict.fromkeys(_control(part) for part in parts if part and part != NONE))
 
 
 def split(spec: str) -> tuple[str, Control | None]:
@@ -120,11 +116,6 @@ def split(spec: str) -> tuple[str, Control | None]:
     if found is None or Path(spec).expanduser().is_dir():
         return spec, None
     return found[1], _control(f"{found[2]}:{found[3] or 0}")
-
-
-def _parts(controls: str | None) -> list[str]:
-    parts = [part.strip() for part in (controls or NONE).split(",")]
-    return [part for part in parts if part and part != NONE]
 
 
 def _control(text: str) -> Control:

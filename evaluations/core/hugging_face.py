@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformers import PreTrainedModel
 
 from evaluations.core import families
 from sat_interp._util.errors import UserError
@@ -20,60 +23,123 @@ from sat_interp.io.foreign import check_directory
 # wrong window shows only beyond.
 COMPARED = 512
 
+ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A Hugging Face decoder whose weights have not been converted: its configuration, read once.
+
+    Attributes:
+        config: transformers' configuration, its architecture named.
+        cfg: TransformerLens' configuration.
+        source: the directory with the weights, or the model itself.
+        name: of the source in messages.
+    """
+
+    config: Any
+    cfg: HookedTransformerConfig
+    source: Path | PreTrainedModel
+    name: str
+
+    @classmethod
+    def of(cls, source: Path | PreTrainedModel, name: str = "") -> Decoder:
+        """Read the configuration of a directory or a model.
+
+        Raises:
+            UserError: there is none, or an architecture that transformers or TransformerLens does
+                not know.
+        """
+        if isinstance(source, Path):
+            config, name = _read_configuration(source), str(source)
+            limit, label = families.tokenizer_limit(source), source.resolve().name
+        else:
+            config, limit, label = copy.deepcopy(source.config), None, name
+            config.architectures = [type(source).__name__]
+        try:
+            with _readable_configuration(config) as path:
+                cfg = families.configuration(config, path, limit)
+        except Exception as error:  # an unknown architecture meets NotImplementedError, ...
+            raise _not_converted(config, name, error) from None
+        cfg.tokenizer_name = None  # the tokenizer is loaded apart; by name it would need a network
+        cfg.model_name = label
+        _own_initialisation(cfg, config)
+        return cls(config, cfg, source, name)
+
+    def outline(self) -> HookedTransformer:
+        """Build the model on the meta device: its shape and hook points, no weights."""
+        cfg = copy.deepcopy(self.cfg)
+        cfg.device, cfg.init_weights = "meta", False
+        with torch.device("meta"):
+            return HookedTransformer(cfg, move_to_device=False)
+
+    def load(self) -> HookedTransformer:
+        """Convert the weights, unprocessed, in float32 on the CPU.
+
+        TransformerLens reads configurations from a directory but loads models by known names only,
+        so the three steps of its ``from_pretrained`` are taken here one by one. The result is
+        compared with Hugging Face's own logits, which catches what its conversion leaves out.
+
+        Raises:
+            UserError: weights that cannot be read or converted, or logits that differ.
+        """
+        from transformer_lens import loading_from_pretrained as loading
+
+        original, cfg = self._original(), copy.deepcopy(self.cfg)
+        try:
+            with _readable_configuration(self.config) as path:
+                state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
+            _true_sizes(cfg, state)
+            model = HookedTransformer(cfg, move_to_device=False)
+            model.load_and_process_state_dict(
+                state,
+                fold_ln=False,
+                center_writing_weights=False,
+                center_unembed=False,
+                fold_value_biases=False,
+            )
+        except Exception as error:  # the conversion raises whatever its reading meets
+            raise _not_converted(self.config, self.name, error) from None
+        _compare(model, original, self.name)
+        return model
+
+    def _original(self) -> PreTrainedModel:
+        """Return transformers' model in float32 on the CPU; one in memory stays as it is."""
+        if not isinstance(self.source, Path):
+            return shared_copy(self.source).cpu().float().eval()
+        from transformers import AutoModelForCausalLM
+
+        try:
+            with quiet_transformers():
+                return AutoModelForCausalLM.from_pretrained(
+                    self.source, dtype=torch.float32, trust_remote_code=False
+                ).eval()
+        except Exception as error:  # transformers raises whatever its reading of the files meets
+            raise UserError(f"cannot load a model from {self.name}: {first_line(error)}") from None
+
 
 def hugging_face_model(directory: str | Path) -> HookedTransformer:
     """Load a decoder that TransformerLens knows from a Hugging Face directory, without a network.
-
-    TransformerLens reads configurations from a directory but loads models by known names only, so
-    the three steps of its ``from_pretrained`` are taken here one by one. The result is compared
-    with Hugging Face's own logits, which catches what its conversion does not cover.
 
     Raises:
         UserError: no model there, an architecture TransformerLens does not know, or logits that
             differ.
     """
-    from transformer_lens import loading_from_pretrained as loading
-    from transformers import AutoModelForCausalLM
-
-    directory = Path(directory)
-    config = _read_configuration(directory)
-    cfg = _hooked_configuration(config, directory)  # refused before the weights are read
-    try:
-        with quiet_transformers():
-            original = AutoModelForCausalLM.from_pretrained(
-                directory, dtype=torch.float32, trust_remote_code=False
-            ).eval()
-    except Exception as error:  # transformers raises whatever its reading of the files meets
-        raise UserError(f"cannot load a model from {directory}: {first_line(error)}") from None
-    try:
-        with _readable_configuration(config) as path:
-            state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
-        _true_sizes(cfg, state)
-        model = HookedTransformer(cfg, move_to_device=False)
-        model.load_and_process_state_dict(
-            state, fold_ln=False, center_writing_weights=False, center_unembed=False,
-            fold_value_biases=False,
-        )  # fmt: skip
-    except Exception as error:  # the conversion raises whatever its reading of the weights meets
-        raise _not_converted(config, directory, error) from None
-    _compare(model, original, directory)
-    return model
+    return Decoder.of(Path(directory)).load()
 
 
-def hugging_face_outline(directory: str | Path) -> HookedTransformer:
-    """Build the model in a Hugging Face directory on the meta device, by its configuration alone.
+def shared_copy(module: ModuleT) -> ModuleT:
+    """Return a copy of a module that shares its numbers: what is set on the copy stays there.
 
-    Returns:
-        A model with the shape and the hook points of :func:`hugging_face_model`'s, no weights.
-
-    Raises:
-        UserError: no configuration there, or an architecture TransformerLens does not know.
+    Moving or casting the copy, its mode and its ``requires_grad`` leave the original as it is.
     """
-    directory = Path(directory)
-    cfg = _hooked_configuration(_read_configuration(directory), directory)
-    cfg.device, cfg.init_weights = "meta", False
-    with torch.device("meta"):
-        return HookedTransformer(cfg, move_to_device=False)
+    shared: dict[int, object] = {
+        id(one): torch.nn.Parameter(one.data, requires_grad=False) for one in module.parameters()
+    }
+    shared |= {id(one): one for one in module.buffers()}
+    if (tokenizer := getattr(module, "tokenizer", None)) is not None:
+        shared[id(tokenizer)] = tokenizer
+    return copy.deepcopy(module, shared)
 
 
 def _read_configuration(directory: Path) -> Any:
@@ -96,27 +162,9 @@ def _read_configuration(directory: Path) -> Any:
     return config
 
 
-def _hooked_configuration(config: Any, directory: Path) -> HookedTransformerConfig:
-    """Return TransformerLens' configuration of a model.
-
-    Raises:
-        UserError: an architecture TransformerLens does not know.
-    """
-    try:
-        with _readable_configuration(config) as path:
-            cfg = families.configuration(config, path, families.tokenizer_limit(directory))
-    except Exception as error:  # an unknown architecture meets NotImplementedError, KeyError, ...
-        raise _not_converted(config, directory, error) from None
-    cfg.tokenizer_name = None  # the tokenizer is loaded apart; by name it would need a network
-    cfg.model_name = directory.resolve().name
-    _own_initialisation(cfg, config)
-    return cfg
-
-
-def _not_converted(config: Any, directory: Path, error: Exception) -> UserError:
+def _not_converted(config: Any, name: str, error: Exception) -> UserError:
     return UserError(
-        f"TransformerLens cannot convert {config.architectures[0]} from {directory}: "
-        f"{first_line(error)}"
+        f"TransformerLens cannot convert {config.architectures[0]} from {name}: {first_line(error)}"
     )
 
 
@@ -178,7 +226,7 @@ def _true_sizes(cfg: Any, state: dict[str, torch.Tensor]) -> None:
 
 
 @torch.inference_mode()
-def _compare(model: HookedTransformer, original: torch.nn.Module, directory: Path) -> None:
+def _compare(model: HookedTransformer, original: torch.nn.Module, name: str) -> None:
     """Refuse a conversion whose logits are not the original's."""
     generator = torch.Generator().manual_seed(0)
     length = min(COMPARED, int(model.cfg.n_ctx))
@@ -189,6 +237,6 @@ def _compare(model: HookedTransformer, original: torch.nn.Module, directory: Pat
     worst = float(difference.abs().max())
     if not worst <= 1e-2:
         raise UserError(
-            f"{directory}: TransformerLens' conversion does not compute what the model does "
+            f"{name}: TransformerLens' conversion does not compute what the model does "
             f"(log-probabilities differ by up to {worst:.3g}); it has a feature it does not cover"
         )

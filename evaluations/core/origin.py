@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ class Origin:
 
 
 def read_origin(directory: Path) -> Origin:
-    """The origin of the model of ours in ``directory``; an empty one for any other model."""
+    """Return the origin of the model of ours in ``directory``; an empty one for any other model."""
     if not (directory / CONFIG).is_file():
         return Origin()
-    told = _mapping(_json(directory / CONFIG).get("training"))
+    card = _mapping(_json(directory / CONFIG).get("training"))
     run = _mapping(_json(directory.parent / "config.json").get("config"))
     if not isinstance(run.get("data"), str):
         run = {}  # not a run of ours
@@ -46,14 +46,25 @@ def read_origin(directory: Path) -> Origin:
         # a run that was fitted to a perplexity planned the longest length it would have tried
         chosen = {"steps": match["steps"]} if "steps" in match else {}
         run = {**run, **chosen, "planned_steps": run.get("steps"), "finished": summary.exists()}
-        if "steps" not in told and not chosen:
+        if "steps" not in card and not chosen:
             run.pop("steps", None)  # nothing says after how many steps it was saved
+    return card_origin(card, run)
+
+
+def card_origin(card: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> Origin:
+    """Return the origin that a model card's facts and the configuration of its run state.
+
+    Args:
+        card: the model's own (``SelfAblatingTransformer.card``); it goes before the run's.
+        run: empty where the model does not lie in its run.
+    """
+    run = run or {}
     facts = {
         key: _without_directory(key, value)
-        for key, value in {**run, **told}.items()
+        for key, value in {**run, **card}.items()
         if isinstance(value, str | int | float) and len(str(value)) < LONGEST
     }
-    data, validation = (_text(run.get(key) or told.get(key)) for key in ("data", "validation"))
+    data, validation = (_text(run.get(key) or card.get(key)) for key in ("data", "validation"))
     return Origin(facts, data, validation)
 
 

@@ -15,7 +15,8 @@ from transformer_lens import HookedTransformer
 
 from evaluations.core import weights
 from evaluations.core.canonical import canonical
-from evaluations.core.models import LoadedModel, load_model
+from evaluations.core.model_source import ModelArgument, ModelSource
+from evaluations.core.models import LoadedModel
 from evaluations.core.outcome import Outcome
 from evaluations.core.record import (
     SCHEMA,
@@ -90,13 +91,13 @@ class Evaluation(Generic[DataT, ConfigT]):
 
 def run(
     evaluation: Evaluation[DataT, ConfigT],
-    models: Sequence[str | LoadedModel],
+    models: Sequence[ModelArgument],
     data: Callable[[LoadedModel], DataT],
     config: ConfigT,
     out: str | Path,
     force: bool = False,
     *,
-    load: Callable[[str], LoadedModel] = load_model,
+    load: Callable[[ModelSource], LoadedModel] = ModelSource.load,
 ) -> Outcome:
     """Run one evaluation on several models, one in memory at a time, and write a record for each.
 
@@ -105,11 +106,11 @@ def run(
     cannot be read is redone. A model that fails does not stop the others.
 
     Args:
-        models: what ``load_model`` takes, or models that are loaded.
+        models: what ``ModelSource.of`` takes.
         data: gives a model its data (in its own tokens).
         out: records go to ``out/<model>-<weights>/<evaluation>-<config>.json``.
         force: run even what is done.
-        load: how a MODEL argument is loaded, where device, dtype or tokenizer matter.
+        load: how a source is loaded, where device or dtype matter.
 
     Raises:
         UserError: ``out`` cannot be a directory; told before anything has run.
@@ -120,9 +121,9 @@ def run(
         raise UserError(f"records cannot be written to {out}: {error.strerror}") from None
     outcome = Outcome()
     for spec in progress.bar(models, desc=evaluation.name, unit="model"):
-        name = spec if isinstance(spec, str) else spec.name
-        with outcome.noting(name, evaluation.name):
-            loaded = load(spec) if isinstance(spec, str) else spec
+        source = ModelSource.of(spec)
+        with outcome.noting(source.label, evaluation.name):
+            loaded = load(source)
             record, was_done = run_one(evaluation, loaded, data(loaded), config, out, force)
             outcome.records.append(record)
             outcome.skipped += was_done

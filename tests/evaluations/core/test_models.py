@@ -17,7 +17,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from evaluations.core import hugging_face
-from evaluations.core.models import COSMETIC, load_model, outline, prepared
+from evaluations.core.model_source import ModelSource, load_model
+from evaluations.core.models import COSMETIC, prepared
 from evaluations.core.runner import model_key, run
 from evaluations.core.text import evaluation_text
 from evaluations.core.weights import weights_hash
@@ -335,6 +336,6 @@ def test_a_tokenizer_that_is_not_the_models_is_told_whatever_its_size(
     loaded = load_model(str(directory))
     assert "is not the one the model was trained with" in loaded.tokenizer_note
     assert caplog.text.count("not the one") == 1
-    assert outline(str(directory)).tokenizer_note == loaded.tokenizer_note
+    assert ModelSource.of(str(directory)).outline.tokenizer_note == loaded.tokenizer_note
     tokenizer.save_pretrained(tmp_path / "right")
     assert load_model(str(directory), tokenizer=str(tmp_path / "right")).tokenizer_note is None

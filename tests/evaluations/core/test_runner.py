@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.core.record import Metric, read_record
 from evaluations.core.runner import Evaluation, Result, run
 from sat_interp._util.errors import UserError

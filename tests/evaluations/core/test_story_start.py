@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from evaluations.core.activations import gather
 from evaluations.core.excerpts import GatherConfig
-from evaluations.core.models import load_model, outline, prepared
+from evaluations.core.model_source import ModelSource, load_model
+from evaluations.core.models import prepared
 from evaluations.core.text import evaluation_text
 from evaluations.core.units import find_units
 from evaluations.suite.gates.picture import picture
@@ -135,7 +136,7 @@ def test_ours_begin_with_end_of_text_everywhere(two_marks, stories_file, tmp_pat
     assert whole.to_tokens("Tom")[0, 0] == EOS
     for loaded in (
         load_model(str(directory), device="cpu"),
-        outline(str(directory)),
+        ModelSource.of(str(directory)).outline,
         prepared(model, "mine", two_marks, "cpu"),
     ):
         text = evaluation_text(loaded.tokenizer, str(stories_file))
@@ -179,4 +180,4 @@ def test_a_tokenizer_that_names_end_of_text_as_its_bos_keeps_it(two_marks, llama
         tokenizer_object=two_marks.backend_tokenizer, bos_token="</s>", eos_token="</s>"
     ).save_pretrained(tmp_path)
     assert story_start(load_model(str(tmp_path), device="cpu").tokenizer) == EOS
-    assert story_start(outline(str(tmp_path)).tokenizer) == EOS
+    assert story_start(ModelSource.of(str(tmp_path)).outline.tokenizer) == EOS

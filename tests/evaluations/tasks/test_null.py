@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.tasks.null import ALONE, TOO_FEW
 from evaluations.tasks.pairs import PairBatch, TaskPrompts
 from evaluations.tasks.registry import make_task

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from evaluations.cli import main
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.core.record import read_records
 from evaluations.core.runner import Evaluation, Result, run_one
 from evaluations.suite.sae.budget import fitted

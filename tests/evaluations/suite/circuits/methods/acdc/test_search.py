@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.core.models import load_model
+from evaluations.core.model_source import load_model
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.acdc import search as module
 from evaluations.suite.circuits.methods.acdc.engine import Lane

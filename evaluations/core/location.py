@@ -1,0 +1,114 @@
+"""Where a named model lies: in a directory, in a training run, in this package, on the hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from evaluations.core.hugging_face import first_line
+from sat_interp._util.errors import UserError, suggest
+from sat_interp.io.locate import BUNDLED, CONFIG, find_model, is_hugging_face
+
+Kind = Literal["bundled", "training run", "ours", "hugging face", "hub"]
+
+PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
+"""Files of a repository on the hub that are downloaded."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a model lies.
+
+    Attributes:
+        kind: what lies there; a model of ours on the hub is of the kind ``hub`` too.
+        directory: with the model's files; of a run its ``best`` model, else its ``model``.
+        name: of the model in tables.
+        revision: the commit of a repository on the hub.
+    """
+
+    kind: Kind
+    directory: Path
+    name: str
+    revision: str | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether ``save_pretrained`` of this package wrote the directory."""
+        return (self.directory / CONFIG).is_file()
+
+
+def locate(given: str | Path) -> Location:
+    """Return where the model of a MODEL argument lies, downloaded if need be.
+
+    Raises:
+        UserError: nothing of that name.
+    """
+    spec = str(given)
+    if not spec.strip():
+        raise UserError("MODEL is empty: name a directory, a hub id or " + ", ".join(_bundled()))
+    if spec.startswith("demo:"):
+        return Location("bundled", _our_directory(spec), spec)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _local(path)
+    if path.exists():
+        raise UserError(f"{spec} is a file: MODEL is the directory that holds it")
+    if isinstance(given, Path) or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
+        siblings = [str(near) for near in path.parent.glob("*") if near.is_dir()]
+        hint = suggest("MODEL", spec, siblings) if siblings else f"unknown MODEL {spec!r}"
+        raise UserError(f"there is no such directory: {hint}")
+    return _on_hub(spec)
+
+
+def _local(path: Path) -> Location:
+    if is_hugging_face(path):
+        return Location("hugging face", path, _name_of(path))
+    directory = _our_directory(path)
+    in_run = (directory.resolve().parent / "config.json").exists()
+    return Location("training run" if in_run else "ours", directory, _name_of(path))
+
+
+def _our_directory(name: str | Path) -> Path:
+    """Return the directory of a model of ours: itself, a run's best model, or a bundled one."""
+    directory = find_model(name)
+    if directory is None:
+        raise UserError(f"there is no model {str(name)!r}")
+    return directory
+
+
+def _name_of(path: Path) -> str:
+    """Return the directory's own name, or the run's where it is a run's ``model`` or ``best``."""
+    resolved = path.resolve()
+    is_part = resolved.name in ("model", "best") and (resolved.parent / "config.json").exists()
+    return resolved.parent.name if is_part else resolved.name
+
+
+def _on_hub(spec: str) -> Location:
+    """Download a repository, or find it in the cache; known short names are TransformerLens'."""
+    from huggingface_hub import snapshot_download
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        repository = get_official_model_name(spec)
+    except ValueError:
+        repository = spec
+    try:
+        directory = Path(snapshot_download(repository, allow_patterns=[*PATTERNS]))
+        if not any(directory.glob("*.safetensors")):  # older repositories have nothing else
+            directory = Path(snapshot_download(repository, allow_patterns=[*PATTERNS, "*.bin"]))
+    except Exception as error:  # the hub's failures have no common base class
+        known = suggest("MODEL", spec, [*_bundled(), *_directories_here()])
+        raise UserError(
+            f"{known}; nor can it be had from the Hugging Face hub: {first_line(error)}"
+        ) from None
+    found = directory if is_hugging_face(directory) else _our_directory(directory)
+    return Location("hub", found, spec, directory.name)
+
+
+def _bundled() -> list[str]:
+    return [f"demo:{name}" for name in BUNDLED]
+
+
+def _directories_here() -> list[str]:
+    return [path.name for path in Path().iterdir() if path.is_dir() and path.name[0] not in "._"]
