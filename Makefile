@@ -1,4 +1,5 @@
-# make demo: the main job on the built-in models.   make test: lint, types, tests.
+# make demo: the main job on the built-in models.   make test: lint, types,
+# documentation, tests.   make docs: the documentation, in build/site.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -11,14 +12,18 @@ MODELS := demo:baseline demo:local-k4 demo:global-k4
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint types install install-test auto-circuit local-examiner builtin-models clean $(BUILTIN)
+.PHONY: demo test docs lint types install install-test install-docs auto-circuit local-examiner builtin-models clean $(BUILTIN)
 
 demo: install
 	$(BIN)/sat-eval all $(MODELS) --preset quick --jobs 2 --data demo --out results/demo
 	$(BIN)/sat-eval report --out results/demo
 
-test: install-test lint types
+test: install-test install-docs lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# tests/test_docs.py builds it, too, from nothing and looks at every page.
+docs: install-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: install-test
 	$(BIN)/ruff check .
@@ -29,6 +34,7 @@ types: install-test
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test auto-circuit
+install-docs: $(VENV)/.installed-docs
 auto-circuit: $(VENV)/.installed-auto-circuit
 local-examiner: $(VENV)/.installed-local-examiner
 
@@ -41,6 +47,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
 # An optional engine of sat-eval acdc, and what ours is tested against. Not an extra: among the
@@ -65,4 +75,4 @@ $(BUILTIN): sat_interp/models/%: install
 	rm -rf $@ && mkdir -p $(@D) && cp -r runs/builtin/$*/best $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build

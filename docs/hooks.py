@@ -1,0 +1,277 @@
+"""MkDocs hooks: what a page shows of records, commands and modules is read when it is built.
+
+A page asks for it in a line of its own:
+
+    <!-- table: builtin lm -->           an evaluation's tables, from the records in results/builtin
+    <!-- paper: builtin table1 -->       a table of ``sat-eval report``
+    <!-- terminal: builtin lm -->        the tables as a terminal of 100 columns shows them
+    <!-- figure: builtin acdc curves Some words -->      a figure of the records; . is the main one
+    <!-- help: sat-eval acdc -->         what ``--help`` prints
+    <!-- frame: builtin perplexity -->   rows of ``results_frame``
+    <!-- map: evaluations -->            a line for each module, from its docstring
+
+and, inside a sentence, for one figure of one record with its interval:
+
+    {{ builtin demo:baseline lm perplexity 2 }}
+
+A request that cannot be met fails the build.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import io
+import os
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+WIDTH = 100
+REQUEST = re.compile(r"^( *)<!-- (\w+): (.+?) -->$", re.MULTILINE)
+REMOTE = re.compile(
+    r'<script type="module">(?:(?!</script>).)*https://.*?</script>|<script src=""> </script>',
+    re.DOTALL,
+)
+VALUE = re.compile(r"\{\{ (\S+) (\S+(?: \[\w+\])?) (\w+) (\w+) (\d) \}\}")
+
+
+KEPT = re.compile(r"(<!-- begin (\w+): (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+"""What README.md, which nothing builds, keeps of a request between two marks."""
+
+
+def filled(text: str) -> str:
+    """Return a text with what its marked requests ask for: ``python docs/hooks.py`` writes it."""
+    return KEPT.sub(
+        lambda match: match[1] + REQUESTS[match[2]](*match[3].split()) + "\n" + match[4], text
+    )
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Make the front page of README.md, whose links are those of the repository."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\]\(docs/", "](", text)
+    text = re.sub(r"\[(\S+)\]\([A-Z]\S+\)", r"`\1`", text)  # files beside the documentation
+    files.append(File.generated(config, "index.md", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
+    """Replace every request of a page by what it asks for."""
+
+    def met(match: re.Match[str]) -> str:
+        kind, words = match[2], match[3].split()
+        if kind not in REQUESTS:
+            raise PluginError(f"{page.file.src_uri}: nothing is known of {match[0]}")
+        try:
+            return textwrap.indent(REQUESTS[kind](*words), match[1])
+        except (LookupError, TypeError, OSError, SystemExit) as error:
+            raise PluginError(f"{page.file.src_uri}: {match[0]}: {error!r}") from error
+
+    def drawn(match: re.Match[str]) -> str:
+        """A figure becomes a file of the site, and the page an image."""
+        study, evaluation, name, *words = match[1].split()
+        path = f"figures/{study}-{evaluation}-{name.strip('.') or 'main'}.png"
+        if path not in {file.src_uri for file in files}:
+            content = figure(study, evaluation, "" if name == "." else name)
+            files.append(File.generated(config, path, content=content))
+        up = "../" * page.file.src_uri.count("/")
+        return f"[![{' '.join(words)}]({up}{path})]({up}{path})"
+
+    markdown = re.sub(r"^<!-- figure: (.+?) -->$", drawn, markdown, flags=re.MULTILINE)
+    return VALUE.sub(lambda match: value(*match.groups()), REQUEST.sub(met, markdown))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Leave out what a converted notebook would fetch: it draws no diagrams."""
+    return REMOTE.sub("", html)
+
+
+@functools.cache
+def records(study: str) -> tuple[Any, ...]:
+    """Every record of a folder of results/, whole."""
+    from evaluations.core.record import read_record, record_files
+
+    found = [read_record(path) for path in record_files(RESULTS / study)]
+    return tuple(sorted(found, key=lambda record: record.started))
+
+
+def of(study: str, evaluation: str) -> list[Any]:
+    """Return the records of an evaluation.
+
+    Raises:
+        LookupError: there is none.
+    """
+    found = [record for record in records(study) if record.evaluation == evaluation]
+    if not found:
+        raise LookupError(f"results/{study} holds no record of {evaluation}")
+    return found
+
+
+def table(study: str, evaluation: str, place: str = "") -> str:
+    """Return an evaluation's tables as Markdown: all, or the one at a place."""
+    from evaluations.tables.tables import markdown
+
+    found = of(study, evaluation)
+    layouts = LAYOUTS[evaluation](found)
+    chosen = [layouts[int(place)]] if place else layouts
+    return "\n".join(markdown(layout, found) for layout in chosen)
+
+
+def terminal(study: str, evaluation: str, place: str = "0") -> str:
+    """Return an evaluation's table as a terminal shows it."""
+    from rich.console import Console
+
+    from evaluations.tables.tables import rich_table
+
+    found = of(study, evaluation)
+    shown = Console(file=io.StringIO(), width=WIDTH)
+    shown.print(rich_table(LAYOUTS[evaluation](found)[int(place)], found))
+    lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return fenced("\n".join(line.rstrip() for line in lines))
+
+
+def paper(study: str, name: str) -> str:
+    """Return a table of ``sat-eval report`` as Markdown."""
+    from evaluations.comparison.collection import Report
+    from evaluations.tables.grid import markdown
+
+    made = Report.of(RESULTS / study)
+    grids = {grid.name: grid for grid in [*made.grids, *made.details]}
+    return markdown(grids[name])
+
+
+def value(study: str, model: str, evaluation: str, metric: str, digits: str) -> str:
+    """Return one figure with its interval, as tables write it."""
+    from evaluations.tables.tables import number
+
+    named = [record for record in of(study, evaluation) if record.model.get("name") == model]
+    found = named[-1].metric(metric) if named else None
+    if found is None or found.value is None:
+        raise PluginError(f"results/{study} has no {metric} of {model}")
+    text = number(found.value, int(digits))
+    if found.interval:
+        ends = (number(end, int(digits)) for end in (found.interval.low, found.interval.high))
+        text += f" [{', '.join(ends)}]"
+    return text
+
+
+def frame(study: str, metric: str) -> str:
+    """Return the rows of ``results_frame`` with a metric."""
+    from evaluations.core.frame import results_frame
+
+    rows = results_frame(RESULTS / study).query("metric == @metric")
+    return fenced(rows[["model", "value", "low", "high", "n"]].to_string(index=False))
+
+
+def command_help(program: str, *words: str) -> str:
+    """Return what a command prints when it is asked for help."""
+    import evaluations.cli
+    import sat_interp.cli
+
+    main = {"sat-eval": evaluations.cli.main, "sat-train": sat_interp.cli.main}[program]
+    printed = io.StringIO()
+    os.environ["COLUMNS"] = str(WIDTH)
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    return fenced(printed.getvalue().strip())
+
+
+def module_map(package: str) -> str:
+    """Return a line for each module of a package: its path and what its docstring says first."""
+    lines = []
+    for path in sorted((ROOT / package).rglob("*.py"), key=_place):
+        said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+        inside = path.relative_to(ROOT / package).parts
+        name = "/".join(inside)
+        if inside[-1] == "__init__.py":
+            name = "/".join(inside[:-1]) + "/" if len(inside) > 1 else f"{package}/"
+        if said:
+            lines.append(f"| `{name}` | {said.splitlines()[0].replace('|', chr(92) + '|')} |")
+    return "\n".join(["| Module | |", "| :-- | :-- |", *lines])
+
+
+def _place(path: Path) -> tuple[str, ...]:
+    """A folder's own line first, then its modules, then its folders."""
+    *folders, name = path.parts
+    return (*(f"~{folder}" for folder in folders), "" if name == "__init__.py" else name)
+
+
+def figure(study: str, evaluation: str, name: str) -> bytes:
+    """Return a figure of an evaluation's records as PNG."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        stem = Path(folder) / evaluation
+        drawn = FIGURES[evaluation](of(study, evaluation), stem)
+        wanted = f"{stem.name}-{name}.png" if name else f"{stem.name}.png"
+        found = {path.name: path for path in drawn}
+        if wanted not in found:
+            raise PluginError(f"{evaluation} draws {sorted(found)}, not {wanted}")
+        return found[wanted].read_bytes()
+
+
+def fenced(text: str) -> str:
+    """Return text as a block of code."""
+    return f"```text\n{text}\n```"
+
+
+def _layouts(module: str, name: str) -> Callable[[list[Any]], list[Any]]:
+    """What gives an evaluation's tables, imported when they are asked for."""
+
+    def found(those: list[Any]) -> list[Any]:
+        import importlib
+
+        layouts = getattr(importlib.import_module(f"evaluations.suite.{module}.report"), name)
+        return list(layouts(those) if callable(layouts) else layouts)
+
+    return found
+
+
+def _drawing(module: str, name: str) -> Callable[[list[Any], Path], list[Path]]:
+    def found(those: list[Any], stem: Path) -> list[Path]:
+        import importlib
+
+        return list(getattr(importlib.import_module(module), name)(those, stem))
+
+    return found
+
+
+LAYOUTS = {
+    "lm": _layouts("lm", "LANGUAGE"),
+    "gates": _layouts("gates", "GATES"),
+    "acdc": _layouts("circuits", "CIRCUITS"),
+    "sae": _layouts("sae", "layouts"),
+    "neurons": _layouts("neurons", "LAYOUTS"),
+    "n2g": _layouts("n2g", "TABLES"),
+}
+FIGURES = {
+    "lm": _drawing("evaluations.tables.figures", "draw_language"),
+    "gates": _drawing("evaluations.suite.gates.report", "draw_gates"),
+    "sae": _drawing("evaluations.suite.sae.report", "draw"),
+    "neurons": _drawing("evaluations.suite.neurons.report", "draw"),
+    "acdc": lambda found, stem: _drawing("evaluations.suite.circuits.report", "draw")(
+        found, stem.parent
+    ),
+}
+REQUESTS: dict[str, Callable[..., str]] = {
+    "table": table,
+    "terminal": terminal,
+    "paper": paper,
+    "frame": frame,
+    "help": command_help,
+    "map": module_map,
+}
+
+
+if __name__ == "__main__":
+    README = ROOT / "README.md"
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
