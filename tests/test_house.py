@@ -1,4 +1,4 @@
-"""The rules of the house that no single module can keep: imports, names, the documentation's tables."""
+"""The rules of the house that no single module can keep: imports, names, the docs' tables."""
 
 from __future__ import annotations
 
