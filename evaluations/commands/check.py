@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evaluations.core.model_source import ModelSource
     from evaluations.core.models import LoadedModel
     from evaluations.core.text import Text
+    from evaluations.core.text_source import TrainingText
 
 
 def check(
@@ -70,7 +71,7 @@ def check(
 def _subject(
     source: ModelSource,
     text_of: Callable[[LoadedModel], Text],
-    trained_on: Callable[[LoadedModel], tuple[str, str | None]],
+    trained_on: Callable[[LoadedModel], TrainingText],
 ) -> Subject:
     """Return what can be known of a model, its control or the model itself.
 
@@ -80,13 +81,11 @@ def _subject(
     from evaluations.battery.feasibility import Subject
     from evaluations.commands.acdc import default_task
     from sat_interp._util.errors import UserError
-    from sat_interp.data.corpus import count_tokens
-    from sat_interp.data.sources import parse_data
 
     known = source.outline
 
     def train_tokens(enough: int) -> int:
-        return count_tokens(parse_data(*trained_on(known)), "train", known.tokenizer, enough)
+        return trained_on(known).n_tokens(enough)
 
     try:
         return Subject(known, default_task(known), train_tokens, text_of(known))

@@ -248,22 +248,17 @@ def _data_finder(
 ) -> Callable[[LoadedModel], SaeData]:
     """The texts of each model: the same held-out stories for all, never trained on here."""
     from evaluations.core.runner import model_directory, model_key
-    from evaluations.core.text import evaluation_text
     from evaluations.core.text_source import training_text_finder
     from evaluations.suite.sae.evaluation import SaeData
-    from sat_interp.data.corpus import load_corpus
-    from sat_interp.data.sources import parse_data
 
-    names = training_text_finder(models, data, validation)
+    texts = training_text_finder(models, data, validation, stories)
     trained: set[Path] = set()
 
     def find(loaded: LoadedModel) -> SaeData:
-        name, held = names(loaded)
-        # held-out stories even of text no model was trained on: the autoencoder is, here
-        text = evaluation_text(loaded.tokenizer, name, held, stories, trained_on=True)
+        read = texts(loaded)
         return SaeData(
-            corpus=load_corpus(parse_data(name, held), "train", loaded.tokenizer),
-            text=text,
+            corpus=read.corpus(),
+            text=read.held_out(),
             directory=model_directory(out, loaded) / "sae",
             model={"name": loaded.name, "key": model_key(loaded)},
             together=configs,

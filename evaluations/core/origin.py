@@ -68,24 +68,23 @@ def card_origin(card: Mapping[str, Any], run: Mapping[str, Any] | None = None) -
     return Origin(facts, data, validation)
 
 
-def origin_of_text(origins: Sequence[Origin], spec: str) -> Origin | None:
-    """The first origin whose training text is, or is part of, the text ``spec`` would score.
+def origin_of_text(origins: Sequence[Origin], source: DataSource) -> Origin | None:
+    """Return the first origin whose training text is, or is part of, the text to score.
 
     One with validation data of its own comes before one that held stories out, for its validation
-    text was in nobody's training text.
-
-    Raises:
-        UserError: ``spec`` is unknown or missing data.
+    text was in no model's training text.
     """
-    source = parse_data(spec)
-    found = [origin for origin in origins if origin.data and _shares(origin.data, source)]
-    return min(found, key=lambda origin: origin.validation is None, default=None)
+    matches = [origin for origin in origins if origin.data and _shares(origin.data, source)]
+    return min(matches, key=lambda origin: origin.validation is None, default=None)
 
 
 def text_to_score(
-    own: Origin, shared: Origin | None, data: str | None, validation: str | None
-) -> tuple[str, str | None, bool]:
-    """What to score a model on: data, validation data, and whether training saw that data.
+    own: Origin,
+    shared: Origin | None,
+    data: str | DataSource | None,
+    validation: str | DataSource | None,
+) -> tuple[str | DataSource, str | DataSource | None, bool]:
+    """Return what to score a model on: data, validation data, and whether training saw that data.
 
     Args:
         own: of the model.

@@ -1,4 +1,4 @@
-"""Text as the evaluations read it: whole stories, from position 0, without padding."""
+"""Text as evaluations read it: whole stories, from position 0, without padding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Int
@@ -16,28 +17,55 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluations.core.token_bytes import TokenBytes
 from sat_interp._util.errors import UserError, shown
+from sat_interp.data.base import Split
 from sat_interp.data.batches import cut_tokens
 from sat_interp.data.corpus import TokenCorpus, load_corpus
-from sat_interp.data.sources import file_names, parse_data
+from sat_interp.data.memory import TokenSource, text_in_memory
+from sat_interp.data.sources import DataSource, file_names, parse_data
 from sat_interp.data.tokenizer import fingerprint
 
 HASH_CHUNK = 1 << 24
 COUNTED = ("n_empty", "n_unknown", "n_checked", "n_lossy")
 """What tokenising counted, of the whole text."""
 
+TextArgument: TypeAlias = Any
+"""A DATA argument (``str`` or ``Path``), a ``DataSource``, or text in memory: see
+``sat_interp.data.memory.text_in_memory``."""
+
 
 @dataclass(frozen=True)
 class Text:
-    """One split of a text, in tokens."""
+    """One split of a text, in tokens.
+
+    Attributes:
+        own_tokenizer: None for sequences of token ids without one; ``tokenizer`` refuses them.
+        spec: the DATA argument, or ``in memory``.
+        note: what a record states besides.
+    """
 
     corpus: TokenCorpus
-    tokenizer: PreTrainedTokenizerFast
+    own_tokenizer: PreTrainedTokenizerFast | None
     spec: str
     split: str = "validation"
     note: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
+        """The number of stories."""
         return len(self.corpus)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer.
+
+        Raises:
+            UserError: the text is token ids, and nothing says what they stand for.
+        """
+        if self.own_tokenizer is None:
+            raise UserError(
+                "the text is token ids of a model without a tokenizer, and this needs the strings "
+                "they stand for: give a tokenizer (tokenizer=...)"
+            )
+        return self.own_tokenizer
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " stories"]:
@@ -46,7 +74,7 @@ class Text:
 
     @cached_property
     def content(self) -> str:
-        """Hash of what is read, whatever it is called: bytes, tokens, where stories begin and end.
+        """A hash of what is read, under any name: bytes, tokens, where stories begin and end.
 
         The bytes are those of the whole text a sample was drawn from.
         """
@@ -77,14 +105,22 @@ class Text:
             "spec": file_names(self.spec),
             "split": self.split,
             "content": self.content,
-            "tokenizer": fingerprint(self.tokenizer),
-            "story_start": self.tokenizer.convert_ids_to_tokens(self.start),
+            **self._tokenizer_facts(),
             "story_start_id": self.start,
             "n_stories": len(self),
             "n_tokens": int(self.lengths.sum()),
             "n_bytes": int(np.sum(self.corpus.story_bytes)),
             **{name: int(meta.get(name, 0)) for name in COUNTED},
             **self.note,
+        }
+
+    def _tokenizer_facts(self) -> dict[str, Any]:
+        known = self.own_tokenizer
+        if known is None:
+            return {"tokenizer": None, "story_start": None}
+        return {
+            "tokenizer": fingerprint(known),
+            "story_start": known.convert_ids_to_tokens(self.start),
         }
 
     def scored(self, context: int) -> Int[np.ndarray, " stories"]:
@@ -95,10 +131,10 @@ class Text:
         """UTF-8 bytes of the text that is scored: all of a whole story, the kept part of a cut one.
 
         End-of-text stands for no bytes; a character that is cut in two counts as the bytes kept
-        (see ``TokenBytes``).
+        (see ``TokenBytes``). Of token ids it is not known: 0.
         """
         sizes = np.array(self.corpus.story_bytes, dtype=np.int64)
-        cut = np.flatnonzero(self.lengths > context)
+        cut = np.flatnonzero((self.lengths > context) & (sizes > 0))
         if not len(cut):
             return sizes
         known = TokenBytes(self.tokenizer)
@@ -108,47 +144,42 @@ class Text:
         return sizes
 
     def losses_told(self) -> str:
-        """Return what the tokenizer loses of the text, as part of a sentence; '' for nothing."""
+        """What the tokenizer loses of the text, as part of a sentence; '' for nothing."""
         unknown, checked, lossy = (
             int(self.corpus.meta.get(name, 0)) for name in ("n_unknown", "n_checked", "n_lossy")
         )
-        told = [f"{unknown:,} unknown (<unk>) tokens"] if unknown else []
+        losses = [f"{unknown:,} unknown (<unk>) tokens"] if unknown else []
         if lossy:
-            told.append(f"{lossy:,} of {checked:,} stories do not decode to their text")
-        return ", ".join(told)
+            losses.append(f"{lossy:,} of {checked:,} stories do not decode to their text")
+        return ", ".join(losses)
 
     def sample(self, n_stories: int, seed: int) -> Text:
         """``n_stories`` of the stories, drawn without replacement; all where there are fewer."""
         draws = np.random.default_rng(seed)
         size = min(n_stories, len(self))
         chosen = np.sort(draws.choice(len(self), size=size, replace=False))
-        offsets = self.corpus.offsets
-        parts = [self.corpus.tokens[offsets[story] : offsets[story + 1]] for story in chosen]
-        corpus = dataclasses.replace(
-            self.corpus,
-            tokens=np.concatenate([*parts, self.corpus.tokens[:0]]),
-            offsets=np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64),
-            story_bytes=np.asarray(self.corpus.story_bytes)[chosen],
-        )
-        return Text(corpus, self.tokenizer, self.spec, self.split, {"sample": size, "seed": seed})
+        note = {"sample": size, "seed": seed}
+        return Text(self.corpus.take(chosen), self.own_tokenizer, self.spec, self.split, note)
 
 
 def evaluation_text(
-    tokenizer: PreTrainedTokenizerFast,
-    data: str,
-    validation: str | None = None,
+    tokenizer: PreTrainedTokenizerFast | None,
+    data: TextArgument,
+    validation: TextArgument | None = None,
     limit: int | None = None,
     trained_on: bool = False,
 ) -> Text:
-    """The text a model is evaluated on, in the model's own tokens.
+    """Return the text a model is evaluated on, in the model's own tokens.
 
-    The validation split of DATA, where there is one (``demo``, most datasets, a directory with a
-    file named after validation, ``validation``). Files without one are read whole, for whoever
-    names a file to evaluate on means all of it; unless the model was trained on them, in which
-    case the stories that training held out are read.
+    It is the validation split of DATA, where there is one (``demo``, most datasets, a directory
+    with a file named after validation, ``validation``). Files and texts in memory without one are
+    read whole, unless the model was trained on them: then the stories that training held out are
+    read.
 
     Args:
-        data: ``demo``, a dataset's name, or files (see ``sat_interp.data.sources.parse_data``).
+        tokenizer: None for a model without one, which reads token ids only.
+        data: ``demo``, a dataset's name, or files (see ``sat_interp.data.sources.parse_data``); or
+            text in memory (see ``sat_interp.data.memory``).
         validation: data that holds the validation text, where DATA does not.
         limit: only the first so many stories.
         trained_on: whether this is what the model was trained on.
@@ -158,18 +189,63 @@ def evaluation_text(
     """
     if limit is not None and not 1 <= limit < 2**63:
         raise UserError(f"--stories must be at least 1 and below 2^63, not {shown(limit)}")
-    source, split = parse_data(data, validation), "validation"
-    if not trained_on and validation is None and source.validation_part() is None:
+    source, split = text_source(data, validation), "validation"
+    held = source.validation
+    if not trained_on and held is None and source.validation_part() is None:
         source, split = dataclasses.replace(source, validation=source), "all"
-    corpus = load_corpus(source, "validation", tokenizer, limit=limit)
-    note: dict[str, Any] = {"validation": file_names(validation)} if validation else {}
+    corpus = tokenised(source, "validation", tokenizer, limit)
+    note: dict[str, Any] = {"validation": file_names(held.spec)} if held is not None else {}
     if limit is not None:
         note["limit"] = limit
-    return Text(corpus, tokenizer, data, split, note)
+    return Text(corpus, tokenizer, source.spec, split, note)
+
+
+def text_source(data: TextArgument, validation: TextArgument | None = None) -> DataSource:
+    """Return the source of a text: of a DATA argument, or of text in memory.
+
+    Raises:
+        UserError: unknown or missing data, or something that is no text.
+    """
+    if isinstance(data, str | Path) and isinstance(validation, str | Path | None):
+        return parse_data(str(data), None if validation is None else str(validation))
+    source = _source(data)
+    if validation is None:
+        return source
+    held = _source(validation)
+    if isinstance(source, TokenSource) != isinstance(held, TokenSource):
+        raise UserError("text and its validation text are both strings or both token ids")
+    return dataclasses.replace(source, validation=held)
+
+
+def _source(data: TextArgument) -> DataSource:
+    if isinstance(data, DataSource):
+        return data
+    return parse_data(str(data)) if isinstance(data, str | Path) else text_in_memory(data)
+
+
+def tokenised(
+    source: DataSource,
+    split: Split,
+    tokenizer: PreTrainedTokenizerFast | None,
+    limit: int | None = None,
+) -> TokenCorpus:
+    """Return a split in tokens; sequences of token ids are read as they stand.
+
+    Raises:
+        UserError: the data cannot be read, holds no text, or needs a tokenizer.
+    """
+    if isinstance(source, TokenSource):
+        return source.corpus(split, limit)
+    if tokenizer is None:
+        raise UserError(
+            "the model has no tokenizer: give one (tokenizer=...), or give the text as lists of "
+            "token ids"
+        )
+    return load_corpus(source, split, tokenizer, limit=limit)
 
 
 def check_vocabulary(model: HookedTransformer, text: Text) -> None:
-    """Refuse text whose tokens the model has no embedding for.
+    """Do nothing if the model has an embedding for each token of a text.
 
     Raises:
         UserError: the tokenizer and the model do not belong together.
@@ -181,7 +257,9 @@ def check_vocabulary(model: HookedTransformer, text: Text) -> None:
     )
     highest = max(highest, text.corpus.end_of_text, text.start)
     if highest >= model.cfg.d_vocab:
+        known = text.own_tokenizer
+        size = f"the tokenizer has {len(known):,} tokens and " if known is not None else ""
         raise UserError(
-            f"the tokenizer has {len(text.tokenizer):,} tokens and the text uses number {highest:,}"
-            f", but the model knows only {model.cfg.d_vocab:,}; they do not belong together"
+            f"{size}the text uses number {highest:,}, but the model knows only "
+            f"{model.cfg.d_vocab:,}; they do not belong together"
         )

@@ -4,67 +4,149 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerFast
 
 from evaluations.core.model_source import ModelSource
 from evaluations.core.models import LoadedModel
 from evaluations.core.origin import Origin, origin_of_text, text_to_score
-from evaluations.core.text import Text, evaluation_text
+from evaluations.core.text import Text, TextArgument, evaluation_text, text_source, tokenised
 from sat_interp._util.errors import UserError
-from sat_interp.data.sources import parse_data
+from sat_interp.data.corpus import TokenCorpus, count_tokens
+from sat_interp.data.memory import TokenSource, text_in_memory
+from sat_interp.data.sources import DataSource
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """The text of a model's autoencoders: one split to train on, and one held out.
+
+    Attributes:
+        source: with both splits, which share no story.
+        tokenizer: of the model.
+        stories: only the first so many of those held out.
+    """
+
+    source: DataSource
+    tokenizer: PreTrainedTokenizerFast | None
+    stories: int | None = None
+
+    def corpus(self) -> TokenCorpus:
+        """Return the split to train on, in tokens.
+
+        Raises:
+            UserError: the data cannot be read, or holds no text.
+        """
+        return tokenised(self.source, "train", self.tokenizer)
+
+    def held_out(self) -> Text:
+        """Return the split to measure on, in tokens.
+
+        Raises:
+            UserError: the data cannot be read, or holds no text.
+        """
+        return evaluation_text(self.tokenizer, self.source, limit=self.stories, trained_on=True)
+
+    def n_tokens(self, enough: int) -> int:
+        """Return the tokens of the split to train on, counted no further than past ``enough``."""
+        if self.tokenizer is None or isinstance(self.source, TokenSource):
+            return len(self.corpus().tokens)
+        return count_tokens(self.source, "train", self.tokenizer, enough)
 
 
 def text_finder(
     sources: Sequence[ModelSource],
-    data: str | None,
-    validation: str | None,
+    data: TextArgument | None,
+    validation: TextArgument | None,
     stories: int | None,
 ) -> Callable[[LoadedModel], Text]:
     """Return what gives each model its text: the same held-out stories for all of them.
 
+    Args:
+        data, validation: DATA arguments or text in memory; None for what each model was trained
+            on.
+        stories: only the first so many.
+
     Raises:
         UserError: there is no such data; raised before any model is loaded.
     """
-    shared = _shared_origin(sources, data, validation)
+    asked = _Asked(sources, data, validation)
 
     def text(loaded: LoadedModel) -> Text:
-        own = Origin(data=loaded.data, validation=loaded.validation)
-        name, held, was_trained_on = text_to_score(own, shared, data, validation)
-        return evaluation_text(loaded.tokenizer, name, held, stories, was_trained_on)
+        source, was_trained_on = asked.source_for(loaded)
+        return evaluation_text(
+            loaded.own_tokenizer, source, limit=stories, trained_on=was_trained_on
+        )
 
     return text
 
 
 def training_text_finder(
-    sources: Sequence[ModelSource], data: str | None, validation: str | None
-) -> Callable[[LoadedModel], tuple[str, str | None]]:
-    """Return what names the text that a model's autoencoders are trained on: data, validation data.
+    sources: Sequence[ModelSource],
+    data: TextArgument | None,
+    validation: TextArgument | None,
+    stories: int | None = None,
+) -> Callable[[LoadedModel], TrainingText]:
+    """Return what gives each model the text that its autoencoders are trained and measured on.
+
+    Stories are held out of text that no model was trained on, too.
+
+    Args:
+        data, validation: DATA arguments or text in memory; None for what each model was trained
+            on.
+        stories: only the first so many of those held out.
 
     Raises:
         UserError: there is no such data; raised before any model is loaded.
     """
-    shared = _shared_origin(sources, data, validation)
+    asked = _Asked(sources, data, validation)
 
-    def find(loaded: LoadedModel) -> tuple[str, str | None]:
-        own = Origin(data=loaded.data, validation=loaded.validation)
-        if data is None and own.data is None:
+    def find(loaded: LoadedModel) -> TrainingText:
+        if data is None and loaded.data is None:
             raise UserError("name text to train the autoencoder on with --data")
-        name, held, _ = text_to_score(own, shared, data, validation)
-        return name, held
+        return TrainingText(asked.source_for(loaded)[0], loaded.own_tokenizer, stories)
 
     return find
 
 
-def _shared_origin(
-    sources: Sequence[ModelSource], data: str | None, validation: str | None
-) -> Origin | None:
-    """Return the origin of the model, if any, that was trained on what would be scored."""
-    if data is not None:
-        parse_data(data, validation)
-    named = validation or data  # what would be scored
-    if named is None:
-        return None
-    parse_data(named)
-    return origin_of_text(_origins(sources), named)
+class _Asked:
+    """The text that was asked for, and who of the models was trained on it."""
+
+    def __init__(
+        self,
+        sources: Sequence[ModelSource],
+        data: TextArgument | None,
+        validation: TextArgument | None,
+    ) -> None:
+        self.data, self.validation = _argument(data), _argument(validation)
+        if self.data is not None:
+            text_source(self.data, self.validation)
+        scored = self.validation or self.data
+        self.shared: Origin | None = None
+        if scored is not None:
+            self.shared = origin_of_text(_origins(sources), text_source(scored))
+
+    def source_for(self, loaded: LoadedModel) -> tuple[DataSource, bool]:
+        """Return the text to measure a model on, and whether training saw it.
+
+        Raises:
+            UserError: nothing was asked for, and the model's training text is not known or not
+                where it was.
+        """
+        own = Origin(data=loaded.data, validation=loaded.validation)
+        data, validation, was_trained_on = text_to_score(
+            own, self.shared, self.data, self.validation
+        )
+        return text_source(data, validation), was_trained_on
+
+
+def _argument(data: TextArgument | None) -> str | DataSource | None:
+    """Return a name as it is, and text in memory as its source."""
+    if data is None or isinstance(data, DataSource):
+        return data
+    return str(data) if isinstance(data, str | Path) else text_in_memory(data)
 
 
 def _origins(sources: Sequence[ModelSource]) -> list[Origin]:

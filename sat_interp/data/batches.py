@@ -43,7 +43,6 @@ def story_batches(
     """
     if n_ctx < 1 or tokens_per_batch < 1:
         raise UserError("stories need a context and a batch of at least one token")
-    first = corpus.start if bos is None else bos
     lengths = np.minimum(_full_lengths(corpus), n_ctx + 1)
     order = np.argsort(lengths, kind="stable")
     edges = np.flatnonzero(np.diff(lengths[order])) + 1
@@ -52,7 +51,8 @@ def story_batches(
         rows = max(1, tokens_per_batch // length)
         for start in range(0, len(group), rows):
             index = group[start : start + rows]
-            yield StoryBatch(_gather(corpus, index, length, first), torch.from_numpy(index))
+            tokens = _gather(corpus, index, length, bos)
+            yield StoryBatch(tokens, torch.from_numpy(index))
 
 
 def cut_tokens(corpus: TokenCorpus, n_ctx: int) -> np.ndarray:
@@ -65,9 +65,9 @@ def _full_lengths(corpus: TokenCorpus) -> np.ndarray:
 
 
 def _gather(
-    corpus: TokenCorpus, index: np.ndarray, length: int, first: int
+    corpus: TokenCorpus, index: np.ndarray, length: int, bos: int | None
 ) -> Int64[Tensor, "batch pos"]:
     tokens = np.empty((len(index), length), dtype=np.int64)
-    tokens[:, 0] = first
+    tokens[:, 0] = corpus.first_tokens(index) if bos is None else bos
     tokens[:, 1:] = corpus.tokens[corpus.offsets[index][:, None] + np.arange(length - 1)]
     return torch.from_numpy(tokens)

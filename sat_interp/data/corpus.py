@@ -96,6 +96,21 @@ class TokenCorpus:
         i %= len(self)
         return self.tokens[self.offsets[i] : self.offsets[i + 1] - 1]
 
+    def first_tokens(self, stories: np.ndarray) -> np.ndarray:
+        """The token that stands before each of some stories: int64 (stories)."""
+        return np.full(len(stories), self.start, dtype=np.int64)
+
+    def take(self, stories: np.ndarray) -> TokenCorpus:
+        """Some of the stories, in the order given, copied into memory."""
+        parts = [self.tokens[self.offsets[story] : self.offsets[story + 1]] for story in stories]
+        lengths = np.diff(np.asarray(self.offsets, dtype=np.int64))[stories]
+        return replace(
+            self,
+            tokens=np.concatenate([*parts, self.tokens[:0]]),
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            story_bytes=np.asarray(self.story_bytes)[stories],
+        )
+
     def windows(
         self, *, seed: int, step: int, batch: int, length: int
     ) -> Int64[Tensor, "batch length"]:

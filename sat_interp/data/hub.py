@@ -16,7 +16,7 @@ from sat_interp.data.readers import encodable, field_names, fields_named
 TINYSTORIES = "roneneldan/TinyStories"
 DEFAULT_COLUMN = "text"
 # In this order: "test" is the hub's second word for what nothing was trained on.
-_VALIDATION_SPLITS = ("validation", "valid", "dev", "test")
+VALIDATION_SPLITS = ("validation", "valid", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class HubSource(DataSource):
 
     def validation_part(self) -> str | None:
         """The name of the dataset's own validation split."""
-        others = [name for name in _VALIDATION_SPLITS if name in self._splits]
+        others = [name for name in VALIDATION_SPLITS if name in self._splits]
         return others[0] if others and others[0] != self._training else None
 
     def read_part(self, part: str) -> Iterator[str]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from evaluations.core.origin import Origin, origin_of_text, read_origin
-from sat_interp.data.sources import file_names
+from sat_interp.data.sources import file_names, parse_data
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.report import Cost, model_card_facts
 
@@ -37,10 +37,10 @@ def test_a_part_of_the_training_text_is_known_and_other_text_is_not(stories_file
     other = tmp_path / "other.txt"
     other.write_text("Anna was sad in the park.", encoding="utf-8")
     both = Origin(data=f"{other},{stories_file}")
-    assert origin_of_text([Origin(), both], str(other)) is both
-    assert origin_of_text([both], str(stories_file)) is both
-    assert origin_of_text([Origin(data=str(other))], str(stories_file)) is None
-    assert origin_of_text([Origin(data="demo")], "demo") is None  # never trained on
+    assert origin_of_text([Origin(), both], parse_data(str(other))) is both
+    assert origin_of_text([both], parse_data(str(stories_file))) is both
+    assert origin_of_text([Origin(data=str(other))], parse_data(str(stories_file))) is None
+    assert origin_of_text([Origin(data="demo")], parse_data("demo")) is None  # never trained on
 
 
 def test_other_peoples_models_have_no_origin(tmp_path):
