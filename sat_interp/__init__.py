@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sat_interp.model.streams import DualOutput
     from sat_interp.model.transformer import SelfAblatingTransformer
     from sat_interp.training.config import TrainConfig
-    from sat_interp.training.loop import TrainResult, train
+    from sat_interp.training.loop import TrainResult
+    from sat_interp.training.train import train
 
 _HOMES = {
     "DualOutput": "sat_interp.model.streams",
@@ -25,7 +26,7 @@ _HOMES = {
     "TrainResult": "sat_interp.training.loop",
     "UserError": "sat_interp._util.errors",
     "gpt_neo_config": "sat_interp.model.shape",
-    "train": "sat_interp.training.loop",
+    "train": "sat_interp.training.train",
 }
 
 __all__ = [

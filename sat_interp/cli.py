@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(arguments: list[str]) -> None:
     settings = parse(arguments)
-    from sat_interp.training.loop import train
     from sat_interp.training.report import describe
+    from sat_interp.training.train import train
 
     with named_as_options(TrainConfig):
         result = train(TrainConfig(**settings))

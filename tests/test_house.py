@@ -6,14 +6,20 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("sat_interp/**/*.py"), *ROOT.glob("evaluations/**/*.py")])
 SUITE = ROOT / "evaluations" / "suite"
 ROOMS = {folder.name for folder in SUITE.iterdir() if (folder / "__init__.py").exists()}
+
+
+WITHOUT_CIRCLES = ["sat_interp"]
+"""Packages whose modules import each other in one direction only."""
 
 
 def _imports(file: Path) -> set[str]:
@@ -24,6 +30,56 @@ def _imports(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+class _WithoutTypeChecking(ast.NodeTransformer):
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        is_for_types = "TYPE_CHECKING" in ast.unparse(node.test)
+        return node.orelse if is_for_types else self.generic_visit(node)
+
+
+def _module(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported_modules(file: Path, known: Collection[str]) -> Iterator[str]:
+    """Known modules that a file imports, inside functions too, but not for type checking alone."""
+    for node in ast.walk(_WithoutTypeChecking().visit(ast.parse(file.read_text()))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield from [name for name in (inner, node.module) if name in known][:1]
+
+
+def _circles(files: list[Path]) -> list[list[str]]:
+    """Groups of modules each of which imports, through others, itself."""
+    known = {_module(file): file for file in files}
+    graph = networkx.DiGraph()
+    for module, file in known.items():
+        graph.add_edges_from((module, name) for name in _imported_modules(file, known))
+    graph.remove_edges_from(list(networkx.selfloop_edges(graph)))
+    groups = networkx.strongly_connected_components(graph)
+    return [sorted(group) for group in groups if len(group) > 1]
+
+
+@pytest.mark.parametrize("package", WITHOUT_CIRCLES)
+def test_no_module_imports_itself_through_others(package):
+    assert _circles([file for file in FILES if _module(file).split(".")[0] == package]) == []
+
+
+def test_a_circle_is_seen_inside_functions_and_not_among_types(tmp_path, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
+    (tmp_path / "one.py").write_text("import two\n")
+    (tmp_path / "two.py").write_text("def f():\n    from three import g\n")
+    (tmp_path / "three.py").write_text("from one import h\n")
+    (tmp_path / "four.py").write_text(
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import five\n"
+    )
+    (tmp_path / "five.py").write_text("import four\n")
+    assert _circles(sorted(tmp_path.glob("*.py"))) == [["one", "three", "two"]]
 
 
 def test_there_are_files_to_check():

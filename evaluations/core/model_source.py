@@ -25,9 +25,7 @@ from evaluations.core.model_tokenizer import choose_tokenizer, stated_bos
 from evaluations.core.models import IN_MEMORY, Dtype, LoadedModel, prepared
 from evaluations.core.origin import Origin, card_origin, read_origin
 from sat_interp._util.errors import UserError, shown
-from sat_interp.io.checkpoint import from_pretrained
-from sat_interp.io.loading import outline as outline_of_ours
-from sat_interp.io.loading import tokenizer_mismatch
+from sat_interp.io.pretrained import tokenizer_mismatch
 from sat_interp.model.transformer import SelfAblatingTransformer
 
 log = logging.getLogger(__name__)
@@ -155,7 +153,7 @@ class ModelSource:
         elif self._decoder is not None:
             model = self._decoder.outline()
         else:
-            model = outline_of_ours(self._directory)
+            model = SelfAblatingTransformer.outline(self._directory)
         directory = None if self.location is None else self.location.directory
         tokenizer, note = choose_tokenizer(model, directory, self.tokenizer, self._stated_bos)
         base = self.name.removesuffix(f" [{self.control}]")
@@ -194,7 +192,7 @@ class ModelSource:
             if isinstance(self.given, PreTrainedModel):
                 device = device or str(self.given.device)
         else:
-            model = from_pretrained(self._directory)
+            model = SelfAblatingTransformer.from_pretrained(self._directory)
         self._warn(model, known)
         loaded = prepared(model, known.name, known.own_tokenizer, device, dtype, self._spec)
         loaded.tokenizer_note = known.tokenizer_note

@@ -21,7 +21,7 @@ from sat_interp.data.tokenizer import (
     start_with_end_of_text,
     story_start,
 )
-from sat_interp.io.loading import tokenizer_mismatch
+from sat_interp.io.pretrained import tokenizer_mismatch
 from sat_interp.model.transformer import SelfAblatingTransformer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tokenizer.model")

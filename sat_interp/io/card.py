@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedTokenizerFast
+
 from sat_interp._util import escape
+from sat_interp.data.tokenizer import vocabulary_hash
+from sat_interp.io.protocol import GatedTransformer
 from sat_interp.model.config import SelfAblationConfig
-from sat_interp.model.transformer import SelfAblatingTransformer
 
 PAPER = "https://arxiv.org/abs/2505.00509"
 CARD_SIGN = "library_name: sat-interp"
@@ -67,7 +70,7 @@ _LIMITS = """\
 """
 
 
-def model_card(model: SelfAblatingTransformer, facts: Mapping[str, Any]) -> str:
+def model_card(model: GatedTransformer, facts: Mapping[str, Any]) -> str:
     """A README.md with the hub's front matter; the licence is left to whoever publishes.
 
     Args:
@@ -112,7 +115,7 @@ def _what(ablation: SelfAblationConfig) -> str:
     )
 
 
-def _shape(model: SelfAblatingTransformer) -> dict[str, object]:
+def _shape(model: GatedTransformer) -> dict[str, object]:
     cfg = model.cfg
     gates = sum(p.numel() for name, p in model.named_parameters() if "gates." in name)
     # What cannot be trained (TransformerLens' zero biases) is no parameter of GPT-Neo.
@@ -134,12 +137,8 @@ def _shape(model: SelfAblatingTransformer) -> dict[str, object]:
     }
 
 
-def tokenizer_hash(model: SelfAblatingTransformer) -> str | None:
+def tokenizer_hash(model: GatedTransformer) -> str | None:
     """The hash of the tokenizer a model was trained with; None where it is not known."""
-    from transformers import PreTrainedTokenizerFast
-
-    from sat_interp.data.tokenizer import vocabulary_hash
-
     if model.tokenizer_hash is None and isinstance(model.tokenizer, PreTrainedTokenizerFast):
         return vocabulary_hash(model.tokenizer)
     return model.tokenizer_hash

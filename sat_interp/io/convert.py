@@ -22,20 +22,19 @@ from transformers import (
 
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import naming
+from sat_interp.data.tokenizer import load_tokenizer
 from sat_interp.io.foreign import check_directory
 from sat_interp.io.locate import CONFIG, TOKENIZER
-from sat_interp.io.released import (
-    fill,
-    from_released,
-    gpt_neo_weights,
-    normalised,
+from sat_interp.io.protocol import (
+    Build,
+    GatedTransformer,
+    Model,
     refuse_processed,
-    to_released,
     working_dtype,
 )
+from sat_interp.io.released import fill, gpt_neo_weights, normalised
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.model.shape import gpt_neo_config, validate
-from sat_interp.model.transformer import SelfAblatingTransformer
 
 # Hugging Face's name of an activation to TransformerLens'.
 _ACTIVATIONS = {
@@ -44,16 +43,10 @@ _ACTIVATIONS = {
 }  # fmt: skip
 
 
-__all__ = [
-    "from_hf", "from_hooked_transformer", "from_released", "to_hf", "to_hooked_transformer",
-    "to_released",
-]  # fmt: skip
-
-
 # Plain HookedTransformer ----------------------------------------------------------------------
 
 
-def to_hooked_transformer(model: SelfAblatingTransformer) -> HookedTransformer:
+def to_hooked_transformer(model: GatedTransformer) -> HookedTransformer:
     """The clean stream as a plain HookedTransformer with weights of its own; the gates stay behind.
 
     Its W_U is a parameter beside W_E, as everywhere in TransformerLens.
@@ -70,8 +63,8 @@ def to_hooked_transformer(model: SelfAblatingTransformer) -> HookedTransformer:
 
 
 def from_hooked_transformer(
-    model: HookedTransformer, ablation: SelfAblationConfig | None = None
-) -> SelfAblatingTransformer:
+    build: Build[Model], model: HookedTransformer, ablation: SelfAblationConfig | None = None
+) -> Model:
     """``model``'s weights, copied, with fresh gates (drawn from torch's global generator).
 
     Biases of Q, K, V and of the unembedding are kept, and stay frozen.
@@ -92,7 +85,7 @@ def from_hooked_transformer(
             "W_U is not the transpose of W_E: self-ablating transformers tie the two; if centring "
             "parted them, load with HookedTransformer.from_pretrained_no_processing"
         )
-    ours = SelfAblatingTransformer(cfg, ablation, tokenizer=model.tokenizer)
+    ours = build(cfg, ablation, model.tokenizer)
     theirs = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
@@ -104,7 +97,7 @@ def from_hooked_transformer(
 # Hugging Face ---------------------------------------------------------------------------------
 
 
-def to_hf(model: SelfAblatingTransformer, directory: str | Path | None = None) -> GPTNeoForCausalLM:
+def to_hf(model: GatedTransformer, directory: str | Path | None = None) -> GPTNeoForCausalLM:
     """The clean stream as a GPTNeoForCausalLM in evaluation mode: global attention, tied, no gates.
 
     A scale of the attention scores, which GPT-Neo has none of, goes into the queries' weights.
@@ -136,7 +129,7 @@ def to_hf(model: SelfAblatingTransformer, directory: str | Path | None = None) -
     return exported
 
 
-def _hf_config(model: SelfAblatingTransformer) -> GPTNeoConfig:
+def _hf_config(model: GatedTransformer) -> GPTNeoConfig:
     cfg, tokenizer = model.cfg, model.tokenizer
     return GPTNeoConfig(
         vocab_size=cfg.d_vocab,
@@ -160,13 +153,15 @@ def _hf_config(model: SelfAblatingTransformer) -> GPTNeoConfig:
 
 
 def from_hf(
+    build: Build[Model],
     model: PreTrainedModel | str | Path,
     ablation: SelfAblationConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> SelfAblatingTransformer:
+) -> Model:
     """A GPT-Neo of Hugging Face's, its weights copied, with fresh gates. Dropout is left behind.
 
     Args:
+        build: makes the model that is filled, such as its class.
         model: the model, a directory, or a name on the hub.
         tokenizer: by default the one that lies beside the model.
 
@@ -183,7 +178,7 @@ def from_hf(
     cfg = _config_of_hf(config)
     cfg.dtype, cfg.device = working_dtype(model.dtype), str(model.device)
     weights = normalised(model.state_dict())
-    ours = SelfAblatingTransformer(cfg, ablation, tokenizer=tokenizer)
+    ours = build(cfg, ablation, tokenizer)
     fill(ours, weights, "none")
     return ours.train(model.training)
 
@@ -240,12 +235,12 @@ def _config_of_hf(config: Any) -> HookedTransformerConfig:
 def _tokenizer_beside(name: str) -> PreTrainedTokenizerBase | None:
     if Path(name).is_dir() and not any(Path(name, file).is_file() for file in TOKENIZER):
         return None
-    from sat_interp.data.tokenizer import load_tokenizer
-
     return load_tokenizer(name)
 
 
-def _copied_config(model: HookedTransformer, init_weights: bool) -> HookedTransformerConfig:
+def _copied_config(
+    model: HookedTransformer | GatedTransformer, init_weights: bool
+) -> HookedTransformerConfig:
     """``model``'s shape, and where and in what type its weights are now (``.double()`` and the like
     pass the config by). Without the seed: TransformerLens reseeds every generator with it.
     """

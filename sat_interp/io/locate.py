@@ -1,8 +1,10 @@
-"""Which directory a model's name stands for: a path, a run, a bundled model."""
+"""Which directory a model's name stands for: a path, a run, a bundled model, a hub repository."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import huggingface_hub
 
 from sat_interp._util.errors import UserError, suggest
 from sat_interp._util.reading import Unreadable, read_json
@@ -56,6 +58,33 @@ def model_path(name: str) -> Path:
             f"sat-train --preset builtin-{short} --out runs/{short}"
         )
     return directory
+
+
+def download(name: str, revision: str | None) -> Path:
+    """A hub repository's snapshot: our files only, from the cache where HF_HUB_OFFLINE is set.
+
+    Raises:
+        UserError: offline and not cached, private, no such name, or no model of ours.
+    """
+    try:
+        snapshot = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=list(OUR_FILES)
+        )
+    except Exception as error:  # the hub's failures have no common base class
+        raise UserError(
+            f"there is no directory {name!r}, and the Hugging Face hub gives no such model "
+            f"(offline, private, or no such name): {first_line(error)}"
+        ) from error
+    if not Path(snapshot, CONFIG).is_file():
+        raise UserError(
+            f"{name!r} on the Hugging Face hub holds no {CONFIG}: it is not one of ours"
+        )
+    return Path(snapshot)
+
+
+def first_line(error: Exception) -> str:
+    """First line of an error's text, cut at 200 characters."""
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _no_model_in(path: Path) -> str:

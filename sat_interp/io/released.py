@@ -17,10 +17,17 @@ from transformer_lens import HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
 from sat_interp._util.errors import UserError, shown
+from sat_interp.io.protocol import (
+    Build,
+    GatedTransformer,
+    Model,
+    refuse_processed,
+    some_of,
+    working_dtype,
+)
 from sat_interp.model.block import attention_scale
 from sat_interp.model.config import SelfAblationConfig, Variant
 from sat_interp.model.shape import gpt_neo_config
-from sat_interp.model.transformer import SelfAblatingTransformer
 
 _EMBEDDING, _UNEMBEDDING = "transformer.wte.weight", "lm_head.weight"
 _GATES: dict[Variant, str] = {
@@ -33,14 +40,16 @@ _CAUSAL_MASKS = re.compile(r"\.attn\.attention\.(?:bias|masked_bias)$")
 
 
 def from_released(
+    build: Build[Model],
     state_dict: Mapping[str, Tensor],
     n_heads: int,
     ablation: SelfAblationConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
-) -> SelfAblatingTransformer:
+) -> Model:
     """A model from the authors' parameter names (linear weights are (out, in)).
 
     Args:
+        build: makes the model that is filled, such as its class.
         state_dict: as released; prefixes that torch.compile and DistributedDataParallel leave, and
             buffers of causal masks, are passed over.
         n_heads: heads are not to be seen in the shapes; the paper has 16.
@@ -55,12 +64,12 @@ def from_released(
     found = _gates_in(weights)
     ablation = _agreed(ablation, found)
     cfg = _config_of_released(weights, n_heads)
-    model = SelfAblatingTransformer(cfg, ablation, tokenizer=tokenizer)
+    model = build(cfg, ablation, tokenizer)
     fill(model, weights, found)
     return model
 
 
-def to_released(model: SelfAblatingTransformer) -> dict[str, Tensor]:
+def to_released(model: GatedTransformer) -> dict[str, Tensor]:
     """``model``'s weights, copied, under the authors' names, ``lm_head.weight`` included.
 
     Raises:
@@ -78,7 +87,7 @@ def to_released(model: SelfAblatingTransformer) -> dict[str, Tensor]:
     )
 
 
-def gpt_neo_weights(model: SelfAblatingTransformer, variant: Variant) -> dict[str, Tensor]:
+def gpt_neo_weights(model: GatedTransformer, variant: Variant) -> dict[str, Tensor]:
     """Copies of ``model``'s weights under GPT-Neo's names, with ``variant``'s gates.
 
     A scale of the attention scores, which GPT-Neo has none of, goes into the queries' weights.
@@ -229,7 +238,7 @@ def normalised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def fill(model: SelfAblatingTransformer, weights: Mapping[str, Tensor], variant: Variant) -> None:
+def fill(model: GatedTransformer, weights: Mapping[str, Tensor], variant: Variant) -> None:
     """Copy ``weights`` (the authors' names, ``variant``'s gates among them) into ``model``.
 
     Raises:
@@ -256,16 +265,7 @@ def fill(model: SelfAblatingTransformer, weights: Mapping[str, Tensor], variant:
             target.copy_(row.to_ours(given, model.cfg.n_heads))
 
 
-def refuse_processed(model: SelfAblatingTransformer) -> None:
-    """Raises UserError where TransformerLens' weight processing has passed over ``model``."""
-    if model.weights_processed:
-        raise UserError(
-            "the weights were processed (folded or centred); convert the model as it was loaded, "
-            "and process what comes out"
-        )
-
-
-def _refuse_foreign(model: SelfAblatingTransformer) -> None:
+def _refuse_foreign(model: GatedTransformer) -> None:
     """GPT-Neo has no biases of Q, K, V, none of the unembedding, and heads that fill d_model."""
     biases = [
         name
@@ -283,14 +283,3 @@ def _refuse_foreign(model: SelfAblatingTransformer) -> None:
             f"GPT-Neo's heads share d_model: {cfg.n_heads} heads of {cfg.d_head} are not "
             f"{cfg.d_model}; use to_hooked_transformer()"
         )
-
-
-def working_dtype(stored: torch.dtype) -> torch.dtype:
-    """float64 stays; anything shorter than float32 is computed in float32."""
-    return torch.float64 if stored == torch.float64 else torch.float32
-
-
-def some_of(names: list[str]) -> str:
-    """``a, b, c and 4 more``."""
-    rest = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

@@ -15,6 +15,7 @@ from transformer_lens.utilities.typed_module_list import TypedModuleList
 from transformers import GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from sat_interp._util.errors import UserError
+from sat_interp.io import convert, pretrained, released
 from sat_interp.model import fast
 from sat_interp.model.block import SelfAblatingBlock, layer_norm
 from sat_interp.model.config import SelfAblationConfig
@@ -325,10 +326,9 @@ class SelfAblatingTransformer(HookedTransformer):
     ) -> FilePath:
         """Write cfg.json, model.safetensors, the tokenizer and a model card.
 
-        See :func:`sat_interp.io.checkpoint.save_pretrained`."""
-        from sat_interp.io import checkpoint
-
-        return checkpoint.save_pretrained(self, directory, card, dtype)
+        See :func:`sat_interp.io.pretrained.save_pretrained`.
+        """
+        return pretrained.save_pretrained(self, directory, card, dtype)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -340,10 +340,17 @@ class SelfAblatingTransformer(HookedTransformer):
     ) -> SelfAblatingTransformer:
         """Load a directory of ours, a bundled ``demo:`` model, or one from the hub.
 
-        See :func:`sat_interp.io.checkpoint.from_pretrained`."""
-        from sat_interp.io import checkpoint
+        See :func:`sat_interp.io.pretrained.load_pretrained`.
+        """
+        return pretrained.load_pretrained(cls, name, device, dtype, revision)
 
-        return checkpoint.from_pretrained(name, device, dtype, revision)
+    @classmethod
+    def outline(cls, directory: FilePath) -> SelfAblatingTransformer:
+        """Build a saved model without its weights, on the meta device: shape and hook points.
+
+        See :func:`sat_interp.io.pretrained.outline`.
+        """
+        return pretrained.outline(cls, directory)
 
     def push_to_hub(
         self,
@@ -352,51 +359,41 @@ class SelfAblatingTransformer(HookedTransformer):
         token: str | None = None,
         card: Mapping[str, Any] | None = None,
     ) -> str:
-        """Upload to the Hugging Face hub. See :func:`sat_interp.io.checkpoint.push_to_hub`."""
-        from sat_interp.io import checkpoint
-
-        return checkpoint.push_to_hub(self, repo_id, private, token, card)
+        """Upload to the Hugging Face hub. See :func:`sat_interp.io.pretrained.push_to_hub`."""
+        return pretrained.push_to_hub(self, repo_id, private, token, card)
 
     def to_hooked_transformer(self) -> HookedTransformer:
         """A plain HookedTransformer without gates; see :mod:`sat_interp.io.convert`."""
-        from sat_interp.io import convert
-
         return convert.to_hooked_transformer(self)
 
-    @staticmethod
+    @classmethod
     def from_hooked_transformer(
-        model: HookedTransformer, ablation: SelfAblationConfig | None = None
+        cls, model: HookedTransformer, ablation: SelfAblationConfig | None = None
     ) -> SelfAblatingTransformer:
         """Any covered HookedTransformer's weights, with fresh gates; see ``io.convert``."""
-        from sat_interp.io import convert
-
-        return convert.from_hooked_transformer(model, ablation)
+        return convert.from_hooked_transformer(cls, model, ablation)
 
     def to_hf(self, directory: str | FilePath | None = None) -> GPTNeoForCausalLM:
         """A GPTNeoForCausalLM, saved with the tokenizer if ``directory`` is given."""
-        from sat_interp.io import convert
-
         return convert.to_hf(self, directory)
 
-    @staticmethod
+    @classmethod
     def from_hf(
+        cls,
         model: PreTrainedModel | str | FilePath,
         ablation: SelfAblationConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> SelfAblatingTransformer:
         """Hugging Face's GPT-Neo (model, directory or hub name), with fresh gates."""
-        from sat_interp.io import convert
+        return convert.from_hf(cls, model, ablation, tokenizer)
 
-        return convert.from_hf(model, ablation, tokenizer)
-
-    @staticmethod
+    @classmethod
     def from_released(
+        cls,
         state_dict: Mapping[str, Tensor],
         n_heads: int,
         ablation: SelfAblationConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> SelfAblatingTransformer:
         """The authors' weights under their own names; see ``sat_interp.io.released``."""
-        from sat_interp.io import released
-
-        return released.from_released(state_dict, n_heads, ablation, tokenizer)
+        return released.from_released(cls, state_dict, n_heads, ablation, tokenizer)

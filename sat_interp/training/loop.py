@@ -1,4 +1,4 @@
-"""A run from its configuration to its directory: ``train`` is what notebook and shell call."""
+"""One run from its configuration to its directory."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from sat_interp._util.errors import UserError
 from sat_interp._util.progress import bar
-from sat_interp.io.checkpoint import from_pretrained, save_pretrained
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.build import build_model, shape_of
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory, read_log
-from sat_interp.training.distributed import Processes, processes
+from sat_interp.training.distributed import Processes
 from sat_interp.training.facts import check_facts
 from sat_interp.training.inputs import (
     Inputs,
@@ -71,25 +69,6 @@ class Progress:
     seconds: float = 0.0
 
 
-def train(config: TrainConfig) -> TrainResult:
-    """Train a model and leave everything about it in ``config.out``.
-
-    The caller's random state is left as it was.
-
-    Raises:
-        UserError: settings, data or directory do not allow it, or the loss became NaN.
-        OSError: the directory cannot be written.
-    """
-    if config.out is None:
-        raise UserError("a run needs a directory: pass --out DIR")
-    with torch.random.fork_rng(devices=[]), processes(config.device) as ranks:
-        if config.match_perplexity is not None:
-            from sat_interp.training.match import train_matched
-
-            return train_matched(config, ranks)
-        return run(config, ranks)
-
-
 def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> TrainResult:
     """One run among ``ranks``; ``inputs`` saves loading them again."""
     shape_of(config)  # what cannot be built is refused before a directory is made for it
@@ -122,7 +101,9 @@ def finished_result(
     else:
         logger.warning("%s does not say what data it read: cannot check it", directory.path)
     logger.info("%s has finished: nothing to resume", directory.path)
-    return TrainResult(from_pretrained(directory.model), directory.path, summary)
+    return TrainResult(
+        SelfAblatingTransformer.from_pretrained(directory.model), directory.path, summary
+    )
 
 
 class _Run:
@@ -277,7 +258,7 @@ class _Run:
         if not self.directory.writes:
             return
         card = model_card_facts(self.config, self.directory.path.name, self._cost(), validation)
-        save_pretrained(self.trainer.model, path, card=card)
+        self.trainer.model.save_pretrained(path, card=card)
 
     def _cost(self) -> Cost:
         trainer = self.trainer

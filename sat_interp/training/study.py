@@ -209,7 +209,7 @@ def train_study(study: Study, train: Callable[[TrainConfig], Any] | None = None)
     from sat_interp.training.directory import RunDirectory  # imports torch
 
     if train is None:
-        from sat_interp.training.loop import train as train_one
+        from sat_interp.training.train import train as train_one
 
         train = train_one
     runs, done = study.runs(), []

@@ -14,7 +14,7 @@ from evaluations.core.record import Metric, Record
 from evaluations.core.text import Text, evaluation_text
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp.data.tokenizer import train_bpe
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from sat_interp.model.shape import gpt_neo_config
 
 STORIES = [

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from evaluations.cli import main
 from evaluations.core.record import read_records
 from sat_interp.data.tokenizer import train_bpe
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.conftest import STORIES
 
 FAST = ["--resamples", "50", "--activation-stories", "3"]

@@ -25,7 +25,7 @@ from evaluations.battery.run import (
 )
 from evaluations.commands import COMMANDS
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 TWO = (
     Part("one", {"quick": {"stories": 3}}, {"quick": 10}),

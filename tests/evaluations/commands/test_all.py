@@ -9,7 +9,7 @@ from evaluations import commands
 from evaluations.battery import run as battery
 from evaluations.cli import main
 from evaluations.core.record import read_records
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 
 @pytest.fixture

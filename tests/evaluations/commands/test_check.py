@@ -6,7 +6,7 @@ import pytest
 
 from evaluations.commands.check import check
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.conftest import STORIES
 
 ALL = ["lm", "gates", "acdc", "sae", "neurons", "n2g"]

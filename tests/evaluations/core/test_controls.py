@@ -15,7 +15,7 @@ from evaluations.core.models import LoadedModel, prepared
 from evaluations.core.runner import describe_model
 from evaluations.core.text_source import text_finder
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from sat_interp.training.build import build_model
 from sat_interp.training.config import TrainConfig
 

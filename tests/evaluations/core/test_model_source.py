@@ -15,7 +15,7 @@ from evaluations.core.origin import Origin
 from evaluations.core.runner import describe_model
 from evaluations.core.weights import weights_hash
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 
 def attention_only(seed: int = 0, d_vocab: int = 40) -> HookedTransformer:

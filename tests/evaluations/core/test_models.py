@@ -25,7 +25,7 @@ from evaluations.core.weights import weights_hash
 from evaluations.suite.lm.evaluation import EVALUATION, LanguageConfig
 from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import train_bpe, vocabulary_hash
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.conftest import STORIES
 
 

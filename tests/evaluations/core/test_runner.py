@@ -11,7 +11,7 @@ from evaluations.core.record import Metric, read_record
 from evaluations.core.runner import Evaluation, Result, run
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import file_name
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 
 @dataclass(frozen=True)

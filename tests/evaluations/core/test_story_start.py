@@ -28,7 +28,7 @@ from sat_interp._util.errors import UserError
 from sat_interp.data.corpus import load_corpus
 from sat_interp.data.sources import parse_data
 from sat_interp.data.tokenizer import story_start
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from sat_interp.model.shape import gpt_neo_config
 from tests.evaluations.conftest import STORIES
 from tests.evaluations.golden import stories

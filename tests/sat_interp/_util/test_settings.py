@@ -19,7 +19,7 @@ from sat_interp._util.commandline import run_command
 from sat_interp._util.errors import UserError
 from sat_interp._util.reading import Unreadable, read_json, read_yaml
 from sat_interp._util.settings import LARGEST, check_settings, check_sizes
-from sat_interp.io.loading import Shape
+from sat_interp.io.stored import Shape
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.config import TrainConfig

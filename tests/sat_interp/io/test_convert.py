@@ -19,7 +19,7 @@ from transformers import (
 
 from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import train_bpe
-from sat_interp.io.convert import from_hooked_transformer, to_hf, to_hooked_transformer
+from sat_interp.io.convert import to_hf, to_hooked_transformer
 from sat_interp.io.released import to_released
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.model.shape import gpt_neo_config
@@ -126,19 +126,21 @@ def test_untied_processed_and_foreign_models_are_refused(make_model):
     with torch.no_grad():
         untied.unembed.W_U[0, 0] += 1
     with pytest.raises(UserError, match="W_U is not the transpose of W_E"):
-        from_hooked_transformer(untied)
+        SelfAblatingTransformer.from_hooked_transformer(untied)
     processed = _plain()
     processed.process_weights_()
     with pytest.raises(UserError, match="from_pretrained_no_processing"):
-        from_hooked_transformer(processed)
+        SelfAblatingTransformer.from_hooked_transformer(processed)
     centred = _plain()
     centred.process_weights_(fold_ln=False, center_writing_weights=True, center_unembed=True)
     with pytest.raises(UserError, match="from_pretrained_no_processing"):
-        from_hooked_transformer(centred)
+        SelfAblatingTransformer.from_hooked_transformer(centred)
     with pytest.raises(UserError, match="positional_embedding_type='rotary'"):
-        from_hooked_transformer(_plain(positional_embedding_type="rotary"))
+        SelfAblatingTransformer.from_hooked_transformer(_plain(positional_embedding_type="rotary"))
     with pytest.raises(UserError, match="k_neurons is 21"):
-        from_hooked_transformer(_plain(), SelfAblationConfig("local", k_neurons=21))
+        SelfAblatingTransformer.from_hooked_transformer(
+            _plain(), SelfAblationConfig("local", k_neurons=21)
+        )
 
 
 @pytest.mark.parametrize("export", [to_hooked_transformer, to_hf])
@@ -148,7 +150,7 @@ def test_our_own_processed_weights_are_refused(make_model, export):
     with pytest.raises(UserError, match="processed"):
         export(model)
     with pytest.raises(UserError, match="processed"):
-        from_hooked_transformer(model)
+        SelfAblatingTransformer.from_hooked_transformer(model)
 
 
 # Hugging Face ---------------------------------------------------------------------------------

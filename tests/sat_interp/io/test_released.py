@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from sat_interp._util.errors import UserError
-from sat_interp.io.released import from_released, to_released
+from sat_interp.io.released import to_released
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.loss import LossWeights, next_token_loss
@@ -140,7 +140,7 @@ def test_the_clean_stream_is_transformers_gpt_neo(variant):
     ).eval()
     theirs.load_state_dict({name: t for name, t in weights.items() if "_ablation" not in name})
     tokens = torch.randint(19, (4, 6))
-    model = from_released(weights, 2, _ablation(variant))
+    model = SelfAblatingTransformer.from_released(weights, 2, _ablation(variant))
     assert torch.allclose(model(tokens), theirs(tokens).logits, atol=1e-4)
     assert theirs(tokens).logits.std() > 1  # weights large enough to tell models apart
 
@@ -148,12 +148,12 @@ def test_the_clean_stream_is_transformers_gpt_neo(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_there_and_back(variant, make_model, tokens):
     weights = _random_weights(variant)
-    again = to_released(from_released(weights, 2, _ablation(variant)))
+    again = to_released(SelfAblatingTransformer.from_released(weights, 2, _ablation(variant)))
     assert set(again) == set(weights)
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
     model = make_model(variant)
-    other = from_released(to_released(model), 4, model.ablation)
+    other = SelfAblatingTransformer.from_released(to_released(model), 4, model.ablation)
     assert torch.allclose(other(tokens), model(tokens), atol=1e-10)
     if variant != "none":
         ours, theirs = model.dual(tokens), other.dual(tokens)
@@ -168,15 +168,17 @@ def test_wrappers_prefixes_and_causal_masks_are_passed_over(prefix):
     wrapped[f"{prefix}transformer.h.0.attn.attention.bias"] = torch.ones(1, 1, 6, 6)
     wrapped[f"{prefix}transformer.h.0.attn.attention.masked_bias"] = torch.tensor(-1e9)
     tokens = torch.randint(19, (2, 6))
-    expected = from_released(weights, 2, _ablation("local"))
-    model = from_released(wrapped, 2, _ablation("local"))
+    expected = SelfAblatingTransformer.from_released(weights, 2, _ablation("local"))
+    model = SelfAblatingTransformer.from_released(wrapped, 2, _ablation("local"))
     assert torch.equal(model(tokens), expected(tokens))
 
 
 @pytest.mark.parametrize("dropped", ["lm_head.weight", "transformer.wte.weight"])
 def test_either_name_of_the_tied_embedding_will_do(dropped):
     weights = _random_weights()
-    model = from_released({n: t for n, t in weights.items() if n != dropped}, 2)
+    model = SelfAblatingTransformer.from_released(
+        {n: t for n, t in weights.items() if n != dropped}, 2
+    )
     assert torch.equal(model.W_E, weights["lm_head.weight"])
 
 
@@ -223,13 +225,13 @@ REFUSED = {
 def test_what_does_not_fit_is_refused_by_name(case):
     weights, n_heads, ablation, message = REFUSED[case]
     with pytest.raises(UserError, match=message) as refusal:
-        from_released(weights, n_heads, ablation)
+        SelfAblatingTransformer.from_released(weights, n_heads, ablation)
     assert "\n" not in str(refusal.value)
 
 
 def test_controls_without_gate_weights_need_none():
     ablation = SelfAblationConfig("local", 3, 4, gates="random")
-    model = from_released(_random_weights(), 2, ablation)
+    model = SelfAblatingTransformer.from_released(_random_weights(), 2, ablation)
     assert set(to_released(model)) == set(_random_weights())
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 # A server that imports once and forks: a child starts in milliseconds, with no threads of ours.
 CONTEXT = mp.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sat_interp.training.loop", "sat_interp.training.match"])
+CONTEXT.set_forkserver_preload(["sat_interp.training.train"])
 
 
 def start(function: Callable[..., None], *arguments: Any) -> BaseProcess:
@@ -24,7 +24,7 @@ def train_child(settings: dict[str, Any], environment: dict[str, str]) -> None:
     import torch
 
     from sat_interp.training.config import TrainConfig
-    from sat_interp.training.loop import train
+    from sat_interp.training.train import train
 
     os.environ.update(environment)
     torch.set_num_threads(1)

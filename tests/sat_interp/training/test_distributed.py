@@ -11,7 +11,7 @@ from sat_interp._util.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory, read_log
 from sat_interp.training.distributed import own_device, processes
-from sat_interp.training.loop import train
+from sat_interp.training.train import train
 
 from .children import train_together
 from .test_resume import TIMES

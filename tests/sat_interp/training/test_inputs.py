@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from sat_interp import SelfAblatingTransformer
 from sat_interp.data.tokenizer import load_tokenizer, story_start
 from sat_interp.training.config import TrainConfig
-from sat_interp.training.loop import train
+from sat_interp.training.train import train
 
 Tiny = Callable[..., TrainConfig]
 

@@ -15,8 +15,8 @@ from sat_interp import SelfAblatingTransformer
 from sat_interp._util.errors import UserError
 from sat_interp.training import loop, trainer
 from sat_interp.training.config import TrainConfig
-from sat_interp.training.loop import train
 from sat_interp.training.loss import LossWeights, training_loss
+from sat_interp.training.train import train
 from sat_interp.training.validate import Validation
 
 Tiny = Callable[..., TrainConfig]

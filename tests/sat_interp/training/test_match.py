@@ -10,8 +10,8 @@ import pytest
 from sat_interp import SelfAblatingTransformer
 from sat_interp._util.errors import UserError
 from sat_interp.training.config import TrainConfig
-from sat_interp.training.loop import train
 from sat_interp.training.match import distance, interpolate, nearest, search, trial_config
+from sat_interp.training.train import train
 
 SEARCH = {"shortest": 1, "longest": 3200, "tolerance": 0.01, "runs": 12}
 

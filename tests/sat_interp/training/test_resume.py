@@ -21,7 +21,7 @@ from sat_interp.training import loop, state
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory
 from sat_interp.training.facts import check_facts
-from sat_interp.training.loop import train
+from sat_interp.training.train import train
 
 from .children import crash_child, start, train_child
 

@@ -201,8 +201,8 @@ def test_the_command_trains_what_is_missing_and_skips_the_rest(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--study", "{}", "--seed", "3"], "--seed does not go with --study"),
-        (["--study"], "expected one argument"),
+        (["--study", "{}", "--seed", "3"], "--seed cannot be combined with --study"),
+        (["--study"], "--study needs a value"),
         (["--study", "absent.yaml"], "absent.yaml is no study"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 from evaluations.cli import main
 from evaluations.commands.acdc import _one_length, _taus, default_task
 from evaluations.core.record import read_records
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.suite.circuits.cases import task
 
 QUICK = ["--random-circuits", "2", "--bootstrap", "1", "--prompts", "6", "--null-draws", "1"]

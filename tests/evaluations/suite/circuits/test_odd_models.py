@@ -12,7 +12,7 @@ import torch
 from evaluations.cli import main
 from evaluations.core.record import read_records
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from sat_interp.model.shape import gpt_neo_config
 
 QUICK = ["--random-circuits", "2", "--bootstrap", "0", "--prompts", "3", "--null-draws", "1"]

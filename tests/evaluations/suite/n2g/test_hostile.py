@@ -19,7 +19,7 @@ from evaluations.suite.n2g.evaluation import N2gData, neuron_graphs
 from evaluations.suite.n2g.substitutes import Neighbours
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 CONFIG = N2gConfig(neurons_per_layer=5, examples=3, gather=GatherConfig(top=3, sample=3, random=3))
 

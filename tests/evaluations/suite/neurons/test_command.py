@@ -15,7 +15,7 @@ from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.suite.neurons.evaluation import EVALUATION
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from evaluations.suite.sae.budget import fitted
 from evaluations.suite.sae.config import PRESETS, SaeConfig
 from evaluations.suite.sae.evaluation import fit, sparse_autoencoder
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 DEMO = PRESETS["demo"]
 

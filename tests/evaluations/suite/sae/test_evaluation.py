@@ -12,7 +12,7 @@ from evaluations.core.record import read_records
 from evaluations.suite.sae import evaluation, search, train
 from evaluations.suite.sae.evaluation import open_sae, sparse_autoencoder
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 
 
 @pytest.fixture

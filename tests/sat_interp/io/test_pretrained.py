@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import train_bpe, vocabulary_hash
-from sat_interp.io import checkpoint, loading
+from sat_interp.io import pretrained
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.model.shape import gpt_neo_config
 from sat_interp.model.transformer import SelfAblatingTransformer
@@ -256,7 +256,7 @@ def test_a_save_that_fails_leaves_a_whole_model_or_one_refused(
 
         return write
 
-    monkeypatch.setattr(checkpoint, "write_atomically", fill_up(checkpoint.write_atomically))
+    monkeypatch.setattr(pretrained, "write_atomically", fill_up(pretrained.write_atomically))
     monkeypatch.setattr(Path, "write_bytes", fill_up(Path.write_bytes))
     second = make_model("local", seed=1)
     failed = False
@@ -485,27 +485,29 @@ def test_a_model_without_gates_asks_for_none(tmp_path):
 
 
 @pytest.mark.parametrize("swaps", [1, 2])
-@pytest.mark.parametrize("read", ["_read_weights", "_read_tokenizer"])
+@pytest.mark.parametrize("read", ["read_weights", "_read_tokenizer"])
 def test_a_model_replaced_while_it_is_read_is_read_anew(
     make_model, tokens, tmp_path, monkeypatch, swaps, read
 ):
     models = [make_model("local", seed=seed) for seed in range(swaps + 1)]
     target = models[0].save_pretrained(tmp_path / "run" / "best").parent
-    left, real = iter(models[1:]), getattr(loading, read)
+    left, real = iter(models[1:]), getattr(pretrained, read)
 
     def swap_and_read(*arguments):
         if model := next(left, None):
             model.save_pretrained(target / "best")
         return real(*arguments)
 
-    monkeypatch.setattr(loading, read, swap_and_read)
+    monkeypatch.setattr(pretrained, read, swap_and_read)
     assert torch.equal(load(target)(tokens), models[-1](tokens))
 
 
 def test_a_model_that_stays_damaged_is_read_once(saved, monkeypatch):
     _truncate("model.safetensors", 0.5)(saved)
-    calls, real = [], loading._read_weights
-    monkeypatch.setattr(loading, "_read_weights", lambda *given: (calls.append(1), real(*given))[1])
+    calls, real = [], pretrained.read_weights
+    monkeypatch.setattr(
+        pretrained, "read_weights", lambda *given: (calls.append(1), real(*given))[1]
+    )
     with pytest.raises(UserError, match="is damaged"):
         load(saved)
     assert len(calls) == 1

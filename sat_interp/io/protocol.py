@@ -1,0 +1,83 @@
+"""What reading, writing and converting need of a model, whatever its class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from transformer_lens import HookedTransformerConfig
+from transformers import PreTrainedTokenizerBase
+
+from sat_interp._util.errors import UserError
+from sat_interp.model.config import SelfAblationConfig
+
+Own = TypeVar("Own")
+
+
+@runtime_checkable
+class GatedTransformer(Protocol):
+    """A HookedTransformer that may have gates.
+
+    Attributes:
+        ablation: the gates.
+        weights_processed: whether TransformerLens folded or centred the weights.
+        card: facts about the training, for the model card.
+        tokenizer_hash: hash of the tokenizer the model was trained with, where it is known.
+    """
+
+    ablation: SelfAblationConfig
+    weights_processed: bool
+    tokenizer: Any
+    training: bool
+    card: Mapping[str, Any]
+    tokenizer_hash: str | None
+    cfg: HookedTransformerConfig
+
+    @property
+    def blocks(self) -> Any: ...
+
+    @property
+    def W_E(self) -> Tensor: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
+
+    def full_state_dict(self) -> dict[str, Tensor]: ...
+
+    def train(self: Own, mode: bool = True) -> Own: ...
+
+    def eval(self: Own) -> Own: ...
+
+
+Model = TypeVar("Model", bound=GatedTransformer)
+
+Build = Callable[
+    [HookedTransformerConfig, SelfAblationConfig | None, PreTrainedTokenizerBase | None], Model
+]
+"""How a model with fresh weights is made; a model class is one."""
+
+
+def refuse_processed(model: GatedTransformer) -> None:
+    """Do nothing if the weights are as they were trained.
+
+    Raises:
+        UserError: TransformerLens' weight processing has changed them.
+    """
+    if model.weights_processed:
+        raise UserError(
+            "the weights were processed (folded or centred) and no longer fit the gates or the "
+            "tied embedding: save or convert the model as it was loaded, and process the result"
+        )
+
+
+def working_dtype(stored: torch.dtype) -> torch.dtype:
+    """Type of the parameters for a stored type: float64 stays, all others become float32."""
+    return torch.float64 if stored == torch.float64 else torch.float32
+
+
+def some_of(names: list[str]) -> str:
+    """``a, b, c and 4 more``."""
+    rest = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {rest} more" if rest > 0 else "")

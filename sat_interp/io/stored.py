@@ -1,0 +1,161 @@
+"""``cfg.json`` and ``model.safetensors``: read within bounds, checked before anything is built."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from torch import Tensor
+
+from sat_interp._util.errors import UserError, shown, suggest
+from sat_interp._util.reading import Unreadable, read_bytes, read_json
+from sat_interp._util.settings import check_settings, check_sizes
+from sat_interp.io.locate import CONFIG, FORMAT, WEIGHTS
+from sat_interp.io.protocol import some_of
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+LARGEST_FILE = 1 << 40
+"""Bytes of the largest file of weights that is read."""
+_FIRST_BLOCK = re.compile(r"blocks\.0\.(.+)")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = read_json(path)
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); copy the model again") from error
+    found = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"{path} is no model's configuration (no format_version); copy it again")
+    if found > FORMAT:
+        raise UserError(
+            f"{path} has format {shown(found)}, this sat_interp reads up to {FORMAT}: "
+            "pip install -U sat-interp"
+        )
+    for section in ("shape", "ablation"):
+        if not isinstance(config.get(section), dict):
+            raise UserError(f"{path} has no {section!r}; copy the model again")
+    for section in ("weights", "training"):
+        if not isinstance(config.get(section) or {}, dict):
+            told = shown(config[section])
+            raise UserError(f"{path}: {section} must be a mapping, not {told}; copy it again")
+    return config
+
+
+def read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
+    try:
+        content = read_bytes(path, LARGEST_FILE)
+    except Unreadable as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the model again") from error
+    expected = expected or {}
+    size, digest = expected.get("bytes", len(content)), expected.get("sha256")
+    if size != len(content):
+        raise UserError(
+            f"{path} is damaged: {len(content)} bytes, {CONFIG} says {shown(size)} (a truncated "
+            "copy, or an interrupted save); copy or save the model again"
+        )
+    if digest is not None and digest != hashlib.sha256(content).hexdigest():
+        raise UserError(
+            f"{path} is not the file {CONFIG} was written with (damaged, or edited); copy the "
+            f"model again, or, if you changed it on purpose, delete 'weights' from {CONFIG}"
+        )
+    try:
+        tensors = parse_safetensors(content)
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({error}); copy the model again"
+        ) from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{path}: {shown(name)} is of {kind}, weights are floating-point")
+    return tensors
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The section ``shape`` of cfg.json, by field: what a model is built from."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_head: int
+    d_mlp: int | None
+    d_vocab: int
+    n_ctx: int
+    act_fn: str
+    eps: float
+    normalization_type: str | None
+    positional_embedding_type: str
+    attention_dir: str
+    use_attn_scale: bool
+    attn_scale: float
+    scale_attn_by_inverse_layer_idx: bool
+    init_mode: str
+    initializer_range: float
+    default_prepend_bos: bool
+    original_architecture: str | None
+    model_name: str
+    dtype: str
+
+
+# Where a size of the shape is to be seen in the weights: parameter and axis.
+_SEEN = {
+    "d_vocab": ("embed.W_E", 0), "d_model": ("embed.W_E", 1), "n_ctx": ("pos_embed.W_pos", 0),
+    "n_heads": ("blocks.0.attn.W_Q", 0), "d_head": ("blocks.0.attn.W_Q", 2),
+    "d_mlp": ("blocks.0.mlp.W_in", 1),
+}  # fmt: skip
+
+
+def check_shape(shape: dict[str, Any], tensors: dict[str, Tensor], directory: Path) -> None:
+    """Do nothing if a model of this shape can be built and is the weights'; nothing is built.
+
+    Raises:
+        UserError: a field is unknown, missing, of another type or out of bounds, or a size is not
+            the one that the weights' names and shapes tell.
+    """
+    try:
+        check_settings(Shape, shape)
+        for name in (*_SEEN, "n_layers", "dtype"):
+            if name not in shape:
+                raise UserError(f"{name} is missing")
+        check_sizes({name: shape[name] for name in (*_SEEN, "n_layers")})
+        if not 0 < shape.get("eps", 1e-5) < 1:
+            raise UserError(f"eps must be between 0 and 1, not {shown(shape['eps'])}")
+        for name in ("attn_scale", "initializer_range"):
+            if not math.isfinite(shape.get(name, 0.0)):
+                raise UserError(f"{name} must be finite, not {shape[name]}")
+        if shape["dtype"] not in DTYPES:
+            raise UserError(suggest("dtype", shape["dtype"], DTYPES))
+        found = {name: tensors[seen].shape[axis] for name, (seen, axis) in _SEEN.items()
+                 if seen in tensors and tensors[seen].dim() > axis}  # fmt: skip
+        for name, seen in found.items():
+            if shape[name] != seen:
+                raise UserError(f"{name} is {shape[name]}, but {WEIGHTS} has {seen}")
+    except UserError as error:
+        raise UserError(f"{directory / CONFIG}: {error}; copy the model again") from error
+    _refuse_missing_blocks(shape["n_layers"], tensors, directory / WEIGHTS)
+
+
+def _refuse_missing_blocks(n_layers: int, tensors: dict[str, Tensor], path: Path) -> None:
+    parts = [match[1] for name in tensors if (match := _FIRST_BLOCK.match(name))]
+    names = (f"blocks.{layer}.{part}" for layer in range(n_layers) for part in parts)
+    refuse_missing(set(names) - set(tensors), path)
+
+
+def refuse_missing(missing: set[str], path: Path) -> None:
+    if missing:
+        told = some_of(sorted(missing))
+        raise UserError(f"{path} lacks {told}, which {CONFIG} asks for; copy it again")

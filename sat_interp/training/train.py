@@ -1,0 +1,27 @@
+"""Training as notebooks and the shell call it: one run, or the run that matches a perplexity."""
+
+from __future__ import annotations
+
+import torch
+
+from sat_interp._util.errors import UserError
+from sat_interp.training.config import TrainConfig
+from sat_interp.training.distributed import processes
+from sat_interp.training.loop import TrainResult, run
+from sat_interp.training.match import train_matched
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train a model and leave everything about it in ``config.out``.
+
+    The caller's random state is left as it was.
+
+    Raises:
+        UserError: settings, data or directory do not allow it, or the loss became NaN.
+        OSError: the directory cannot be written.
+    """
+    if config.out is None:
+        raise UserError("a run needs a directory: pass --out DIR")
+    with torch.random.fork_rng(devices=[]), processes(config.device) as ranks:
+        start = run if config.match_perplexity is None else train_matched
+        return start(config, ranks)
