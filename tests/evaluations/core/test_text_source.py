@@ -10,7 +10,7 @@ from evaluations.core.model_source import sources
 from evaluations.core.text import evaluation_text, text_source
 from evaluations.core.text_source import text_finder, training_text_finder
 from sat_interp._util.errors import UserError
-from sat_interp.io.checkpoint import save_pretrained
+from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.conftest import STORIES
 from tests.evaluations.core.test_model_source import attention_only
 
