@@ -23,7 +23,7 @@ KEYS = ("clean", "corrupt", "answers", "wrong_answers")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:
-    """The entries of a file, each with its four keys.
+    """Return the entries of a file, each with its four keys.
 
     Raises:
         UserError: the file cannot be read, is no JSON, has no prompts, or one of them lacks a key
@@ -36,16 +36,29 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     prompts = content.get("prompts") if isinstance(content, dict) else None
     if not isinstance(prompts, list):
         raise UserError(f'{path} has no list of prompts: {{"prompts": [...]}}')
+    return checked_entries(prompts, str(path))
+
+
+def checked_entries(prompts: list[Any], name: str) -> list[dict[str, Any]]:
+    """Return entries that are prompts, each with its four keys.
+
+    Args:
+        prompts: the entries.
+        name: of where they come from, for messages.
+
+    Raises:
+        UserError: there is none, or one lacks a key or has something else under it.
+    """
     if not prompts:
-        raise UserError(f"{path} has an empty list of prompts")
+        raise UserError(f"{name} has an empty list of prompts")
     for number, entry in enumerate(prompts, start=1):
         if fault := _fault(entry):
-            raise UserError(f"{path}, prompt {number} of {len(prompts)}: {fault}")
+            raise UserError(f"{name}, prompt {number} of {len(prompts)}: {fault}")
     return prompts
 
 
 def _fault(entry: Any) -> str | None:
-    """What is wrong with an entry, or None."""
+    """Return what is wrong with an entry, or None."""
     if not isinstance(entry, dict):
         return "it is no object"
     if missing := [key for key in KEYS if key not in entry]:
@@ -54,11 +67,16 @@ def _fault(entry: Any) -> str | None:
         if not entry[key] or not (_is_text(entry[key]) or _are_tokens(entry[key])):
             return f"{key!r} is neither text nor a list of token numbers"
     for key in KEYS[2:]:
-        answers = entry[key]
-        are_texts = isinstance(answers, list) and all(map(_is_text, answers))
-        if not answers or not (are_texts or _are_tokens(answers)):
+        if not _are_answers(entry[key]):
             return f"{key!r} is no list of answers"
     return None
+
+
+def _are_answers(value: Any) -> bool:
+    """Whether it is a list of answers: texts or token numbers, at least one."""
+    if not value or not isinstance(value, list):
+        return False
+    return all(map(_is_text, value)) or _are_tokens(value)
 
 
 def _is_text(value: Any) -> bool:
@@ -73,15 +91,20 @@ def _are_tokens(value: Any) -> bool:
 
 
 def candidates(
-    entries: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, start: list[int]
+    entries: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast | None, start: list[int]
 ) -> Iterator[Candidate]:
-    """Each entry with its tokens, or with the reason why it cannot be used.
+    """Yield each entry with its tokens, or with the reason why it cannot be used.
 
     Of several answers the first is taken. An answer is looked up by itself, as auto-circuit does,
     and in its place after the prompt where that is not one token.
 
     Args:
+        entries: the prompts.
+        tokenizer: None where all of them are token numbers.
         start: tokens to put before prompts that are text; token numbers are taken as they are.
+
+    Raises:
+        UserError: (while iterating) a prompt is text and there is no tokenizer.
     """
     for entry in entries:
         texts = [_text(tokenizer, entry[key]) for key in KEYS[:2]]
@@ -91,19 +114,35 @@ def candidates(
         if right is None or wrong is None:
             yield pair, SEVERAL_TOKENS
             continue
-        clean, corrupted = (
-            [*start, *encode(tokenizer, entry[key])] if isinstance(entry[key], str) else entry[key]
-            for key in KEYS[:2]
-        )
+        clean, corrupted = (_tokens(tokenizer, entry[key], start) for key in KEYS[:2])
         yield pair, checked(clean, corrupted, right, wrong)
 
 
-def _text(tokenizer: PreTrainedTokenizerFast, value: str | int | list[int]) -> str:
-    return value if isinstance(value, str) else str(tokenizer.decode(value))
+def _text(tokenizer: PreTrainedTokenizerFast | None, value: str | int | list[int]) -> str:
+    if isinstance(value, str):
+        return value
+    return str(value) if tokenizer is None else str(tokenizer.decode(value))
 
 
-def _answer(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str | int) -> int | None:
+def _tokens(
+    tokenizer: PreTrainedTokenizerFast | None, value: str | list[int], start: list[int]
+) -> list[int]:
+    return [*start, *encode(_needed(tokenizer), value)] if isinstance(value, str) else value
+
+
+def _answer(
+    tokenizer: PreTrainedTokenizerFast | None, prompt: str, answer: str | int
+) -> int | None:
     if isinstance(answer, int):
         return answer
-    alone = encode(tokenizer, answer)
-    return alone[0] if len(alone) == 1 else following(tokenizer, prompt, answer)
+    alone = encode(_needed(tokenizer), answer)
+    return alone[0] if len(alone) == 1 else following(_needed(tokenizer), prompt, answer)
+
+
+def _needed(tokenizer: PreTrainedTokenizerFast | None) -> PreTrainedTokenizerFast:
+    if tokenizer is None:
+        raise UserError(
+            "the model has no tokenizer and the prompts are text: give a tokenizer "
+            "(tokenizer=...), or prompts of token ids"
+        )
+    return tokenizer

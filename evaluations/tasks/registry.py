@@ -1,51 +1,73 @@
-"""Tasks by name, or from a file: ``make_task("ioi", tokenizer)``."""
+"""The tasks, and their prompts in a model's own tokens: ``make_task("ioi", tokenizer)``."""
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from evaluations.tasks.files import candidates, read_prompts
+from evaluations.tasks.files import candidates, checked_entries, read_prompts
 from evaluations.tasks.greater_than import greater_than
 from evaluations.tasks.ioi import ioi, ioi_tinystories
 from evaluations.tasks.language import agreement, gender, quotes
 from evaluations.tasks.pairs import Pair, TaskPrompts
 from evaluations.tasks.recall import induction, recall
-from evaluations.tasks.tokens import Row, Words, answers, collect, start_tokens, with_row
-from sat_interp._util.errors import UserError, suggest
+from evaluations.tasks.tokens import Apart, Row, Words, answers, collect, start_tokens, with_row
+from sat_interp._util.errors import UserError, shown, suggest
 from sat_interp.data.tokenizer import fingerprint
 
-# Each draws pairs without end; the words a tokenizer does not have are counted on the way.
-TASKS: dict[str, Callable[[Words, int], Iterator[Pair]]] = {
-    "ioi": ioi,
-    "ioi-tinystories": ioi_tinystories,
-    "greater-than": greater_than,
-    "gender": gender,
-    "quotes": quotes,
-    "agreement": agreement,
-    "induction": induction,
-    "object": recall,
-}
-TRIES = 50  # pairs drawn at most for each one asked for
+DRAWS_PER_PROMPT = 50
+"""Pairs drawn at most for each prompt asked for."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task: where its prompts come from.
+
+    Attributes:
+        name: of the task in records.
+        pairs: draws pairs of prompts without end, given the usable words and a seed.
+        apart: what held-out prompts must not share with the others, besides whole prompts.
+    """
+
+    name: str
+    pairs: Callable[[Words, int], Iterator[Pair]]
+    apart: Apart | None = None
+
+
+TASKS = (
+    Task("ioi", ioi, apart=answers),
+    Task("ioi-tinystories", ioi_tinystories, apart=answers),
+    Task("greater-than", greater_than),
+    Task("gender", gender),
+    Task("quotes", quotes),
+    Task("agreement", agreement),
+    Task("induction", induction),
+    Task("object", recall),
+)
 
 
 def make_task(
-    name_or_path: str | Path,
-    tokenizer: PreTrainedTokenizerFast,
+    task: str | Path | Task | TaskPrompts | Sequence[Any],
+    tokenizer: PreTrainedTokenizerFast | None,
     n: int = 100,
     seed: int = 0,
     bos: bool = True,
     held_out: int = 0,
 ) -> TaskPrompts:
-    """The prompts of a task, in a model's own tokens.
+    """Return the prompts of a task, in a model's own tokens.
 
     Args:
-        name_or_path: a name in ``TASKS``, or a ``.json`` file in auto-circuit's format.
+        task: the name of one of ``TASKS``; a ``.json`` file in auto-circuit's format, or the
+            entries of one; a :class:`Task` of one's own; or prompts, which are returned as they
+            are.
+        tokenizer: None for a model without one, whose prompts are lists of token ids.
         n: prompts; fewer come where the tokenizer, or the file, has no more, and the record says
             so.
         seed: of the draws; of a file with more than ``n`` prompts, which of them.
@@ -62,35 +84,85 @@ def make_task(
         raise UserError(f"a task takes at least one prompt, not {n}")
     if held_out < 0:
         raise UserError(f"a task holds out 0 prompts or more, not {held_out}")
-    name = str(name_or_path)
+    if isinstance(task, TaskPrompts):
+        return task
+    name, source = _resolved(task)
     start = start_tokens(tokenizer, bos)
-    note: dict[str, Any] = {
-        "n_asked_for": n, "seed": seed, "bos": bos, "tokenizer": fingerprint(tokenizer),
+    note: dict[str, Any] = {"n_asked_for": n, "seed": seed, "bos": bos, **_facts(tokenizer, start)}
+    if isinstance(source, Task):
+        words = Words(name, _needed(name, tokenizer))
+        drawn = islice(source.pairs(words, seed), DRAWS_PER_PROMPT * (n + held_out))
+        rows = (with_row(words.tokenizer, pair, start) for pair in drawn)
+        made = collect(name, rows, n, held_out, source.apart)
+        return _completed(made, words.left_out, note, tokenizer, start)
+    several = sum(len(one["answers"]) > 1 or len(one["wrong_answers"]) > 1 for one in source)
+    note |= {"n_in_file": len(source), "n_with_several_answers": several}
+    random.Random(f"file/{seed}").shuffle(source)
+    made = collect(name, candidates(source, tokenizer, start), n, held_out, _names_apart)
+    return _completed(made, {}, note, tokenizer, start)
+
+
+def _resolved(task: object) -> tuple[str, Task | list[dict[str, Any]]]:
+    """Return a task's name, and the task or the entries of its file."""
+    if isinstance(task, Task):
+        return task.name, task
+    if isinstance(task, str | Path):
+        known = next((one for one in TASKS if one.name == task), None)
+        if known is not None:
+            return known.name, known
+        path = _file(str(task))
+        return path.name, read_prompts(path)
+    if isinstance(task, Sequence):
+        return "in memory", checked_entries(list(task), "the task")
+    raise UserError(
+        f"a task is a name, a file or prompts, not {type(task).__name__}: {shown(task)}"
+    )
+
+
+def _needed(name: str, tokenizer: PreTrainedTokenizerFast | None) -> PreTrainedTokenizerFast:
+    if tokenizer is None:
+        raise UserError(
+            f"{name}: the model has no tokenizer: give one (tokenizer=...), or prompts of token ids"
+        )
+    return tokenizer
+
+
+def _facts(tokenizer: PreTrainedTokenizerFast | None, start: list[int]) -> dict[str, Any]:
+    if tokenizer is None:
+        return {"tokenizer": None, "story_start": None}
+    return {
+        "tokenizer": fingerprint(tokenizer),
         "story_start": tokenizer.convert_ids_to_tokens(start[0]) if start else None,
-    }  # fmt: skip
-    if name not in TASKS:
-        return _from_file(_file(name), tokenizer, n, seed, start, note, held_out)
-    words = Words(name, tokenizer)
-    pairs = islice(TASKS[name](words, seed), TRIES * (n + held_out))
-    drawn = (with_row(tokenizer, pair, start) for pair in pairs)
-    apart = answers if name.startswith("ioi") else None
-    decode = _decoder(tokenizer, start)
-    return collect(name, drawn, n, words.left_out, note, held_out, apart, decode)
+    }
 
 
-def _decoder(tokenizer: PreTrainedTokenizerFast, start: list[int]) -> Callable[[list[int]], str]:
-    """From a prompt's tokens to its text, without the token that it begins with."""
+def _completed(
+    made: TaskPrompts,
+    words_left_out: dict[str, int],
+    note: dict[str, Any],
+    tokenizer: PreTrainedTokenizerFast | None,
+    start: list[int],
+) -> TaskPrompts:
+    """Return prompts, those held out too, with what a record says of how they were made."""
 
     def decode(tokens: list[int]) -> str:
-        return str(
-            tokenizer.decode(tokens[len(start) :] if tokens[: len(start)] == start else tokens)
-        )
+        """Return a prompt's text, without the token that it begins with."""
+        if tokenizer is None:
+            return str(tokens)
+        own = tokens[len(start) :] if tokens[: len(start)] == start else tokens
+        return str(tokenizer.decode(own))
 
-    return decode
+    def completed(prompts: TaskPrompts) -> TaskPrompts:
+        return dataclasses.replace(prompts, words_left_out=words_left_out, note=note, decode=decode)
+
+    whole = completed(made)
+    if made.held_out is None:
+        return whole
+    return dataclasses.replace(whole, held_out=completed(made.held_out))
 
 
 def _names_apart(row: Row) -> frozenset[int]:
-    """The pair of answers where both are words of the prompt; else the prompt's own tokens."""
+    """Return the pair of answers where both are words of the prompt; else the prompt's tokens."""
     pair = answers(row)
     return pair if pair <= set(row[0]) else frozenset(row[0])
 
@@ -104,23 +176,5 @@ def _file(name: str) -> Path:
         raise UserError(f"task {name[:60]!r}: {error.strerror}") from None
     if path.suffix == ".json":
         raise UserError(f"there is no file {name}")
-    raise UserError(f"{suggest('task', name, TASKS)}; or a .json file of prompts")
-
-
-def _from_file(
-    path: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    n: int,
-    seed: int,
-    start: list[int],
-    note: dict[str, Any],
-    held_out: int,
-) -> TaskPrompts:
-    entries = read_prompts(path)
-    several = sum(len(entry["answers"]) > 1 or len(entry["wrong_answers"]) > 1 for entry in entries)
-    random.Random(f"file/{seed}").shuffle(entries)
-    note = {**note, "n_in_file": len(entries), "n_with_several_answers": several}
-    return collect(
-        path.name, candidates(entries, tokenizer, start), n, note=note, held_out=held_out,
-        apart=_names_apart, decode=_decoder(tokenizer, start),
-    )  # fmt: skip
+    known = [task.name for task in TASKS]
+    raise UserError(f"{suggest('task', name, known)}; or a .json file of prompts")

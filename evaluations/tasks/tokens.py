@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -98,9 +98,9 @@ def checked(clean: list[int], corrupted: list[int], right: int, wrong: int) -> R
     return clean, corrupted, right, wrong
 
 
-def start_tokens(tokenizer: PreTrainedTokenizerFast, bos: bool) -> list[int]:
-    """The token that stands before a story if ``bos``; none where there is none."""
-    start = story_start(tokenizer) if bos else None
+def start_tokens(tokenizer: PreTrainedTokenizerFast | None, bos: bool) -> list[int]:
+    """Return the token that stands before a story if ``bos``; none where there is none."""
+    start = story_start(tokenizer) if bos and tokenizer is not None else None
     return [] if start is None else [start]
 
 
@@ -108,20 +108,19 @@ def collect(
     name: str,
     candidates: Iterable[Candidate],
     n: int,
-    words_left_out: dict[str, int] | None = None,
-    note: dict[str, Any] | None = None,
     held_out: int = 0,
     apart: Apart | None = None,
-    decode: Callable[[list[int]], str] | None = None,
 ) -> TaskPrompts:
-    """The first ``n`` distinct pairs that can be used, by length; the others are counted.
+    """Return the first ``n`` distinct pairs that can be used, by length; the others are counted.
 
     Args:
+        name: of the task.
+        candidates: pairs with their tokens, or with the reason why they cannot be used.
+        n: how many pairs to use.
         held_out: how many further pairs to hold out, none of them among the first. Where there are
             too few for both (fewer than ``LEAST_HELD_OUT`` to hold out), those there are are
             shared in the ratio asked for.
         apart: held-out pairs differ from the first ones in this, too.
-        decode: from tokens to text, for what is made of the prompts later.
 
     Raises:
         UserError: none can be used.
@@ -130,26 +129,26 @@ def collect(
     if not drawn.first:
         reasons = ", ".join(f"{one} ({count:,})" for one, count in drawn.left_out.most_common())
         raise UserError(f"{name}: no prompt can be used with this tokenizer: {reasons}")
-
-    def made(pairs: list[tuple[Pair, Row]], left_out: dict[str, int]) -> TaskPrompts:
-        buckets: dict[int, list[tuple[Pair, Row]]] = {}
-        for pair, row in pairs:
-            buckets.setdefault(len(row[0]), []).append((pair, row))
-        ordered = [buckets[length] for length in sorted(buckets)]
-        return TaskPrompts(
-            name,
-            batches=tuple(_batch([row for _, row in bucket]) for bucket in ordered),
-            texts=tuple(pair for bucket in ordered for pair, _ in bucket),
-            left_out=left_out,
-            words_left_out=words_left_out or {},
-            note=note or {},
-            decode=decode,
-        )
-
-    found = made(drawn.first, dict(drawn.left_out))
+    found = _prompts(name, drawn.first, drawn.left_out)
     if not drawn.rest:
         return found
-    return dataclasses.replace(found, held_out=made(drawn.rest, dict(drawn.rest_left_out)))
+    return dataclasses.replace(found, held_out=_prompts(name, drawn.rest, drawn.rest_left_out))
+
+
+def _prompts(
+    name: str, pairs: Sequence[tuple[Pair, Row]], left_out: Mapping[str, int]
+) -> TaskPrompts:
+    """Return pairs as prompts, those of one length together."""
+    by_length: dict[int, list[tuple[Pair, Row]]] = {}
+    for pair, row in pairs:
+        by_length.setdefault(len(row[0]), []).append((pair, row))
+    ordered = [by_length[length] for length in sorted(by_length)]
+    return TaskPrompts(
+        name,
+        batches=tuple(_batch([row for _, row in group]) for group in ordered),
+        texts=tuple(pair for group in ordered for pair, _ in group),
+        left_out=dict(left_out),
+    )
 
 
 class _Drawn:

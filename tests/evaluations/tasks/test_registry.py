@@ -8,8 +8,9 @@ from itertools import islice
 
 import pytest
 
-from evaluations.tasks.pairs import competence
-from evaluations.tasks.registry import TASKS, make_task
+from evaluations.tasks.language import agreement
+from evaluations.tasks.pairs import Pair, competence
+from evaluations.tasks.registry import TASKS, Task, make_task
 from evaluations.tasks.tokens import Words
 from sat_interp import SelfAblatingTransformer
 from sat_interp._util.errors import UserError
@@ -30,7 +31,8 @@ def tokenizers(built_in):
     return {"bpe": built_in.tokenizer, "gpt2": load_tokenizer("gpt2")}
 
 
-CASES = [(name, kind) for name in TASKS for kind in ("bpe", "gpt2")
+NAMES = [task.name for task in TASKS]
+CASES = [(name, kind) for name in NAMES for kind in ("bpe", "gpt2")
          if (name, kind) != ("greater-than", "bpe")]  # fmt: skip
 
 
@@ -58,7 +60,7 @@ def test_tokens_of_every_task(name, kind, tokenizers):
     assert len({text[:2] for text in prompts.texts}) == 60
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides_and_more_prompts_begin_with_the_same(name, tokenizers):
     tokenizer = tokenizers["gpt2"]
     first, again = (make_task(name, tokenizer, n=30, seed=1) for _ in "12")
@@ -176,7 +178,7 @@ def test_a_tokenizer_that_cannot_express_a_task_is_told_in_one_line(tokenizers):
     with pytest.raises(UserError, match="^greater-than: no prompt can be used.*not one token"):
         make_task("greater-than", tokenizers["bpe"], n=3)
     letters = train_bpe(["abc"] * 5, 260)
-    for name in TASKS:
+    for name in NAMES:
         with pytest.raises(UserError, match=f"^{name}: ") as error:
             make_task(name, letters, n=3)
         assert "\n" not in str(error.value)
@@ -185,9 +187,7 @@ def test_a_tokenizer_that_cannot_express_a_task_is_told_in_one_line(tokenizers):
 def test_unequal_prompts_and_repeats_are_counted(tokenizers):
     tokenizer = tokenizers["gpt2"]
     prompts = make_task("agreement", tokenizer, n=100)
-    pairs = list(
-        islice(TASKS["agreement"](Words("agreement", tokenizer), 0), 100 + prompts.n_left_out)
-    )
+    pairs = list(islice(agreement(Words("agreement", tokenizer), 0), 100 + prompts.n_left_out))
     unequal = [
         pair for pair in pairs
         if len(tokenizer.encode(pair.clean)) != len(tokenizer.encode(pair.corrupted))
@@ -250,3 +250,43 @@ def test_a_file_too_small_for_both_is_shared(tokenizers, tmp_path, caplog):
     (_, names_here), (_, names_there) = _pairs(made), _pairs(made.held_out)
     assert not names_here & names_there
     assert f"{everything.n} prompts can be used: {made.n} to search with" in caplog.text
+
+
+def test_a_task_of_ones_own_and_prompts_are_tasks_too(tokenizers):
+    def pairs(words, seed):
+        for number in words.keep("numbers", ["one", "two", "three", "four"], least=3):
+            yield Pair(f"Tom saw {number}", "Tom saw it", f" {number}", " it")
+
+    mine = Task("numbers", pairs)
+    prompts = make_task(mine, tokenizers["gpt2"], n=3)
+    assert (prompts.name, prompts.n, prompts.words_left_out) == ("numbers", 3, {"numbers": 0})
+    assert make_task(prompts, None) is prompts
+    with pytest.raises(UserError, match="numbers: the model has no tokenizer"):
+        make_task(mine, None)
+
+
+def test_token_ids_need_no_tokenizer():
+    entries = [
+        {"clean": [1, 2, number], "corrupt": [1, 3, number], "answers": [2], "wrong_answers": [3]}
+        for number in range(4, 10)
+    ]
+    prompts = make_task(entries, None, n=4, held_out=2)
+    assert (prompts.name, prompts.n, prompts.held_out.n) == ("in memory", 4, 2)
+    assert (prompts.describe()["tokenizer"], prompts.describe()["n_in_file"]) == (None, 6)
+    assert prompts.texts[0].clean == str(prompts.batches[0].clean[0].tolist())
+    assert prompts.null(0).n > 0
+    with pytest.raises(UserError, match="the prompts are text: give a tokenizer"):
+        make_task([{**entries[0], "clean": "Tom"}], None)
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ([], "the task has an empty list"),
+        ([{"clean": [1]}], "the task, prompt 1 of 1: it has no 'corrupt'"),
+        ([3], "the task, prompt 1 of 1: it is no object"),
+    ],
+)
+def test_entries_that_are_no_prompts(task, reason):
+    with pytest.raises(UserError, match=reason):
+        make_task(task, None)
