@@ -8,6 +8,7 @@ A page asks for it in a line of its own:
     <!-- figure: builtin acdc curves Some words -->      a figure of the records; . is the main one
     <!-- help: sat-eval acdc -->         what ``--help`` prints
     <!-- frame: builtin perplexity -->   rows of ``results_frame``
+    <!-- public: sat_interp -->          the documentation of a package's public names
     <!-- map: evaluations -->            a line for each module, from its docstring
 
 and, inside a sentence, for one figure of one record with its interval:
@@ -185,6 +186,14 @@ def command_help(program: str, *words: str) -> str:
     return fenced(printed.getvalue().strip())
 
 
+def public_names(package: str) -> str:
+    """Return what mkdocstrings turns into the documentation of a package's public names."""
+    import importlib
+
+    names = importlib.import_module(package).__all__
+    return "\n\n".join(f"::: {package}.{name}" for name in names)
+
+
 def module_map(package: str) -> str:
     """Return a line for each module of a package: its path and what its docstring says first."""
     lines = []
@@ -269,6 +278,7 @@ REQUESTS: dict[str, Callable[..., str]] = {
     "frame": frame,
     "help": command_help,
     "map": module_map,
+    "public": public_names,
 }
 
 
