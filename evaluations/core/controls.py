@@ -86,7 +86,7 @@ def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
     if isinstance(model, SelfAblatingTransformer):
         model.card = {}
     name = f"{loaded.name} [{Control(kind, seed)}]"
-    made = prepared(model, name, loaded.own_tokenizer, device, dtype)
+    made = prepared(model, name, loaded.tokenizer, device, dtype)
     made.data, made.validation = loaded.data, loaded.validation
     made.tokenizer_note = loaded.tokenizer_note
     made.control = {"kind": kind, "seed": seed, "of": loaded.weights_hash}

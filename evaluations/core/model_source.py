@@ -194,7 +194,7 @@ class ModelSource:
         else:
             model = SelfAblatingTransformer.from_pretrained(self._directory)
         self._warn(model, known)
-        loaded = prepared(model, known.name, known.own_tokenizer, device, dtype, self._spec)
+        loaded = prepared(model, known.name, known.tokenizer, device, dtype, self._spec)
         loaded.tokenizer_note = known.tokenizer_note
         return self._with_origin(loaded)
 

@@ -7,6 +7,9 @@ import json
 import logging
 from pathlib import Path
 
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -28,7 +31,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "tok
 
 log = logging.getLogger(__name__)
 
-Chosen = tuple[PreTrainedTokenizerFast | None, str | None]
+Chosen = tuple[PreTrainedTokenizerFast, str | None]
 """A tokenizer and, where it may not be what the model was trained with, a line that says why."""
 
 
@@ -40,7 +43,8 @@ def choose_tokenizer(
 ) -> Chosen:
     """Return the tokenizer to read a model with: the given one, else its own.
 
-    A model without one whose vocabulary has the size of GPT-2's is read with GPT-2's.
+    A model without one whose vocabulary has the size of GPT-2's is read with GPT-2's; any other
+    model in memory with the stand-in of :func:`numbered_tokenizer`.
 
     Args:
         model: its weights need not be there.
@@ -57,17 +61,26 @@ def choose_tokenizer(
     else:
         tokenizer = _loaded(given)
         note = _note_on_given(model, directory, tokenizer)
-    if tokenizer is None:
-        return None, None
     return as_trained(model, _with_stated_bos(model, tokenizer, stated_bos)), note
 
 
+def numbered_tokenizer(d_vocab: int) -> PreTrainedTokenizerFast:
+    """Return a stand-in for the tokenizer of a model without one: tokens are shown as numbers.
+
+    It has no end-of-text token: text is not made into tokens by it.
+    """
+    words = {str(token): token for token in range(d_vocab)}
+    backend = Tokenizer(WordLevel(words, unk_token="0"))
+    backend.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
 def as_trained(
-    model: HookedTransformer, tokenizer: PreTrainedTokenizerFast | None
-) -> PreTrainedTokenizerFast | None:
+    model: HookedTransformer, tokenizer: PreTrainedTokenizerFast
+) -> PreTrainedTokenizerFast:
     """Return the tokenizer with the BOS token of training: end-of-text for models trained here."""
     is_ours = isinstance(model, SelfAblatingTransformer)
-    if tokenizer is None or not is_ours or story_start(tokenizer) == tokenizer.eos_token_id:
+    if not is_ours or story_start(tokenizer) == tokenizer.eos_token_id:
         return tokenizer
     return start_with_end_of_text(copy.deepcopy(tokenizer))
 
@@ -111,7 +124,8 @@ def _none(model: HookedTransformer, directory: Path | None) -> Chosen:
         note = "it has no tokenizer but a vocabulary of GPT-2's size: using GPT-2's"
         return load_tokenizer("gpt2"), note
     if directory is None:
-        return None, None
+        note = "it has no tokenizer: its tokens are shown as numbers"
+        return numbered_tokenizer(int(model.cfg.d_vocab)), note
     raise UserError(f"{directory} has no tokenizer: name one with --tokenizer gpt2 or a directory")
 
 

@@ -55,7 +55,7 @@ class LoadedModel:
 
     Attributes:
         name: shown in tables; the weights hash identifies the model.
-        own_tokenizer: None for a model without one; ``tokenizer`` refuses such a model.
+        tokenizer: of a model without one the stand-in of ``model_tokenizer.numbered_tokenizer``.
         weights_hash: SHA-256 of the parameters; empty for an outline.
         spec: the MODEL argument, or ``in memory``.
         data, validation: the text it was trained on, where that is recorded.
@@ -67,7 +67,7 @@ class LoadedModel:
 
     model: HookedTransformer
     name: str
-    own_tokenizer: PreTrainedTokenizerFast | None
+    tokenizer: PreTrainedTokenizerFast
     weights_hash: str
     spec: str = ""
     data: str | None = None
@@ -75,20 +75,6 @@ class LoadedModel:
     training: dict[str, Any] = field(default_factory=dict)
     tokenizer_note: str | None = None
     control: dict[str, Any] | None = None
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer.
-
-        Raises:
-            UserError: the model has none.
-        """
-        if self.own_tokenizer is None:
-            raise UserError(
-                f"{self.name} has no tokenizer: give one (tokenizer=...), or give the text as "
-                "lists of token ids"
-            )
-        return self.own_tokenizer
 
     @property
     def device(self) -> str:
@@ -127,7 +113,7 @@ class LoadedModel:
 def prepared(
     model: HookedTransformer,
     name: str,
-    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizer: PreTrainedTokenizerFast,
     device: str | None = None,
     dtype: str | None = None,
     spec: str = "",

@@ -38,13 +38,12 @@ class Text:
     """One split of a text, in tokens.
 
     Attributes:
-        own_tokenizer: None for sequences of token ids without one; ``tokenizer`` refuses them.
         spec: the DATA argument, or ``in memory``.
         note: what a record states besides.
     """
 
     corpus: TokenCorpus
-    own_tokenizer: PreTrainedTokenizerFast | None
+    tokenizer: PreTrainedTokenizerFast
     spec: str
     split: str = "validation"
     note: dict[str, Any] = field(default_factory=dict)
@@ -52,20 +51,6 @@ class Text:
     def __len__(self) -> int:
         """The number of stories."""
         return len(self.corpus)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer.
-
-        Raises:
-            UserError: the text is token ids, and nothing says what they stand for.
-        """
-        if self.own_tokenizer is None:
-            raise UserError(
-                "the text is token ids of a model without a tokenizer, and this needs the strings "
-                "they stand for: give a tokenizer (tokenizer=...)"
-            )
-        return self.own_tokenizer
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " stories"]:
@@ -105,22 +90,14 @@ class Text:
             "spec": file_names(self.spec),
             "split": self.split,
             "content": self.content,
-            **self._tokenizer_facts(),
+            "tokenizer": fingerprint(self.tokenizer),
+            "story_start": self.tokenizer.convert_ids_to_tokens(self.start),
             "story_start_id": self.start,
             "n_stories": len(self),
             "n_tokens": int(self.lengths.sum()),
             "n_bytes": int(np.sum(self.corpus.story_bytes)),
             **{name: int(meta.get(name, 0)) for name in COUNTED},
             **self.note,
-        }
-
-    def _tokenizer_facts(self) -> dict[str, Any]:
-        known = self.own_tokenizer
-        if known is None:
-            return {"tokenizer": None, "story_start": None}
-        return {
-            "tokenizer": fingerprint(known),
-            "story_start": known.convert_ids_to_tokens(self.start),
         }
 
     def scored(self, context: int) -> Int[np.ndarray, " stories"]:
@@ -159,11 +136,11 @@ class Text:
         size = min(n_stories, len(self))
         chosen = np.sort(draws.choice(len(self), size=size, replace=False))
         note = {"sample": size, "seed": seed}
-        return Text(self.corpus.take(chosen), self.own_tokenizer, self.spec, self.split, note)
+        return Text(self.corpus.take(chosen), self.tokenizer, self.spec, self.split, note)
 
 
 def evaluation_text(
-    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizer: PreTrainedTokenizerFast,
     data: TextArgument,
     validation: TextArgument | None = None,
     limit: int | None = None,
@@ -177,7 +154,7 @@ def evaluation_text(
     read.
 
     Args:
-        tokenizer: None for a model without one, which reads token ids only.
+        tokenizer: of the model; one without an end-of-text token reads token ids only.
         data: ``demo``, a dataset's name, or files (see ``sat_interp.data.sources.parse_data``); or
             text in memory (see ``sat_interp.data.memory``).
         validation: data that holds the validation text, where DATA does not.
@@ -226,7 +203,7 @@ def _source(data: TextArgument) -> DataSource:
 def tokenised(
     source: DataSource,
     split: Split,
-    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizer: PreTrainedTokenizerFast,
     limit: int | None = None,
 ) -> TokenCorpus:
     """Return a split in tokens; sequences of token ids are read as they stand.
@@ -236,7 +213,7 @@ def tokenised(
     """
     if isinstance(source, TokenSource):
         return source.corpus(split, limit)
-    if tokenizer is None:
+    if tokenizer.eos_token_id is None:
         raise UserError(
             "the model has no tokenizer: give one (tokenizer=...), or give the text as lists of "
             "token ids"
@@ -257,9 +234,7 @@ def check_vocabulary(model: HookedTransformer, text: Text) -> None:
     )
     highest = max(highest, text.corpus.end_of_text, text.start)
     if highest >= model.cfg.d_vocab:
-        known = text.own_tokenizer
-        size = f"the tokenizer has {len(known):,} tokens and " if known is not None else ""
         raise UserError(
-            f"{size}the text uses number {highest:,}, but the model knows only "
-            f"{model.cfg.d_vocab:,}; they do not belong together"
+            f"the tokenizer has {len(text.tokenizer):,} tokens and the text uses number {highest:,}"
+            f", but the model knows only {model.cfg.d_vocab:,}; they do not belong together"
         )

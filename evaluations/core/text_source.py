@@ -30,7 +30,7 @@ class TrainingText:
     """
 
     source: DataSource
-    tokenizer: PreTrainedTokenizerFast | None
+    tokenizer: PreTrainedTokenizerFast
     stories: int | None = None
 
     def corpus(self) -> TokenCorpus:
@@ -51,7 +51,7 @@ class TrainingText:
 
     def n_tokens(self, enough: int) -> int:
         """Return the tokens of the split to train on, counted no further than past ``enough``."""
-        if self.tokenizer is None or isinstance(self.source, TokenSource):
+        if isinstance(self.source, TokenSource):
             return len(self.corpus().tokens)
         return count_tokens(self.source, "train", self.tokenizer, enough)
 
@@ -76,9 +76,7 @@ def text_finder(
 
     def text(loaded: LoadedModel) -> Text:
         source, was_trained_on = asked.source_for(loaded)
-        return evaluation_text(
-            loaded.own_tokenizer, source, limit=stories, trained_on=was_trained_on
-        )
+        return evaluation_text(loaded.tokenizer, source, limit=stories, trained_on=was_trained_on)
 
     return text
 
@@ -106,7 +104,7 @@ def training_text_finder(
     def find(loaded: LoadedModel) -> TrainingText:
         if data is None and loaded.data is None:
             raise UserError("name text to train the autoencoder on with --data")
-        return TrainingText(asked.source_for(loaded)[0], loaded.own_tokenizer, stories)
+        return TrainingText(asked.source_for(loaded)[0], loaded.tokenizer, stories)
 
     return find
 

@@ -91,7 +91,7 @@ def _are_tokens(value: Any) -> bool:
 
 
 def candidates(
-    entries: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast | None, start: list[int]
+    entries: list[dict[str, Any]], tokenizer: PreTrainedTokenizerFast, start: list[int]
 ) -> Iterator[Candidate]:
     """Yield each entry with its tokens, or with the reason why it cannot be used.
 
@@ -100,11 +100,8 @@ def candidates(
 
     Args:
         entries: the prompts.
-        tokenizer: None where all of them are token numbers.
+        tokenizer: of the model.
         start: tokens to put before prompts that are text; token numbers are taken as they are.
-
-    Raises:
-        UserError: (while iterating) a prompt is text and there is no tokenizer.
     """
     for entry in entries:
         texts = [_text(tokenizer, entry[key]) for key in KEYS[:2]]
@@ -118,31 +115,20 @@ def candidates(
         yield pair, checked(clean, corrupted, right, wrong)
 
 
-def _text(tokenizer: PreTrainedTokenizerFast | None, value: str | int | list[int]) -> str:
+def _text(tokenizer: PreTrainedTokenizerFast, value: str | int | list[int]) -> str:
     if isinstance(value, str):
         return value
-    return str(value) if tokenizer is None else str(tokenizer.decode(value))
+    return str(tokenizer.decode(value))
 
 
 def _tokens(
-    tokenizer: PreTrainedTokenizerFast | None, value: str | list[int], start: list[int]
+    tokenizer: PreTrainedTokenizerFast, value: str | list[int], start: list[int]
 ) -> list[int]:
-    return [*start, *encode(_needed(tokenizer), value)] if isinstance(value, str) else value
+    return [*start, *encode(tokenizer, value)] if isinstance(value, str) else value
 
 
-def _answer(
-    tokenizer: PreTrainedTokenizerFast | None, prompt: str, answer: str | int
-) -> int | None:
+def _answer(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str | int) -> int | None:
     if isinstance(answer, int):
         return answer
-    alone = encode(_needed(tokenizer), answer)
-    return alone[0] if len(alone) == 1 else following(_needed(tokenizer), prompt, answer)
-
-
-def _needed(tokenizer: PreTrainedTokenizerFast | None) -> PreTrainedTokenizerFast:
-    if tokenizer is None:
-        raise UserError(
-            "the model has no tokenizer and the prompts are text: give a tokenizer "
-            "(tokenizer=...), or prompts of token ids"
-        )
-    return tokenizer
+    alone = encode(tokenizer, answer)
+    return alone[0] if len(alone) == 1 else following(tokenizer, prompt, answer)

@@ -55,7 +55,7 @@ TASKS = (
 
 def make_task(
     task: str | Path | Task | TaskPrompts | Sequence[Any],
-    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizer: PreTrainedTokenizerFast,
     n: int = 100,
     seed: int = 0,
     bos: bool = True,
@@ -67,7 +67,7 @@ def make_task(
         task: the name of one of ``TASKS``; a ``.json`` file in auto-circuit's format, or the
             entries of one; a :class:`Task` of one's own; or prompts, which are returned as they
             are.
-        tokenizer: None for a model without one, whose prompts are lists of token ids.
+        tokenizer: of the model (``LoadedModel.tokenizer``).
         n: prompts; fewer come where the tokenizer, or the file, has no more, and the record says
             so.
         seed: of the draws; of a file with more than ``n`` prompts, which of them.
@@ -88,9 +88,15 @@ def make_task(
         return task
     name, source = _resolved(task)
     start = start_tokens(tokenizer, bos)
-    note: dict[str, Any] = {"n_asked_for": n, "seed": seed, "bos": bos, **_facts(tokenizer, start)}
+    note: dict[str, Any] = {
+        "n_asked_for": n,
+        "seed": seed,
+        "bos": bos,
+        "tokenizer": fingerprint(tokenizer),
+        "story_start": tokenizer.convert_ids_to_tokens(start[0]) if start else None,
+    }
     if isinstance(source, Task):
-        words = Words(name, _needed(name, tokenizer))
+        words = Words(name, tokenizer)
         drawn = islice(source.pairs(words, seed), DRAWS_PER_PROMPT * (n + held_out))
         rows = (with_row(words.tokenizer, pair, start) for pair in drawn)
         made = collect(name, rows, n, held_out, source.apart)
@@ -119,36 +125,17 @@ def _resolved(task: object) -> tuple[str, Task | list[dict[str, Any]]]:
     )
 
 
-def _needed(name: str, tokenizer: PreTrainedTokenizerFast | None) -> PreTrainedTokenizerFast:
-    if tokenizer is None:
-        raise UserError(
-            f"{name}: the model has no tokenizer: give one (tokenizer=...), or prompts of token ids"
-        )
-    return tokenizer
-
-
-def _facts(tokenizer: PreTrainedTokenizerFast | None, start: list[int]) -> dict[str, Any]:
-    if tokenizer is None:
-        return {"tokenizer": None, "story_start": None}
-    return {
-        "tokenizer": fingerprint(tokenizer),
-        "story_start": tokenizer.convert_ids_to_tokens(start[0]) if start else None,
-    }
-
-
 def _completed(
     made: TaskPrompts,
     words_left_out: dict[str, int],
     note: dict[str, Any],
-    tokenizer: PreTrainedTokenizerFast | None,
+    tokenizer: PreTrainedTokenizerFast,
     start: list[int],
 ) -> TaskPrompts:
     """Return prompts, those held out too, with what a record says of how they were made."""
 
     def decode(tokens: list[int]) -> str:
         """Return a prompt's text, without the token that it begins with."""
-        if tokenizer is None:
-            return str(tokens)
         own = tokens[len(start) :] if tokens[: len(start)] == start else tokens
         return str(tokenizer.decode(own))
 

@@ -62,7 +62,16 @@ class Words:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """The tokens of a text and none besides."""
+    """Return the tokens of a text and none besides.
+
+    Raises:
+        UserError: the tokenizer is the stand-in of a model without one.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "the model has no tokenizer and the prompts are text: give a tokenizer "
+            "(tokenizer=...), or prompts of token ids"
+        )
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
@@ -98,9 +107,9 @@ def checked(clean: list[int], corrupted: list[int], right: int, wrong: int) -> R
     return clean, corrupted, right, wrong
 
 
-def start_tokens(tokenizer: PreTrainedTokenizerFast | None, bos: bool) -> list[int]:
+def start_tokens(tokenizer: PreTrainedTokenizerFast, bos: bool) -> list[int]:
     """Return the token that stands before a story if ``bos``; none where there is none."""
-    start = story_start(tokenizer) if bos and tokenizer is not None else None
+    start = story_start(tokenizer) if bos else None
     return [] if start is None else [start]
 
 

@@ -46,8 +46,8 @@ def test_a_hooked_transformer_in_memory_stays_as_it_is():
     assert loaded.weights_hash == weights_hash(model)
     tokens = torch.arange(20)[None]
     torch.testing.assert_close(loaded.model(tokens).float(), model.eval()(tokens))
-    with pytest.raises(UserError, match="model has no tokenizer"):
-        _ = loaded.tokenizer
+    assert loaded.tokenizer.decode([3, 39]) == "3 39"
+    assert loaded.tokenizer_note == "it has no tokenizer: its tokens are shown as numbers"
     assert describe_model(loaded)["spec"] == "in memory"
 
 
@@ -67,7 +67,7 @@ def test_a_hugging_face_model_is_what_its_directory_is(tokenizer, tmp_path):
     held = source.load()
     assert held.model.W_E.dtype == torch.float32
     assert model.transformer.wte.weight.dtype == torch.float16
-    assert (held.name, held.spec, held.own_tokenizer is not None) == ("mine", "in memory", True)
+    assert (held.name, held.spec, held.tokenizer_note) == ("mine", "in memory", None)
     assert held.configuration == named.configuration
     again = load_model(gpt2(tokenizer), tokenizer=tokenizer)
     assert again.weights_hash == named.weights_hash

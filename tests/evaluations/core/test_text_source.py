@@ -65,15 +65,14 @@ def test_a_model_without_a_tokenizer_reads_token_ids_only():
     rows = torch.randint(40, (120, 12), generator=torch.Generator().manual_seed(0))
     text = text_finder([chosen], rows, None, None)(chosen.outline)
     facts = text.describe()
-    assert (len(text), facts["n_tokens"], facts["tokenizer"]) == (120, 120 * 11, None)
+    assert (len(text), facts["n_tokens"], facts["n_bytes"]) == (120, 120 * 11, 0)
+    assert facts["story_start"] == str(text.start)
     assert text.scored(8).tolist() == [8] * 120
     assert not text.scored_bytes(8).any()
     assert len(text.sample(7, 0)) == 7
     training = training_text_finder([chosen], rows, None)(chosen.outline)
     assert len(training.corpus()) + len(training.held_out()) == 120
     assert training.n_tokens(1) == len(training.corpus().tokens)
-    with pytest.raises(UserError, match="needs the strings"):
-        _ = text.tokenizer
     with pytest.raises(UserError, match="give the text as lists of token ids"):
         text_finder([chosen], STORIES, None, None)(chosen.outline)
 

@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 
+from evaluations.core.model_tokenizer import numbered_tokenizer
 from evaluations.tasks.language import agreement
 from evaluations.tasks.pairs import Pair, competence
 from evaluations.tasks.registry import TASKS, Task, make_task
@@ -260,23 +261,25 @@ def test_a_task_of_ones_own_and_prompts_are_tasks_too(tokenizers):
     mine = Task("numbers", pairs)
     prompts = make_task(mine, tokenizers["gpt2"], n=3)
     assert (prompts.name, prompts.n, prompts.words_left_out) == ("numbers", 3, {"numbers": 0})
-    assert make_task(prompts, None) is prompts
-    with pytest.raises(UserError, match="numbers: the model has no tokenizer"):
-        make_task(mine, None)
+    assert make_task(prompts, tokenizers["bpe"]) is prompts
+    with pytest.raises(UserError, match="has no tokenizer and the prompts are text"):
+        make_task(mine, numbered_tokenizer(20))
 
 
-def test_token_ids_need_no_tokenizer():
+def test_a_model_without_a_tokenizer_is_asked_in_token_ids():
     entries = [
         {"clean": [1, 2, number], "corrupt": [1, 3, number], "answers": [2], "wrong_answers": [3]}
         for number in range(4, 10)
     ]
-    prompts = make_task(entries, None, n=4, held_out=2)
+    tokenizer = numbered_tokenizer(20)
+    prompts = make_task(entries, tokenizer, n=4, held_out=2)
     assert (prompts.name, prompts.n, prompts.held_out.n) == ("in memory", 4, 2)
-    assert (prompts.describe()["tokenizer"], prompts.describe()["n_in_file"]) == (None, 6)
-    assert prompts.texts[0].clean == str(prompts.batches[0].clean[0].tolist())
+    assert (prompts.describe()["story_start"], prompts.describe()["n_in_file"]) == (None, 6)
+    first = prompts.batches[0].clean[0].tolist()
+    assert prompts.texts[0].clean == " ".join(map(str, first))
     assert prompts.null(0).n > 0
-    with pytest.raises(UserError, match="the prompts are text: give a tokenizer"):
-        make_task([{**entries[0], "clean": "Tom"}], None)
+    with pytest.raises(UserError, match="has no tokenizer and the prompts are text"):
+        make_task([{**entries[0], "clean": "Tom"}], tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +290,6 @@ def test_token_ids_need_no_tokenizer():
         ([3], "the task, prompt 1 of 1: it is no object"),
     ],
 )
-def test_entries_that_are_no_prompts(task, reason):
+def test_entries_that_are_no_prompts(task, reason, tokenizers):
     with pytest.raises(UserError, match=reason):
-        make_task(task, None)
+        make_task(task, tokenizers["bpe"])
