@@ -16,8 +16,8 @@ from transformer_lens import HookedTransformer
 from evaluations.core.autoencoder import content_hash, hook_point, open_sae
 from evaluations.core.hook_points import NEURONS
 from sat_interp._util.errors import UserError, suggest
+from sat_interp.model.fast import fast_activations, layer_of
 from sat_interp.model.positions import position_hooks
-from sat_interp.model.splice import fast_activations, layer_of
 from sat_interp.model.transformer import SelfAblatingTransformer
 
 Stream = Literal["clean", "ablated"]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformer_lens.hook_points import HookPoint
 
 from sat_interp.model.config import NearTies, SelfAblationConfig, Soft
-from sat_interp.model.kernels import cpu as native
+from sat_interp.model.kernels import kernel
 
 # T = x_k - x_{k+1} vanishes where the k-th and (k+1)-th scores tie, and 1/T is in the gradient:
 # T is kept above this share of the scores' spread (maximum minus minimum), itself kept above
@@ -102,12 +102,12 @@ def k_winners(
     if k == scores.shape[-1]:
         return torch.ones_like(scores)
     is_soft = ablation.forward_mask == "soft"
-    if ablation.soft == "softmax" and native.takes(scores):
-        found, _ = native.k_winners(
-            scores.float(), k, ablation.temperature, TEMPERATURE_FLOOR, MIN_SPREAD, is_soft,
-            ablation.near_ties == "detached_floor",
-        )  # fmt: skip
-        return found.to(scores.dtype)
+    fused = kernel("k_winners", scores) if ablation.soft == "softmax" else None
+    if fused is not None:
+        is_floored = ablation.near_ties == "detached_floor"
+        settings = (ablation.temperature, TEMPERATURE_FLOOR, MIN_SPREAD, is_soft, is_floored)
+        mask: Tensor = fused(scores.float(), k, *settings)[0].to(scores.dtype)
+        return mask
     weights, mask = soft_weights(scores, k, ablation.soft, ablation.temperature, ablation.near_ties)
     if is_soft:
         return weights

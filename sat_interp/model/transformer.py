@@ -210,30 +210,8 @@ class SelfAblatingTransformer(HookedTransformer):
     def _fast_states(self, tokens: Tensor) -> DualStates:
         self._refuse_dual(tokens)
         if self.ablation.variant == "global":
-            return self._fast_states_global(tokens)
-        both = fast.embed(self, tokens)
-        both = torch.cat([both, both])
-        masks, clean_layers, ablated_layers = [], [], []
-        for block in self.blocks:
-            masks.append(block.gates(both[: len(tokens)]))
-            both = fast.joint_block(block, both, *masks[-1])
-            clean_layers.append(both[: len(tokens)])
-            ablated_layers.append(both[len(tokens) :])
-        clean, ablated = layer_norm(self.ln_final, both).chunk(2)
-        return DualStates.of(clean, ablated, masks, clean_layers, ablated_layers)
-
-    def _fast_states_global(self, tokens: Tensor) -> DualStates:
-        kept = fast.clean_pass(self, tokens)
-        ablated, masks, ablated_layers = kept.states[0], [], []
-        # Each mask is made where it is needed, so that its gradient is used up before the next.
-        for block, clean, own in zip(
-            self.blocks, kept.projections, self._masks(kept.states[:-1], kept.final), strict=True
-        ):
-            masks.append(own)
-            ablated = fast.ablated_block(block, ablated, clean, *own)
-            ablated_layers.append(ablated)
-        final = layer_norm(self.ln_final, ablated)
-        return DualStates.of(kept.final, final, masks, kept.states[1:], ablated_layers)
+            return fast.successive_passes(self, tokens, self._masks)
+        return fast.joint_pass(self, tokens)
 
     def _masks(self, block_inputs: list[Tensor], final: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Each block's masks: local gates read its input, global ones the final clean state."""

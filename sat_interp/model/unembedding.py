@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sat_interp._util.errors import UserError
-from sat_interp.model.kernels import cpu as native
+from sat_interp.model.kernels import kernel
 
 BLOCK = 1024
 """Entries of the vocabulary in a block, on the CPU; an accelerator takes all of them at once."""
@@ -39,7 +39,7 @@ def logits(
     if needs_grad or is_elsewhere or is_small:
         return F.linear(states, W_U.T, b_U)
     flat = states.flatten(0, -2)
-    found = native.empty_on_large_pages(flat, [len(flat), W_U.shape[1]])
+    found = _empty(flat, [len(flat), W_U.shape[1]])
     buffer = flat.new_empty(min(CHUNK, len(flat)) * BLOCK)
     for rows in _pieces(len(flat), CHUNK):
         for block in _pieces(W_U.shape[1], BLOCK):
@@ -174,10 +174,10 @@ class _CrossEntropy(torch.autograd.Function):
         blocks = list(_pieces(W_U.shape[1], _block_size(states)))
         # One buffer for all chunks: fresh pages for each would cost as much as the product.
         held = min(chunk, n_tokens) * W_U.shape[1]
-        buffer = native.empty_on_large_pages(weight_of, [held])
+        buffer = _empty(weight_of, [held])
         if needs_grad:
             grad_states = torch.zeros_like(states, dtype=wide)
-            grad_embedding = native.empty_on_large_pages(W_U, [*W_U.T.shape]).zero_()
+            grad_embedding = _empty(W_U, [*W_U.T.shape]).zero_()
         means = []
         for stream, weight in enumerate(weights):
             total = states.new_zeros((), dtype=torch.float64)
@@ -260,10 +260,18 @@ def _exponentials(
     logits: Float[Tensor, "rows block"],
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
     """Turn logits into e^(logit - top) in place; return each row's top, and its new sum."""
-    if native.takes(logits):
-        return native.exponentials(logits)
+    if (fused := kernel("exponentials", logits)) is not None:
+        top, total = fused(logits)
+        return top, total
     top = logits.amax(1).clamp(min=torch.finfo(logits.dtype).min)  # a row of -inf has sum 0
     return top, logits.sub_(top[:, None]).exp_().sum(1)
+
+
+def _empty(like: Tensor, shape: list[int]) -> Tensor:
+    """Uninitialised memory, in large pages where the device has them."""
+    make = kernel("empty_on_large_pages", like)
+    fresh: Tensor = like.new_empty(shape) if make is None else make(like, shape)
+    return fresh
 
 
 def _product(inputs: Tensor, weight: Tensor, room: Tensor) -> Tensor:

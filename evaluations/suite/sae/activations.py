@@ -20,7 +20,7 @@ from transformer_lens import HookedTransformer
 from evaluations.suite.sae.config import SaeConfig
 from sat_interp._util.errors import UserError
 from sat_interp.data.corpus import TokenCorpus
-from sat_interp.model.splice import fast_activations
+from sat_interp.model.fast import fast_activations
 
 # Tokens that go through the model at once.
 FORWARD_TOKENS = 4096

@@ -46,7 +46,7 @@ from evaluations.suite.sae.train import TRAINING, VERSION, train
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 from sat_interp.data.corpus import TokenCorpus
-from sat_interp.model.splice import layer_of
+from sat_interp.model.fast import layer_of
 
 log = logging.getLogger(__name__)
 

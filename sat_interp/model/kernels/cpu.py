@@ -1,8 +1,8 @@
 """The kernels of ``cpu.cpp`` as PyTorch operators.
 
 A compiler is not required: without one, with one that fails or hangs, or with
-``SAT_INTERP_NATIVE=0``, :func:`takes` says no and the callers turn to PyTorch's own operators: the
-same numbers to rounding, slower.
+``SAT_INTERP_NATIVE=0``, :func:`takes` says no and the callers use PyTorch's own operators: the same
+numbers to rounding, slower.
 """
 
 from __future__ import annotations
@@ -67,10 +67,18 @@ Projections = Float[Tensor, "rows pos 3 heads d_head"]
 log = logging.getLogger(__name__)
 
 
-def takes(tensor: Tensor) -> bool:
-    """Whether the kernels compute this: on the CPU, in float32 or less, and they could be built."""
-    is_small = tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return tensor.device.type == "cpu" and is_small and library() is not None
+def takes(name: str, tensor: Tensor) -> bool:
+    """Whether a kernel computes this: on the CPU, in float32 or less, and it could be built.
+
+    Memory is had for any type; attention is compiled for the head sizes ``D_HEADS``.
+    """
+    if tensor.device.type != "cpu" or library() is None:
+        return False
+    if name == "empty_on_large_pages":
+        return True
+    if name == "attention" and tensor.shape[-1] not in D_HEADS:
+        return False
+    return tensor.dtype in (torch.float32, torch.bfloat16, torch.float16)
 
 
 @cache
@@ -211,13 +219,12 @@ def _(logits: Tensor) -> tuple[Tensor, Tensor]:
     schema="(Tensor like, SymInt[] shape) -> Tensor",
 )  # fmt: skip
 def empty_on_large_pages(like: Tensor, shape: list[int]) -> Tensor:
-    """``like.new_empty(shape)``, on the CPU in large pages of memory where the system has them.
+    """``like.new_empty(shape)``, in large pages of memory where the system has them.
 
     To touch 200 MB for the first time, 4 KiB by 4 KiB, takes as long as to compute them.
     """
     fresh = like.new_empty(shape)
-    if fresh.device.type == "cpu" and library() is not None:
-        _call("large_pages", fresh, fresh.numel() * fresh.element_size())
+    _call("large_pages", fresh, fresh.numel() * fresh.element_size())
     return fresh
 
 

@@ -11,9 +11,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from evaluations.core.units import find_units
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp._util.errors import UserError
+from sat_interp.model.fast import fast_activations
 from sat_interp.model.positions import position_hooks
 from sat_interp.model.shape import gpt_neo_config
-from sat_interp.model.splice import fast_activations
 
 N_CTX, STARTS, SIZE = 24, (0, 3, 17), 6
 STORY = torch.arange(N_CTX) * 7 % 17

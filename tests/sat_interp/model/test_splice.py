@@ -6,8 +6,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp._util.errors import UserError
+from sat_interp.model.fast import fast_activations
 from sat_interp.model.shape import gpt_neo_config
-from sat_interp.model.splice import fast_activations, splice
+from sat_interp.model.splice import splice
 
 SITES = [
     "hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid",

@@ -49,8 +49,8 @@ def _explicit(own, read, streams, scale):
 @needs_compiler
 def test_the_kernels_are_there_where_a_compiler_is():
     assert native.library() is not None
-    assert native.takes(torch.zeros(1))
-    assert not native.takes(torch.zeros(1, dtype=torch.float64))
+    assert native.takes("gelu_new", torch.zeros(1))
+    assert not native.takes("gelu_new", torch.zeros(1, dtype=torch.float64))
 
 
 @needs_compiler
@@ -194,15 +194,15 @@ def test_bfloat16_goes_through_in_float32():
 def test_the_kernels_can_be_switched_off(monkeypatch):
     native.library.cache_clear()
     monkeypatch.setenv("SAT_INTERP_NATIVE", "0")
-    assert not native.takes(torch.zeros(1))
+    assert not native.takes("gelu_new", torch.zeros(1))
 
 
 def test_without_a_compiler_it_is_said_and_done_without(monkeypatch, caplog, tmp_path):
     native.library.cache_clear()
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with caplog.at_level(logging.INFO):
-        assert not native.takes(torch.zeros(1))
-        assert not native.takes(torch.zeros(1))
+        assert not native.takes("gelu_new", torch.zeros(1))
+        assert not native.takes("gelu_new", torch.zeros(1))
     assert caplog.text.count("no C++ compiler") == 1
 
 
@@ -211,7 +211,7 @@ def test_a_compiler_that_fails_costs_speed_only(monkeypatch, caplog, tmp_path):
     native.library.cache_clear()
     monkeypatch.setenv("SAT_INTERP_CACHE", str(tmp_path))
     monkeypatch.setattr(native, "FLAGS", ("-no-such-flag-at-all",))
-    assert not native.takes(torch.zeros(1))
+    assert not native.takes("gelu_new", torch.zeros(1))
     assert "the CPU kernels cannot be built" in caplog.text
     assert not list(tmp_path.rglob("*.so"))
 

@@ -158,10 +158,10 @@ def test_a_step_with_few_winners_is_that_with_whole_products(variant, unit, gate
         variant=variant, unit=unit, gates=gates, k_attention=1, k_neurons=3
     )
     model = SelfAblatingTransformer(cfg, settings)
-    windows, real, asked = torch.randint(31, (3, 13)), fast._is_sparse, []
+    windows, real, asked = torch.randint(31, (3, 13)), fast.is_sparse, []
 
     def step(is_sparse) -> list[torch.Tensor]:
-        monkeypatch.setattr(fast, "_is_sparse", is_sparse)
+        monkeypatch.setattr(fast, "is_sparse", is_sparse)
         torch.manual_seed(1)
         model.zero_grad()
         loss = training_loss(model, windows, LossWeights()).total
