@@ -117,42 +117,46 @@ def of(study: str, evaluation: str) -> list[Any]:
     return found
 
 
+def room(evaluation: str) -> Any:
+    """Return the module with the tables and figures of an evaluation."""
+    import importlib
+
+    folder = {"acdc": "circuits"}.get(evaluation, evaluation)
+    return importlib.import_module(f"evaluations.suite.{folder}.report")
+
+
 def table(study: str, evaluation: str, place: str = "") -> str:
     """Return an evaluation's tables as Markdown: all, or the one at a place."""
-    from evaluations.tables.tables import markdown
+    from evaluations.tables import markdown
 
-    found = of(study, evaluation)
-    layouts = LAYOUTS[evaluation](found)
-    chosen = [layouts[int(place)]] if place else layouts
-    return "\n".join(markdown(layout, found) for layout in chosen)
+    made = room(evaluation).tables(of(study, evaluation))
+    return "\n".join(map(markdown, [made[int(place)]] if place else made))
 
 
 def terminal(study: str, evaluation: str, place: str = "0") -> str:
     """Return an evaluation's table as a terminal shows it."""
     from rich.console import Console
 
-    from evaluations.tables.tables import rich_table
+    from evaluations.tables import show
 
-    found = of(study, evaluation)
     shown = Console(file=io.StringIO(), width=WIDTH)
-    shown.print(rich_table(LAYOUTS[evaluation](found)[int(place)], found))
-    lines = shown.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    show([room(evaluation).tables(of(study, evaluation))[int(place)]], shown)
+    lines = shown.file.getvalue().rstrip().splitlines()  # type: ignore[attr-defined]
     return fenced("\n".join(line.rstrip() for line in lines))
 
 
 def paper(study: str, name: str) -> str:
     """Return a table of ``sat-eval report`` as Markdown."""
     from evaluations.comparison.collection import Report
-    from evaluations.tables.grid import markdown
+    from evaluations.tables import markdown
 
     made = Report.of(RESULTS / study)
-    grids = {grid.name: grid for grid in [*made.grids, *made.details]}
-    return markdown(grids[name])
+    return markdown({table.name: table for table in [*made.tables, *made.details]}[name])
 
 
 def value(study: str, model: str, evaluation: str, metric: str, digits: str) -> str:
     """Return one figure with its interval, as tables write it."""
-    from evaluations.tables.tables import number
+    from evaluations.tables.view import number
 
     named = [record for record in of(study, evaluation) if record.model.get("name") == model]
     found = named[-1].metric(metric) if named else None
@@ -218,11 +222,14 @@ def figure(study: str, evaluation: str, name: str) -> bytes:
     """Return a figure of an evaluation's records as PNG."""
     import tempfile
 
+    from evaluations.tables import draw
+
     with tempfile.TemporaryDirectory() as folder:
-        stem = Path(folder) / evaluation
-        drawn = FIGURES[evaluation](of(study, evaluation), stem)
-        wanted = f"{stem.name}-{name}.png" if name else f"{stem.name}.png"
-        found = {path.name: path for path in drawn}
+        figures = room(evaluation).FIGURES
+        drawn = {key: draws(of(study, evaluation)) for key, draws in figures.items()}
+        written = draw.save(drawn, Path(folder), evaluation)
+        wanted = f"{evaluation}-{name}.png" if name else f"{evaluation}.png"
+        found = {path.name: path for path in written}
         if wanted not in found:
             raise PluginError(f"{evaluation} draws {sorted(found)}, not {wanted}")
         return found[wanted].read_bytes()
@@ -233,44 +240,6 @@ def fenced(text: str) -> str:
     return f"```text\n{text}\n```"
 
 
-def _layouts(module: str, name: str) -> Callable[[list[Any]], list[Any]]:
-    """What gives an evaluation's tables, imported when they are asked for."""
-
-    def found(those: list[Any]) -> list[Any]:
-        import importlib
-
-        layouts = getattr(importlib.import_module(f"evaluations.suite.{module}.report"), name)
-        return list(layouts(those) if callable(layouts) else layouts)
-
-    return found
-
-
-def _drawing(module: str, name: str) -> Callable[[list[Any], Path], list[Path]]:
-    def found(those: list[Any], stem: Path) -> list[Path]:
-        import importlib
-
-        return list(getattr(importlib.import_module(module), name)(those, stem))
-
-    return found
-
-
-LAYOUTS = {
-    "lm": _layouts("lm", "LANGUAGE"),
-    "gates": _layouts("gates", "GATES"),
-    "acdc": _layouts("circuits", "CIRCUITS"),
-    "sae": _layouts("sae", "layouts"),
-    "neurons": _layouts("neurons", "LAYOUTS"),
-    "n2g": _layouts("n2g", "TABLES"),
-}
-FIGURES = {
-    "lm": _drawing("evaluations.tables.figures", "draw_language"),
-    "gates": _drawing("evaluations.suite.gates.report", "draw_gates"),
-    "sae": _drawing("evaluations.suite.sae.report", "draw"),
-    "neurons": _drawing("evaluations.suite.neurons.report", "draw"),
-    "acdc": lambda found, stem: _drawing("evaluations.suite.circuits.report", "draw")(
-        found, stem.parent
-    ),
-}
 REQUESTS: dict[str, Callable[..., str]] = {
     "table": table,
     "terminal": terminal,

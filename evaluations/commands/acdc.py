@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaluations.commands.inputs import Dtype
@@ -104,9 +103,9 @@ def acdc(
     from evaluations.commands.show import finish
     from evaluations.core.model_source import sources
     from evaluations.core.runner import run
+    from evaluations.suite.circuits import report
     from evaluations.suite.circuits.evaluation import EVALUATION, CircuitConfig
     from evaluations.suite.circuits.metrics import LEAST_DRAWS
-    from evaluations.suite.circuits.report import CIRCUITS, draw, warnings, write_text
 
     config = CircuitConfig(
         seed, method, engine, _taus(tau), edges, score_by, selection, ablation, random_circuits,
@@ -128,14 +127,9 @@ def acdc(
 
     load = model_loader(device, dtype, EVALUATION, config)
     outcome = run(EVALUATION, sources(models, tokenizer), prompts_of, config, out, force, load=load)
-    stem = _stem(task, method)
-    for line in warnings(outcome.records):
+    for line in report.warnings(outcome.records):
         log.warning("%s", line)
-    finish(
-        outcome, CIRCUITS, out,
-        write=lambda found: write_text(found, Path(out), stem),
-        figures={"circuits": lambda found: draw(found, Path(out), stem)},
-    )  # fmt: skip
+    finish(outcome, report, out)
     return outcome.records
 
 
@@ -155,12 +149,6 @@ def _taus(tau: str | float | list[float]) -> tuple[float, ...]:
 def default_task(loaded: LoadedModel) -> str:
     """Return the IOI of the corpus a model was trained on."""
     return "ioi" if loaded.data == "demo" else "ioi-tinystories"
-
-
-def _stem(task: str | None, method: str) -> str:
-    """What the tables and figures are called: acdc, and what was asked for besides."""
-    named = [Path(task).stem] if task else []
-    return "-".join(["acdc", *named, *([] if method == "acdc" else [method])])
 
 
 def _one_length(prompts: TaskPrompts) -> TaskPrompts:

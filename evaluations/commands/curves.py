@@ -21,7 +21,9 @@ def curves(models: list[str], out: str = "results") -> list[Path]:
     """
     from evaluations.commands.show import console, say
     from evaluations.comparison.curves import draw_curves, read_run
+    from evaluations.tables import draw
 
-    written = draw_curves([read_run(path) for path in models], Path(out) / "curves")
+    figure = draw_curves([read_run(path) for path in models])
+    written = draw.save({"": [figure]}, Path(out), "curves")
     say(console(), ", ".join(map(str, written)))
     return written

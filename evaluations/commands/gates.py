@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from evaluations.commands.inputs import Dtype
@@ -69,9 +68,8 @@ def gates(
     from evaluations.core.model_source import sources
     from evaluations.core.runner import run
     from evaluations.core.text_source import text_finder
+    from evaluations.suite.gates import report
     from evaluations.suite.gates.evaluation import EVALUATION, GatesConfig
-    from evaluations.suite.gates.report import GATES, draw_gates
-    from evaluations.tables.tables import write_tables
 
     chosen = sources(models, tokenizer)
     text = text_finder(chosen, data, validation, stories)
@@ -81,9 +79,5 @@ def gates(
     )  # fmt: skip
     load = model_loader(device, dtype, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, chosen, text, config, out, force, load=load)
-    finish(
-        outcome, GATES, out,
-        write=lambda found: write_tables(GATES, found, Path(out), "gates"),
-        figures={"gates": lambda found: draw_gates(found, Path(out) / "gates")},
-    )  # fmt: skip
+    finish(outcome, report, out)
     return outcome.records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal
 
 from evaluations.commands.inputs import Dtype
@@ -70,20 +69,13 @@ def lm(
     from evaluations.core.model_source import sources
     from evaluations.core.runner import run
     from evaluations.core.text_source import text_finder
+    from evaluations.suite.lm import report
     from evaluations.suite.lm.evaluation import EVALUATION, LanguageConfig
-    from evaluations.suite.lm.report import LANGUAGE, OTHER_PERPLEXITIES
-    from evaluations.tables.figures import draw_language
-    from evaluations.tables.tables import write_tables
 
     chosen = sources(models, tokenizer)
     text = text_finder(chosen, data, validation, stories)
     config = LanguageConfig(seed, resamples, activation_stories, perplexity=perplexity)
     load = model_loader(device, dtype, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, chosen, text, config, out, force, load=load)
-    layouts = (*LANGUAGE, *([OTHER_PERPLEXITIES[perplexity]] if perplexity else []))
-    finish(
-        outcome, layouts, out,
-        write=lambda found: write_tables(layouts, found, Path(out), "lm"),
-        figures={"lm": lambda found: draw_language(found, Path(out) / "lm")},
-    )  # fmt: skip
+    finish(outcome, report, out)
     return outcome.records

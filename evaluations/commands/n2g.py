@@ -94,16 +94,15 @@ def n2g(
         that neuron's graph in each model.
     """
     from evaluations.commands.inputs import model_loader
-    from evaluations.commands.show import console, finish
+    from evaluations.commands.show import finish
     from evaluations.core.autoencoder import content_hash, open_sae
     from evaluations.core.excerpts import GatherConfig
     from evaluations.core.model_source import sources, with_controls
     from evaluations.core.runner import run
     from evaluations.core.text_source import text_finder
+    from evaluations.suite.n2g import report
     from evaluations.suite.n2g.config import N2gConfig, Thresholds
     from evaluations.suite.n2g.evaluation import EVALUATION
-    from evaluations.suite.n2g.report import TABLES, draw_thresholds, rich_table, write_text
-    from evaluations.suite.n2g.table import CONVENTIONS
 
     if sae is not None:
         open_sae(Path(sae), "cpu")  # told before any model is loaded
@@ -120,14 +119,7 @@ def n2g(
     if neuron is not None:
         return _draw(chosen, load, find, config, neuron)
     outcome = run(EVALUATION, chosen, find, config, out, force, load=load)
-    if outcome.records:
-        wide = console(150)
-        for convention in CONVENTIONS:
-            wide.print(rich_table(outcome.records, convention))
-    finish(
-        outcome, TABLES, out, write=lambda found: write_text(found, Path(out)),
-        figures={"n2g": lambda found: draw_thresholds(found, Path(out))},
-    )  # fmt: skip
+    finish(outcome, report, out)
     return outcome.records
 
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from evaluations.core.text import Text
     from evaluations.suite.neurons.config import NeuronsData
     from evaluations.suite.neurons.examiners.base import Examiner
-    from evaluations.tables.drawing import Draw
 
 
 def neurons(
@@ -106,9 +105,9 @@ def neurons(
     from evaluations.core.model_source import sources, with_controls
     from evaluations.core.runner import run
     from evaluations.core.text_source import text_finder
+    from evaluations.suite.neurons import report
     from evaluations.suite.neurons.config import NeuronsConfig
     from evaluations.suite.neurons.evaluation import EVALUATION
-    from evaluations.suite.neurons.report import LAYOUTS, draw, write_text
 
     if sae is not None:
         open_sae(Path(sae), "cpu")  # told before any model is loaded
@@ -125,13 +124,8 @@ def neurons(
     find = _data_finder(text, asked, Path(out), Path(sae) if sae else None)
     load = model_loader(device, dtype, EVALUATION, config, not (data or validation))
     outcome = run(EVALUATION, chosen, find, config, out, force, load=load)
-    figures: dict[str, Draw] = {"neurons": lambda found: draw(found, Path(out) / "neurons")}
-    if html:
-        figures["page"] = lambda found: [_page(found, Path(out), resamples)]
-    finish(
-        outcome, LAYOUTS, out, write=lambda found: write_text(found, Path(out), resamples),
-        figures=figures,
-    )  # fmt: skip
+    pages = {"page": lambda records: _page(records, Path(out))} if html else {}
+    finish(outcome, report, out, pages)
     return outcome.records
 
 
@@ -187,7 +181,7 @@ def _data_finder(
     return find
 
 
-def _page(records: Sequence[Record], out: Path, resamples: int) -> Path:
+def _page(records: Sequence[Record], out: Path) -> Path:
     """One page of all models.
 
     Raises:
@@ -195,8 +189,8 @@ def _page(records: Sequence[Record], out: Path, resamples: int) -> Path:
     """
     from evaluations.suite.neurons.page import with_graphs, write_page
     from evaluations.suite.neurons.reading import read_details
-    from evaluations.suite.neurons.report import told_differences
-    from evaluations.tables.tables import rows
+    from evaluations.suite.neurons.report import difference_lines
+    from evaluations.tables import rows
 
     models = []
     for row in rows(records):
@@ -207,4 +201,4 @@ def _page(records: Sequence[Record], out: Path, resamples: int) -> Path:
         path = found[0] if found else out / f"{row.model}-{weights}" / "neurons" / name
         told = {**read_details(path), "model": row.model}
         models.append(with_graphs(told, path.parents[1]))
-    return write_page(models, out / "neurons.html", told_differences(records, resamples))
+    return write_page(models, out / "neurons.html", difference_lines(records))

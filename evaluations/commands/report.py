@@ -32,15 +32,14 @@ def report(
     Returns:
         The files written.
     """
+    from evaluations import tables
     from evaluations.commands.show import console, say
     from evaluations.comparison.collection import Report, write_figures, write_report
-    from evaluations.tables.grid import fitted
     from sat_interp._util.errors import UserError
 
     made = Report.of(Path(out), study, paper_values)
     shown = console()
-    for grid in made.grids:
-        shown.print(fitted(grid, shown))
+    tables.show(made.tables, shown)
     for line in made.notes:
         say(shown, line)
     written = write_report(made, Path(out) / "report")

@@ -104,7 +104,7 @@ def sae(
     """
     from evaluations.commands.show import finish
     from evaluations.core.model_source import sources, with_controls
-    from evaluations.suite.sae.report import draw, labelled, layouts, write_text
+    from evaluations.suite.sae import report
 
     chosen = with_controls(sources(models, tokenizer), control)
     configs = _configs(
@@ -127,11 +127,7 @@ def sae(
             whole.renewed += found.renewed
             for reason in found.failures.values():
                 log.warning("%s: no better coefficient was found: %s", spec.label, reason)
-    finish(
-        whole, layouts(labelled(whole.records)), out,
-        write=lambda found: write_text(found, Path(out)),
-        figures={"sae": lambda found: draw(found, Path(out) / "sae")}, label=labelled,
-    )  # fmt: skip
+    finish(whole, report, out)
     return whole.records
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from evaluations import tables
 from evaluations.core.outcome import Outcome
-from evaluations.core.record import Record
-from evaluations.tables.drawing import Draw, draw_figures
-from evaluations.tables.tables import Layout, rich_table
+from evaluations.tables.terminal import WIDTH
 from sat_interp._util import escape
 from sat_interp._util.errors import UserError
 
 
-def console(width: int = 130) -> Console:
+def console(width: int = WIDTH) -> Console:
     """Standard output; ``width`` columns where that is a file or a pipe, which has no edge."""
     made = Console()
     if not made.is_terminal:
@@ -28,43 +28,41 @@ def say(shown: Console, line: str) -> None:
     shown.print(escape.terminal(line), highlight=False, soft_wrap=True)
 
 
-def finish(
-    outcome: Outcome,
-    layouts: Sequence[Layout],
-    out: str,
-    write: Callable[[Sequence[Record]], list[Path]],
-    figures: Mapping[str, Draw],
-    label: Callable[[Sequence[Record]], Sequence[Record]] = list,
-) -> None:
+def finish(outcome: Outcome, room: Any, out: str, pages: Mapping[str, Any] | None = None) -> None:
     """Print the tables of what went well, write them, draw the figures; then say what failed.
 
     A figure that fails costs no table, and no model the figure of the others.
 
     Args:
-        write: writes tables and other files of the records.
-        figures: by what they show.
-        label: gives records the names under which tables show them.
+        room: the module of the evaluation's tables, figures and files.
+        pages: further files, each written by a function of the records.
 
     Raises:
         UserError: one line that names the models and figures that failed.
         OSError: the tables cannot be written; they have been printed.
     """
-    shown, failures = console(), list[str]()
-    if outcome.records:
-        named = label(outcome.records)
-        for layout in layouts:
-            shown.print(rich_table(layout, named))
+    from evaluations.tables import draw
+
+    shown, failures, records = console(), list[str](), outcome.records
+    if records:
+        made = room.tables(records)
+        tables.show(made, shown)
         kept = f" ({outcome.skipped} were there already; --force runs them again)"
-        count = f"{len(outcome.records)} record{'s' * (len(outcome.records) != 1)}"
+        count = f"{len(records)} record{'s' * (len(records) != 1)}"
         say(shown, f"{count} in {out}{kept if outcome.skipped else ''}")
         if outcome.renewed:
             them = "1 was" if outcome.renewed == 1 else f"{outcome.renewed} were"
             why = "the record was of an older version of this evaluation"
             say(shown, f"{them} measured again: {why}")
-        written = write(outcome.records)
-        drawn, failures = draw_figures(figures, outcome.records)
-        if written or drawn:
-            say(shown, f"tables and figures: {', '.join(map(str, [*written, *drawn]))}")
+        stem = tables.stem(records[0].evaluation, records)
+        written = [*tables.write(made, Path(out), stem), *room.files(records, Path(out), stem)]
+        drawn, failures = draw.write(room.FIGURES, records, Path(out), stem)
+        for name, write in (pages or {}).items():
+            try:
+                drawn.append(write(records))
+            except Exception as error:
+                failures.append(f"{name}: not written ({draw.reason_of(error)})")
+        say(shown, f"tables and figures: {', '.join(map(str, [*written, *drawn]))}")
     try:
         outcome.raise_failures()
     except UserError as error:

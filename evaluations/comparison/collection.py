@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluations.comparison.layer_table import EVALUATION as N2G
-from evaluations.comparison.layer_table import layer_differences, table_2
+from evaluations import tables
+from evaluations.comparison.floors import floors
+from evaluations.comparison.measures import records_of
 from evaluations.comparison.paper_tables import (
+    SCORES,
+    TABLE_2_DIFFERENCES,
     differences,
     models_table,
-    neuron_differences,
     neuron_scores,
     table_1,
+    table_2,
 )
 from evaluations.comparison.seeds import Group, groups
-from evaluations.comparison.selection import Identity, Model, collect, identity, models
+from evaluations.comparison.selection import Model, models
 from evaluations.core.record import Record, read_record
+from evaluations.core.records import Identity, collect, identity
 from evaluations.core.versions import older_told
-from evaluations.tables.cells import records_of
-from evaluations.tables.drawing import draw_figures, reason_of
-from evaluations.tables.floors import floors
-from evaluations.tables.grid import Grid, markdown, write_grids
+from evaluations.tables import Table, draw, markdown
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import file_name, write_atomically
 from sat_interp.training.study import Study, read_study
@@ -54,7 +55,7 @@ class Report:
 
     Attributes:
         records: all that belong to models of the groups, each once.
-        grids: the tables to print; ``details`` are written only.
+        tables: the tables to print; ``details`` are written only.
         notes: what was passed over on the way.
         left_out: records with a field of a wrong type, and which.
         files: where each record lies: ``records`` are without what only figures read.
@@ -63,8 +64,8 @@ class Report:
     directory: Path
     records: list[Record]
     groups: list[Group]
-    grids: list[Grid]
-    details: list[Grid]
+    tables: list[Table]
+    details: list[Table]
     notes: list[str]
     study: Study | None = None
     left_out: list[str] = field(default_factory=list)
@@ -86,7 +87,7 @@ class Report:
         if not weights:
             whose = f" of the study {plan.name}" if plan else ""
             raise UserError(f"{directory} holds no record{whose}: run sat-eval all first")
-        notes = [*found.told(), *floors(found.records)]
+        notes = [*found.notes(), *floors(found.records)]
         notes += older_told(
             record
             for group in rows for model in group.models for record in model.records.values()
@@ -99,12 +100,11 @@ class Report:
                 f"({', '.join(absent)}): sat-train --study {study}; sat-eval all --study {study}"
             )
         shown = [table_1(rows, paper_values)]
-        shown += _told(differences(rows))
+        shown += differences(rows)
         if records_of(rows, "neurons"):
-            shown += [neuron_scores(rows), *_told(neuron_differences(rows))]
+            shown += [neuron_scores(rows), *differences(rows, SCORES)]
         shown.append(table_2(rows, paper_values))
-        if records_of(rows, N2G):
-            shown += _told(layer_differences(rows))
+        shown += differences(rows, TABLE_2_DIFFERENCES)
         records = [one for one in found.records if str(one.model["weights_hash"]) in weights]
         notes += _bare(records)
         return cls(directory, records, rows, shown, [models_table(rows)], notes, plan,
@@ -141,10 +141,6 @@ def _bare(records: Sequence[Record]) -> list[str]:
     return [f"{line}: {', '.join(dict.fromkeys(found))}" for line, found in names.items()]
 
 
-def _told(grid: Grid) -> list[Grid]:
-    return [grid] if grid.rows else []  # nothing to compare with
-
-
 def _absent(study: Study, found: Sequence[Model]) -> list[str]:
     names = {model.name for model in found}
     return [run.name for run in study.runs() if run.name not in names]
@@ -156,9 +152,10 @@ def write_report(report: Report, out: Path) -> list[Path]:
     Raises:
         OSError: they cannot be written.
     """
-    every = [*report.grids, *report.details]
+    every = [*report.tables, *report.details]
     text = "\n".join([*map(markdown, every), *(f"- {note}" for note in report.notes), ""])
-    return [*write_grids(every, out), write_atomically(out / "report.md", text)]
+    written = [path for table in every for path in tables.write([table], out, table.name)]
+    return [*written, write_atomically(out / "report.md", text)]
 
 
 def write_figures(report: Report, out: Path) -> tuple[list[Path], list[str]]:
@@ -174,10 +171,13 @@ def write_figures(report: Report, out: Path) -> tuple[list[Path], list[str]]:
     for part in _parts():
         if not (found := report.whole(part.records(report))):
             continue
-        figures = {part.evaluation: partial(_into, part.draw, out)}
-        if part.write:
-            figures = {f"{part.evaluation} tables": partial(_into, part.write, out), **figures}
-        made = draw_figures(figures, found)
+        try:
+            written += tables.write(part.room.tables(found), out, part.stem)
+            written += part.room.files(found, out, part.stem)
+        except Exception as error:  # costs no figure
+            log.debug("tables of %s fail", part.stem, exc_info=True)
+            failures.append(f"{part.stem} tables: not written ({draw.reason_of(error)})")
+        made = draw.write(part.room.FIGURES, found, out, part.stem)
         written += made[0]
         failures += made[1]
     for name, make in (("training curves", _curves), ("the page", partial(_page, written))):
@@ -185,14 +185,8 @@ def write_figures(report: Report, out: Path) -> tuple[list[Path], list[str]]:
             written += make(report, out)
         except Exception as error:  # costs no figure and no table
             log.debug("%s fails", name, exc_info=True)
-            failures.append(f"{name}: not written ({reason_of(error)})")
+            failures.append(f"{name}: not written ({draw.reason_of(error)})")
     return written, failures
-
-
-def _into(
-    make: Callable[[Sequence[Record], Path], list[Path]], out: Path, records: Sequence[Record]
-) -> list[Path]:
-    return make(records, out)
 
 
 def _page(figures: Sequence[Path], report: Report, out: Path) -> list[Path]:
@@ -215,7 +209,7 @@ def _page(figures: Sequence[Path], report: Report, out: Path) -> list[Path]:
         beside = [write_page(neurons, out / "neurons.html")]
         neurons = []
     page = write_comparison(
-        records, out / "report.html", summary=[*report.grids, *report.details],
+        records, out / "report.html", summary=[*report.tables, *report.details],
         figures=figures, neurons=neurons, drawn=drawn, notes=report.notes, beside=beside,
         files={key: os.path.relpath(path, out) for key, path in report.files.items()},
     )  # fmt: skip
@@ -253,8 +247,8 @@ class Part:
     """
 
     evaluation: str
-    write: Callable[[Sequence[Record], Path], list[Path]] | None
-    draw: Callable[[Sequence[Record], Path], list[Path]]
+    room: Any
+    stem: str
     everything: bool = False
 
     def records(self, report: Report) -> list[Record]:
@@ -271,26 +265,18 @@ class Part:
 def _parts() -> list[Part]:
     from evaluations.suite.circuits import report as circuits
     from evaluations.suite.gates import report as gates
+    from evaluations.suite.lm import report as lm
     from evaluations.suite.n2g import report as n2g
     from evaluations.suite.neurons import report as neurons
     from evaluations.suite.sae import report as sae
-    from evaluations.tables import figures
 
     return [
-        Part(
-            "acdc",
-            lambda found, out: circuits.write_text(found, out, "circuits"),
-            lambda found, out: circuits.draw(found, out, "circuits"),
-        ),
-        Part("sae", sae.write_text, lambda found, out: sae.draw(found, out / "sae"), True),
-        Part("lm", None, lambda found, out: figures.draw_language(found, out / "lm")),
-        Part("gates", None, lambda found, out: gates.draw_gates(found, out / "gates")),
-        Part(
-            "neurons",
-            neurons.write_text,
-            lambda found, out: neurons.draw(found, out / "neurons"),
-        ),
-        Part("n2g", n2g.write_text, n2g.draw_thresholds),
+        Part("acdc", circuits, "circuits"),
+        Part("sae", sae, "sae", True),
+        Part("lm", lm, "lm"),
+        Part("gates", gates, "gates"),
+        Part("neurons", neurons, "neurons"),
+        Part("n2g", n2g, "n2g"),
     ]
 
 
@@ -309,4 +295,4 @@ def _curves(report: Report, out: Path) -> list[Path]:
         wanted = {file_name(name) for name in names}
         logs = [path.parent for path in below if path.parent.name in wanted]
     runs = [read_run(path) for path in logs if (path / "log.jsonl").is_file()]
-    return draw_curves(runs, out / "curves") if runs else []
+    return draw.save({"": [draw_curves(runs)]}, out, "curves") if runs else []

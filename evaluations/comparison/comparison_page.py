@@ -13,21 +13,20 @@ from pathlib import Path
 from urllib.parse import quote
 
 from evaluations.comparison.page import assemble, escaped, fill, template
-from evaluations.comparison.page_tables import html_grid, html_table, provenance
-from evaluations.comparison.selection import Identity, identity
+from evaluations.comparison.provenance import provenance
 from evaluations.core.record import Record
+from evaluations.core.records import Identity, identity
 from evaluations.suite.circuits import report as circuits
 from evaluations.suite.circuits.draw import PARTS
 from evaluations.suite.circuits.picture import circuit_picture, part_color
 from evaluations.suite.gates import report as gates
-from evaluations.suite.lm.report import LANGUAGE
+from evaluations.suite.lm import report as lm
 from evaluations.suite.n2g import report as n2g
 from evaluations.suite.neurons import report as neuron_tables
 from evaluations.suite.neurons.page import SCRIPTS, STYLES, Details, neuron_browser
 from evaluations.suite.sae import report as sae
 from evaluations.suite.sae.front import is_converged
-from evaluations.tables.grid import Grid
-from evaluations.tables.tables import Layout, Row, rows
+from evaluations.tables import Row, Table, html, rows
 
 TOLD_IN_FULL = 60
 """Records of an evaluation whose every figure is on the page."""
@@ -38,24 +37,23 @@ class Section:
     """A part of the page: what one evaluation found.
 
     Attributes:
-        label: gives records the names under which the tables show them.
+        tables: the tables of its records.
     """
 
     evaluation: str
     title: str
-    layouts: tuple[Layout, ...]
-    label: Callable[[Sequence[Record]], Sequence[Record]] = list
+    tables: Callable[[Sequence[Record]], Sequence[Table]]
     figures: str = ""
     """What the names of its figures begin with, where that is not the evaluation's name."""
 
 
 SECTIONS = (
-    Section("lm", "Language modelling", LANGUAGE),
-    Section("acdc", "Circuits", circuits.CIRCUITS, figures="circuits"),
-    Section("sae", "Sparse autoencoders", (*sae.LAYOUTS, sae.DETAILS), sae.labelled),
-    Section("gates", "Gates", gates.GATES),
-    Section("neurons", "Neuron explanations", neuron_tables.LAYOUTS),
-    Section("n2g", "Graphs of neurons", n2g.TABLES),
+    Section("lm", "Language modelling", lm.tables),
+    Section("acdc", "Circuits", circuits.tables, figures="circuits"),
+    Section("sae", "Sparse autoencoders", sae.tables),
+    Section("gates", "Gates", gates.tables),
+    Section("neurons", "Neuron explanations", neuron_tables.tables),
+    Section("n2g", "Graphs of neurons", n2g.tables),
 )
 
 
@@ -63,7 +61,7 @@ def write_comparison(
     records: Sequence[Record],
     path: Path,
     title: str = "Comparison of models",
-    summary: Sequence[Grid] = (),
+    summary: Sequence[Table] = (),
     figures: Sequence[Path] = (),
     neurons: Sequence[Details] = (),
     drawn: Collection[str] = (),
@@ -106,7 +104,7 @@ def write_comparison(
     rest = [figure for figure in drawings if places[figure] is None]
     data, styles, scripts = "", ["comparison.css"], ["circuits.js"]
     if summary or rest:
-        tables = "".join(map(html_grid, summary)) + "".join(map(_figure, rest))
+        tables = "".join(map(html, summary)) + "".join(map(_figure, rest))
         parts.insert(0, _part("summary", "Summary", tables))
     if neurons:
         browser, data = neuron_browser(neurons)
@@ -141,8 +139,7 @@ def _section(
     found = [record for record in records if record.evaluation == section.evaluation]
     if not found:
         return None
-    named = section.label(found)
-    text = "".join(html_table(layout, named) for layout in section.layouts)
+    text = "".join(map(html, section.tables(found)))
     if section.evaluation == "acdc":
         text += _circuits([one for one in rows(found) if not drawn or _weights(one) in drawn])
         # circuits are drawn anew, to be pointed at

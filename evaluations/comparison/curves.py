@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from evaluations.tables.figures import PALETTE, save
+from evaluations.tables.draw import PALETTE
 from sat_interp._util import escape
 from sat_interp._util.errors import UserError
 
@@ -63,12 +63,8 @@ def read_run(path: str | Path) -> Run:
     return Run(log.resolve().parent.name, kept)
 
 
-def draw_curves(runs: Sequence[Run], stem: Path) -> list[Path]:
-    """Training loss of each stream (averaged over WINDOW of the run) and validations as points.
-
-    Returns:
-        The files written, PNG then SVG.
-    """
+def draw_curves(runs: Sequence[Run]) -> Figure:
+    """Training loss of each stream (averaged over WINDOW of the run) and validations as points."""
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     gated = [run for run in runs if len(run.series("ablated")[0])]
     panels = [("clean", list(runs))] + ([("ablated", gated)] if gated else [])
@@ -87,7 +83,7 @@ def draw_curves(runs: Sequence[Run], stem: Path) -> list[Path]:
         panel.legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("cross-entropy (nats per token)")
     _leave_out_the_start(axes[0], runs)
-    return save(figure, stem)
+    return figure
 
 
 def _draw(axes: Axes, run: Run, stream: str, color: str) -> None:

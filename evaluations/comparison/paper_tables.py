@@ -1,293 +1,433 @@
-"""The paper's Table 1 from records, over seeds, with the differences that the paper lacks."""
+"""The paper's Tables 1 and 2 from records, over seeds, with paired differences."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from evaluations.comparison import paper_values
-from evaluations.comparison.seeds import Group, difference, references
-from evaluations.comparison.selection import Model, is_comparable
-from evaluations.tables import health
-from evaluations.tables.cells import (
+from evaluations.comparison.measures import (
     ABLE,
-    Figure,
-    best_of,
-    command_for,
-    exact,
+    Comparison,
+    Measure,
     fails_task,
-    judged,
     records_of,
-    seeds_cell,
-    shown,
 )
+from evaluations.comparison.seeds import Group, references
+from evaluations.comparison.selection import Model, is_comparable
+from evaluations.core import health
+from evaluations.core.health import DAGGER
+from evaluations.core.record import Record
+from evaluations.suite.n2g.report import DEFINITIONS, TITLES
+from evaluations.tables import Cell, Heading, Table
 from evaluations.tables.comparable import differing, mixture
-from evaluations.tables.grid import EMPTY, Cell, Grid, Heading
-from evaluations.tables.health import DAGGER
-from evaluations.tables.tables import number, scored_text
+from evaluations.tables.table import EMPTY, UNSCORED
+from evaluations.tables.view import command_for, number, scored_text
 
 TABLE_1 = (
-    Figure("acdc", "edges", "IOI edges", 1, "lower"),
-    Figure("sae", "l0", "SAE L0", 2, "lower"),
-    Figure("sae", "ce_score", "CE score", 3, "higher"),
-    Figure("lm", "perplexity", "Perplexity", 3, "lower"),
-    Figure("lm", "l1_exported", "L1", 4, None),
-)
+    Measure("acdc", "edges", "IOI edges", 1, "lower", definition="Edges of the circuit that ACDC "
+            "finds for indirect-object identification (IOI)"),
+    Measure("sae", "l0", "SAE L0", 2, "lower", definition="Active features of a token in a sparse "
+            "autoencoder (SAE), mean over tokens"),
+    Measure("sae", "ce_score", "CE score", 3, "higher", definition="Share of the loss that zeroing "
+            "the activation costs and the reconstruction recovers"),
+    Measure("lm", "perplexity", "Perplexity", 3, "lower", definition="exp(mean cross-entropy per "
+            "token) over the whole text, clean stream"),
+    Measure("lm", "l1_exported", "L1", 4, None, definition="Mean absolute value of the parameters "
+            "the paper counts"),
+)  # fmt: skip
 SCORES = (
-    Figure("neurons", "simulation", "Simulation score", 3, "higher"),
-    Figure("neurons", "control", "of another neuron", 3, None),
-    Figure("neurons", "detection", "Detection", 3, "higher"),
-    Figure("neurons", "detection", "Detection: share scored", 3, None, "scored"),
-    Figure("neurons", "fuzzing", "Fuzzing", 3, "higher"),
-)
-LABELS = (Heading("Model", "model"), Heading("Gates", "gates"), Heading("k", "k"),
-          Heading("Seeds", "seeds"))  # fmt: skip
+    Measure("neurons", "simulation", "Simulation score", 3, "higher", definition="Correlation "
+            "between activations and those predicted from the explanation, mean over neurons"),
+    Measure("neurons", "control", "Control: shuffled explanation", 3, None, definition="The "
+            "simulation score with the explanation of another neuron"),
+    Measure("neurons", "detection", "Detection", 3, "higher", definition="How well explanations "
+            "separate excerpts that activate a neuron from random ones"),
+    Measure("neurons", "detection", "Detection: share scored", 3, None, "scored",
+            "Share of neurons that have a detection score"),
+    Measure("neurons", "fuzzing", "Fuzzing", 3, "higher", definition="How well explanations "
+            "separate marked tokens that activate a neuron from marked ones that do not"),
+)  # fmt: skip
+_SHAPE = ("density", "density_undirected", "transitivity", "edges_to_activation", "out_degree")
+_DIGITS = {"edges_to_activation": 2, "out_degree": 2, "entropy": 2, "diversity": 2}
+
+
+def _graph_measure(name: str, is_nonempty: bool, is_lower: bool) -> Measure:
+    return Measure(
+        "n2g",
+        f"{name}_nonempty" if is_nonempty else name,
+        f"{TITLES[name]}, not empty" if is_nonempty else TITLES[name],
+        _DIGITS.get(name, 3),
+        "lower" if is_lower else None,
+        definition=f"{DEFINITIONS[name]}{'; graphs with edges' if is_nonempty else ''}",
+        is_fixed=True,
+        is_counted=True,
+    )
+
+
+# Where empty graphs count 0 as in the paper, a model with more of them looks simpler: no value is
+# best there, and differences are those of graphs with edges.
+_PAPER = tuple(_graph_measure(name, False, False) for name in _SHAPE)
+_NONEMPTY = tuple(_graph_measure(name, True, name != "out_degree") for name in _SHAPE)
+_OTHERS = tuple(_graph_measure(name, False, name != "empty")
+                for name in ("entropy", "diversity", "empty"))  # fmt: skip
+TABLE_2 = (*_PAPER, *_NONEMPTY, *_OTHERS)
+TABLE_2_DIFFERENCES = (*_NONEMPTY, *_OTHERS)
+
+LABELS = (Heading("Model"), Heading("Gates"), Heading("k"), Heading("Seeds"))
 OVER_SEEDS = (
     "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom), from "
-    "three seeds on. Bold: the paired interval of its difference to every other row leaves 0 out; "
-    "where no row is bold, the best cannot be told apart from another, or is of a single seed."
+    "three seeds on."
+)
+BOLD = (
+    "Bold: the paired interval of the difference to every other row excludes 0; where no row is "
+    "bold, the best cannot be distinguished from another, or is of a single seed."
 )
 OF_ONE = (
     "In parentheses, of a single model: 95 % interval over its {things}, not over seeds; another "
     "seed's model may lie outside it. No single model is bold."
 )
+NOT_EMPTY = (
+    "Means over the neurons of a layer. Graphs without edges count 0, as in the paper, except in "
+    "the rows 'not empty'; where they count, no value is bold: more empty graphs would make a "
+    "model look simpler."
+)
+PAIRED = (
+    "The value of a seed minus that of the same seed of the other model: mean and 95 % interval "
+    "(Student's t, n - 1 degrees of freedom), n pairs. 'cannot tell': the interval holds 0. The "
+    "intervals are not corrected for their number: 1 of 20 misses by chance."
+)
+Rows = list[list[Cell]]
 
 
-def table_1(groups: Sequence[Group], with_paper: bool = False) -> Grid:
-    """A row for each group, a column for each figure; the best mean of a column is bold.
+def table_1(groups: Sequence[Group], with_paper: bool = False) -> Table:
+    """A row for each group, a column for each measure; the best mean of a column is bold.
 
     The edge count of a model that fails IOI (accuracy below 0.9) is marked with a dagger, left out
-    of means, and counted. A cell without any record says what command fills it.
+    of means, and counted. A note has the command for what was not measured.
 
     Args:
         with_paper: the paper's own values as further columns, where it has such a model.
     """
-    headings, rows = _over_seeds(TABLE_1, groups)
-    if with_paper:
-        headings += [Heading(f"paper {one.title}", f"paper_{one.metric}") for one in TABLE_1]
-        rows = [[*row, *_paper_cells(group)] for row, group in zip(rows, groups, strict=True)]
-    notes = [*_over_seeds_told(rows), *_notes(TABLE_1, groups)]
-    if with_paper:
-        notes.append(f"paper: {paper_values.SOURCE}, Table 1: one model each, other data than here")
-    title = "Table 1: circuits, autoencoders, language modelling"
-    own = _own_told(rows, "stories")
-    return Grid("table1", title, (*LABELS, *headings), rows, notes, len(LABELS), own)
+    title = "Circuits, autoencoders, language modelling (the paper's Table 1)"
+    made = _over_seeds(Comparison(groups), TABLE_1, "table1", title, "stories")
+    if not with_paper:
+        return made
+    columns = (*made.columns, *(Heading(f"Paper: {one.title}") for one in TABLE_1))
+    rows = [[*row, *_paper_cells(group)] for row, group in zip(made.rows, groups, strict=True)]
+    note = f"Paper: {paper_values.SOURCE}, Table 1: one model each, other data than here."
+    return replace(made, columns=columns, rows=rows, notes=[*made.notes, note])
 
 
-def neuron_scores(groups: Sequence[Group]) -> Grid:
+def neuron_scores(groups: Sequence[Group]) -> Table:
     """The means of the neurons' explanation scores (the paper's Figure 2, right), over seeds."""
-    headings, rows = _over_seeds(SCORES, groups)
-    notes = [*_over_seeds_told(rows), *_notes(SCORES, groups)]
-    notes.append("A model's figure is the mean over its neurons.")
-    notes += _unscored_told(groups)
-    title = "Explanations of neurons"
-    own = _own_told(rows, "neurons")
-    return Grid("neuron-scores", title, (*LABELS, *headings), rows, notes, len(LABELS), own)
+    made = _over_seeds(
+        Comparison(groups), SCORES, "neuron-scores", "Explanations of neurons", "neurons"
+    )
+    notes = [*made.notes, "The value of a model is the mean over its neurons."]
+    return replace(made, notes=[*notes, *_neuron_counts(groups)])
 
 
-def neuron_differences(groups: Sequence[Group]) -> Grid:
-    """As :func:`differences`, of the neurons' scores."""
-    title = "Explanations of neurons: paired differences"
-    return differences(groups, SCORES, "neuron-scores-differences", title)
+def table_2(groups: Sequence[Group], with_paper: bool = False) -> Table:
+    """For each metric a row a group, a column a layer; the best mean of a layer is bold.
+
+    Args:
+        with_paper: the paper's own values as further rows.
+    """
+    compared = Comparison(groups)
+    layers = _layers(compared.records("n2g"))
+    if with_paper:
+        layers = list(range(max([7, *layers]) + 1))
+    layers = layers or [0]
+    rows: Rows = []
+    for measure in TABLE_2:
+        at = [replace(measure, metric=f"{measure.metric}.layer{layer}") for layer in layers]
+        best = [compared.best(one) for one in at]
+        for group in groups:
+            labels = _layer_labels(measure, group)
+            cells = [
+                compared.cell(one, group, group.name in names)
+                for one, names in zip(at, best, strict=True)
+            ]
+            rows.append([*labels, *(_of_layer(*pair) for pair in zip(cells, layers, strict=True))])
+        if with_paper and measure.metric in paper_values.TABLE_2:
+            rows += _paper_rows(measure, layers)
+    return Table(
+        "table2",
+        "Graphs of neurons (N2G) by layer (the paper's Table 2)",
+        (Heading("Metric"), Heading("Model"), Heading("Seeds"),
+         *(Heading(f"L{layer}", definition=f"Layer {layer}") for layer in layers)),
+        rows,
+        NOT_EMPTY,
+        [*_interval_notes(rows, "neurons"), *_notes(compared, TABLE_2),
+         *([paper_values.TABLE_2_NOTE] if with_paper else [])],
+        _commands(compared, TABLE_2),
+        n_labels=2,
+    )  # fmt: skip
 
 
-def differences(
-    groups: Sequence[Group],
-    figures: Sequence[Figure] = TABLE_1,
-    name: str = "table1-differences",
-    title: str = "Table 1: paired differences",
-) -> Grid:
+def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) -> list[Table]:
     """What each group differs by from the baseline, and learned gates from their controls.
 
     Paired: a seed's value minus the same seed's of the other group, then the mean over seeds. With
-    two seeds or more a cell says whether the interval leaves 0 out on the better side, on the
-    worse one, or not: ``cannot tell``.
+    three seeds or more a cell says whether the interval excludes 0 on the better side, on the worse
+    one, or not: ``cannot tell``.
+
+    Returns:
+        One table, of the measures with a difference over two seeds or more; none without one.
     """
-    rows = []
-    for group in groups:
-        for other in references(group, groups):
-            names = [Cell(name, exact={"": name}) for name in (group.name, other.name)]
-            rows.append([*names, *(_difference_cell(figure, group, other) for figure in figures)])
-    headings = (
-        Heading("Model", "model"), Heading("minus", "minus"),
-        *(Heading(figure.title, figure.key, figure.direction) for figure in figures),
-    )  # fmt: skip
-    notes = [
-        "A seed's value minus the same seed's of the other model; mean and 95 % interval (Student's"
-        " t, n - 1 degrees of freedom), n pairs. 'cannot tell': the interval holds 0. Many "
-        "intervals stand here, none is corrected for that: 1 of 20 misses by chance."
+    compared = Comparison(groups)
+    pairs = [(group, other) for group in groups for other in references(group, groups)]
+    name, title = {
+        TABLE_1: ("table1-differences", "Table 1"),
+        SCORES: ("neuron-scores-differences", "Explanations of neurons"),
+        TABLE_2_DIFFERENCES: ("table2-differences", "Graphs of neurons, all layers"),
+    }[tuple(measures)]
+    measures = [
+        measure
+        for measure in measures
+        if any((mean := compared.difference(measure, *pair)) and mean.n > 1 for pair in pairs)
     ]
-    notes += _health_told(figures, groups)
-    return Grid(name, title, headings, rows, notes, 2)
+    if not measures:
+        return []
+    rows = [
+        [
+            Cell.label("model", group.name),
+            Cell.label("minus", other.name),
+            *(compared.difference_cell(measure, group, other) for measure in measures),
+        ]
+        for group, other in pairs
+    ]
+    columns = (Heading("Model"), Heading("Minus"), *(measure.heading for measure in measures))
+    notes = _health_notes(compared, measures)
+    return [Table(name, f"{title}: paired differences", columns, rows, PAIRED, notes, n_labels=2)]
 
 
-def models_table(groups: Sequence[Group]) -> Grid:
+def models_table(groups: Sequence[Group]) -> Table:
     """Table 1 before any mean: a row for each model."""
+    compared = Comparison(groups)
     rows = []
     for group in groups:
         for seed, model in group.members.items():
-            labels = (group.name, seed, model.name, model.weights[:8])
-            cells = [Cell(str(label), exact={"": label}) for label in labels]
-            rows.append([*cells, *(_model_cell(figure, model) for figure in TABLE_1)])
-    headings = (
-        Heading("Group", "group"), Heading("Seed", "seed"), Heading("Model", "model"),
-        Heading("Weights", "weights"),
-        *(Heading(figure.title, figure.key, figure.direction) for figure in TABLE_1),
+            labels: dict[str, str | int] = {"group": group.name, "seed": seed, "model": model.name,
+                      "weights": model.weights[:8]}  # fmt: skip
+            cells = [Cell.label(name, value) for name, value in labels.items()]
+            rows.append([*cells, *(_model_cell(measure, model) for measure in TABLE_1)])
+    columns = (Heading("Group"), Heading("Seed"), Heading("Model"), Heading("Weights"),
+               *(measure.heading for measure in TABLE_1))  # fmt: skip
+    notes = [*_health_notes(compared, TABLE_1), *_unable_note(compared, TABLE_1)]
+    return Table(
+        "table1-models", "Table 1: each model", columns, rows, "", notes,
+        _commands(compared, TABLE_1), n_labels=4,
     )  # fmt: skip
-    notes = _health_told(TABLE_1, groups)
-    return Grid("table1-models", "Table 1: each model", headings, rows, notes, 4)
 
 
 def _over_seeds(
-    figures: Sequence[Figure], groups: Sequence[Group]
-) -> tuple[list[Heading], list[list[Cell]]]:
-    """Headings of the figures, and a row of labels and cells for each group."""
-    headings = [Heading(figure.title, figure.key, figure.direction) for figure in figures]
-    best = [_best(figure, groups) for figure in figures]
+    compared: Comparison, measures: Sequence[Measure], name: str, title: str, things: str
+) -> Table:
+    """A row of labels and means for each group."""
+    best = [compared.best(measure) for measure in measures]
     rows = [
         [
             *_labels(group),
             *(
-                seeds_cell(figure, group, group.name in names)
-                for figure, names in zip(figures, best, strict=True)
+                compared.cell(measure, group, group.name in names)
+                for measure, names in zip(measures, best, strict=True)
             ),
         ]
-        for group in groups
+        for group in compared.groups
     ]
-    return headings, rows
-
-
-def _best(figure: Figure, groups: Sequence[Group]) -> set[str]:
-    """None, too, where the figures are of different settings or text."""
-    if not is_comparable(records_of(groups, figure.evaluation)):
-        return set()
-    sound = [group for group in groups if figure.is_sound(group)]
-    return best_of(sound, figure.of, figure.direction)
+    notes = [*_interval_notes(rows, things), *_notes(compared, measures)]
+    return Table(
+        name, title, (*LABELS, *(measure.heading for measure in measures)), rows, "", notes,
+        _commands(compared, measures),
+    )  # fmt: skip
 
 
 def _labels(group: Group) -> list[Cell]:
     gates = group.variant if group.gates in ("", "learned") else f"{group.variant}, {group.gates}"
     if group.kind == "matched":
         gates = "none, matched perplexity"
-    k, n = ("–" if group.k is None else str(group.k)), len(group.members)
-    return [
-        Cell(group.name, exact={"": group.name}),
-        Cell(gates, exact={"": gates}),
-        Cell(k, exact={"": group.k}),
-        Cell(str(n), exact={"": n}),
-    ]
+    values = {"model": group.name, "gates": gates, "k": group.k, "seeds": len(group.members)}
+    return [Cell.label(name, value) for name, value in values.items()]
+
+
+def _layer_labels(measure: Measure, group: Group) -> list[Cell]:
+    n = sum("n2g" in model.records for model in group.models)
+    title = Cell(measure.heading.text, "label", (), {"metric": measure.metric}, measure.definition)
+    return [title, Cell.label("model", group.name), Cell.label("seeds", n)]
+
+
+def _of_layer(cell: Cell, layer: int) -> Cell:
+    """The cell under CSV columns of the layer, without the counts of models left out."""
+    exact = {
+        re.sub(rf"^\w+\.layer{layer}", f"layer_{layer}", name): value
+        for name, value in cell.exact.items()
+        if not name.endswith(("_missing", "_unscored", "_unable"))
+    }
+    return replace(cell, exact=exact)
 
 
 def _paper_cells(group: Group) -> list[Cell]:
     known = paper_values.TABLE_1.get((group.variant, group.k))
+    names = [f"paper_{measure.metric}" for measure in TABLE_1]
     if known is None or group.kind not in ("baseline", "learned"):
-        return [Cell(EMPTY) for _ in TABLE_1]
-    return [Cell(f"{value:g}", exact={"": value}) for value in known]
+        return [Cell.none(name) for name in names]
+    return [
+        Cell(f"{value:g}", exact={name: value}) for name, value in zip(names, known, strict=True)
+    ]
 
 
-def _difference_cell(figure: Figure, group: Group, other: Group) -> Cell:
-    if not is_comparable(records_of([group, other], figure.evaluation)):
-        return Cell("other settings")
-    found = difference(group, other, figure.of)
-    if found is None:
-        return Cell(EMPTY)
-    verdict = judged(found, figure.direction)
-    text = f"{shown(found, figure.digits, sign=True)}, n={found.n}"
-    sound = figure.is_sound(group) and figure.is_sound(other)
-    text = (f"{text}: {verdict}" if verdict else text) + ("" if sound else f" {DAGGER}")
-    return Cell(text, verdict == "better" and sound, {**exact(found), "_verdict": verdict})
+def _paper_rows(measure: Measure, layers: Sequence[int]) -> Rows:
+    made = []
+    for name, values in zip(
+        ("paper: baseline", "paper: ablated"), paper_values.TABLE_2[measure.metric], strict=True
+    ):
+        labels = [Cell.label("metric", measure.title), Cell.label("model", name)]
+        cells = [
+            Cell(f"{values[layer]:g}", exact={f"layer_{layer}": values[layer]})
+            if layer < len(values)
+            else Cell.none(f"layer_{layer}")
+            for layer in layers
+        ]
+        made.append([*labels, Cell.label("seeds", 1), *cells])
+    return made
 
 
-def _model_cell(figure: Figure, model: Model) -> Cell:
-    state, (value, reason) = figure.state(model), figure.read(model)
+def _model_cell(measure: Measure, model: Model) -> Cell:
+    state, (value, reason) = measure.state(model), measure.read(model)
+    names = (measure.key, f"{measure.key}_note")
     if state == "missing":
-        return Cell(f"run: sat-eval {figure.evaluation}", exact={"": None})
+        return Cell.none(*names)
     if value is None:
-        return Cell(f"n/a: {reason}", exact={"": None, "_note": reason})
-    phrases = health.phrases(model.records[figure.evaluation])
+        cell = Cell.none(*names, text=UNSCORED)
+        return replace(cell, exact={**cell.exact, names[1]: reason})
+    phrases = health.phrases(model.records[measure.evaluation])
     mark = f" {DAGGER}" if state == "unable" or phrases else ""
     note = "fails IOI" if state == "unable" else "; ".join(phrases) or None
-    return Cell(number(value, figure.digits).removesuffix(".0") + mark,
-                exact={"": value, "_note": note})  # fmt: skip
+    text = number(value, measure.digits).removesuffix(".0") + mark
+    return Cell(text, exact={names[0]: value, names[1]: note})
 
 
-def _over_seeds_told(rows: Sequence[Sequence[Cell]]) -> list[str]:
-    """What brackets say, where there are any."""
-    shown = any(cell.exact.get("_low") is not None for row in rows for cell in row)
-    return [OVER_SEEDS] * shown
+def _layers(records: Sequence[Record]) -> list[int]:
+    """The layers for which the records have a measure of Table 2 with a value."""
+    names = {measure.metric for measure in TABLE_2}
+    parts = [
+        metric.name.partition(".layer")
+        for record in records
+        for metric in record.metrics
+        if metric.value is not None
+    ]
+    return sorted({int(layer) for name, _, layer in parts if name in names and layer.isdecimal()})
 
 
-def _own_told(rows: Sequence[Sequence[Cell]], things: str) -> str:
-    """What parentheses say, where there are any."""
-    shown = any(cell.within for row in rows for cell in row)
-    return OF_ONE.format(things=things) if shown else ""
+def _interval_notes(rows: Rows, things: str) -> list[str]:
+    """What brackets, bold and parentheses mean, where there are any."""
+    names = [
+        name
+        for row in rows
+        for cell in row
+        for name, value in cell.exact.items()
+        if value is not None
+    ]
+    is_over_seeds = any(n.endswith("_low") and not n.endswith("_within_low") for n in names)
+    notes = [f"{OVER_SEEDS} {BOLD}"] * is_over_seeds
+    is_alone = any(name.endswith("_within_low") for name in names)
+    return notes + [OF_ONE.format(things=things)] * is_alone
 
 
-def _notes(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str]:
-    notes = []
-    everyone = [model for group in groups for model in group.models]
-    unable = [model.name for model in everyone if "acdc" in model.records and fails_task(model)]
-    evaluations = dict.fromkeys(figure.evaluation for figure in figures)
-    notes += _health_told(figures, groups)
-    if unable and "acdc" in evaluations:
-        notes.append(
-            f"{DAGGER} {len(unable)} of {len(records_of(groups, 'acdc'))} models are right on fewer"
-            f" than {ABLE:.0%} of the IOI prompts: their edge counts are low for the wrong reason "
-            "and in no mean."
-        )
-    for evaluation in evaluations:
-        if missing := [model for model in everyone if evaluation not in model.records]:
-            notes.append(f"missing, run: {command_for(evaluation, missing)}")
-        notes += _settings_told(groups, evaluation)
-        notes += [f"{evaluation}: {line}" for line in mixture(records_of(groups, evaluation))]
+def _notes(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
+    """Health marks, models that fail the task, why values are missing, settings."""
+    notes = [*_health_notes(compared, measures), *_unable_note(compared, measures)]
+    notes += _unscored_note(compared, measures)
+    for evaluation in dict.fromkeys(measure.evaluation for measure in measures):
+        records = compared.records(evaluation)
+        notes += _settings(records, evaluation)
+        notes += [f"{evaluation}: {line}." for line in mixture(records)]
     return notes
 
 
-def _health_told(figures: Sequence[Figure], groups: Sequence[Group]) -> list[str]:
+def _commands(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
+    """What measures the models that have no record of an evaluation."""
+    evaluations = dict.fromkeys(measure.evaluation for measure in measures)
+    missing = {
+        name: [model.spec for model in compared.models if name not in model.records]
+        for name in evaluations
+    }
+    return [command_for(name, specs) for name, specs in missing.items() if specs]
+
+
+def _health_notes(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
     """What daggers mean."""
     return health.explained(
         (model.name, model.records[evaluation])
-        for evaluation in dict.fromkeys(figure.evaluation for figure in figures)
-        for group in groups
-        for model in group.models
+        for evaluation in dict.fromkeys(measure.evaluation for measure in measures)
+        for model in compared.models
         if evaluation in model.records
     )
 
 
-def _unscored_told(groups: Sequence[Group]) -> list[str]:
-    """Of how many neurons the scores are, and why not of all: the most frequent reason."""
+def _unable_note(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
+    measured = compared.records("acdc")
+    unable = [one for one in compared.models if "acdc" in one.records and fails_task(one)]
+    if not unable or all(measure.evaluation != "acdc" for measure in measures):
+        return []
+    return [
+        f"{DAGGER} IOI accuracy below {ABLE:g}: edge count not meaningful, and in no mean "
+        f"({len(unable)} of {len(measured)} models)."
+    ]
+
+
+def _unscored_note(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
+    """Why groups have no value of a measure."""
+    reasons: dict[str, list[str]] = {}
+    for measure in measures:
+        for group in compared.groups:
+            unscored = [one for one in group.models if measure.state(one) == "unscored"]
+            if unscored and not compared.mean(measure, group) and measure.evaluation != "n2g":
+                reason = measure.read(unscored[0])[1] or "no value"
+                reasons.setdefault(reason, []).append(f"{measure.title} of {group.name}")
+    each = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return [f"{UNSCORED}: {each}."] if reasons else []
+
+
+def _neuron_counts(groups: Sequence[Group]) -> list[str]:
+    """The number of neurons with each score, and the most frequent reason why others have none."""
     notes = []
     records = records_of(groups, "neurons")
-    for figure in SCORES:
-        metrics = [one for record in records if (one := record.metric(figure.metric))]
+    for measure in SCORES:
+        metrics = [one for record in records if (one := record.metric(measure.metric))]
         sizes = sorted(one.n for one in metrics if one.n is not None)
-        if figure.shows != "value" or not sizes:
+        if measure.shows != "value" or not sizes:
             continue
-        text = f"{figure.title}: n {sizes[0]:,}"
-        text += f" to {sizes[-1]:,} neurons a model" if sizes[0] < sizes[-1] else " neurons a model"
+        n = f"{sizes[0]:,} to {sizes[-1]:,}" if sizes[0] < sizes[-1] else f"{sizes[0]:,}"
+        text = f"{measure.title}: n {n} neurons a model"
         reasons = sum((Counter(one.reasons) for one in metrics), Counter[str]())
         if reasons:
             reason, count = reasons.most_common(1)[0]
             text += f"; {reasons.total():,} in all not scored, mostly: {reason} ({count:,})"
-        notes.append(text)
+        notes.append(f"{text}.")
     return notes
 
 
-def _settings_told(groups: Sequence[Group], evaluation: str) -> list[str]:
-    """What the figures of one evaluation were measured with; a warning where that differs."""
-    records = records_of(groups, evaluation)
+def _settings(records: Sequence[Record], evaluation: str) -> list[str]:
+    """The settings of an evaluation's values; a warning where they differ."""
     if not records:
         return []
     if not is_comparable(records):
         return [f"{evaluation}: models were measured with different settings or on different text "
-                f"({', '.join(differing(records))}); no value of it is bold"]  # fmt: skip
+                f"({', '.join(differing(records))}); no value of it is bold."]  # fmt: skip
     config, data = records[0].config, records[0].data
-    text = f"{scored_text(data)}, {data.get('n_stories', data.get('n', '?'))}"
+    text = f"{scored_text(data)}, {data.get('n_stories', data.get('n', EMPTY))}"
     return {
-        "acdc": [f"acdc: tau {records[0].extra.get('tau')}, {text} prompts"],
+        "acdc": [f"acdc: tau {records[0].extra.get('tau')}, {text} prompts."],
         "sae": [f"sae: L1 coefficient {config.get('sparsity')}, {config.get('tokens', 0):,} tokens,"
-                f" measured on {text} stories"],
-        "lm": [f"lm: {text} stories"],
+                f" measured on {text} stories."],
+        "lm": [f"lm: {text} stories."],
         "neurons": [f"neurons: explained by {config.get('examiner', {}).get('name', '?')}, {text} "
-                    "stories"],
+                    "stories."],
+        "n2g": [f"n2g: {config.get('neurons_per_layer') or 'all'} neurons a layer, {text} "
+                "stories."],
     }.get(evaluation, [])  # fmt: skip

@@ -42,3 +42,9 @@ TABLE_2: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "diversity": ((8, 8, 7, 6, 8, 8, 7, 8), (8, 8, 7, 7, 3, 6, 5, 5)),
 }
 """By metric: layers 0 to 7 of the baseline and of the ablated model (which one is not said)."""
+
+TABLE_2_NOTE = (
+    f"Paper: {SOURCE}, Table 2: other data and tokens than here, and the thresholds and streams of "
+    "its two models differed; entropy and diversity may be of a layer's tokens together, not means "
+    "over neurons."
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ RECIPE = (
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SeedMean:
     """A mean over seeds with its interval; no interval of fewer than `ENOUGH_SEEDS`."""
 
     mean: float
@@ -67,39 +67,21 @@ class Group:
         return list(self.members.values())
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def seed_mean(values: Iterable[float]) -> SeedMean | None:
     """Mean and 95 % interval: mean -+ t(0.975, n - 1) * s / sqrt(n), s with n - 1.
 
     Two seeds have no interval: t(0.975, 1) is 12.7, and it would be of their difference alone.
-
-    Raises:
-        ValueError: there is no value.
+    None without a value.
     """
-    if not values:
-        raise ValueError("a mean needs a value")
-    array, n = np.asarray(values, dtype=np.float64), len(values)
+    array = np.fromiter(values, dtype=np.float64)
+    n = len(array)
+    if not n:
+        return None
     mean = float(array.mean())
     if n < ENOUGH_SEEDS:
-        return Estimate(mean, None, None, n)
+        return SeedMean(mean, None, None, n)
     reach = t_quantile(n - 1) * float(array.std(ddof=1)) / math.sqrt(n)
-    return Estimate(mean, mean - reach, mean + reach, n)
-
-
-def difference(
-    group: Group, reference: Group, value: Callable[[Model], float | None]
-) -> Estimate | None:
-    """The mean of ``group - reference`` over the seeds for which both have a value, paired.
-
-    None where no seed has both.
-    """
-    pairs = [
-        (mine, theirs)
-        for seed in group.members
-        if seed in reference.members
-        and (mine := value(group.members[seed])) is not None
-        and (theirs := value(reference.members[seed])) is not None
-    ]
-    return estimate([mine - theirs for mine, theirs in pairs]) if pairs else None
+    return SeedMean(mean, mean - reach, mean + reach, n)
 
 
 def groups(models: Sequence[Model], study: Study | None = None) -> list[Group]:

@@ -1,84 +1,17 @@
-"""Which records the paper's tables are made from; what lay beside them, and why it was left."""
+"""Which records the paper's tables are made from."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from evaluations.core.hook_points import NEURONS
-from evaluations.core.record import (
-    DamagedRecord,
-    OddRecord,
-    Record,
-    hash_of,
-    model_ids,
-    read_record,
-    record_files,
-)
-from evaluations.tables import health
-from sat_interp._util.errors import UserError
+from evaluations.core.record import Record, hash_of, model_ids
 
 TAU = 0.03
 L1 = 5.0
-DETAILS = ("sae", "neurons", "n2g")
-"""Folders in which evaluations leave what is no record."""
 TASKS = ("ioi", "ioi-tinystories")
-SMALL, LONG = 16, 2000
-"""Entries and letters of what is kept of a record's ``extra``."""
-ALWAYS = (health.KEY, "sae")
-"""Entries of ``extra`` that tables read whatever their size."""
-NAMED = 5
-"""Records that are named one by one."""
-
-
-Identity = tuple[str, str, str]
-"""What tells a record from others: weights, evaluation, and a hash of all its settings."""
-
-
-@dataclass(frozen=True)
-class Collected:
-    """The records below a directory, each once, and the files that hold none.
-
-    Attributes:
-        duplicates: records of what another, newer record says too.
-        truncated: files that are not whole JSON, or cannot be read.
-        foreign: JSON that is no record, or one of another version.
-        odd: records with a field that is not of its type, and what is wrong with it.
-        files: where each record lies, by `identity`: their ``extra`` is here without the parts
-            that only figures read (`slim`), and read again for those that are drawn.
-    """
-
-    records: list[Record]
-    duplicates: int = 0
-    truncated: list[Path] = field(default_factory=list)
-    foreign: list[Path] = field(default_factory=list)
-    odd: dict[Path, str] = field(default_factory=dict)
-    files: dict[Identity, Path] = field(default_factory=dict)
-
-    def told(self) -> list[str]:
-        """A line for each kind of file that was passed over."""
-        lines = []
-        for files, words in (
-            (self.truncated, "truncated or unreadable"),
-            (self.foreign, "no record of ours, or of another version"),
-        ):
-            if files:
-                names = ", ".join(map(_short, files[:3]))
-                more = ", ..." if len(files) > 3 else ""
-                lines.append(f"{len(files)} of the JSON files passed over: {words} ({names}{more})")
-        lines += [f"left out: {one}" for one in self.left_out()]
-        if self.duplicates:
-            lines.append(f"{self.duplicates} duplicate records passed over: the newest counts")
-        return lines
-
-    def left_out(self) -> list[str]:
-        """The odd records by name, each with its reason; of many, the first few."""
-        lines = [f"{_short(path)}: {reason}" for path, reason in self.odd.items()]
-        more = [f"{len(lines) - NAMED} more records"] if len(lines) > NAMED else []
-        return [*lines[:NAMED], *more]
 
 
 @dataclass(frozen=True)
@@ -99,54 +32,6 @@ class Model:
     def any(self) -> Record:
         """A record, for what all of them say of the model."""
         return max(self.records.values(), key=lambda record: record.started)
-
-
-def collect(directory: str | Path) -> Collected:
-    """Read what lies below a directory; nothing in it is fatal.
-
-    Raises:
-        UserError: there is no such directory.
-    """
-    if not Path(directory).is_dir():
-        raise UserError(f"there is no directory {directory}: name the one sat-eval wrote to")
-    problems: dict[Path, UserError] = {}
-    read: list[tuple[Record, Path]] = []
-    for path in record_files(directory):
-        try:
-            read.append((slim(read_record(path)), path))
-        except UserError as error:
-            problems[path] = error
-    read.sort(key=lambda one: one[0].started)
-    beside = {path: why for path, why in problems.items() if path.parent.name not in DETAILS}
-    newest = {identity(record): record for record, _ in read}
-    return Collected(
-        records=list(newest.values()),
-        duplicates=len(read) - len(newest),
-        truncated=[path for path, why in beside.items() if isinstance(why, DamagedRecord)],
-        foreign=[path for path, why in beside.items()
-                 if not isinstance(why, DamagedRecord | OddRecord)],
-        files={identity(record): path for record, path in read},
-        odd={path: why.reason for path, why in beside.items() if isinstance(why, OddRecord)},
-    )  # fmt: skip
-
-
-def slim(record: Record) -> Record:
-    """The record with only those parts of ``extra`` that tables read; of others True is left.
-
-    Thousands of records fit in memory so; `record.read_record` gives the whole.
-    """
-    extra = {
-        name: value if name in ALWAYS or _is_small(value) else True
-        for name, value in record.extra.items()
-    }
-    return dataclasses.replace(record, extra=extra)
-
-
-def _is_small(value: object, deep: int = 2) -> bool:
-    if isinstance(value, dict | list):
-        inner = list(value.values()) if isinstance(value, dict) else value
-        return len(inner) <= SMALL and all(_is_small(one, deep - 1) for one in inner) and deep > 0
-    return not isinstance(value, str) or len(value) <= LONG
 
 
 def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
@@ -232,15 +117,5 @@ def _by_share(records: Sequence[Record]) -> dict[str, tuple[int, str]]:
     return {key: (shares[key], newest[key]) for key in shares}
 
 
-def identity(record: Record) -> Identity:
-    """Return what tells a record from others: newer ones take its place."""
-    return str(record.model["weights_hash"]), record.evaluation, record.config_hash
-
-
 def _name(record: Record) -> str:
     return str(record.model.get("name", "?"))
-
-
-def _short(path: Path) -> str:
-    """The file and the directory it lies in, as text that can be printed."""
-    return "/".join(path.parts[-2:]).encode("utf-8", "replace").decode()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from evaluations.comparison.selection import collect
+from evaluations.core import health
 from evaluations.core.record import Metric, Record
-from evaluations.tables import health
+from evaluations.core.records import collect
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def results_frame(results: str | Path | Sequence[Record] = "results") -> pd.Data
     """
     if isinstance(results, str | Path):
         collected = collect(results)
-        for line in collected.told():
+        for line in collected.notes():
             log.warning("%s", line)
         results = collected.records
     rows = [_row(record, metric) for record in results for metric in record.metrics]

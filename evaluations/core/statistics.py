@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Num
 
-from evaluations.core.record import Interval
+from evaluations.core.record import Interval, Metric
 
 LEVEL = 0.95
 ENOUGH = 5
@@ -92,6 +92,20 @@ def interval_of_mean(
         return None
     reach = t_quantile(n - 1) * standard_error
     return Interval(mean - reach, mean + reach, LEVEL, f"Student's t over {n:,} {things}")
+
+
+def interval_of(metric: Metric) -> Interval | None:
+    """A metric's own interval; of older records that have none, what its values give.
+
+    That is Wilson's of a share, else Student's t from the standard error; none of fewer than
+    `ENOUGH` values.
+    """
+    if metric.interval is not None or metric.value is None or metric.n is None:
+        return metric.interval if metric.value is not None else None
+    hits = metric.value * metric.n
+    if metric.unit == "share" and 0 <= hits <= metric.n and abs(hits - round(hits)) < 1e-6:
+        return share_interval(round(hits), metric.n)
+    return interval_of_mean(metric.value, metric.standard_error, metric.n)
 
 
 def share_interval(hits: int, n: int, things: str = "values") -> Interval | None:

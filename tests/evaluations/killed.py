@@ -33,7 +33,7 @@ from evaluations.battery import run as battery
 from evaluations.cli import main as sat_eval
 from evaluations.comparison.collection import Report
 from evaluations.core.record import read_records
-from evaluations.tables.grid import csv_text, markdown
+from evaluations.tables import csv_text, markdown
 
 TINY: dict[str, dict[str, Any]] = {
     "lm": {"stories": 60, "activation_stories": 20, "resamples": 100},
@@ -127,8 +127,8 @@ class Side:
     def tables(self) -> dict[str, str]:
         """The tables that ``sat-eval report`` prints and writes, by name."""
         made = Report.of(self.out)
-        return {grid.name: f"{markdown(grid)}\n{csv_text(grid)}"
-                for grid in (*made.grids, *made.details)}  # fmt: skip
+        return {table.name: f"{markdown(table)}\n{csv_text(table)}"
+                for table in (*made.tables, *made.details)}  # fmt: skip
 
     def _begun(self, since: float) -> set[str]:
         """The parts of this run that have begun: their logs are made anew."""

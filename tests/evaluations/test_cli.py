@@ -107,8 +107,9 @@ def test_a_training_text_by_another_name_is_scored_where_it_was_held_out(
         assert record.data["spec"] == "stories.jsonl"
         assert record.model["spec"] in ("run", "stranger")
         assert str(tmp_path) not in record.to_json()
-    assert "stories.jsonl, validation split" in (tmp_path / "res" / "lm.md").read_text()
-    assert "text/stories" not in (tmp_path / "res" / "lm.md").read_text()
+    (table,) = (tmp_path / "res").glob("lm-*.md")
+    assert "stories.jsonl, validation split" in table.read_text()
+    assert "text/stories" not in table.read_text()
 
 
 def test_validation_data_of_the_training_is_used_for_all(

@@ -1,8 +1,8 @@
-"""What ``gates`` found, as tables and figures: use of the masks, their leak, a picture of them."""
+"""Tables and figures of ``gates``: use of the masks, what probes read from them, a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,102 +13,147 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluations.core.record import Record
-from evaluations.tables.figures import MARKERS, PALETTE, numbers, save, unframed
-from evaluations.tables.tables import Column, Layout, Row, rows
+from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
 from sat_interp._util import escape
-from sat_interp._util.files import file_name
 
 SITES = {"attention": "attention units", "neuron": "neurons"}
-# One colour, marker and line for each thing a probe reads.
 PROBES = {
-    "residual": ("clean stream at block's input", "#0072B2", "s", "-"),
+    "residual": ("clean stream at the block's input", "#0072B2", "s", "-"),
     "token+mask": ("current token + masks", "#CC79A7", "D", "-"),
     "token+exchanged": ("current token + exchanged masks", "#009E73", "x", ":"),
     "mask": ("masks", "#D55E00", "o", "-"),
     "shuffled": ("shuffled masks", "#999999", "v", ":"),
 }
-FLAT_PROBES = {"final": ("final clean state", "#56B4E9", "-."),
-               "token": ("current token", "#000000", "--")}  # fmt: skip
+"""By what a probe reads: label, colour, marker and line."""
+FLAT_PROBES = {
+    "final": ("final clean state", "#56B4E9", "-."),
+    "token": ("current token", "#000000", "--"),
+}
 LOSSES = {
-    "clean": "clean stream", "own": "own masks", "shuffled": "shuffled positions",
-    "other_story": "another story's", "random": "random k",
-}  # fmt: skip
+    "clean": "clean stream",
+    "own": "own masks",
+    "shuffled": "shuffled positions",
+    "other_story": "masks of another story",
+    "random": "random k units",
+}
+BITS = "Bits per token, over the unigram baseline, that a linear probe of the next token gains from"
+
+
+def _column(
+    metric: str, heading: str, digits: int, definition: str, interval: bool = True
+) -> Column:
+    return Column("gates", metric, heading, digits, interval, definition=definition)
+
+
+def _usage_layout(site: str, title: str) -> Layout:
+    return Layout(
+        f"gates-usage-{site}",
+        f"Use of the masks: {title} (means over layers)",
+        (
+            _column(f"{site}_dead", "Dead", 3, "Share of units that no token selects", False),
+            _column(f"{site}_entropy", "Entropy, bits", 2,
+                    "Entropy of the distribution of wins over units: how evenly they are used",
+                    False),
+            _column(f"{site}_entropy_share", "Normalised entropy", 3,
+                    "Entropy divided by its maximum, log2 of the number of units"),
+            _column(f"{site}_overlap", "Overlap with next token", 3,
+                    "Share of selected units that the next token of the story selects too"),
+            _column(f"{site}_overlap_chance", "Chance overlap", 3,
+                    "The same overlap of any two tokens of the text", False),
+            _column(f"{site}_similarity", "Similarity of layers, r", 3,
+                    "Correlation between two layers of the overlap of token pairs: 1 where both "
+                    "group tokens alike"),
+        ),
+    )  # fmt: skip
 
 
 GATES = (
-    *(
-        Layout(
-            f"Use of the masks: {title} (means over layers)",
-            (
-                Column("gates", f"{site}_dead", "Dead", 3),
-                Column("gates", f"{site}_entropy", "Entropy, bits", 2),
-                Column("gates", f"{site}_entropy_share", "of log2 n", 3, interval=True),
-                Column("gates", f"{site}_overlap", "Shared with next token", 3, interval=True),
-                Column("gates", f"{site}_overlap_chance", "by chance", 3),
-                Column("gates", f"{site}_similarity", "Layers alike (r)", 3, interval=True),
-            ),
-        )
-        for site, title in SITES.items()
-    ),
+    *(_usage_layout(site, title) for site, title in SITES.items()),
     Layout(
+        "gates-probes",
         "Next token read by a linear probe: bits per token over unigrams (means over layers)",
         (
-            Column("gates", "leak_mask", "Masks", 2, interval=True),
-            Column("gates", "leak_shuffled", "shuffled", 2, interval=True),
-            Column("gates", "leak_token", "Token", 2, interval=True),
-            Column("gates", "leak_mask_adds", "masks add", 2, interval=True),
-            Column("gates", "leak_exchanged_adds", "exchanged ones add", 2, interval=True),
-            Column("gates", "leak_mask_excess", "Beyond the token", 3, interval=True),
-            Column("gates", "leak_residual", "Block input", 2),
-            Column("gates", "leak_final", "Final state", 2),
+            _column("leak_mask", "Masks", 2, f"{BITS} the masks"),
+            _column("leak_shuffled", "Shuffled masks", 2,
+                    f"{BITS} the masks of the story's positions in random order (control)"),
+            _column("leak_token", "Token", 2, f"{BITS} the current token"),
+            _column("leak_mask_adds", "Bits added by masks", 2,
+                    "Bits of token and masks together, minus bits of the token"),
+            _column("leak_exchanged_adds", "Bits added by exchanged masks", 2,
+                    "The same with the masks of another occurrence of the token (control)"),
+            _column("leak_mask_excess", "Excess over token", 3,
+                    "Bits added by masks minus bits added by exchanged masks: what masks carry "
+                    "beyond the current token"),
+            _column("leak_residual", "Block input", 2,
+                    f"{BITS} the clean stream at the block's input", False),
+            _column("leak_final", "Final state", 2,
+                    f"{BITS} the clean state after the final layer norm", False),
         ),
     ),
     Layout(
+        "gates-interventions",
         "Ablated loss under other masks (nats per token)",
         (
-            Column("gates", "masks_clean_loss", "Clean", 3),
-            Column("gates", "masks_own_loss", "Own masks", 3),
-            Column("gates", "masks_shuffled_cost", "shuffled +", 3, interval=True),
-            Column("gates", "masks_other_story_cost", "other story +", 3, interval=True),
-            Column("gates", "masks_random_cost", "random k +", 3, interval=True),
+            _column("masks_clean_loss", "Clean stream", 3, "Cross-entropy of the clean stream",
+                    False),
+            _column("masks_own_loss", "Own masks", 3, "Cross-entropy of the ablated stream", False),
+            _column("masks_shuffled_cost", "Cost: shuffled positions", 3,
+                    "Loss added when each position gets the masks of another one of its story"),
+            _column("masks_other_story_cost", "Cost: another story", 3,
+                    "Loss added when each position gets the masks of another story"),
+            _column("masks_random_cost", "Cost: random units", 3,
+                    "Loss added when k random units are kept"),
         ),
     ),
-)
+)  # fmt: skip
 
 
-def draw_gates(records: Sequence[Record], stem: Path) -> list[Path]:
-    """Use of the masks, their leak, and for each model a picture of masks over a story.
+def tables(records: Sequence[Record]) -> list[Table]:
+    """Use of the masks at both sites, what probes read, loss under other masks."""
+    return make_tables(GATES, records)
 
-    Args:
-        records: of the evaluation ``gates``; others are passed over.
-        stem: ``<stem>-usage``, ``<stem>-leak`` and ``<stem>-masks-<model>`` are written.
 
-    Returns:
-        The files written, PNG then SVG of each; none where no record is of ``gates``.
+def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:
+    """Nothing besides tables and figures."""
+    return []
 
-    Raises:
-        OSError: they cannot be written.
-    """
-    found = rows([record for record in records if record.evaluation == "gates"])
-    used = [row for row in found if "usage" in _extra(row)]
-    written = save(_usage(used), stem.with_name(f"{stem.name}-usage")) if used else []
-    asked = [row for row in found if "leak" in _extra(row) or row.metric(GATES[-1].columns[0])]
-    if asked:
-        written += save(_leaks(asked), stem.with_name(f"{stem.name}-leak"))
-    for row in used:
-        if "picture" not in _extra(row):
-            continue
-        name = f"{stem.name}-masks-{file_name(row.model)}"
-        written += save(draw_masks(row), stem.with_name(name))
-    return written
+
+def _with(records: Sequence[Record], *parts: str) -> list[Row]:
+    """The models whose record has these parts of ``extra``."""
+    return [row for row in rows(records, "gates") if {*parts} <= _extra(row).keys()]
+
+
+def _usages(records: Sequence[Record]) -> list[Figure]:
+    models = _with(records, "usage")
+    return [_usage(models)] if models else []
+
+
+def _probed(records: Sequence[Record]) -> list[Figure]:
+    """What probes read and the loss under other masks, of models that have either."""
+    loss = GATES[-1].columns[0]
+    models = [row for row in _with(records) if "leak" in _extra(row) or row.metric(loss)]
+    return [_leaks(models)] if models else []
+
+
+def _pictures(records: Sequence[Record]) -> list[Figure]:
+    """A figure for each model, labelled with its name."""
+    made = []
+    for row in _with(records, "usage", "picture"):
+        figure = draw_masks(row)
+        figure.set_label(row.model)
+        made.append(figure)
+    return made
+
+
+FIGURES: Mapping[str, draw.Draw] = {"": _usages, "probes": _probed, "masks": _pictures}
 
 
 def draw_masks(row: Row) -> Figure:
     """The units each token of a story selects: tokens across, a row for each unit that wins.
 
-    In each panel units stand in the order in which they first win, so that a staircase is a choice
-    made anew at every token, and a horizontal run a unit kept from token to token. The colour says
-    how often the unit wins over the whole text.
+    In each panel units are in the order in which they first win: a staircase is a new choice at
+    every token, a horizontal run a unit kept from token to token. The colour is the unit's win
+    frequency over the whole text.
     """
     extra = _extra(row)
     shown, usage = extra["picture"], extra["usage"]
@@ -146,8 +191,8 @@ def _raster(axes: Axes, positions: Sequence[str], frequency: np.ndarray, norm: L
     """A mark for each winner; units in order of their first win."""
     places: dict[int, int] = {}
     points = []
-    for position, told in enumerate(positions):
-        for unit in map(int, told.split()):
+    for position, winners in enumerate(positions):
+        for unit in map(int, winners.split()):
             points.append((position, places.setdefault(unit, len(places)), frequency[unit]))
     across, down, often = np.array(points).T
     axes.set_ylim(len(places) - 0.2, -0.8)
@@ -157,11 +202,11 @@ def _raster(axes: Axes, positions: Sequence[str], frequency: np.ndarray, norm: L
     )  # fmt: skip
 
 
-def _usage(found: Sequence[Row]) -> Figure:
+def _usage(models: Sequence[Row]) -> Figure:
     """A row for each model: how often units win, overlap of neighbours, similarity of layers."""
-    figure = Figure(figsize=(12.6, 0.5 + 2.5 * len(found)), layout="constrained")
-    grid = figure.subplots(len(found), 5, squeeze=False, width_ratios=(1, 1, 1.15, 0.85, 0.85))
-    for line, row in zip(grid, found, strict=True):
+    figure = Figure(figsize=(12.6, 0.5 + 3.3 * len(models)), layout="constrained")
+    grid = figure.subplots(len(models), 5, squeeze=False, width_ratios=(1, 1, 1.15, 0.85, 0.85))
+    for line, row in zip(grid, models, strict=True):
         usage = _extra(row)["usage"]
         for axes, site in zip(line[:2], SITES, strict=True):
             _frequencies(axes, usage[site], SITES[site])
@@ -175,8 +220,8 @@ def _usage(found: Sequence[Row]) -> Figure:
 def _frequencies(axes: Axes, usage: dict[str, Any], title: str) -> None:
     """Win frequency by rank, a line for each layer."""
     layers = len(usage["frequency"])
-    for layer, told in enumerate(usage["frequency"]):
-        ordered = np.sort(_numbers(told))[::-1]
+    for layer, text in enumerate(usage["frequency"]):
+        ordered = np.sort(_numbers(text))[::-1]
         alive = ordered[ordered > 0]
         shade = 0.15 + 0.75 * layer / max(1, layers - 1)
         axes.plot(
@@ -184,32 +229,31 @@ def _frequencies(axes: Axes, usage: dict[str, Any], title: str) -> None:
             label=f"layer {layer}" if layer in (0, layers - 1) else None,
         )  # fmt: skip
     even = usage["k"] / usage["units"]
-    axes.axhline(even, color="0.5", linestyle=":", linewidth=1, label="all alike")
+    axes.axhline(even, color="0.5", linestyle=":", linewidth=1, label="all used evenly")
     axes.set_yscale("log")
-    axes.set_xlabel("rank of the unit", fontsize=9)
-    dead = numbers(usage["dead"]["value"])
-    told = f"{np.nanmean(dead):.0%} dead" if np.isfinite(dead).any() else "dead: no value"
-    axes.set_title(f"{title} ({told})", fontsize=9, loc="left")
-    axes.legend(frameon=False, fontsize=7)
-    unframed(axes, "y")
+    dead = draw.numbers(usage["dead"]["value"])
+    share = f"{np.nanmean(dead):.0%} dead" if np.isfinite(dead).any() else "dead: no value"
+    draw.finish(axes, "rank of the unit", "", f"{title} ({share})", "y")
+    draw.legend(axes, 1)
 
 
 def _overlaps(axes: Axes, usage: dict[str, Any]) -> None:
     """Overlap of neighbouring tokens by layer, beside two chance levels."""
-    lines = {"overlap": ("next token", "-"), "overlap_same_story": ("two of a story", "--"),
-             "overlap_chance": ("any two tokens", ":")}  # fmt: skip
+    lines = {
+        "overlap": ("next token", "-"),
+        "overlap_same_story": ("two tokens of a story", "--"),
+        "overlap_chance": ("any two tokens", ":"),
+    }
     for site, color, marker in zip(SITES, ("#0072B2", "#D55E00"), "os", strict=True):
         for name, (label, style) in lines.items():
             _curve(
                 axes, usage[site][name], f"{SITES[site]}: {label}", color,
                 marker if name == "overlap" else "", style,
             )  # fmt: skip
-    axes.set_ylim(0, 1.7 * axes.get_ylim()[1])  # room for the legend
-    axes.set_xlabel("layer", fontsize=9)
-    axes.set_title("share of winners in common", fontsize=9, loc="left")
-    axes.legend(frameon=False, fontsize=6.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    unframed(axes, "y")
+    axes.set_ylim(bottom=0)
+    draw.finish(axes, "layer", "", "share of winners in common", "y")
+    draw.by_layer(axes)
+    draw.legend(axes, 1)
 
 
 def _similarities(axes: Axes, usage: dict[str, Any], title: str) -> None:
@@ -228,28 +272,27 @@ def _similarities(axes: Axes, usage: dict[str, Any], title: str) -> None:
     axes.set_yticks(range(layers))
     axes.tick_params(labelsize=8, length=0)
     axes.set_xlabel("layer", fontsize=9)
-    axes.set_title(f"layers alike: {title}", fontsize=9, loc="left")
+    axes.set_title(f"similarity of layers: {title}", fontsize=9, loc="left")
 
 
-def _leaks(found: Sequence[Row]) -> Figure:
+def _leaks(models: Sequence[Row]) -> Figure:
     """A row for each model: bits a probe reads by layer, and the ablated loss under other masks."""
-    figure = Figure(figsize=(8.6, 0.9 + 2.7 * len(found)), layout="constrained")
-    grid = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1.4, 1))
-    for line, row in zip(grid, found, strict=True):
+    figure = Figure(figsize=(8.6, 0.9 + 2.7 * len(models)), layout="constrained")
+    grid = figure.subplots(len(models), 2, squeeze=False, width_ratios=(1.4, 1))
+    for line, row in zip(grid, models, strict=True):
         _probes(line[0], _extra(row).get("leak"))
         line[0].set_title(f"{row.label}: next token read by a linear probe", fontsize=9, loc="left")
         _losses(line[1], row)
         line[1].set_title("cross-entropy under other masks", fontsize=9, loc="left")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    probed = [line[0] for line in grid if line[0].get_legend_handles_labels()[0]]
+    if probed:
+        draw.legend(figure, like=probed[0])
     return figure
 
 
 def _probes(axes: Axes, leak: dict[str, Any] | None) -> None:
     if leak is None:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "not asked for", ha="center", fontsize=8, color="0.5")
+        draw.empty(axes, "no probe was trained")
         return
     for name, (label, color, style) in FLAT_PROBES.items():
         one = next(iter(leak["probes"].get(name, [])), None)
@@ -260,51 +303,45 @@ def _probes(axes: Axes, leak: dict[str, Any] | None) -> None:
         if one["bits_interval"]:
             axes.axhspan(*one["bits_interval"], color=color, alpha=0.08, linewidth=0)
     for name, (label, color, marker, style) in PROBES.items():
-        told = leak["probes"].get(name, [])
-        value = numbers([one["bits"] for one in told])
+        layers = leak["probes"].get(name, [])
+        value = draw.numbers([one["bits"] for one in layers])
         if not np.isfinite(value).any():
-            if told:
+            if layers:
                 axes.plot([], [], color="none", label=f"{label}: no value")
             continue
-        ends = [one["bits_interval"] or (one["bits"], one["bits"]) for one in told]
-        low, high = numbers(ends).T
+        ends = [one["bits_interval"] or (one["bits"], one["bits"]) for one in layers]
+        low, high = draw.numbers(ends).T
         reach = np.maximum(0.0, [value - low, high - value])
         axes.errorbar(
-            range(len(told)), value, yerr=reach, color=color, marker=marker, linestyle=style,
+            range(len(layers)), value, yerr=reach, color=color, marker=marker, linestyle=style,
             markersize=4.5, linewidth=1.2, capsize=2, label=label,
         )  # fmt: skip
-    axes.set_xlabel("layer", fontsize=9)
-    axes.set_ylabel("bits per token over unigrams", fontsize=9)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    unframed(axes, "y")
+    draw.finish(axes, "layer", "bits per token over unigrams", "", "y")
+    draw.by_layer(axes)
 
 
 def _losses(axes: Axes, row: Row) -> None:
     record = row.records["gates"]
-    told = {label: record.metric(f"masks_{name}_loss") for name, label in LOSSES.items()}
+    losses = {label: record.metric(f"masks_{name}_loss") for name, label in LOSSES.items()}
     known = [
-        (label, metric) for label, metric in told.items() if metric and metric.value is not None
+        (label, metric) for label, metric in losses.items() if metric and metric.value is not None
     ]
     if not known:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "not asked for", ha="center", fontsize=8, color="0.5")
+        draw.empty(axes, "no masks were exchanged")
         return
     for place, (_, metric) in enumerate(known):
         value = float(metric.value or 0.0)
-        reach = None
-        if metric.interval:
-            reach = [[max(0.0, value - metric.interval.low)],
-                     [max(0.0, metric.interval.high - value)]]  # fmt: skip
-        axes.errorbar([value], [place], xerr=reach, color=PALETTE[place], marker=MARKERS[place],
-                      markersize=6, capsize=3, linestyle="")  # fmt: skip
+        axes.errorbar(
+            [value], [place], xerr=draw.reach(metric), color=draw.PALETTE[place],
+            marker=draw.MARKERS[place], markersize=6, capsize=3, linestyle="",
+        )  # fmt: skip
         axes.annotate(f"{value:.2f}", (value, place), (0, 6), textcoords="offset points",
                       ha="center", fontsize=7)  # fmt: skip
+    axes.margins(x=0.12)
+    draw.finish(axes, "nats per token (95 % interval)", "", "", "x")
     axes.set_yticks(range(len(known)), [label for label, _ in known], fontsize=8)
     axes.set_ylim(len(known) - 0.5, -0.6)
-    axes.margins(x=0.12)
-    axes.set_xlabel("nats per token (95 % interval)", fontsize=9)
-    unframed(axes, "x")
 
 
 def _curve(
@@ -322,8 +359,8 @@ def _extra(row: Row) -> dict[str, Any]:
     return row.records["gates"].extra
 
 
-def _numbers(told: str) -> np.ndarray:
-    return np.array(told.split(), dtype=float)
+def _numbers(text: str) -> np.ndarray:
+    return np.array(text.split(), dtype=float)
 
 
 def _visible(token: str) -> str:

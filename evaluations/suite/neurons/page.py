@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.comparison.page import assemble, data_script, escaped, fill, template
-from evaluations.tables.tables import number
+from evaluations.tables.view import number
 from sat_interp._util.errors import UserError
 
 STYLES, SCRIPTS = ("neurons.css",), ("histogram.js", "graph.js", "list.js", "neurons.js")

@@ -1,9 +1,9 @@
-"""What ``neurons`` found: tables of scores, differences between models, and distributions."""
+"""Tables and figures of ``neurons``: scores, differences between models, distributions."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,79 +11,91 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from evaluations.core.health import phrases
 from evaluations.core.record import Metric, Record
 from evaluations.suite.neurons.compare import Difference, difference
-from evaluations.tables.figures import PALETTE, save, unframed
-from evaluations.tables.health import phrases
-from evaluations.tables.tables import Column, Layout, Row, number, rows, write_tables
+from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
+from evaluations.tables.view import number
+
+DEFINITIONS = {
+    "simulation": "Correlation between a neuron's activations and those predicted from its "
+    "explanation, on held-out excerpts; mean over neurons",
+    "control": "The simulation score of a neuron with the explanation of another neuron",
+    "detection": "How well the explanation separates excerpts that activate the neuron from random "
+    "ones; mean over neurons",
+    "fuzzing": "How well the explanation separates marked tokens that activate the neuron from "
+    "marked ones that do not; mean over neurons",
+}
+
+
+def _scored(metric: str) -> Column:
+    heading = f"{metric.capitalize()}: share scored"
+    about = f"Share of neurons that have a {metric} score"
+    return Column("neurons", metric, heading, shows="scored", definition=about)
+
+
+def _score(metric: str, heading: str) -> Column:
+    return Column("neurons", metric, heading, interval=True, definition=DEFINITIONS[metric])
+
 
 LAYOUTS = (
     Layout(
+        "neurons",
         "Neuron explanations",
         (
-            Column("neurons", "simulation", "Simulation", 3, interval=True),
-            Column("neurons", "control", "of another neuron", 3, interval=True),
-            Column("neurons", "detection", "Detection", 3, interval=True),
-            Column("neurons", "detection", "scored on", 3, shows="scored"),
-            Column("neurons", "fuzzing", "Fuzzing", 3, interval=True),
-            Column("neurons", "fuzzing", "scored on", 3, shows="scored"),
+            _score("simulation", "Simulation"),
+            _score("control", "Control: shuffled explanation"),
+            _score("detection", "Detection"),
+            _scored("detection"),
+            _score("fuzzing", "Fuzzing"),
+            _scored("fuzzing"),
         ),
     ),
     Layout(
+        "neurons-unscored",
         "Neurons without a simulation score",
         (
-            Column("neurons", "unscored", "Unscored", 0),
-            Column("neurons", "dead", "of them dead", 0),
+            Column("neurons", "unscored", "Not scored", 0,
+                   definition="Neurons without a simulation score"),
+            Column("neurons", "dead", "Dead", 0, definition="Of these, those that never activate"),
         ),
     ),
-)
+)  # fmt: skip
 COMPARED = {"simulation": "Simulation", "detection": "Detection", "fuzzing": "Fuzzing"}
+NOT_OVER_SEEDS = "not over seeds: models that differ only in their seed differ, too"
 DIFFERENCES = Layout(
-    "Difference of mean scores between single models, not over seeds",
+    "differences",
+    "Difference of mean scores between single models",
     tuple(
-        Column("neurons", f"{name}_difference", title, 4, interval=True, n=True)
+        Column("neurons", f"{name}_difference", f"{title}: difference", 4, interval=True, n=True,
+               definition=f"Mean {name} score of the first model minus that of the second, over n "
+               "neurons that have the score in both")
         for name, title in COMPARED.items()
     ),
-)
-NOT_OVER_SEEDS = "not over seeds: models that differ in the seed alone differ, too"
+    f"Intervals are over neurons, {NOT_OVER_SEEDS}.",
+)  # fmt: skip
+RESAMPLES = 2000
+"""Of the intervals of differences, in records that do not say."""
 EDGES = np.linspace(-1, 1, 41)
-STYLES = ("-", "--", ":", "-.")
 
 
-def write_report(records: Sequence[Record], out: Path, resamples: int = 2000) -> list[Path]:
-    """`write_text`, then `draw`."""
-    found = [record for record in records if record.evaluation == "neurons"]
-    drawn = draw(found, out / "neurons") if found else []
-    return [*write_text(found, out, resamples), *drawn]
-
-
-def write_text(records: Sequence[Record], out: Path, resamples: int = 2000) -> list[Path]:
-    """``neurons.md``, ``.csv``, and ``neurons-differences.md``, ``.csv``.
-
-    Args:
-        resamples: of the intervals of differences.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    found = rows([record for record in records if record.evaluation == "neurons"])
-    if not found:
-        return []
-    own = [row.records["neurons"] for row in found]
+def tables(records: Sequence[Record]) -> list[Table]:
+    """Scores of the models, by layer, and their differences to the first one."""
+    own = [row.records["neurons"] for row in rows(records, "neurons")]
     layers = sorted({layer for record in own for layer in _units(record).get("layer", [])})
     by_layer = Layout(
+        "neurons-by-layer",
         "Mean simulation score by layer",
-        tuple(
-            Column("neurons", f"simulation_layer_{layer}", f"layer {layer}", 3) for layer in layers
-        ),
+        tuple(Column("neurons", f"simulation_layer_{layer}", f"Layer {layer}") for layer in layers),
     )
-    written = [*write_tables((*LAYOUTS, by_layer), own, out, "neurons")]
-    written += write_tables(
-        (DIFFERENCES,), difference_records(own, resamples), out, "neurons-differences"
-    )
-    return written
+    layouts = [*LAYOUTS, by_layer] if layers else LAYOUTS
+    return [*make_tables(layouts, own), *make_tables([DIFFERENCES], difference_records(own))]
+
+
+def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:
+    """Nothing besides tables and figures; the explanations are beside the records."""
+    return []
 
 
 def scores_of(record: Record, layer: int | None = None) -> Float[np.ndarray, " units"]:
@@ -94,8 +106,8 @@ def scores_of(record: Record, layer: int | None = None) -> Float[np.ndarray, " u
 
 def _units(record: Record) -> dict[str, Any]:
     """The record's columns of units; empty where it has none."""
-    found: dict[str, Any] = record.extra.get("units") or {}
-    return found
+    units = record.extra.get("units")
+    return units if isinstance(units, dict) else {}
 
 
 def _by_unit(record: Record, name: str) -> dict[tuple[int, int], float]:
@@ -110,18 +122,16 @@ def _by_unit(record: Record, name: str) -> dict[tuple[int, int], float]:
     }
 
 
-def differences(
-    records: Sequence[Record], resamples: int
-) -> list[tuple[Row, Row, dict[str, Difference]]]:
+def differences(records: Sequence[Record]) -> list[tuple[Row, Row, dict[str, Difference]]]:
     """Each model against the first, the baseline where there is one, by score.
 
     Models are compared on the units (layer and number) that have the score in both: which units
     can be scored differs between models, and those that cannot are not the average ones.
     """
-    found = rows([record for record in records if record.evaluation == "neurons"])
-    told = []
-    for row in found[1:]:
-        record, first = row.records["neurons"], found[0].records["neurons"]
+    models = rows(records, "neurons")
+    found = []
+    for row in models[1:]:
+        record, first = row.records["neurons"], models[0].records["neurons"]
         if not _same_units(record, first):
             continue
         by_score: dict[str, Difference] = {}
@@ -131,23 +141,23 @@ def differences(
             made = difference(
                 np.array([one[unit] for unit in common]),
                 np.array([other[unit] for unit in common]),
-                record.seed, resamples,
+                record.seed, int(record.config.get("resamples", RESAMPLES)),
             )  # fmt: skip
             by_score |= {} if made is None else {name: made}
         if by_score:
-            told.append((row, found[0], by_score))
-    return told
+            found.append((row, models[0], by_score))
+    return found
 
 
 def _same_units(one: Record, other: Record) -> bool:
-    """Whether the same units were asked about: of one architecture, and one sample of them."""
+    """Whether the same units were explained: of one architecture, and one sample of them."""
     return all(_units(one).get(name) == _units(other).get(name) for name in ("layer", "index"))
 
 
-def difference_records(records: Sequence[Record], resamples: int) -> list[Record]:
+def difference_records(records: Sequence[Record]) -> list[Record]:
     """The differences as records, for tables."""
     made = []
-    for row, first, found in differences(records, resamples):
+    for row, first, found in differences(records):
         record = row.records["neurons"]
         metrics = [
             Metric(
@@ -167,10 +177,10 @@ def difference_records(records: Sequence[Record], resamples: int) -> list[Record
     return made
 
 
-def told_differences(records: Sequence[Record], resamples: int) -> list[str]:
-    """The differences of the simulation scores in words."""
+def difference_lines(records: Sequence[Record]) -> list[str]:
+    """The differences of the simulation scores, a line each."""
     lines = []
-    for row, first, scores in differences(records, resamples):
+    for row, first, scores in differences(records):
         if (found := scores.get("simulation")) is None:
             continue
         text = f"{row.model} minus {first.model}: {number(found.value, 4)}"
@@ -181,58 +191,56 @@ def told_differences(records: Sequence[Record], resamples: int) -> list[str]:
     return lines
 
 
-def draw(records: Sequence[Record], stem: Path) -> list[Path]:
-    """All models' scores in one histogram (as the paper's Figure 2), and their spread by layer.
-
-    Args:
-        records: of the evaluation ``neurons``.
-        stem: the figure's path without its ending.
-
-    Raises:
-        OSError: the figure cannot be written.
-    """
+def _figure(records: Sequence[Record]) -> list[Figure]:
+    """All models' scores in one histogram (as the paper's Figure 2), and their spread by layer."""
+    models = rows(records, "neurons")
+    if not models:
+        return []
     figure = Figure(figsize=(9.6, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    found = rows(records)
-    _histogram(left, found)
-    _by_layer(right, found)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return save(figure, stem)
+    _histogram(left, models)
+    _by_layer(right, models)
+    draw.legend(figure, 3, like=left)
+    return [figure]
 
 
-def _histogram(axes: Axes, found: Sequence[Row]) -> None:
+FIGURES: Mapping[str, draw.Draw] = {"": _figure}
+
+
+def _histogram(axes: Axes, models: Sequence[Row]) -> None:
     """Shares of neurons, so that models of different sizes compare; means as vertical lines."""
-    for index, row in enumerate(found):
+    for index, row in enumerate(models):
         scores = scores_of(row.records["neurons"])
+        color = draw.PALETTE[index % len(draw.PALETTE)]
+        style = draw.STYLES[index % len(draw.STYLES)]
         if not len(scores):
+            axes.plot([], [], color="none", label=f"{row.label}: no score")
             continue
-        color, style = PALETTE[index % len(PALETTE)], STYLES[index % len(STYLES)]
         # rounding may put a correlation beyond 1
         shares = np.histogram(np.clip(scores, -1, 1), EDGES)[0] / len(scores)
         label = f"{row.label}: mean {scores.mean():.3f}, SD {scores.std():.3f}, n {len(scores):,}"
         axes.stairs(shares, EDGES, color=color, linestyle=style, linewidth=1.4, label=label)
         axes.axvline(scores.mean(), color=color, linestyle=style, linewidth=0.9)
-    lowest = min((scores_of(row.records["neurons"]).min(initial=0) for row in found), default=0)
+    lowest = min((scores_of(row.records["neurons"]).min(initial=0) for row in models), default=0)
     first = max(0, int(np.searchsorted(EDGES, lowest, side="right")) - 1)
     axes.set_xlim(EDGES[first], 1)
-    axes.set_xlabel("simulation score (correlation)", fontsize=9)
-    axes.set_ylabel("share of neurons", fontsize=9)
-    axes.set_title("Explanation scores; lines: means", fontsize=10, loc="left")
-    unframed(axes, "y")
+    draw.finish(axes, "simulation score (correlation)", "share of neurons",
+                "Explanation scores; vertical lines: means", "y")  # fmt: skip
+    if not axes.patches:
+        draw.empty(axes, "no neuron has a simulation score")
 
 
-def _by_layer(axes: Axes, found: Sequence[Row]) -> None:
+def _by_layer(axes: Axes, models: Sequence[Row]) -> None:
     """Quartiles, and the range from the 5th to the 95th percentile, of each layer."""
-    width = 0.8 / max(1, len(found))
-    for index, row in enumerate(found):
+    width = 0.8 / max(1, len(models))
+    for index, row in enumerate(models):
         record = row.records["neurons"]
-        color = PALETTE[index % len(PALETTE)]
+        color = draw.PALETTE[index % len(draw.PALETTE)]
         for layer in sorted(set(_units(record).get("layer", []))):
             scores = scores_of(record, layer)
             if not len(scores):
                 continue
-            place = layer + (index - (len(found) - 1) / 2) * width
+            place = layer + (index - (len(models) - 1) / 2) * width
             axes.boxplot(
                 [scores], positions=[place], widths=0.8 * width, whis=(5, 95), showfliers=False,
                 manage_ticks=False, showmeans=True, boxprops={"color": color},
@@ -241,10 +249,8 @@ def _by_layer(axes: Axes, found: Sequence[Row]) -> None:
                 meanprops={"marker": "o", "markerfacecolor": color, "markeredgecolor": color,
                            "markersize": 3.5},
             )  # fmt: skip
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("layer", fontsize=9)
-    axes.set_ylabel("simulation score", fontsize=9)
-    axes.set_title(
-        "By layer: quartiles, 5th to 95th percentile; dots: means", fontsize=10, loc="left"
-    )
-    unframed(axes, "y")
+    draw.finish(axes, "layer", "simulation score",
+                "By layer: quartiles, 5th to 95th percentile; dots: means", "y")  # fmt: skip
+    draw.by_layer(axes)
+    if not axes.lines:
+        draw.empty(axes, "no neuron has a simulation score")

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluations.suite.sae.figures import LEAST_EXPLAINED, NOT_CONVERGED
+from evaluations.core.health import NOT_CONVERGED
+from evaluations.suite.sae.figures import LEAST_EXPLAINED
 
 POINTS = 20
 """How often in a training the CE loss score is probed."""

@@ -27,12 +27,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from evaluations.core.health import NOT_CONVERGED
 from evaluations.core.record import Interval, Metric
 from evaluations.core.statistics import bootstrap, ratio
 
 NO_GAP = "zeroing the activation changes no loss"
 CONSTANT = "the activation does not vary"
-NOT_CONVERGED = "not converged"
 LEAST_EXPLAINED = 0.5
 """Explained variance below which an autoencoder is marked as not converged."""
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from evaluations.core.health import NOT_CONVERGED
 from evaluations.core.record import Interval, Metric, Record, model_ids
 from evaluations.core.statistics import LEVEL
-from evaluations.suite.sae.figures import NOT_CONVERGED
 
 OUTSIDE = "CE score outside the front"
 LEAST = 0.9

@@ -1,14 +1,15 @@
 """When the figures of an autoencoder are not to be relied on, as phrases for every table.
 
-A record carries them as ``extra["health"]`` (``evaluations.tables.health``).
+A record carries them as ``extra["health"]`` (``evaluations.core.health``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evaluations.core.health import NOT_CONVERGED
 from evaluations.core.record import Metric
-from evaluations.suite.sae.figures import CONSTANT, LEAST_EXPLAINED, NOT_CONVERGED
+from evaluations.suite.sae.figures import CONSTANT, LEAST_EXPLAINED
 
 MOST_DEAD = 0.5
 """Above this share of dead features an autoencoder is little of what it was meant to be."""

@@ -42,9 +42,9 @@ def test_the_report_of_a_directory_with_everything_in_it(results, capsys):
     assert main(["report", "--out", str(results), "--paper-values"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
-    for words in ("Table 1: circuits", "paired differences", "Table 2: graphs", "1 duplicate",
-                  "2 of the JSON files passed over: no record of ours",
-                  "1 of the JSON files passed over: truncated"):  # fmt: skip
+    for words in ("Circuits, autoencoders", "paired differences", "Graphs of neurons (N2G)",
+                  "1 duplicate", "2 of the JSON files skipped: not a record",
+                  "1 of the JSON files skipped: truncated"):  # fmt: skip
         assert words in told.out
     out = results / "report"
     for name in ("table1.md", "table1.tex", "table1.csv", "table1-models.csv", "table2.tex",
@@ -53,7 +53,7 @@ def test_the_report_of_a_directory_with_everything_in_it(results, capsys):
     page = (out / "report.md").read_text()
     assert "| local-k4 | local | 4 | 2 |" in page
     assert "| baseline | none | – | 2 |" in page
-    assert "run: sat-eval acdc" in page
+    assert "Not measured yet: sat-eval acdc" in page
     assert "3.050" in page  # (3.0 + 3.1) / 2
     # a second time the report's own files change nothing
     assert main(["report", "--out", str(results), "--paper-values"]) == 0
@@ -95,12 +95,12 @@ def test_an_odd_record_is_left_out_named_and_fails_at_the_end(results, capsys):
 
 
 def test_a_figure_that_fails_costs_no_other_and_is_one_line(results, capsys, monkeypatch):
-    from evaluations.tables import figures
+    from evaluations.suite.lm.report import FIGURES
 
-    def fail(records, stem):
+    def fail(records):
         raise RuntimeError("no\nsuch colour")
 
-    monkeypatch.setattr(figures, "draw_language", fail)
+    monkeypatch.setitem(FIGURES, "", fail)
     assert main(["report", "--out", str(results)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line == "error: lm: no figure (RuntimeError: no such colour)"

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from evaluations.comparison.comparison_page import write_comparison
-from evaluations.comparison.page_tables import html_grid, html_table
 from evaluations.core.record import Interval, Metric
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict
 from evaluations.suite.circuits.picture import Plan, circuit_picture
 from evaluations.suite.lm.report import LANGUAGE
-from evaluations.tables.grid import Cell, Grid, Heading
+from evaluations.tables import Cell, Heading, Table, html, make_table
 from tests.browser import drive
 
 GRAPH = Graph(2, 2)
@@ -79,7 +78,7 @@ def test_the_page_has_a_section_for_each_evaluation_and_names_no_other_file(
 ):
     figures = [figure("lm"), figure("circuits"), figure("circuits-curves"), figure("curves"),
                tmp_path / "lm.png"]  # fmt: skip
-    summary = Grid("t", "Table 1", (Heading("Model", "model"),), [[Cell("base")]])
+    summary = Table("t", "Table 1", (Heading("Model"),), [[Cell("base")]])
     path = write_comparison(
         records, tmp_path / "report.html", "A & B", [summary], figures, [neurons], notes=["n < 3"]
     )
@@ -105,30 +104,17 @@ def test_what_has_to_be_known_first_stands_on_top(records, tmp_path):
 
 
 def test_a_table_tells_the_missing_and_what_a_figure_rests_on(records):
-    text = html_table(LANGUAGE[0], records)
+    text = html(make_table(LANGUAGE[0], records))
     cells = re.findall(r"<td(?: class='([\w ]*)')?(?: title='([^']*)')?>(.*?)</td>", text)
     # single models: none is the best
-    assert [name for name, _, _ in cells] == ["", "soft", "soft small", "soft"] * 2
+    assert [name for name, _, _ in cells] == ["", "soft", "soft"] * 2
     assert cells[0][2] == "12.50 <span class='interval'>[11.50, 13.50]</span>"
     assert cells[0][1] == (
         "Perplexity &lt;clean&gt;, 12.5, 95% [11.5, 13.5] (bootstrap, 2000 resamples), "
         "standard error 0.25, n 100, seed 1"
     )
-    assert cells[2][2] == "n/a: no bytes"
-    (missing,) = re.findall(r"<code>(.*?)</code>", html_table(LANGUAGE[0], records[1:2]))[:1]
-    assert missing == "sat-eval lm base"
-
-
-def test_a_grid_shows_its_best_and_its_commands():
-    grid = Grid("t", "T <1>", (Heading("Model", "model"), Heading("P", "p", "lower")),
-                [[Cell("a"), Cell("1 & 2", True)], [Cell("b"), Cell("run: sat-eval lm b")]],
-                ["a note"])  # fmt: skip
-    text = html_grid(grid)
-    assert "<td class='best'>1 &amp; 2</td>" in text
-    assert "<td class='todo'><code>sat-eval lm b</code></td>" in text
-    assert "<th>P\u00a0↓</th>" in text
-    assert "T &lt;1&gt;" in text
-    assert "a note" in text
+    assert cells[1][2] == "–"
+    assert "Not measured: Bits per byte (no bytes)." in text
 
 
 def test_every_figure_is_listed_with_what_it_rests_on(records, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from evaluations.cli import main
 from evaluations.comparison.curves import draw_curves, read_run
+from evaluations.tables import draw
 from sat_interp._util.errors import UserError
 
 
@@ -37,7 +38,7 @@ def test_points_lie_at_the_tokens_seen(tmp_path):
 
 def test_a_figure_of_several_runs_is_written(tmp_path):
     runs = [read_run(_run(tmp_path, name, gated)) for name, gated in (("a", False), ("b", True))]
-    written = draw_curves(runs, tmp_path / "curves")
+    written = draw.save({"": [draw_curves(runs)]}, tmp_path, "curves")
     assert [path.suffix for path in written] == [".png", ".svg"]
     text = written[1].read_text()
     assert "clean stream" in text or "<svg" in text

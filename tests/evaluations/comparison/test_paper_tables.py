@@ -8,43 +8,40 @@ import math
 import pytest
 from rich.console import Console
 
-from evaluations.comparison.layer_table import layer_differences, table_2
-from evaluations.comparison.page_tables import html_grid
+from evaluations.comparison.measures import Measure, interval_text, judged, own_interval, own_text
 from evaluations.comparison.paper_tables import (
+    TABLE_2_DIFFERENCES,
     differences,
     models_table,
     neuron_scores,
     table_1,
+    table_2,
 )
-from evaluations.comparison.seeds import Estimate, groups
+from evaluations.comparison.seeds import SeedMean, groups
 from evaluations.comparison.selection import models
 from evaluations.core.record import Interval, Metric
-from evaluations.tables.cells import judged, own_interval, own_text, shown
-from evaluations.tables.grid import (
-    Cell,
-    Grid,
-    Heading,
-    csv_text,
-    fitted,
-    latex,
-    markdown,
-    rich_table,
-)
+from evaluations.tables import csv_text, html, latex, markdown, terminal
 from sat_interp.training.study import Study
 from tests.evaluations.comparison.study_records import acdc, gates, lm, made, sae
 
 L4 = {"ablation": gates("local", 4)}
 T2 = 4.302653  # t(0.975, 2)
+LOWER = Measure("lm", "d", "D", 1, "lower")
 
 
-def rows(grid):
+def rows(table):
     """Cells by the row's first label."""
-    return {row[0].text: [cell.text for cell in row] for row in grid.rows}
+    return {row[0].text: [cell.text for cell in row] for row in table.rows}
 
 
-def cell(grid, row, heading):
-    place = [one.title for one in grid.headings].index(heading)
-    return next(cells[place] for cells in grid.rows if cells[0].text == row)
+def cell(table, row, heading):
+    place = [one.title for one in table.columns].index(heading)
+    return next(cells[place] for cells in table.rows if cells[0].text == row)
+
+
+def best(table):
+    """The first labels of rows with a value in bold."""
+    return {row[0].text for row in table.rows if any(one.kind == "best" for one in row)}
 
 
 @pytest.fixture
@@ -65,65 +62,68 @@ def test_a_cell_is_the_mean_over_seeds_with_its_interval(found):
     # 2.0, 2.2, 2.4: mean 2.2, s 0.2, reach t s / sqrt 3
     reach = T2 * 0.2 / math.sqrt(3)
     told = cell(table_1(found), "baseline", "Perplexity")
-    assert told.text == f"2.200 [{2.2 - reach:.3f}, {2.2 + reach:.3f}]"
-    assert not told.is_best  # it cannot be told from the other
-    assert told.exact["_low"] == pytest.approx(2.2 - reach, rel=1e-6)
-    assert told.exact["_n"] == 3
-    assert not cell(table_1(found), "local-k4", "Perplexity").is_best
-    assert not cell(table_1(found), "baseline", "L1").is_best  # neither way is better
+    assert told.whole == f"2.200 [{2.2 - reach:.3f}, {2.2 + reach:.3f}]"
+    assert told.exact["perplexity_low"] == pytest.approx(2.2 - reach, rel=1e-6)
+    assert told.exact["perplexity_n"] == 3
+    assert best(table_1(found)) == set()  # it cannot be distinguished from the other
 
 
 def test_the_count_of_a_model_that_fails_ioi_is_in_no_mean(found):
     told = cell(table_1(found), "local-k4", "IOI edges")
-    assert told.text == "20 (n=2, 1 †)"
-    assert told.exact["_unable"] == 1
-    assert not told.is_best  # of two seeds
-    notes = "\n".join(table_1(found).notes)
-    assert "† 1 of 6 models are right on fewer than 90% of the IOI prompts" in notes
+    assert told.whole == "20 (n=2, 1 †)"
+    assert told.exact["edges_unable"] == 1
+    assert told.kind == "value"  # of two seeds
+    note = "† IOI accuracy below 0.9: edge count not meaningful, and in no mean (1 of 6 models)."
+    assert note in table_1(found).notes
 
 
 def test_counts_of_which_none_counts_are_shown_as_they_are():
     records = [acdc(f"local-k4-s{seed}", seed, seed, 0.4, **L4) for seed in (1, 2)]
     told = cell(table_1(groups(models(records))), "local-k4", "IOI edges")
     assert told.text == "1; 2 †"
-    assert (told.exact[""], told.exact["_n"], told.is_best) == (None, 0, False)
+    assert (told.exact["edges"], told.exact["edges_n"], told.kind) == (None, 0, "none")
 
 
-def test_an_empty_cell_says_what_fills_it(found):
+def test_what_fills_an_empty_cell_is_below_the_table_and_not_in_latex(found):
     table = table_1(found)
-    assert cell(table, "local-k4", "SAE L0").text == "run: sat-eval sae"
-    assert cell(table, "baseline", "SAE L0").text == "7.00 (n=1)"
-    models_without = "baseline-s1 baseline-s2 local-k4-s0 local-k4-s1 local-k4-s2"
-    assert f"missing, run: sat-eval sae {models_without}" in table.notes
+    assert cell(table, "local-k4", "SAE L0").text == "–"
+    assert cell(table, "baseline", "SAE L0").whole == "7.00 (n=1)"
+    command = "sat-eval sae baseline-s1 baseline-s2 local-k4-s0 local-k4-s1 local-k4-s2"
+    assert table.commands == [command]
+    assert command in markdown(table)
+    assert "sat-eval" not in latex(table)
 
 
 def test_a_figure_without_a_value_says_why():
-    told = cell(table_1(groups(models([lm("a", 0, None)]))), "a", "Perplexity")
-    assert told.text == "n/a: no prompt"
-    assert told.exact["_unscored"] == 1
+    table = table_1(groups(models([lm("a", 0, None)])))
+    assert cell(table, "a", "Perplexity").text == "n/a"
+    assert cell(table, "a", "Perplexity").exact["perplexity_unscored"] == 1
+    assert "n/a: Perplexity of a (no prompt)." in table.notes
 
 
 def test_nothing_is_bold_where_settings_differ():
     other = lm("local-k4-s0", 0, 9.0, **L4, data={"content": "other"})
     table = table_1(groups(models([lm("baseline-s0", 0, 2.0), other])))
-    assert not any(cells.is_best for row in table.rows for cells in row)
+    assert best(table) == set()
     assert any("different settings or on different text" in note for note in table.notes)
 
 
 def test_differences_are_paired_and_judged(found):
-    table = differences(found)
+    (table,) = differences(found)
     (row,) = table.rows
     assert [cells.text for cells in row[:2]] == ["local-k4", "baseline"]
-    told = row[[one.title for one in table.headings].index("Perplexity")]
+    told = row[[one.title for one in table.columns].index("Perplexity")]
     # 0.1, 0.3, 0.2: mean 0.2, s 0.1
     reach = T2 * 0.1 / math.sqrt(3)
-    assert told.exact[""] == pytest.approx(0.2)
-    assert told.exact["_high"] == pytest.approx(0.2 + reach, rel=1e-6)
-    assert told.text.endswith("n=3: cannot tell")
+    assert told.exact["perplexity"] == pytest.approx(0.2)
+    assert told.exact["perplexity_high"] == pytest.approx(0.2 + reach, rel=1e-6)
+    assert told.whole.endswith("n=3: cannot tell")
     edges = row[2]
     # seeds 1 and 2: 20 - 31, 20 - 32; two pairs have no interval
-    assert (edges.exact[""], edges.exact["_low"]) == (-11.5, None)
-    assert (edges.exact["_n"], edges.exact["_verdict"], edges.is_best) == (2, "", False)
+    assert (edges.exact["edges"], edges.exact["edges_low"]) == (-11.5, None)
+    assert (edges.exact["edges_n"], edges.exact["edges_verdict"], edges.kind) == (2, "", "value")
+    # columns without a difference of two seeds are left out
+    assert [one.title for one in table.columns[2:]] == ["IOI edges", "Perplexity", "L1"]
 
 
 @pytest.mark.parametrize(
@@ -132,14 +132,14 @@ def test_differences_are_paired_and_judged(found):
      (-1, 1, "lower", "cannot tell"), (1, 2, None, "higher"), (None, None, "lower", "")],
 )  # fmt: skip
 def test_verdicts(low, high, direction, verdict):
-    assert judged(Estimate(0.0, low, high, 3), direction) == verdict
+    assert judged(SeedMean(0.0, low, high, 3), direction) == verdict
 
 
 def test_learned_gates_are_compared_with_their_controls_and_matched_baselines():
     study = Study("s", variants={"none": {}, "local": {}}, k=(1, 4), controls=("random",),
-                  match_perplexity=("local-k4",))  # fmt: skip
-    names = [run.name for run in study.runs()]
-    table = differences(groups(models([lm(name, 0, 2.0) for name in names]), study))
+                  match_perplexity=("local-k4",), seeds=(0, 1))  # fmt: skip
+    runs = [(run.name, run.seed) for run in study.runs()]
+    (table,) = differences(groups(models([lm(name, seed, 2.0) for name, seed in runs]), study))
     pairs = [(row[0].text, row[1].text) for row in table.rows]
     assert pairs == [
         ("local-k1", "baseline"), ("local-k1", "local-k1-random"), ("local-k4", "baseline"),
@@ -162,7 +162,7 @@ def test_the_papers_values_stand_beside_models_like_its_own(found):
 def test_groups_of_a_study_without_any_record_are_rows_too():
     study = Study("s", variants={"none": {}, "global": {}})
     table = table_1(groups(models([lm("baseline-s0", 0, 2.0)]), study))
-    assert rows(table)["global-k4"][4:] == ["run: sat-eval all"] * 5
+    assert rows(table)["global-k4"][4:] == ["–"] * 5
 
 
 def test_markdown_bold_and_arrows(found):
@@ -182,7 +182,7 @@ def apart(gap=1.0, seeds=(0, 1, 2)):
 
 def test_bold_is_what_its_paired_intervals_tell_from_every_other():
     def bold(found):
-        return {row[0].text for row in table_1(found).rows if any(one.is_best for one in row)}
+        return best(table_1(found))
 
     assert bold(apart()) == {"baseline"}
     assert bold(apart(gap=-1.0)) == {"local-k4"}
@@ -206,22 +206,23 @@ def alone(name="a", seed=0, **more):
 def test_a_single_model_has_its_own_interval_and_says_of_what():
     table = table_1(groups(models([alone()])))
     told = cell(table, "a", "Perplexity")
-    assert (told.text, told.within) == ("2.000", "(1.900–2.200)")
-    assert (told.exact["_low"], told.exact["_within_low"]) == (None, 1.9)
-    assert cell(table, "a", "L1").within == ""  # none is recorded
-    assert "over its stories, not over seeds" in table.own
+    assert told.parts == ("2.000", "(1.900–2.200)")
+    assert (told.exact["perplexity_low"], told.exact["perplexity_within_low"]) == (None, 1.9)
+    assert cell(table, "a", "L1").parts == ("0.5000",)  # none is recorded
+    assert "over its stories, not over seeds" in table.notes[0]
     assert "| 2.000 (1.900–2.200) |" in markdown(table)
-    assert table.own in markdown(table)
+    assert table.notes[0] in markdown(table)
     assert "2.000 {\\scriptsize (1.900--2.200)}" in latex(table)
     line = next(csv.DictReader(io.StringIO(csv_text(table))))
     assert (line["perplexity_within_high"], line["perplexity_high"]) == ("2.2", "")
-    assert "<span class='interval'>(1.900–2.200)</span>" in html_grid(table)
+    assert "<span class='interval'>(1.900–2.200)</span>" in html(table)
 
 
 def test_over_seeds_no_models_own_interval_is_shown():
     table = table_1(groups(models([alone("a-s0", 0), alone("a-s1", 1)])))
     told = cell(table, "a", "Perplexity")
-    assert (told.text, told.within, table.own) == ("2.000", "", "")
+    assert told.parts == ("2.000",)
+    assert not any("of a single model" in note for note in table.notes)
 
 
 def test_a_standard_error_over_n_things_makes_an_interval_too():
@@ -235,32 +236,9 @@ def test_a_standard_error_over_n_things_makes_an_interval_too():
     # 9 of 10: Wilson's, where Student's t would leave 0 to 1
     low, high = own_interval(Metric("d", "D", 0.9, "share", standard_error=0.1, n=10))
     assert (low, high) == (pytest.approx(0.59585, abs=1e-5), pytest.approx(0.98212, abs=1e-5))
-    assert own_text((-0.2, 0.4), 1) == "(−0.2 to 0.4)"
-
-
-@pytest.mark.parametrize(("width", "shown"), [(27, "behind"), (26, "below"), (20, "left out")])
-def test_a_terminal_shows_as_much_of_the_intervals_as_it_is_wide_for(width, shown):
-    row = [Cell("a"), Cell("2.000", within="(1.900–2.200)")]  # 3 + 21 letters and 3 borders
-    grid = Grid("t", "T", (Heading("M", "m"), Heading("P", "p")), [row], own="Its own.")
-    console = Console(width=width, file=io.StringIO())
-    console.print(fitted(grid, console))
-    told = console.file.getvalue()
-    assert ("2.000 (1.900–2.200)" in told) == (shown == "behind")
-    assert ("(1.900–2.200)" in told) == (shown != "left out")
-    assert ("Its own." in told) == (shown != "left out")
-    assert ("t.md" in told) == (shown == "left out")
-
-
-def test_a_long_wide_table_is_several_in_latex_with_its_notes_once():
-    rows = [[Cell(f"metric {place // 2}"), Cell("a model"), *[Cell("0.25 [0.20, 0.30], n=3")] * 6]
-            for place in range(60)]  # fmt: skip
-    heads = tuple(Heading(f"a heading of {place} words", str(place)) for place in range(8))
-    text = latex(Grid("t", "Long", heads, rows, ["A note."], 2))
-    assert text.count("\\begin{table}") == text.count("\\end{table}") == 3
-    assert text.count("Long (continued)") == 2
-    assert text.count("A note.") == 1
-    assert "0.25 \\\\ [0.20, 0.30] \\\\ n=3" in text  # below each other
-    assert "\\resizebox" in text
+    assert own_text(LOWER, Metric("d", "D", 0.1, interval=Interval(-0.2, 0.4, 0.95, ""))) == [
+        "(−0.2 to 0.4)"
+    ]
 
 
 def test_latex_is_booktabs_without_a_stray_character(found):
@@ -270,8 +248,9 @@ def test_latex_is_booktabs_without_a_stray_character(found):
         assert part in text
     assert "†" not in text
     assert "$\\dagger$" in text
-    assert "90\\%" in text
+    assert "95 \\%" in text
     assert text.startswith("% needs \\usepackage{booktabs,graphicx}")
+    assert "\\label{tab:table1}" in text
     body = text.split("\\midrule")[1].split("\\bottomrule")[0].strip().splitlines()
     columns = text.split("\\begin{tabular}{")[1].split("}")[0]
     assert {line.count(" & ") + 1 for line in body} == {len(columns)} == {14}
@@ -287,9 +266,10 @@ def test_csv_has_every_figure_in_full(found):
 
 
 def test_the_terminal_shows_it_all(found):
-    console = Console(width=200, file=io.StringIO())
-    console.print(rich_table(table_1(found)))
-    assert "20 (n=2, 1 †)" in console.file.getvalue()
+    console = Console(width=60, file=io.StringIO())
+    console.print(terminal(table_1(found), 60))
+    assert "(n=2, 1 †)" in console.file.getvalue()
+    assert all(len(line.rstrip()) <= 60 for line in console.file.getvalue().splitlines())
 
 
 def test_each_model_has_a_line_of_its_own(found):
@@ -298,7 +278,7 @@ def test_each_model_has_a_line_of_its_own(found):
     (line,) = [row for row in table.rows if row[2].text == "local-k4-s0"]
     assert [cells.text for cells in line[:2]] == ["local-k4", "0"]
     assert line[4].text == "3 †"
-    assert line[4].exact == {"": 3.0, "_note": "fails IOI"}
+    assert line[4].exact == {"edges": 3.0, "edges_note": "fails IOI"}
 
 
 def test_neuron_scores_have_a_table_too():
@@ -306,16 +286,14 @@ def test_neuron_scores_have_a_table_too():
                     config={"examiner": {"name": "lookup"}}) for seed in (0, 1)]  # fmt: skip
     table = neuron_scores(groups(models(records)))
     assert cell(table, "baseline", "Simulation score").text == "0.450"
-    assert "neurons: explained by lookup, demo, 10 stories" in table.notes
+    assert "neurons: explained by lookup, demo, 10 stories." in table.notes
 
 
-@pytest.mark.parametrize(
-    ("found", "text"),
-    [(Estimate(3.0, None, None, 1), "3"), (Estimate(3.5, None, None, 1), "3.5"),
-     (Estimate(-3.0, -4.0, -2.0, 3), "−3.0 [−4.0, −2.0]")],
-)  # fmt: skip
-def test_how_an_estimate_looks(found, text):
-    assert shown(found, 1) == text
+def test_a_mean_has_its_sign_and_its_interval():
+    mean = SeedMean(-3.0, -4.0, -2.0, 3)
+    assert [LOWER.shown(mean.mean), *interval_text(LOWER, mean)] == ["−3.0", "[−4.0, −2.0]"]
+    assert LOWER.shown(3.0, sign=True) == "+3.0"
+    assert interval_text(LOWER, SeedMean(3.5, None, None, 1)) == []
 
 
 def n2g(name, seed, by_layer, **more):
@@ -331,7 +309,7 @@ def test_table_2_is_metric_by_model_by_layer():
     found = groups(models([*records, lm("global-k4-s0", 0, 2.0, ablation=gates("global", 4))]))
     table = table_2(found)
     density = [row for row in table.rows if row[0].text == "Graph density, E/(N(N-1))"]
-    assert [[cells.text for cells in row[1:]] for row in density] == [
+    assert [[cells.whole for cells in row[1:]] for row in density] == [
         [
             "baseline",
             "3",
@@ -339,27 +317,32 @@ def test_table_2_is_metric_by_model_by_layer():
             "0.500 [0.252, 0.748]",
         ],  # t 0.1 / sqrt 3
         ["local-k4", "3", "0.100 [0.100, 0.100]", "0.600 [0.600, 0.600]"],
-        ["global-k4-s0", "0", "run: sat-eval n2g", "–"],
+        ["global-k4-s0", "0", "–", "–"],
     ]
     # no best among figures that empty graphs make lower
-    assert not any(cells.is_best for row in density for cells in row)
+    assert not any(cells.kind == "best" for row in density for cells in row)
     title = "Graph density, E/(N(N-1)), not empty ↓"
     judged = [row for row in table.rows if row[0].text == title]
-    assert [row[3].text for row in judged[:2]] == ["0.400 [0.400, 0.400]", "0.200 [0.200, 0.200]"]
-    assert [[cells.is_best for cells in row[3:]] for row in judged[:2]] == [
+    assert [row[3].whole for row in judged[:2]] == ["0.400 [0.400, 0.400]", "0.200 [0.200, 0.200]"]
+    assert [[cells.kind == "best" for cells in row[3:]] for row in judged[:2]] == [
         [False, False], [True, False],
     ]  # fmt: skip
-    assert "missing, run: sat-eval n2g global-k4-s0" in table.notes
-    assert "n2g: all neurons a layer, demo, 10 stories" in table.notes
+    assert table.commands == ["sat-eval n2g global-k4-s0"]
+    assert "n2g: all neurons a layer, demo, 10 stories." in table.notes
     paper = table_2(found, with_paper=True)
-    assert len(paper.headings) == 3 + 8
+    assert len(paper.columns) == 3 + 8
     assert ["paper: ablated", "1", "0.191", "0.057"] in [
         [cells.text for cells in row[1:5]] for row in paper.rows
     ]
-    first = layer_differences(found).rows[0]
-    assert first[2].exact[""] == pytest.approx((0.1 + 0.6) - (0.2 + 0.5))
+    first = differences(found, TABLE_2_DIFFERENCES)[0].rows[0]
+    assert first[2].exact["density_nonempty"] == pytest.approx((0.1 + 0.6) - (0.2 + 0.5))
 
 
 def test_table_2_without_any_record_still_says_what_fills_it():
     table = table_2(groups(models([lm("a", 0, 2.0)])))
-    assert {row[3].text for row in table.rows} == {"run: sat-eval n2g"}
+    assert {row[3].text for row in table.rows} == {"–"}
+    assert table.commands == ["sat-eval n2g a"]
+
+
+def test_differences_of_single_seeds_are_not_shown():
+    assert differences(groups(models([lm("baseline-s0", 0, 2.0), lm("l-s0", 0, 9.0, **L4)]))) == []

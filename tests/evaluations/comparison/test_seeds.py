@@ -4,16 +4,13 @@ import math
 
 import pytest
 
-from evaluations.comparison.seeds import difference, estimate, groups, references
-from evaluations.comparison.selection import Model, models
+from evaluations.comparison.measures import Comparison, Measure
+from evaluations.comparison.seeds import groups, references, seed_mean
+from evaluations.comparison.selection import models
 from sat_interp.training.study import Study
 from tests.evaluations.comparison.study_records import gates, lm
 
 L4 = {"ablation": gates("local", 4)}
-
-
-def value(model: Model) -> float | None:
-    return model.records["lm"].metric("perplexity").value
 
 
 def named(records, study=None):
@@ -22,7 +19,7 @@ def named(records, study=None):
 
 def test_the_interval_is_students_by_hand():
     # mean 5, s = 1, n = 4; t(0.975, 3) = 3.182446 (any table)
-    found = estimate([4.0, 4.5, 5.0, 6.5])
+    found = seed_mean([4.0, 4.5, 5.0, 6.5])
     s = math.sqrt((1 + 0.25 + 0 + 2.25) / 3)
     assert found.mean == 5.0
     assert found.high - found.mean == pytest.approx(3.182446 * s / 2, rel=1e-6)
@@ -35,16 +32,15 @@ def test_the_interval_is_scipys():
 
     values = [7.1, 7.9, 6.5]
     low, high = stats.t.interval(0.95, 2, loc=sum(values) / 3, scale=stats.sem(values))
-    found = estimate(values)
+    found = seed_mean(values)
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
 
 
 @pytest.mark.parametrize("values", [[3.0], [6.0, 7.0]])
 def test_one_or_two_seeds_have_no_interval_and_none_no_mean(values):
-    found = estimate(values)
+    found = seed_mean(values)
     assert (found.low, found.high, found.n) == (None, None, len(values))
-    with pytest.raises(ValueError, match="needs a value"):
-        estimate([])
+    assert seed_mean([]) is None
 
 
 def test_differences_are_paired_by_seed():
@@ -52,9 +48,12 @@ def test_differences_are_paired_by_seed():
     records += [lm(f"local-k4-s{seed}", seed, 10.0 * seed + 1, **L4) for seed in (2, 3, 4, 5)]
     found = named(records)
     # seeds 2, 3 and 4 have both: the seeds differ by 10, the pairs by exactly 1
-    told = difference(found["local-k4"], found["baseline"], value)
-    assert (told.mean, told.low, told.high, told.n) == (1.0, 1.0, 1.0, 3)
-    assert difference(found["local-k4"], found["baseline"], lambda model: None) is None
+    compared = Comparison(list(found.values()))
+    measure = Measure("lm", "perplexity", "Perplexity", 3, "lower")
+    mean = compared.difference(measure, found["local-k4"], found["baseline"])
+    assert (mean.mean, mean.low, mean.high, mean.n) == (1.0, 1.0, 1.0, 3)
+    other = Measure("lm", "absent", "Absent", 3, None)
+    assert compared.difference(other, found["local-k4"], found["baseline"]) is None
 
 
 def test_models_that_differ_only_in_their_seed_are_one_group():

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from evaluations.comparison.seeds import groups
-from evaluations.comparison.selection import collect, models
+from evaluations.comparison.selection import models
+from evaluations.core.records import collect
 from evaluations.suite.sae.report import labelled
-from evaluations.tables.tables import rows
+from evaluations.tables import rows
 from sat_interp._util.errors import UserError
 from tests.evaluations.comparison.study_records import acdc, lm, sae
 
@@ -29,11 +30,11 @@ def test_what_is_no_record_is_counted_and_told(tmp_path):
     assert found.duplicates == 1
     assert {path.name for path in found.truncated} == {"lm-2.json", "binary.json"}
     assert {path.name for path in found.foreign} == {"summary.json", "schema.json"}
-    told = "\n".join(found.told())
-    assert "2 of the JSON files passed over: truncated" in told
-    assert "2 of the JSON files passed over: no record of ours" in told
-    assert "1 duplicate records passed over" in told
-    assert collect(tmp_path / "a" / "neurons").told() == []
+    told = "\n".join(found.notes())
+    assert "2 of the JSON files skipped: truncated" in told
+    assert "2 of the JSON files skipped: not a record" in told
+    assert "1 duplicate records skipped" in told
+    assert collect(tmp_path / "a" / "neurons").notes() == []
 
 
 def test_there_must_be_a_directory(tmp_path):
@@ -82,8 +83,8 @@ def test_the_same_weights_under_two_names_are_one_model():
 )
 def test_a_record_of_another_version_is_passed_over(tmp_path, change):
     found = beside_a_whole_one(tmp_path, change)
-    (line,) = found.told()
-    assert line.endswith("no record of ours, or of another version (sub/b.json)")
+    (line,) = found.notes()
+    assert line.endswith("not a record, or one of another version (sub/b.json)")
     assert found.left_out() == []
 
 
@@ -99,7 +100,7 @@ def test_a_record_of_another_version_is_passed_over(tmp_path, change):
 def test_a_record_with_a_field_of_another_type_is_left_out_and_named(tmp_path, change, reason):
     found = beside_a_whole_one(tmp_path, change)
     assert found.left_out() == [f"sub/b.json: {reason}"]
-    assert found.told() == [f"left out: sub/b.json: {reason}"]
+    assert found.notes() == [f"left out: sub/b.json: {reason}"]
 
 
 def beside_a_whole_one(directory, change):
@@ -115,7 +116,7 @@ def beside_a_whole_one(directory, change):
 @pytest.mark.parametrize("content", [b"", b"\0" * 99, b"\xff{}", b"[" * 100_000], ids=len)
 def test_what_is_no_json_is_passed_over(tmp_path, content):
     (tmp_path / "b.json").write_bytes(content)
-    (line,) = collect(tmp_path).told()
+    (line,) = collect(tmp_path).notes()
     assert "truncated or unreadable" in line
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evaluations import tables
 from evaluations.cli import main
 from evaluations.commands.acdc import _one_length, _taus, default_task
 from evaluations.core.record import read_records
@@ -50,8 +51,10 @@ def test_a_model_gets_tables_figures_circuits_and_a_record(evaluate, tmp_path, c
     assert record.extra["marked"]  # random weights
     assert "tiny does not do the task" in caplog.text
     assert "tiny †" in out
-    names = {path.name for path in (tmp_path / "res").rglob("*") if path.is_file()}
-    assert names >= {"acdc-pairs.png", "acdc-pairs-curves.svg", "tiny.circuit", "tiny.graphml"}
+    stem = f"res/{tables.stem('acdc', [record])}"
+    assert stem.startswith("res/acdc-pairs-tiny-")
+    for name in (".png", "-curves.svg", "/tiny.circuit", "/tiny.graphml"):
+        assert (tmp_path / f"{stem}{name}").is_file()
     assert read_records("res")[1] == {}
     assert "1 were there already" in evaluate("tiny", "--tau", "0.0001,9")[1]
 

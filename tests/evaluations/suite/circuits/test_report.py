@@ -10,19 +10,25 @@ import pytest
 import torch
 
 from evaluations.core.record import Interval, Metric
-from evaluations.suite.circuits import report
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict, read_circuit
 from evaluations.suite.circuits.report import (
-    CIRCUITS,
+    FIGURES,
     _panel,
     draw_curves,
+    files,
+    tables,
     warnings,
-    write_report,
 )
-from evaluations.tables.tables import markdown, rows
+from evaluations.tables import draw, markdown, rows, write
 
 GRAPH = Graph(2, 2)
 KEPT = torch.arange(GRAPH.n_edges) % 3 == 0
+
+
+def write_report(records, out, stem="acdc"):
+    """Everything a command writes of the records."""
+    written = [*write(tables(records), out, stem), *files(records, out, stem)]
+    return [*written, *draw.write(FIGURES, records, out, stem)[0]]
 
 
 @pytest.fixture
@@ -58,23 +64,24 @@ def test_tables_figures_and_circuits_are_written(record, tmp_path):
     assert all(path.stat().st_size for path in written)
     # nothing ends in .json: what does, below the directory of the records, is a record
     assert {str(path.relative_to(tmp_path)) for path in written} == {
-        "acdc.md", "acdc.csv", "acdc.png", "acdc.svg", "acdc-curves.png", "acdc-curves.svg",
-        "acdc/a.circuit", "acdc/a.graphml", "acdc/b.circuit", "acdc/b.graphml",
+        "acdc.md", "acdc.tex", "acdc.csv", "acdc.png", "acdc.svg", "acdc-curves.png",
+        "acdc-curves.svg", "acdc/a.circuit", "acdc/a.graphml", "acdc/b.circuit", "acdc/b.graphml",
     }  # fmt: skip
     assert torch.equal(read_circuit(tmp_path / "acdc/a.circuit", GRAPH), KEPT)
     assert nx.read_graphml(tmp_path / "acdc/a.graphml").number_of_edges() == int(KEPT.sum())
     table = (tmp_path / "acdc.md").read_text()
     assert "0.75 [0.10, 0.90]" in table
-    assert "n/a: no difference" in table
+    assert "Not measured: Faithfulness (no difference)." in table
     assert "| b † |" in table
     assert "| a |" in table
 
 
 def test_a_model_that_cannot_do_the_task_is_told_so(record):
     able, unable = record("able"), record("unable", "cd" * 32, "does not do the task; nothing")
-    assert [row.marked(CIRCUITS[0]) for row in rows([able, unable])] == ["able", "unable †"]
+    table = tables([able, unable])[0]
+    assert [row[0].text for row in table.rows] == ["able", "unable †"]
     assert warnings([able, unable]) == ["unable does not do the task; nothing"]
-    assert "† acdc: does not do the task (unable)." in markdown(CIRCUITS[0], [able, unable])
+    assert "† acdc: does not do the task (unable)." in markdown(table)
     assert _panel(rows([unable])[0]).warning == "does not do the task\nnothing"
     assert _panel(rows([able])[0]).title == f"able: 10 of {GRAPH.n_edges} edges"
 
@@ -95,9 +102,7 @@ def test_curves_have_a_line_and_marks_for_each_model(record):
 
 def test_many_models_are_spread_over_several_figures(record, tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(
-        report, "save", lambda figure, stem: drawn.update({stem.name: figure}) or []
-    )
+    monkeypatch.setattr(draw, "_save", lambda figure, path: drawn.update({path.name: figure}) or [])
     write_report([record(f"m{i}", f"{i}{i}" * 32) for i in range(5)], tmp_path, "acdc-ioi")
     assert {name: len(figure.axes) for name, figure in drawn.items()} == {
         "acdc-ioi-1": 4, "acdc-ioi-2": 1, "acdc-ioi-curves": 2,

@@ -9,9 +9,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from evaluations.core.record import Interval, Metric, Record
-from evaluations.suite.gates import report
-from evaluations.suite.gates.report import GATES, LOSSES, _losses, _probes, draw_gates, draw_masks
-from evaluations.tables.tables import markdown, rows
+from evaluations.suite.gates.report import (
+    FIGURES,
+    LOSSES,
+    _losses,
+    _probes,
+    draw_masks,
+    tables,
+)
+from evaluations.tables import draw, markdown, rows
 
 
 def _curve(*values: float) -> dict[str, list[float | None]]:
@@ -53,36 +59,29 @@ def make(name: str = "gated") -> Record:
     )  # fmt: skip
 
 
-@pytest.fixture
-def unsaved(monkeypatch):
-    """Figures are made but not drawn, which takes seconds: only their names come back."""
-    monkeypatch.setattr(report, "save", lambda figure, stem: [stem.with_suffix(".png")])
-
-
 def test_every_figure_is_written(tmp_path):
-    written = draw_gates([make("one:x")], tmp_path / "gates")
-    stems = ("usage", "leak", "masks-one-x")
-    names = {f"gates-{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
+    written, failures = draw.write(FIGURES, [make("one:x")], tmp_path, "gates")
+    assert failures == []
+    stems = ("", "-probes", "-masks-one-x")
+    names = {f"gates{stem}.{ending}" for stem in stems for ending in ("png", "svg")}
     assert names == {path.name for path in written}
     assert all(path.stat().st_size > 10_000 for path in written)
 
 
-@pytest.mark.usefixtures("unsaved")
-def test_without_probes_and_interventions_there_is_no_leak_to_draw(tmp_path):
+def test_without_probes_and_interventions_there_is_no_figure_of_them():
     record = make()
     bare = dataclasses.replace(
         record, metrics=[], extra={k: v for k, v in record.extra.items() if k != "leak"}
     )
-    names = {path.name for path in draw_gates([bare], tmp_path / "gates")}
-    assert "gates-leak.png" not in names
-    assert "gates-usage.png" in names
-    mixed = {path.name for path in draw_gates([bare, make("full")], tmp_path / "gates")}
-    assert "gates-leak.png" in mixed
+    assert FIGURES["probes"]([bare]) == []
+    assert len(FIGURES[""]([bare])) == 1
+    assert len(FIGURES["probes"]([bare, make("full")])) == 1
 
 
-def test_other_records_are_passed_over(tmp_path):
+def test_other_records_are_skipped():
     other = dataclasses.replace(make(), evaluation="lm")
-    assert draw_gates([other], tmp_path / "none") == []
+    assert [figure for draws in FIGURES.values() for figure in draws([other])] == []
+    assert tables([other]) == []
 
 
 def test_the_picture_marks_each_winner_in_order_of_first_win():
@@ -113,6 +112,6 @@ def test_bits_and_losses_are_where_they_belong():
 
 
 def test_tables_show_what_is_known():
-    text = "\n".join(markdown(layout, [make()]) for layout in GATES)
+    text = "\n".join(map(markdown, tables([make()])))
     assert "| gated | 1.50 |" in text
     assert "5.000" not in text.split("Ablated loss")[0]

@@ -12,6 +12,7 @@ import networkx as nx
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
+from evaluations import tables
 from evaluations.cli import main
 from evaluations.core.excerpts import GatherConfig
 from evaluations.core.record import read_records
@@ -291,20 +292,20 @@ def test_the_command_writes_table_2_in_four_formats(evaluate, tmp_path):
     (record,) = read_records("res")[0]
     assert record.data["substitutes"] == "neighbours"
     assert record.config["thresholds"] == {"activation": 0.5, "importance": 0.75}
-    names = {path.name for path in (tmp_path / "res").iterdir()}
-    assert names >= {"n2g.md", "n2g.tex", "n2g.csv", "n2g-thresholds.png", "n2g-thresholds.svg"}
-    markdown, latex = (tmp_path / "res" / "n2g.md").read_text(), (
-        tmp_path / "res" / "n2g.tex").read_text()  # fmt: skip
-    assert "| N.Ent ↓ | tiny |" in markdown
+    stem = tmp_path / "res" / tables.stem("n2g", [record])
+    files = {ending: stem.with_name(f"{stem.name}{ending}") for ending in
+             (".md", ".tex", ".csv", ".png", ".svg", "-n2g-graphs.csv")}  # fmt: skip
+    assert all(path.is_file() for path in files.values())
+    markdown, latex = files[".md"].read_text(), files[".tex"].read_text()
+    assert "| Neuron entropy, bits ↓ | tiny |" in markdown
     assert "of graphs with edges" in markdown
-    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 2
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 4
     assert "↓" not in latex
     assert "[" in markdown.split("Table 2")[1].split("\n")[4]
     assert "±" not in markdown + latex
-    with (tmp_path / "res" / "n2g.csv").open() as file:
-        lines = {(line["metric"], line["layer"]): line for line in csv.DictReader(file)}
-    metric = record.metric("entropy.layer1")
-    assert float(lines["entropy", "1"]["value"]) == metric.value
+    with files["-n2g-graphs.csv"].open() as file:
+        lines = {line["metric"]: line for line in csv.DictReader(file)}
+    assert float(lines["entropy"]["layer_1"]) == record.metric("entropy.layer1").value
 
 
 def test_a_control_is_a_row_of_its_own(evaluate, tmp_path):

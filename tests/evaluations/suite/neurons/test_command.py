@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from evaluations import tables
 from evaluations.cli import main
 from evaluations.commands.neurons import _page
 from evaluations.core.models import prepared
@@ -42,18 +43,19 @@ def test_two_models_get_tables_a_figure_and_a_page(evaluate, tmp_path):
     for record in records:
         assert f"{record.metric('simulation').value:.3f}" in out
         assert len(record.extra["units"]["index"]) == 18
-    for name in ("neurons.md", "neurons.csv", "neurons.png", "neurons.svg", "neurons.html",
-                 "neurons-differences.md", "neurons-differences.csv"):  # fmt: skip
+    stem = tables.stem("neurons", records)
+    files = [f"{stem}{ending}" for ending in (".md", ".csv", ".png", ".svg", "-differences.csv")]
+    for name in ("neurons.html", *files):
         assert (tmp_path / "res" / name).stat().st_size > 100, name
         assert name in out
-    assert "gated minus base" in (tmp_path / "res" / "neurons-differences.md").read_text()
+    assert "gated minus base" in (tmp_path / "res" / f"{stem}.md").read_text()
     page = (tmp_path / "res" / "neurons.html").read_text()
     assert "gated minus base" in page
     assert 'fires ' in page  # fmt: skip
     for path in tmp_path.glob("res/*/neurons/*.gz"):
         path.unlink()
     with pytest.raises(UserError, match="--force"):
-        _page(records, tmp_path / "res", 50)
+        _page(records, tmp_path / "res")
 
 
 def test_controls_are_rows_of_their_own(evaluate):

@@ -8,16 +8,22 @@ import pytest
 
 from evaluations.suite.neurons.compare import difference
 from evaluations.suite.neurons.report import (
-    LAYOUTS,
+    FIGURES,
     NOT_OVER_SEEDS,
     _histogram,
+    difference_lines,
     difference_records,
     scores_of,
-    told_differences,
-    write_report,
+    tables,
 )
 from evaluations.suite.neurons.scores import SCORES, UnitScores, columns, metrics
-from evaluations.tables.tables import markdown, rows
+from evaluations.tables import draw, markdown, rows, write
+
+
+def write_report(records, out):
+    """Everything a command writes of the records."""
+    written = write(tables(records), out, "neurons")
+    return [*written, *draw.write(FIGURES, records, out, "neurons")[0]]
 
 
 @pytest.fixture
@@ -49,27 +55,27 @@ def make_scored(make_record):
 
 def test_tables_hold_the_scores_the_control_and_the_counts(make_scored):
     record = make_scored("base", 0.4)
-    text = markdown(LAYOUTS[0], [record])
+    text = markdown(tables([record])[0])
     found = record.metric("simulation")
-    assert f"{found.value:.3f} [{found.interval.low:.3f}, {found.interval.high:.3f}]" in text
+    assert f"{found.value:.3f} \\* [{found.interval.low:.3f}, {found.interval.high:.3f}]" in text
     for name in ("control", "detection", "fuzzing"):
         assert f"{record.metric(name).value:.3f}" in text
     assert "over 59 neurons" in text
-    assert "| base | 1 | 1 |" in markdown(LAYOUTS[1], [record])
+    assert "| base | 1 | 1 |" in markdown(tables([record])[1])
 
 
 def test_the_difference_is_to_the_baseline(make_scored):
     gated, base = make_scored("gated", 0.6, gated=True), make_scored("base", 0.3)
-    (record,) = difference_records([gated, base], 200)
+    (record,) = difference_records([gated, base])
     assert record.model["name"] == "gated minus base"
-    expected = difference(scores_of(gated), scores_of(base), 1, 200)
+    expected = difference(scores_of(gated), scores_of(base), 1, 2000)
     assert record.metric("simulation_difference").value == expected.value > 0.2
     assert record.metric("simulation_difference").interval == expected.interval
     assert record.metric("p") is None
-    (line,) = told_differences([gated, base], 200)
+    (line,) = difference_lines([gated, base])
     assert line.startswith(f"gated minus base: {expected.value:.4f} [")
     assert line.endswith("59 neurons of both; " + NOT_OVER_SEEDS)
-    assert difference_records([base], 200) == []
+    assert difference_records([base]) == []
 
 
 def test_models_are_compared_on_the_units_scored_in_both(make_scored):
@@ -82,7 +88,7 @@ def test_models_are_compared_on_the_units_scored_in_both(make_scored):
         np.array([record.extra["units"]["detection"][place] for place in units])
         for record in (gated, base)
     )
-    (record,) = difference_records([gated, base], 200)
+    (record,) = difference_records([gated, base])
     found = record.metric("detection_difference")
     assert found.value == pytest.approx(one.mean() - other.mean())
     assert found.n == 40
@@ -90,19 +96,19 @@ def test_models_are_compared_on_the_units_scored_in_both(make_scored):
 
 
 def test_models_with_other_units_are_not_compared(make_scored):
-    assert difference_records([make_scored("a", 0.3), make_scored("b", 0.3, n=50)], 100) == []
+    assert difference_records([make_scored("a", 0.3), make_scored("b", 0.3, n=50)]) == []
 
 
 def test_the_share_that_was_scored_is_a_column_and_its_reason_a_footnote(make_scored):
-    text = markdown(LAYOUTS[0], [make_scored("base", 0.4)])
-    assert "| scored on |" in text
+    text = markdown(tables([make_scored("base", 0.4)])[0])
+    assert "| Detection: share scored |" in text
     assert "| 0.983 |" in text
-    assert "some could not be scored: Simulation 1 of base" in text
+    assert "Some could not be scored: Simulation 1 of base" in text
     assert "mostly: dead" in text
 
 
 def test_a_footnote_gives_the_range_of_n_over_all_models(make_scored):
-    text = markdown(LAYOUTS[0], [make_scored("base", 0.4), make_scored("other", 0.4, n=40)])
+    text = markdown(tables([make_scored("base", 0.4), make_scored("other", 0.4, n=40)])[0])
     assert "over 39 to 59 neurons" in text
 
 
@@ -115,19 +121,17 @@ def test_scores_are_those_of_a_layer(make_scored):
 
 def test_files_are_written_for_one_model_and_for_two(make_scored, make_record, tmp_path):
     base = make_scored("base", 0.3)
-    written = write_report([base, make_record()], tmp_path / "one", 100)
+    written = write_report([base, make_record()], tmp_path / "one")
     names = {path.name for path in written}
-    assert names == {"neurons.md", "neurons.csv", "neurons.png", "neurons.svg"}
-    two = write_report([base, make_scored("gated", 0.5, gated=True)], tmp_path / "two", 100)
-    assert {path.name for path in two} == names | {
-        "neurons-differences.md", "neurons-differences.csv",
-    }  # fmt: skip
+    assert names == {"neurons.md", "neurons.tex", "neurons.csv", "neurons.png", "neurons.svg"}
+    two = write_report([base, make_scored("gated", 0.5, gated=True)], tmp_path / "two")
+    assert {path.name for path in two} == names | {"neurons-differences.csv"}
     assert "by layer" in (tmp_path / "two" / "neurons.md").read_text()
     rows = list(csv.DictReader((tmp_path / "two" / "neurons.csv").read_text().splitlines()))
     assert float(rows[0]["simulation"]) == base.metric("simulation").value
     drawing = (tmp_path / "two" / "neurons.svg").read_text()
     assert drawing.count("<svg") == 1
-    assert write_report([make_record()], tmp_path / "none", 100) == []
+    assert write_report([make_record()], tmp_path / "none") == []
 
 
 def test_a_layer_without_a_score_is_left_out_of_the_figure(make_scored, tmp_path):
@@ -137,9 +141,9 @@ def test_a_layer_without_a_score_is_left_out_of_the_figure(make_scored, tmp_path
         None if layer == 1 else score
         for score, layer in zip(units["simulation"], units["layer"], strict=True)
     ]
-    assert write_report([record], tmp_path, 100)
+    assert write_report([record], tmp_path)
     units["simulation"] = [None] * len(units["layer"])
-    assert write_report([record], tmp_path, 100)
+    assert write_report([record], tmp_path)
 
 
 @pytest.mark.parametrize("score", [1 + 1e-12, -1 - 1e-12, -9e99, 9e99])

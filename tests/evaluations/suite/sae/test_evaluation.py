@@ -232,8 +232,9 @@ def test_a_sweep_leaves_records_directories_tables_and_a_figure(command):
     for record in records:
         place = next(command.out.glob(f"tiny-*/sae/{record.extra['sae']['directory']}"))
         assert SAE.load_from_disk(place).cfg.d_sae == 32
-    for name in ("sae.md", "sae.csv", "sae.png", "sae.svg"):
-        assert (command.out / name).stat().st_size > 0
+    for ending in (".md", ".csv", ".png", ".svg"):
+        (path,) = command.out.glob(f"sae-tiny-??????{ending}")
+        assert path.stat().st_size > 0
     code, told = command("--l1", "0.1")
     assert code == 0
     assert "1 were there already" in told

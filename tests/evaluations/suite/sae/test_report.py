@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 
 from evaluations.core.record import Interval, Metric
-from evaluations.suite.sae.report import draw, front_records, labelled, write_report
+from evaluations.suite.sae.report import FIGURES, front_records, labelled, tables
+from evaluations.tables import draw, write
+
+
+def write_report(records, out):
+    """Everything a command writes of the records."""
+    return [*write(tables(records), out, "sae"), *draw.write(FIGURES, records, out, "sae")[0]]
 
 
 @pytest.fixture
@@ -51,16 +57,16 @@ def test_hook_points_are_named_where_there_are_several(make_point):
 def test_tables_and_figure_are_written(sweep, tmp_path):
     written = write_report(sweep, tmp_path)
     assert {path.name for path in written} == {
-        "sae.md", "sae.csv", "sae-front.md", "sae-front.csv", "sae.png", "sae.svg"
+        "sae.md", "sae.tex", "sae.csv", "sae-front.csv", "sae.png", "sae.svg"
     }  # fmt: skip
     table = (tmp_path / "sae.md").read_text()
     assert "| tiny, L1  2 | 30.00 [29.00, 31.00] | 0.900 |" in table
     assert "not converged" in table
-    front = (tmp_path / "sae-front.md").read_text()
-    assert "L0 at CE score 0.800" in front
+    front = table[table.index("L0 at equal CE score") :]
+    assert "At CE score 0.800" in front
     assert "| tiny | 20.00" in front
     assert "| other | 16.00" in front  # 8 + 12 * (0.8 - 0.6) / 0.3
-    assert "L0-CE front" in (tmp_path / "sae.svg").read_text()
+    assert "L0 and cross-entropy" in (tmp_path / "sae.svg").read_text()
     assert write_report([], tmp_path) == []
 
 
@@ -68,4 +74,3 @@ def test_one_coefficient_gives_points_and_no_front(make_point, tmp_path):
     points = [make_point("tiny", 5, 12, 0.8), make_point("other", 5, 9, 0.7)]
     assert front_records(points) == (0.0, [])
     assert not any("front" in path.name for path in write_report(points, tmp_path))
-    assert draw(points, tmp_path / "again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluations.core.record import Record
-from evaluations.tables.tables import number
+from evaluations.tables.view import number
 
 FIGURES = {
     "neurons": (("simulation", "simulation score", 3),),
@@ -33,7 +33,7 @@ def floors(records: Sequence[Record]) -> list[str]:
             shown.append(text)
         if shown:
             lines.append(
-                f"control, in no table above: {record.model.get('name', '?')}, "
+                f"Control, in no table above: {record.model.get('name', '?')}, "
                 f"{record.evaluation}: {', '.join(shown)}"
             )
     return lines

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from evaluations.core.record import Interval, Metric, Record
-from evaluations.suite.lm.report import LANGUAGE
-from evaluations.tables import figures
-from evaluations.tables.figures import draw_language
-from evaluations.tables.tables import write_tables
+from evaluations.suite.lm import report
+from evaluations.suite.lm.report import FIGURES, tables
+from evaluations.tables import draw, write
 
 
 def _record(name: str, variant: str, perplexity: float, ablated: float | None) -> Record:
@@ -26,12 +25,13 @@ def _record(name: str, variant: str, perplexity: float, ablated: float | None) -
 
 def test_png_and_svg_are_written_and_values_are_where_they_belong(tmp_path, monkeypatch):
     drawn = []
-    keep = figures._perplexities
+    keep = report._perplexities
     monkeypatch.setattr(
-        figures, "_perplexities", lambda axes, found: (keep(axes, found), drawn.append(axes))
+        report, "_perplexities", lambda axes, found: (keep(axes, found), drawn.append(axes))
     )
     records = [_record("gated", "local", 7.0, 9.0), _record("plain", "none", 5.0, None)]
-    paths = draw_language(records, tmp_path / "lm")
+    paths, failures = draw.write(FIGURES, records, tmp_path, "lm")
+    assert failures == []
     assert [path.name for path in paths] == ["lm.png", "lm.svg"]
     assert paths[0].read_bytes().startswith(b"\x89PNG")
     assert "</svg>" in paths[1].read_text()[-20:]
@@ -45,14 +45,15 @@ def test_png_and_svg_are_written_and_values_are_where_they_belong(tmp_path, monk
 
 def test_without_records_of_lm_nothing_is_drawn(tmp_path):
     other = dataclasses.replace(_record("plain", "none", 5.0, None), evaluation="acdc")
-    assert draw_language([other], tmp_path / "none") == []
+    assert draw.write(FIGURES, [other], tmp_path, "none") == ([], [])
     assert not list(tmp_path.iterdir())
 
 
 def test_tables_are_written_beside(tmp_path):
     records = [_record("plain", "none", 5.0, None)]
-    markdown, csv = write_tables(LANGUAGE, records, tmp_path, "lm")
+    markdown, latex, csv = write(tables(records), tmp_path, "lm")
+    assert "\\label{tab:language}" in latex.read_text()
     assert "plain" in markdown.read_text()
-    assert csv.read_text().splitlines()[0].startswith("model,weights,perplexity,")
-    assert csv.read_text().splitlines()[1].startswith("plain,plainpla,5.0,0.1,4.9,5.2,10,0")
-    assert write_tables(LANGUAGE, [], tmp_path, "none") == []
+    assert csv.read_text().splitlines()[0].startswith("model,weights,health,perplexity,")
+    assert csv.read_text().splitlines()[1].startswith("plain,plainpla,,5.0,0.1,4.9,5.2,10,0")
+    assert write(tables([]), tmp_path, "none") == []

@@ -5,21 +5,14 @@ import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from evaluations.core.record import Interval, Metric
 from evaluations.suite.lm.report import LANGUAGE
-from evaluations.tables.tables import (
-    Column,
-    Layout,
-    csv_text,
-    markdown,
-    number,
-    rich_table,
-    rows,
-)
+from evaluations.tables import Column, Layout, csv_text, make_table, markdown, rows
+from evaluations.tables.view import number
 
 LAYOUT = Layout(
+    "a-table",
     "A table",
     (
         Column("lm", "perplexity", "Perplexity", 2, interval=True),
@@ -29,9 +22,7 @@ LAYOUT = Layout(
 
 
 def shown(layout, records) -> str:
-    console = Console(width=200, file=io.StringIO())
-    console.print(rich_table(layout, records))
-    return console.file.getvalue()
+    return markdown(make_table(layout, records))
 
 
 def gated(make_record, name, variant, k, gates="learned"):
@@ -51,11 +42,10 @@ def test_baselines_come_first_then_variants_by_k_then_controls(make_record):
     assert [row.model for row in rows(records)] == ["base", "l1", "l1r", "l4", "g1"]
 
 
-def test_an_empty_cell_says_what_fills_it(make_record):
-    record = make_record("a model")
-    assert "run: sat-eval acdc 'a model'" in shown(LAYOUT, [record])
-    (row,) = rows([record])
-    assert row.cell(Column("lm", "ablated_perplexity", "")) == "–"
+def test_what_fills_an_empty_cell_is_below_the_table(make_record):
+    table = make_table(LAYOUT, [make_record("a model")])
+    assert table.commands == ["sat-eval acdc 'a model'"]
+    assert [cell.text for cell in table.rows[0]] == ["a model", "12.50", "–"]
 
 
 def test_cells_show_interval_reason_and_failures(make_record):
@@ -64,11 +54,12 @@ def test_cells_show_interval_reason_and_failures(make_record):
     cells = {
         "12.50 [11.00, 14.00]": replace(metric, interval=interval),
         "12.50 *": replace(metric, n_failed=2),
-        "n/a: nan": replace(metric, value=float("nan")),
+        "n/a": replace(metric, value=float("nan")),
     }
     for cell, changed in cells.items():
-        (row,) = rows([make_record(metrics=[changed])])
-        assert row.cell(LAYOUT.columns[0]) == cell
+        table = make_table(LAYOUT, [make_record(metrics=[changed]), make_record("b", "cd" * 32)])
+        assert cell in [row[1].whole for row in table.rows]
+    assert "n/a: Perplexity of tiny (nan)." in table.notes
 
 
 def test_headings_point_to_what_is_better(make_record):
@@ -89,23 +80,25 @@ def test_the_newest_record_counts_and_namesakes_are_told_apart(make_record):
 def test_models_scored_on_different_text_are_pointed_out(make_record):
     data = {"spec": "demo", "split": "validation", "content": "a", "n_stories": 5, "n_tokens": 70}
     same = [make_record("a", data=data), make_record("b", weights="cd" * 32, data=data)]
-    assert "demo, validation split: 5 stories, 70 tokens." in markdown(LAYOUT, same)
+    assert "demo, validation split: 5 stories, 70 tokens." in shown(LAYOUT, same)
     other = make_record("b", weights="cd" * 32, data={**data, "content": "b", "n_tokens": 71})
-    assert "Not all models were scored on the same tokens" in markdown(LAYOUT, [same[0], other])
+    assert "Not all models were scored on the same tokens" in shown(LAYOUT, [same[0], other])
 
 
 def test_markdown_is_a_table(make_record):
-    lines = markdown(LAYOUT, [make_record("a|b")]).splitlines()
+    lines = shown(LAYOUT, [make_record("a|b")]).splitlines()
     assert lines[2:5] == [
         "| Model | Perplexity ↓ | Edges |",
         "| :-- | --: | --: |",
-        "| a\\|b | 12.50 | run: sat-eval acdc 'a\\|b' |",
+        "| a\\|b | 12.50 | – |",
     ]
 
 
 def test_csv_has_full_precision_and_empty_cells(make_record):
     metric = replace(make_record().metrics[0], value=1 / 3)
-    (line,) = csv.DictReader(io.StringIO(csv_text(LAYOUT, [make_record(metrics=[metric])])))
+    (line,) = csv.DictReader(
+        io.StringIO(csv_text(make_table(LAYOUT, [make_record(metrics=[metric])])))
+    )
     assert float(line["perplexity"]) == 1 / 3
     assert line["perplexity_se"] == "0.25"
     assert line["perplexity_n"] == "100"
@@ -131,20 +124,20 @@ def test_the_language_tables_name_metrics_that_exist(make_model, text):
 
 def test_a_column_no_model_has_for_one_reason_is_told_beneath(make_record):
     untaken = Metric("edges", "x", None, reasons={"--bootstrap N": 1}, n_failed=1)
-    layout = Layout("A table", (LAYOUT.columns[0], Column("lm", "edges", "Edges", 0)))
+    layout = Layout("t", "A table", (LAYOUT.columns[0], Column("lm", "edges", "Edges", 0)))
     records = [make_record(name, metrics=[*make_record().metrics, untaken]) for name in "ab"]
     text = " ".join(shown(layout, records).split())
-    assert "Not taken: Edges (--bootstrap N)." in text
+    assert "Not measured: Edges (--bootstrap N)." in text
     assert "n/a" not in text
     other = make_record("c", metrics=[*make_record().metrics, Metric("edges", "x", 3.0)])
     text = shown(layout, [*records, other])
-    assert "n/a: --bootstrap N" in text
-    assert "Not taken" not in text
+    assert "n/a: Edges of a, Edges of b (--bootstrap N)." in text
+    assert "Not measured: " not in text
 
 
 def test_columns_with_other_intervals_are_told_apart(make_record):
     metric = make_record().metrics[0]
-    layout = Layout("A table", tuple(replace(LAYOUT.columns[0], metric=name) for name in "ab"))
+    layout = Layout("t", "A table", tuple(replace(LAYOUT.columns[0], metric=name) for name in "ab"))
     metrics = [
         replace(metric, name="a", interval=Interval(11.0, 14.0, 0.95, "Wilson")),
         replace(metric, name="b", interval=Interval(11.0, 14.0, 0.95, "bootstrap")),

@@ -8,15 +8,12 @@ import io
 import pytest
 from rich.console import Console
 
-from evaluations.comparison.layer_table import layer_differences, table_2
-from evaluations.comparison.page_tables import html_grid, html_table
-from evaluations.comparison.paper_tables import differences, models_table, table_1
+from evaluations.comparison.paper_tables import differences, models_table, table_1, table_2
 from evaluations.comparison.seeds import groups
 from evaluations.comparison.selection import models
+from evaluations.core.health import phrases
 from evaluations.suite.lm.report import LANGUAGE
-from evaluations.tables import grid
-from evaluations.tables.health import phrases
-from evaluations.tables.tables import csv_text, markdown, rich_table
+from evaluations.tables import csv_text, html, latex, make_table, markdown, terminal
 from tests.evaluations.comparison.study_records import gates, lm, made
 
 PHRASE = "CE interval wider than the difference"
@@ -38,19 +35,20 @@ def records():
 
 def printed(table) -> str:
     console = Console(width=250, file=io.StringIO())
-    console.print(table)
+    console.print(terminal(table, 250))
     return " ".join(console.file.getvalue().split())
 
 
 def test_the_tables_of_an_evaluation_mark_and_explain(records):
-    for text in (markdown(LANGUAGE[0], records), printed(rich_table(LANGUAGE[0], records))):
+    table = make_table(LANGUAGE[0], records)
+    for text in (markdown(table), printed(table)):
         assert "gated †" in text
         assert f"† lm: {PHRASE} (gated)." in text
         assert "base †" not in text
-    page = html_table(LANGUAGE[0], records)
+    page = html(table)
     assert "<th scope='row'>gated †</th>" in page
     assert PHRASE in page
-    assert PHRASE in csv_text(LANGUAGE[0], records).splitlines()[2]
+    assert PHRASE in csv_text(table).splitlines()[2]
 
 
 def test_the_marked_model_has_no_figure_in_bold():
@@ -59,7 +57,7 @@ def test_the_marked_model_has_no_figure_in_bold():
 
     def bold(records) -> set[str]:
         table = table_1(groups(models(records)))
-        return {row[0].text for row in table.rows for cell in row if cell.is_best}
+        return {row[0].text for row in table.rows for cell in row if cell.kind == "best"}
 
     assert bold([*plain, *better]) == {"gated"}
     assert bold([*plain, *better[:2], sick(better[2])]) == set()
@@ -67,20 +65,20 @@ def test_the_marked_model_has_no_figure_in_bold():
 
 def test_table_1_marks_explains_and_keeps_it_out_of_bold(records):
     table = table_1(groups(models(records)))
-    place = [one.title for one in table.headings].index("Perplexity")
+    place = [one.title for one in table.columns].index("Perplexity")
     by_name = {row[0].text: row[place] for row in table.rows}
     assert by_name["gated"].text == "2.000 †"
-    assert not by_name["gated"].is_best
     assert by_name["base"].text == "3.000"
-    for text in (grid.markdown(table), html_grid(table), printed(grid.rich_table(table))):
+    for text in (markdown(table), html(table), printed(table)):
         assert f"† lm: {PHRASE} (gated)." in text
-    assert PHRASE in grid.latex(table)
+    assert PHRASE in latex(table)
 
 
 def test_differences_and_single_models_are_marked_too(records):
+    records += [lm("base1", 1, 3.0), lm("gated1", 1, 2.0, **L4)]
     found = groups(models(records))
-    for table in (differences(found), models_table(found)):
-        assert any(cell.text.endswith("†") for row in table.rows for cell in row)
+    for table in (*differences(found), models_table(found)):
+        assert any(cell.whole.endswith("†") for row in table.rows for cell in row)
         assert any(PHRASE in note for note in table.notes)
 
 
@@ -89,8 +87,9 @@ def test_table_2_marks_the_model():
     found = groups(
         models([made("n2g", "base", 0, graphs), sick(made("n2g", "gated", 0, graphs, **L4))])
     )
-    for table in (table_2(found), layer_differences(found)):
-        assert any(cell.text == "gated †" for row in table.rows for cell in row)
+    cells = [cell.text for row in table_2(found).rows for cell in row]
+    assert "1.00 †" in cells
+    assert "1.00" in cells
     assert any(PHRASE in note for note in table_2(found).notes)
 
 
