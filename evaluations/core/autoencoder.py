@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
+from sat_interp._util.reading import Unreadable, read_json
 
 MAX_CONFIG_BYTES = 1 << 20
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -62,28 +63,35 @@ def read_config(directory: Path) -> Config:
         if not (directory / name).is_file():
             raise UserError(f"{directory} is no SAELens directory: it has no {name}")
     path = directory / SAE_CFG_FILENAME
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UserError(f"{path} is larger than {MAX_CONFIG_BYTES:,} bytes: no configuration")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {_told(error)}") from None
-    if not isinstance(config, dict):
-        raise UserError(f"{path} is JSON, but no configuration of an autoencoder")
+    config = _read_mapping(path)
     for name, (wanted, is_right) in _FIELDS.items():
         if name in config and not is_right(config[name]):
             raise UserError(f"{path}: {name} is {_shown(config[name])}, not {wanted}")
     for name in ("d_in", "d_sae"):
         if name not in config:
-            raise UserError(f"{path} says nothing of {name}")
+            raise UserError(f"{path} has no {name}")
     if not isinstance(_metadata(config).get("hook_name", ""), str):
         raise UserError(f"{path}: hook_name is {_shown(_metadata(config)['hook_name'])}, no name")
+    _check_k(path, config)
+    return config
+
+
+def _read_mapping(path: Path) -> Config:
+    try:
+        config = read_json(path, MAX_CONFIG_BYTES)
+    except Unreadable as error:
+        raise UserError(f"{path} is no configuration of an autoencoder: {error}") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is JSON, but no configuration of an autoencoder")
+    return config
+
+
+def _check_k(path: Path, config: Config) -> None:
     k = config.get("k")
     if k is None and config.get("architecture") in WITH_K:  # SAELens would take 100
         raise UserError(f"{path}: {config['architecture']} needs k, and there is none")
     if k is not None and not 1 <= k <= config["d_sae"]:
         raise UserError(f"{path}: k is {_shown(k)}, not 1 to {config['d_sae']}")
-    return config
 
 
 def hook_point(
@@ -188,9 +196,12 @@ def _check_weights(directory: Path, config: Config) -> None:
         raise UserError(f"SAELens cannot open {path}: {_told(error)}") from None
     sizes = {"d_in": config["d_in"], "d_sae": config["d_sae"]}
     expected = {
-        "W_dec": ("d_sae", "d_in"), "W_enc": ("d_in", "d_sae"),
-        "b_dec": ("d_in",), "b_enc": ("d_sae",), "threshold": ("d_sae",),
-    }  # fmt: skip
+        "W_dec": ("d_sae", "d_in"),
+        "W_enc": ("d_in", "d_sae"),
+        "b_dec": ("d_in",),
+        "b_enc": ("d_sae",),
+        "threshold": ("d_sae",),
+    }
     if "W_dec" not in shapes:
         raise UserError(f"{path} holds no W_dec: these are no weights of an autoencoder")
     for name, axes in expected.items():

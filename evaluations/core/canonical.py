@@ -1,4 +1,4 @@
-"""Any configuration in the types of JSON, the same in every process, so that it can be hashed."""
+"""Any configuration in the types of JSON, equal in every process, so that it can be hashed."""
 
 from __future__ import annotations
 
@@ -27,31 +27,60 @@ def canonical(value: Any) -> Any:
         return value
     if isinstance(value, enum.Enum):
         return [_name(type(value)), value.name]
+    if isinstance(value, int | float | np.generic):
+        return _number(value)
+    if isinstance(value, np.ndarray) or _is_torch(value):
+        return _array(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return canonical({one.name: getattr(value, one.name) for one in dataclasses.fields(value)})
+    if isinstance(value, Mapping | Set | Sequence) and not isinstance(value, bytes | range):
+        return _collection(value)
+    return _object(value)
+
+
+def _number(value: int | float | np.generic) -> Any:
     if isinstance(value, int):
         return int(value)
-    if isinstance(value, float):
-        return _number(float(value))
-    if isinstance(value, np.generic):
+    if not isinstance(value, float):
         return canonical(value.item())
-    if isinstance(value, complex | bytes | bytearray | range):
-        return [type(value).__name__, repr(value)]
-    torch = sys.modules.get("torch")  # before it is imported, nothing is a tensor
-    if isinstance(value, PurePath):
+    if not math.isfinite(value):
+        return ["float", repr(float(value))]
+    return int(value) if value.is_integer() else float(value)
+
+
+def _is_torch(value: Any) -> bool:
+    """Whether a value is of torch; before that is imported, nothing is."""
+    torch = sys.modules.get("torch")
+    kinds = (torch.dtype, torch.device, torch.Tensor) if torch is not None else ()
+    return isinstance(value, kinds)
+
+
+def _array(value: Any) -> Any:
+    """Return an array or tensor with its dtype and shape; of a dtype or device its name."""
+    if not hasattr(value, "tolist"):
         return str(value)
-    if torch is not None and isinstance(value, torch.dtype | torch.device):
-        return str(value)
-    if isinstance(value, np.ndarray):
-        return _array(str(value.dtype), value.shape, value.tolist())
-    if torch is not None and isinstance(value, torch.Tensor):
-        return _array(str(value.dtype), tuple(value.shape), value.detach().tolist())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return canonical({name: getattr(value, name) for name in _fields(value)})
+    numbers = value if isinstance(value, np.ndarray) else value.detach()
+    return {
+        "dtype": str(value.dtype),
+        "shape": list(value.shape),
+        "values": canonical(numbers.tolist()),
+    }
+
+
+def _collection(value: Mapping[Any, Any] | Set[Any] | Sequence[Any]) -> Any:
+    if isinstance(value, bytearray):
+        return _named(value)
     if isinstance(value, Mapping):
         return {str(key): canonical(entry) for key, entry in value.items()}
-    if isinstance(value, Set):
-        return sorted((canonical(entry) for entry in value), key=repr)
-    if isinstance(value, Sequence):
-        return [canonical(entry) for entry in value]
+    entries = [canonical(entry) for entry in value]
+    return sorted(entries, key=repr) if isinstance(value, Set) else entries
+
+
+def _object(value: Any) -> Any:
+    if isinstance(value, complex | bytes | range):
+        return _named(value)
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, functools.partial):
         return ["partial", *map(canonical, (value.func, value.args, value.keywords))]
     if hasattr(value, "__qualname__"):  # a class or a function
@@ -62,18 +91,8 @@ def canonical(value: Any) -> Any:
     return [_name(type(value)), re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))]
 
 
-def _number(value: float) -> int | float | list[str]:
-    if not math.isfinite(value):
-        return ["float", repr(value)]
-    return int(value) if value.is_integer() else value
-
-
-def _array(dtype: str, shape: tuple[int, ...], values: Any) -> Any:
-    return {"dtype": dtype, "shape": list(shape), "values": canonical(values)}
-
-
-def _fields(value: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(value)]
+def _named(value: object) -> list[str]:
+    return [type(value).__name__, repr(value)]
 
 
 def _name(kind: type) -> str:
