@@ -23,28 +23,26 @@ Dtype = Literal["float32", "float64", "bfloat16"]
 IN_MEMORY = "in memory"
 """What a record names as the MODEL argument of a model that was given as an object."""
 
-SHAPE = (
-    "n_layers", "d_model", "n_heads", "d_head", "d_mlp", "n_ctx", "d_vocab", "act_fn", "eps",
-    "normalization_type", "positional_embedding_type", "use_attn_scale", "attn_scale",
-    "attn_types", "window_size", "parallel_attn_mlp", "gated_mlp", "rotary_base", "rotary_dim",
-    "n_key_value_heads", "output_logits_soft_cap", "original_architecture",
-)  # fmt: skip
+_SHAPE = """
+n_layers d_model n_heads d_head d_mlp n_ctx d_vocab act_fn eps normalization_type
+positional_embedding_type use_attn_scale attn_scale attn_types window_size parallel_attn_mlp
+gated_mlp rotary_base rotary_dim n_key_value_heads output_logits_soft_cap original_architecture
+"""
+SHAPE = tuple(_SHAPE.split())
 """Fields of the configuration that a record shows as the model's shape."""
 
-COSMETIC = frozenset({
-    # names, and where it came from
-    "model_name", "tokenizer_name", "from_checkpoint", "checkpoint_index", "checkpoint_label_type",
-    "checkpoint_value", "trust_remote_code",
-    # how fresh weights are drawn
-    "init_mode", "init_weights", "initializer_range", "seed",
-    # where it runs; the precision is that of the weights
-    "device", "n_devices", "dtype",
-    # which hook points fire; ``n_params`` follows from the rest
-    "use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in", "use_hook_tokens",
-    "ungroup_grouped_query_attention", "n_params",
-    # how text becomes tokens: a text's own hash is of its tokens
-    "default_prepend_bos", "tokenizer_prepends_bos",
-})  # fmt: skip
+_COSMETIC = {
+    "names, and where it came from": "model_name tokenizer_name from_checkpoint checkpoint_index "
+    "checkpoint_label_type checkpoint_value trust_remote_code",
+    "how fresh weights are drawn": "init_mode init_weights initializer_range seed",
+    "where it runs; the precision is that of the weights": "device n_devices dtype",
+    "which hook points fire; n_params follows from the rest": "use_attn_result "
+    "use_split_qkv_input use_hook_mlp_in use_attn_in use_hook_tokens "
+    "ungroup_grouped_query_attention n_params",
+    "how text becomes tokens, of which a text has a hash": "default_prepend_bos "
+    "tokenizer_prepends_bos",
+}
+COSMETIC = frozenset(name for names in _COSMETIC.values() for name in names.split())
 """Fields of a HookedTransformerConfig that change no result. Every other field is part of a model's
 identity, those of later TransformerLens releases included."""
 

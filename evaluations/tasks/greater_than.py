@@ -9,11 +9,11 @@ from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import Words
 from sat_interp.data.stories.grammar import pick
 
-NOUNS = (
-    "war", "trip", "journey", "drought", "strike", "project", "reign", "voyage", "festival",
-    "famine", "search", "friendship", "dispute", "marriage", "expedition", "rebellion", "struggle",
-    "contest", "campaign", "peace",
-)  # fmt: skip
+_NOUNS = """
+war trip journey drought strike project reign voyage festival famine search friendship dispute
+marriage expedition rebellion struggle contest campaign peace
+"""
+NOUNS = tuple(_NOUNS.split())
 CENTURIES = range(11, 18)
 FIRST, LAST = 2, 98  # years within a century that an answer may be; 01 is the corrupted year
 

@@ -23,12 +23,12 @@ def _words(*words: str) -> tuple[Word, ...]:
     return tuple(map(Word, words))
 
 
-# With the eighty names of the built-in corpus a hundred, all frequent in TinyStories.
-NAMES = (
-    *NAMES_F, *NAMES_M,
-    "Sue", "Beth", "Nina", "Katie", "Laura", "Rose", "Helen", "Grace", "Kelly", "Ann",
-    "Alex", "Steve", "Johnny", "Mark", "Ryan", "Roy", "Rick", "Eddie", "Jason", "Kevin",
-)  # fmt: skip
+_FURTHER_NAMES = """
+Sue Beth Nina Katie Laura Rose Helen Grace Kelly Ann
+Alex Steve Johnny Mark Ryan Roy Rick Eddie Jason Kevin
+"""
+NAMES = (*NAMES_F, *NAMES_M, *_FURTHER_NAMES.split())
+"""A hundred names, all frequent in TinyStories: the eighty of the built-in corpus, and others."""
 PLACES = _words("park", "beach", "zoo", "farm", "store", "school", "garden", "library")
 OBJECTS = _words("ball", "doll", "book", "hat", "cookie", "flower", "toy", "balloon")
 

@@ -77,9 +77,13 @@ def null_prompts(prompts: TaskPrompts, seed: int) -> TaskPrompts:
         reason = left_out.most_common(1)[0][0] if left_out else "no prompt"
         raise UserError(f"{prompts.name}: no null task: {reason}")
     return dataclasses.replace(
-        prompts, name=f"{prompts.name} (null)", batches=tuple(batches), texts=tuple(texts),
-        left_out=dict(left_out), held_out=None,
-    )  # fmt: skip
+        prompts,
+        name=f"{prompts.name} (null)",
+        batches=tuple(batches),
+        texts=tuple(texts),
+        left_out=dict(left_out),
+        held_out=None,
+    )
 
 
 def _text(prompts: TaskPrompts, number: int, tokens: list[int]) -> Pair:

@@ -218,10 +218,16 @@ def competence(model: HookedTransformer, prompts: TaskPrompts) -> Competence:
     low, high = wilson(successes, n)
     error = float(difference.std()) / math.sqrt(n) if n > 1 else None
     return Competence(
-        accuracy=successes / n, low=low, high=high, top=float(top.double().mean()),
-        logit_difference=float(difference.mean()), logit_difference_error=error,
-        n=n, n_failed=n_failed, n_left_out=prompts.n_left_out,
-    )  # fmt: skip
+        accuracy=successes / n,
+        low=low,
+        high=high,
+        top=float(top.double().mean()),
+        logit_difference=float(difference.mean()),
+        logit_difference_error=error,
+        n=n,
+        n_failed=n_failed,
+        n_left_out=prompts.n_left_out,
+    )
 
 
 def check_fit(model: HookedTransformer, prompts: TaskPrompts) -> None:

@@ -226,8 +226,10 @@ class _Drawn:
         self.first, self.rest = self.first[:n], self.rest[:held_out]
         log.warning(
             "%d prompts can be used: %d to search with, %d held out (--held-out 0 holds out none)",
-            len(every), len(self.first), len(self.rest),
-        )  # fmt: skip
+            len(every),
+            len(self.first),
+            len(self.rest),
+        )
 
 
 def answers(row: Row) -> frozenset[int]:
