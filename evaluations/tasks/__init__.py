@@ -1,1 +1,1 @@
-"""Tasks: prompts with a right and a wrong answer."""
+"""Tasks: pairs of prompts, clean and corrupted, with a right and a wrong answer."""

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def distinct(rng: random.Random, pool: Sequence[T], size: int, but: Collection[T] = ()) -> list[T]:
-    """``size`` different entries of the pool, none of them in ``but``."""
+    """Return ``size`` different entries of the pool, none of them in ``but``."""
     drawn: list[T] = []
     while len(drawn) < size:
         choice = pick(rng, pool)

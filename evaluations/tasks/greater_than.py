@@ -1,4 +1,4 @@
-"""Greater-Than (Hanna et al. 2023, arXiv 2305.00586), for models that know numbers."""
+"""Greater-Than (Hanna et al. 2023, arXiv 2305.00586): two-digit years as single tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST, LAST = 2, 98  # years within a century that an answer may be; 01 is the c
 
 
 def greater_than(words: Words, seed: int) -> Iterator[Pair]:
-    """ "The war lasted from the year 1732 to the year 17" -> "41", not "23".
+    """Yield "The war lasted from the year 1732 to the year 17" -> "41", not "23".
 
     Right and wrong are equally far from the year in the prompt. Corrupted: it becomes 01, after
     which both are possible. (The paper sums the probabilities of all years on either side; here one

@@ -1,7 +1,7 @@
 """Indirect-object identification (Wang et al. 2023, arXiv 2211.00593, section 2), two versions.
 
 "Then, Tim and Mia went to the park. Mia gave a ball to" -> " Tim", not " Mia". Corrupted: the three
-names become three fresh, distinct ones, so that nobody is named twice.
+names become three other, distinct names, so that no name is repeated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OBJECTS = _words("ball", "doll", "book", "hat", "cookie", "flower", "toy", "ball
 
 
 def ioi(words: Words, seed: int) -> Iterator[Pair]:
-    """The built-in corpus' own prompts, with pairs of names that its training split holds out."""
+    """Yield the built-in corpus' prompts, with pairs of names held out of its training split."""
     names = words.keep("names", (*NAMES_F, *NAMES_M), least=5)
     rng = random.Random(f"ioi/corrupted/{seed}")
     for prompt in _built_in(seed):
@@ -42,7 +42,7 @@ def ioi(words: Words, seed: int) -> Iterator[Pair]:
 
 
 def ioi_tinystories(words: Words, seed: int) -> Iterator[Pair]:
-    """Seven frames, each as often ABBA as BABA, with 8 places, 8 objects and 100 names."""
+    """Yield seven frames, each as often ABBA as BABA, with 8 places, 8 objects and 100 names."""
     names = words.keep("names", NAMES, least=5)
     rng = random.Random(f"ioi-tinystories/{seed}")
     index = 0
@@ -59,7 +59,7 @@ def ioi_tinystories(words: Words, seed: int) -> Iterator[Pair]:
 
 
 def _built_in(seed: int) -> Iterator[IOIPrompt]:
-    """All of them, one after another: the first n are the same however many are asked for."""
+    """Yield all prompts of the corpus; the first n do not depend on how many are drawn."""
     done, size = 0, 128
     while True:
         yield from built_in_prompts(size, seed)[done:]

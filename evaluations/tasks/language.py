@@ -1,4 +1,4 @@
-"""What language asks for: the gender of a pronoun, a quote to close, a verb that agrees.
+"""Grammar tasks: the gender of a pronoun, a quote to close, a verb that agrees.
 
 The sentences are those of the built-in corpus' own grammar (``sat_interp.data.stories.scenes``) or
 near them, and ordinary in TinyStories. In each task the corrupted prompt asks for the wrong answer.
@@ -17,7 +17,7 @@ from sat_interp.data.stories import Slots
 from sat_interp.data.stories.grammar import pick
 from sat_interp.data.stories.lexicon import BOYS, GIRLS, NAMES, POOLS
 
-# {x} is whom the pronoun stands for.
+# The pronoun refers to {x}.
 _PRONOUNS = (
     ("{start} {x} was {sorrow}, so", ("he", "she")),
     ("{start} {x} wanted to {skill} like {y}, but", ("he", "she")),
@@ -27,8 +27,8 @@ _PRONOUNS = (
     ("It was {weather.a} day. {x} could not find", ("his", "her")),
 )
 
-# A question in quotes, which ends in ?" and nothing else, and a sentence of as many tokens without
-# quotes. A statement in quotes would not do: another sentence may follow, so its "." is no mistake.
+# A question in quotes, which can only end in ?", and a sentence of as many tokens without quotes. A
+# statement in quotes is not used: another sentence may follow it, so that "." would be correct.
 _BEFORE = (
     "{start} {x} saw {y}.",
     "It was {weather.a} day. {x} met {y}.",
@@ -47,7 +47,7 @@ _QUOTES = (
 
 # {subject} is the noun the verb agrees with, {some} "a" or "two", {between} a noun of either number
 # (Linzen et al. 2016, arXiv 1611.01368, on attractors). The built-in corpus has only nouns of the
-# other number there: had these prompts too, the nearer noun alone would give the answer.
+# other number there; prompts of that kind alone could be answered from the nearer noun.
 _AGREEMENTS = (
     ("It was {weather.a} day. The {subject} near the {between}", "animal", ("was", "were")),
     ("It was {weather.a} day. The {subject} by the {between}", "thing", ("was", "were")),
@@ -57,7 +57,10 @@ _AGREEMENTS = (
 
 
 def gender(words: Words, seed: int) -> Iterator[Pair]:
-    """ "One day, Tim was sad, so" -> " he", not " she". Corrupted: a name of the other gender."""
+    """Yield "One day, Tim was sad, so" -> " he", not " she".
+
+    Corrupted: a name of the other gender.
+    """
     girls, boys = words.keep("girls' names", GIRLS, 2), words.keep("boys' names", BOYS, 2)
     rng = random.Random(f"gender/{seed}")
     for index in count():
@@ -72,7 +75,10 @@ def gender(words: Words, seed: int) -> Iterator[Pair]:
 
 
 def quotes(words: Words, seed: int) -> Iterator[Pair]:
-    """'Tim asked, "Where is the dog' -> '?"', not '.'. Corrupted: nobody is quoted."""
+    """Yield 'Tim asked, "Where is the dog' -> '?"', not '.'.
+
+    Corrupted: no quotation.
+    """
     rng = random.Random(f"quotes/{seed}")
     for index in count():
         before = _BEFORE[index % len(_BEFORE)]
@@ -84,7 +90,10 @@ def quotes(words: Words, seed: int) -> Iterator[Pair]:
 
 
 def agreement(words: Words, seed: int) -> Iterator[Pair]:
-    """ "The dogs near the tree" -> " were", not " was". Corrupted: the subject's other number."""
+    """Yield "The dogs near the tree" -> " were", not " was".
+
+    Corrupted: the subject in the other number.
+    """
     rng = random.Random(f"agreement/{seed}")
     for index in count():
         template, kind, (singular, plural) = _AGREEMENTS[index % len(_AGREEMENTS)]
@@ -100,6 +109,6 @@ def agreement(words: Words, seed: int) -> Iterator[Pair]:
 
 
 def _with(slots: Slots, **words: str) -> Slots:
-    """The same slots with these words: what is drawn while a text is filled in stays."""
+    """Return the slots with these words added; words drawn earlier are kept."""
     slots.update(words)
     return slots

@@ -2,8 +2,8 @@
 
 A null prompt is a pair of prompts that both lack what makes the task's clean prompt answerable: the
 task's corrupted prompt, and the same prompt with other words in it. The frame stays, as many tokens
-change as between the task's clean and corrupted prompt, and none of them bears on the answer. What
-is found on such pairs, any change of so many words costs.
+change as between the task's clean and corrupted prompt, and none of them bears on the answer. A
+circuit found on such pairs shows what any change of that many words costs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ ALONE = "no other prompt changes at the same places"
 TOO_FEW = "too few words that do not bear on the answer"
 TWICE = "drawn before"
 
-Place = tuple[int, ...]  # the positions of one word, which may come several times
+Place = tuple[int, ...]
+"""The positions of one word, which may come several times."""
 
 
 def null_prompts(prompts: TaskPrompts, seed: int) -> TaskPrompts:
@@ -54,19 +55,19 @@ def null_prompts(prompts: TaskPrompts, seed: int) -> TaskPrompts:
         rows = _Rows.of(batch)
         kept: dict[tuple[int, ...], tuple[int, list[int]]] = {}
         for row in range(len(batch)):
-            found = rows.replaced(row, draws)
-            if isinstance(found, str):
-                left_out[found] += 1
+            replaced = rows.replaced(row, draws)
+            if isinstance(replaced, str):
+                left_out[replaced] += 1
                 continue
-            known = (*rows.base[row], *found, rows.right[row], rows.wrong[row])
+            known = (*rows.base[row], *replaced, rows.right[row], rows.wrong[row])
             if known in kept:
                 left_out[TWICE] += 1
                 continue
-            kept[known] = (row, found)
+            kept[known] = (row, replaced)
         if kept:
             chosen = [row for row, _ in kept.values()]
             part = batch[chosen]
-            changed = torch.tensor([found for _, found in kept.values()], dtype=torch.long)
+            changed = torch.tensor([replaced for _, replaced in kept.values()], dtype=torch.long)
             batches.append(PairBatch(part.corrupted, changed, part.right, part.wrong))
             texts += [
                 _text(prompts, first + row, changed[place].tolist())
@@ -87,7 +88,7 @@ def null_prompts(prompts: TaskPrompts, seed: int) -> TaskPrompts:
 
 
 def _text(prompts: TaskPrompts, number: int, tokens: list[int]) -> Pair:
-    """The null prompt as text, as far as the tokenizer is known."""
+    """Return the null prompt as text; empty where the task's prompts have none."""
     if number >= len(prompts.texts):
         return Pair("", "", "", "")
     pair = prompts.texts[number]
@@ -102,7 +103,7 @@ class _Rows:
     Attributes:
         base: the corrupted prompts.
         changed: the positions at which clean and corrupted prompt differ.
-        mates: for each such set of positions the prompts that have it.
+        peers: for each such set of positions the prompts that differ there.
     """
 
     clean: list[list[int]]
@@ -110,7 +111,7 @@ class _Rows:
     right: list[int]
     wrong: list[int]
     changed: list[Place]
-    mates: dict[Place, list[int]]
+    peers: dict[Place, list[int]]
 
     @classmethod
     def of(cls, batch: PairBatch) -> _Rows:
@@ -119,60 +120,60 @@ class _Rows:
             tuple(at for at, (one, other) in enumerate(zip(*pair, strict=True)) if one != other)
             for pair in zip(clean, base, strict=True)
         ]
-        mates: dict[Place, list[int]] = {}
+        peers: dict[Place, list[int]] = {}
         for row, positions in enumerate(changed):
-            mates.setdefault(positions, []).append(row)
-        return cls(clean, base, batch.right.tolist(), batch.wrong.tolist(), changed, mates)
+            peers.setdefault(positions, []).append(row)
+        return cls(clean, base, batch.right.tolist(), batch.wrong.tolist(), changed, peers)
 
     def replaced(self, row: int, draws: np.random.Generator) -> list[int] | str:
-        """The base of a row with other words in it, or the reason why there is none."""
+        """Return a row's base with other words in it, or the reason why there is none."""
         positions = self.changed[row]
-        mates = [mate for mate in self.mates[positions] if mate != row]
-        if not mates:
+        peers = [peer for peer in self.peers[positions] if peer != row]
+        if not peers:
             return ALONE
         used = {*self.clean[row], *self.base[row], self.right[row], self.wrong[row]}
         asked = self.words(row, positions)
         rest = self.words(row, [at for at in range(len(self.base[row])) if at not in positions])
         choices: dict[Place, int] = {}
         for place in asked:
-            self.draw(row, place, self.like(row, mates), not self.copies(row), used, choices, draws)
+            self.draw(row, place, self.like(row, peers), not self.copies(row), used, choices, draws)
         missing = len(positions) - sum(map(len, choices))
         others: dict[Place, int] = {}
         for place in (rest[index] for index in draws.permutation(len(rest)).tolist()):
             if missing and len(place) <= missing:
-                self.draw(row, place, mates, True, used, others, draws)
+                self.draw(row, place, peers, True, used, others, draws)
         filled = _of_size(list(others), missing)
         if filled is None or not positions:
             return TOO_FEW
-        found = list(self.base[row])
+        tokens = list(self.base[row])
         for place, token in [*choices.items(), *((place, others[place]) for place in filled)]:
             for at in place:
-                found[at] = token
-        return found
+                tokens[at] = token
+        return tokens
 
     def copies(self, row: int) -> bool:
         """Whether the answers are words of the prompt, as in IOI."""
         return {self.right[row], self.wrong[row]} <= set(self.clean[row])
 
-    def like(self, row: int, mates: list[int]) -> list[int]:
-        """The mates whose changed words may stand in this row without giving its answer away."""
+    def like(self, row: int, peers: list[int]) -> list[int]:
+        """Return the peers whose changed words do not give this row's answer away."""
         if self.copies(row):
-            return mates
+            return peers
         answers = (self.right[row], self.wrong[row])
-        return [mate for mate in mates if (self.right[mate], self.wrong[mate]) == answers]
+        return [peer for peer in peers if (self.right[peer], self.wrong[peer]) == answers]
 
     def words(self, row: int, positions: Sequence[int]) -> list[Place]:
-        """Positions by word: equal tokens of the base belong together."""
-        found: dict[int, list[int]] = {}
+        """Return positions by word: equal tokens of the base belong together."""
+        by_token: dict[int, list[int]] = {}
         for at in positions:
-            found.setdefault(self.base[row][at], []).append(at)
-        return [tuple(places) for places in found.values()]
+            by_token.setdefault(self.base[row][at], []).append(at)
+        return [tuple(places) for places in by_token.values()]
 
     def draw(
         self,
         row: int,
         place: Place,
-        mates: list[int],
+        peers: list[int],
         between_same: bool,
         used: set[int],
         choices: dict[Place, int],
@@ -185,8 +186,8 @@ class _Rows:
         base = self.base[row]
         near: set[int] = set()
         far: set[int] = set()
-        for mate in mates:
-            other = self.base[mate]
+        for peer in peers:
+            other = self.base[peer]
             token = other[place[0]]
             if token in used or any(other[at] != token for at in place):
                 continue
@@ -198,12 +199,12 @@ class _Rows:
 
 
 def _around(tokens: list[int], at: int) -> list[list[int]]:
-    """The neighbours of a position; none beyond the ends."""
+    """Return the neighbours of a position; none beyond the ends."""
     return [tokens[max(0, at - 1) : at], tokens[at + 1 : at + 2]]
 
 
 def _of_size(places: list[Place], size: int) -> list[Place] | None:
-    """Places, the first ones if possible, that have ``size`` positions between them."""
+    """Return places that have ``size`` positions in all, the first ones if possible."""
     for n in range(len(places) + 1):
         for chosen in combinations(places[:12], n):
             if sum(map(len, chosen)) == size:

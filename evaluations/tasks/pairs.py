@@ -1,7 +1,7 @@
-"""What a task is to everyone else: paired prompts with a right and a wrong answer, in tokens.
+"""Paired prompts with a right and a wrong answer, in tokens: a task as evaluations read it.
 
-A clean prompt has a right answer; its corrupted twin, of the same length, does not support it. The
-prompts of one length lie together, so nothing is ever padded.
+A clean prompt has a right answer; its corrupted counterpart, of the same length, does not support
+it. Prompts of one length form a batch, so that nothing is padded.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from transformer_lens import HookedTransformer
 
 from sat_interp._util.errors import UserError
 
-LOGITS = 1 << 24  # entries held at once: 64 MiB in float32, however large batch or vocabulary are
-_Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
+LOGITS = 1 << 24
+"""Logits in memory at once: 64 MiB in float32, for any batch and vocabulary."""
+_Z95 = 1.959963984540054
+"""The standard normal's 97.5 % quantile."""
 
 
 class Pair(NamedTuple):
-    """One pair as text; the answers follow the clean prompt directly, space included."""
+    """A pair as text; the answers follow the clean prompt directly, space included."""
 
     clean: str
     corrupted: str
@@ -45,10 +47,11 @@ class PairBatch:
     wrong: Int[Tensor, " batch"]
 
     def __len__(self) -> int:
+        """The number of pairs."""
         return len(self.clean)
 
     def __getitem__(self, rows: Sequence[int]) -> PairBatch:
-        """The pairs in these rows; a row may come more than once."""
+        """Return the pairs in these rows; a row may come more than once."""
         at = torch.tensor(rows, dtype=torch.long)
         return PairBatch(self.clean[at], self.corrupted[at], self.right[at], self.wrong[at])
 
@@ -67,9 +70,9 @@ class TaskPrompts:
         texts: the same pairs as text, in the same order.
         left_out: how many drawn prompts could not be used, by reason.
         words_left_out: how many words could not be used at all (not one token), by kind.
-        note: what else a record should say (seed, tokenizer, ...).
-        held_out: further prompts of the task, to measure on what the others found; they share no
-            prompt with them.
+        note: further facts for the record (seed, tokenizer, ...).
+        held_out: further prompts of the task, none of them among these, on which a circuit found
+            with these is measured.
         decode: from tokens to text, where the tokenizer is known.
     """
 
@@ -84,17 +87,17 @@ class TaskPrompts:
 
     @property
     def n(self) -> int:
-        """Prompts, of all lengths."""
+        """The number of prompts, of all lengths."""
         return sum(map(len, self.batches))
 
     @property
     def n_left_out(self) -> int:
-        """Prompts that could not be used, whatever the reason."""
+        """The number of prompts that could not be used, for any reason."""
         return sum(self.left_out.values())
 
     @cached_property
     def content(self) -> str:
-        """A hash of the tokens: what was asked, whatever the task is called."""
+        """A hash of the tokens; the task's name is not part of it."""
         digest = hashlib.sha256()
         for batch in self.batches:
             digest.update(repr(tuple(batch.clean.shape)).encode())
@@ -106,7 +109,7 @@ class TaskPrompts:
         return digest.hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """What a record says of the prompts; ``content`` alone decides whether they are the same.
+        """Return the facts a record states; ``content`` alone decides whether prompts are the same.
 
         ``lengths`` maps a length in tokens to the number of prompts that have it.
         """
@@ -124,11 +127,11 @@ class TaskPrompts:
 
     def _held_out_described(self) -> dict[str, Any]:
         assert self.held_out is not None
-        told = self.held_out.describe()
-        return {key: told[key] for key in ("content", "n", "left_out", "lengths")}
+        facts = self.held_out.describe()
+        return {key: facts[key] for key in ("content", "n", "left_out", "lengths")}
 
     def subset(self, indices: Sequence[int]) -> TaskPrompts:
-        """The prompts of these numbers, each with those of its length; repeats are kept.
+        """Return the prompts of these numbers, each with those of its length; repeats are kept.
 
         Raises:
             IndexError: a number is negative or beyond the last prompt.
@@ -146,7 +149,7 @@ class TaskPrompts:
         return dataclasses.replace(self, batches=tuple(batches), texts=texts)
 
     def bootstrap(self, seed: int) -> TaskPrompts:
-        """As many prompts, drawn with replacement from all of them (Efron 1979)."""
+        """Return as many prompts, drawn with replacement from all of them (Efron 1979)."""
         drawn = np.random.default_rng(seed).integers(self.n, size=self.n)
         return self.subset(drawn.tolist())
 
@@ -163,17 +166,17 @@ class TaskPrompts:
 
 @dataclass(frozen=True)
 class Competence:
-    """How well a model does a task: an edge count of one that cannot do it means nothing.
+    """How well a model does a task. The edge count of a model that fails it is not meaningful.
 
     Attributes:
-        accuracy: share of prompts where the right answer's logit is above the wrong one's; chance
-            is 0.5. A tie is not right.
+        accuracy: share of prompts where the right answer's logit is above the wrong answer's;
+            chance is 0.5, and a tie counts as wrong.
         low, high: 95 % Wilson interval of the accuracy.
         top: share of prompts where the right answer has the highest logit of all.
         logit_difference: mean of logit(right) - logit(wrong), in nats.
         logit_difference_error: its standard error over prompts; None with fewer than two.
         n: prompts scored.
-        n_failed: prompts whose logits are not finite; in none of the figures.
+        n_failed: prompts whose logits are not finite; excluded from all figures.
         n_left_out: prompts the task left out for this tokenizer.
     """
 
@@ -189,7 +192,7 @@ class Competence:
 
     @property
     def at_chance(self) -> bool:
-        """Whether the interval of the accuracy reaches down to 0.5: not shown to do the task."""
+        """Whether the accuracy's interval includes 0.5: not shown to exceed chance."""
         return self.low <= 0.5
 
 
@@ -231,7 +234,7 @@ def competence(model: HookedTransformer, prompts: TaskPrompts) -> Competence:
 
 
 def check_fit(model: HookedTransformer, prompts: TaskPrompts) -> None:
-    """Refuse prompts the model cannot read.
+    """Do nothing if the model can read the prompts.
 
     Raises:
         UserError: there is no prompt, one is longer than the context, or has a token that the model
@@ -256,7 +259,7 @@ def check_fit(model: HookedTransformer, prompts: TaskPrompts) -> None:
 def _last_logits(
     model: HookedTransformer, tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Logits after the last token, on the CPU; those of all positions exist for a few rows only."""
+    """Return the logits after the last token, on the CPU, computed for a few rows at a time."""
     rows = max(1, LOGITS // (tokens.shape[1] * model.cfg.d_vocab_out))
     parts = [
         model(tokens[first : first + rows].to(model.cfg.device), return_type="logits")[:, -1].cpu()
@@ -266,7 +269,7 @@ def _last_logits(
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share (Wilson 1927): honest near 0 and 1.
+    """Return the 95 % Wilson score interval of a share (Wilson 1927), valid near 0 and 1.
 
     With p = successes / n and z the normal quantile, centre (p + z^2/2n) / (1 + z^2/n) and half
     width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).

@@ -1,4 +1,4 @@
-"""What was said before: repeated sequences, and which object of the story is meant."""
+"""Recall tasks: repeated sequences, and which object of the story is meant."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ REPEATED = (3, 4, 5, 6)  # of them repeated before the question
 _KINDS = ("toy", "gift", "thing", "animal", "food", "meal", "plant", "color", "look", "feeling")
 _WORDS = tuple(sorted({str(word) for kind in _KINDS for word in POOLS[kind]}))
 
-# {one} and {two} are the objects, of a pool each; {hue} and {hue2} what they look like, {cue} the
-# look of the one asked for.
+# {one} and {two} are the objects, each from its own pool; {hue} and {hue2} their colors, {cue} the
+# color of the object asked for.
 _STORIES = (
     (
         "{start} {x} had {hue.a} {one}, and {y} had {hue2.a} {two}. {x} played with the {cue}",
@@ -31,33 +31,35 @@ _STORIES = (
         ("animal", "thing"),
     ),
 )
-# The first is named again, the second is asked for.
+# The first object is named again, the second is asked for.
 _OTHER = "{start} {x} saw {one.a} and {two.a}. The {one} was {look}, and the"
 
 
 def induction(words: Words, seed: int) -> Iterator[Pair]:
-    """Random words A B C D ... A B C -> D (Olsson et al. 2022, arXiv 2209.11895).
+    """Yield random words A B C D ... A B C -> D (Olsson et al. 2022, arXiv 2209.11895).
 
-    Wrong is another of the words that were said once. Corrupted: other words before the repetition,
-    so that there is nothing to repeat.
+    The wrong answer is another word of the sequence. Corrupted: other words before the repetition,
+    so that nothing is repeated.
     """
     known = words.keep("words", _WORDS, least=2 * SEQUENCE)
     rng = random.Random(f"induction/{seed}")
     for index in count():
         drawn = distinct(rng, known, 2 * SEQUENCE)
-        said, fresh = drawn[:SEQUENCE], drawn[SEQUENCE:]
+        sequence, others = drawn[:SEQUENCE], drawn[SEQUENCE:]
         asked = REPEATED[index % len(REPEATED)]
-        wrong = pick(rng, said[asked + 1 :])
+        wrong = pick(rng, sequence[asked + 1 :])
         clean, corrupted = (
-            "".join(f" {word}" for word in (*first, *said[:asked])) for first in (said, fresh)
+            "".join(f" {word}" for word in (*first, *sequence[:asked]))
+            for first in (sequence, others)
         )
-        yield Pair(clean, corrupted, f" {said[asked]}", f" {wrong}")
+        yield Pair(clean, corrupted, f" {sequence[asked]}", f" {wrong}")
 
 
 def recall(words: Words, seed: int) -> Iterator[Pair]:
-    """ "Tim had a red ball, and Mia had a blue doll. Tim played with the red" -> " ball".
+    """Yield "Tim had a red ball, and Mia had a blue doll. Tim played with the red" -> " ball".
 
-    Wrong is the story's other object. Corrupted: both objects become others of their kind.
+    The wrong answer is the story's other object. Corrupted: both objects become others of their
+    kind.
     """
     rng = random.Random(f"object/{seed}")
     for index in count():

@@ -68,8 +68,8 @@ def make_task(
             entries of one; a :class:`Task` of one's own; or prompts, which are returned as they
             are.
         tokenizer: of the model (``LoadedModel.tokenizer``).
-        n: prompts; fewer come where the tokenizer, or the file, has no more, and the record says
-            so.
+        n: number of prompts; fewer where the tokenizer, or the file, has no more, which the
+            record states.
         seed: of the draws; of a file with more than ``n`` prompts, which of them.
         bos: begin prompts with the token that begins a story.
         held_out: further prompts, in ``TaskPrompts.held_out``, none of them among the ``n``. Of IOI
@@ -132,7 +132,7 @@ def _completed(
     tokenizer: PreTrainedTokenizerFast,
     start: list[int],
 ) -> TaskPrompts:
-    """Return prompts, those held out too, with what a record says of how they were made."""
+    """Return prompts, those held out too, with the facts that a record states of them."""
 
     def decode(tokens: list[int]) -> str:
         """Return a prompt's text, without the token that it begins with."""

@@ -1,4 +1,4 @@
-"""From pairs of text to pairs of tokens: what can be used, and what is left out and why."""
+"""Pairs of text as pairs of tokens: which can be used, and why the others are left out."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ SAME_PROMPTS = "clean and corrupted are the same"
 REPEATED = "drawn before"
 NOT_APART = "its pair of names is among the prompts searched with"
 
-LEAST_HELD_OUT = 10  # with fewer, prompts are taken from those searched with
+LEAST_HELD_OUT = 10
+"""With fewer, prompts are taken from those searched with."""
 
 Row = tuple[list[int], list[int], int, int]  # clean, corrupted, right, wrong
 Candidate = tuple[Pair, Row | str]  # a pair with its tokens, or with the reason why it has none
@@ -35,18 +36,19 @@ WordT = TypeVar("WordT", bound=str)
 
 
 class Words:
-    """A task's view of a tokenizer: which words are one token; the others are counted."""
+    """The words that a tokenizer has as single tokens; the others are counted."""
 
     def __init__(self, task: str, tokenizer: PreTrainedTokenizerFast) -> None:
         self.task, self.tokenizer = task, tokenizer
         self.left_out: dict[str, int] = {}
 
     def keep(self, kind: str, words: Sequence[WordT], least: int) -> list[WordT]:
-        """The words that are one token within a sentence, with the space before them.
+        """Return the words that are one token within a sentence, with the space before them.
 
         Args:
-            kind: what they are, for the count and the message: "names".
-            least: how many the task takes.
+            kind: what the words are, for the count and the message: "names".
+            words: to choose from.
+            least: minimum number of words that the task needs.
 
         Raises:
             UserError: fewer are left.
@@ -56,7 +58,7 @@ class Words:
         if len(kept) < least:
             raise UserError(
                 f"{self.task}: {len(kept)} of {len(words)} {kind} are single tokens of this "
-                f"tokenizer and the task takes {least}: try another task or tokenizer"
+                f"tokenizer and the task needs {least}: try another task or tokenizer"
             )
         return kept
 
@@ -76,9 +78,9 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def following(tokenizer: PreTrainedTokenizerFast, text: str, answer: str) -> int | None:
-    """The one token by which ``answer`` continues ``text``; None if it is several, or none.
+    """Return the token by which ``answer`` continues ``text``; None if it is several, or none.
 
-    Looked up in place, for that is where a model meets it: GPT-2 writes " 1945" as one token, so
+    It is looked up after the text, where a model sees it: GPT-2 writes " 1945" as one token, so
     "45" never follows " 19".
     """
     before, whole = encode(tokenizer, text), encode(tokenizer, text + answer)
@@ -88,7 +90,7 @@ def following(tokenizer: PreTrainedTokenizerFast, text: str, answer: str) -> int
 
 
 def with_row(tokenizer: PreTrainedTokenizerFast, pair: Pair, start: list[int]) -> Candidate:
-    """A pair with its tokens after those of ``start``, or the reason why it cannot be used."""
+    """Return a pair with its tokens after ``start``, or the reason why it cannot be used."""
     right, wrong = (following(tokenizer, pair.clean, answer) for answer in (pair.right, pair.wrong))
     if right is None or wrong is None:
         return pair, SEVERAL_TOKENS
@@ -97,7 +99,7 @@ def with_row(tokenizer: PreTrainedTokenizerFast, pair: Pair, start: list[int]) -
 
 
 def checked(clean: list[int], corrupted: list[int], right: int, wrong: int) -> Row | str:
-    """The row, or the reason why no circuit can be found with it."""
+    """Return the row, or the reason why no circuit can be searched with it."""
     if right == wrong:
         return SAME_ANSWERS
     if len(clean) != len(corrupted):
@@ -127,21 +129,23 @@ def collect(
         candidates: pairs with their tokens, or with the reason why they cannot be used.
         n: how many pairs to use.
         held_out: how many further pairs to hold out, none of them among the first. Where there are
-            too few for both (fewer than ``LEAST_HELD_OUT`` to hold out), those there are are
-            shared in the ratio asked for.
+            too few for both (fewer than ``LEAST_HELD_OUT`` to hold out), all usable pairs are
+            divided in the ratio asked for.
         apart: held-out pairs differ from the first ones in this, too.
 
     Raises:
         UserError: none can be used.
     """
-    drawn = _Drawn(candidates, n, held_out, apart)
-    if not drawn.first:
-        reasons = ", ".join(f"{one} ({count:,})" for one, count in drawn.left_out.most_common())
+    selection = _Selection(candidates, n, held_out, apart)
+    if not selection.first:
+        counts = selection.left_out.most_common()
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counts)
         raise UserError(f"{name}: no prompt can be used with this tokenizer: {reasons}")
-    found = _prompts(name, drawn.first, drawn.left_out)
-    if not drawn.rest:
-        return found
-    return dataclasses.replace(found, held_out=_prompts(name, drawn.rest, drawn.rest_left_out))
+    prompts = _prompts(name, selection.first, selection.left_out)
+    if not selection.rest:
+        return prompts
+    rest = _prompts(name, selection.rest, selection.rest_left_out)
+    return dataclasses.replace(prompts, held_out=rest)
 
 
 def _prompts(
@@ -160,12 +164,13 @@ def _prompts(
     )
 
 
-class _Drawn:
+class _Selection:
     """The pairs that are used, and those held out.
 
     Attributes:
-        first, rest: pairs to find something with, and pairs to measure it on.
-        left_out, rest_left_out: what could not be used while either was drawn, by reason.
+        first, rest: pairs to search a circuit with, and pairs to measure it on.
+        near: pairs that share with the first ones what held-out pairs must not.
+        left_out, rest_left_out: pairs that could not be used while either was drawn, by reason.
     """
 
     def __init__(
@@ -176,7 +181,7 @@ class _Drawn:
         self.rest_left_out: Counter[str] = Counter()
         self.first: list[tuple[Pair, Row]] = []
         self.rest: list[tuple[Pair, Row]] = []
-        self.near: list[tuple[Pair, Row]] = []  # not apart from the first ones
+        self.near: list[tuple[Pair, Row]] = []
         seen: set[tuple[tuple[int, ...], ...]] = set()
         for pair, row in candidates:
             left_out = self.left_out if len(self.first) < n else self.rest_left_out
@@ -199,26 +204,26 @@ class _Drawn:
     def _take(self, pair: Pair, row: Row, n: int) -> None:
         if len(self.first) < n:
             self.first.append((pair, row))
-        elif self.apart and self.apart(row) in self._known:
+        elif self.apart and self.apart(row) in self._excluded:
             self.near.append((pair, row))
         else:
             self.rest.append((pair, row))
 
     @cached_property
-    def _known(self) -> set[frozenset[int]]:
-        """What the first pairs, all of them there by now, have that the rest must not."""
+    def _excluded(self) -> set[frozenset[int]]:
+        """What held-out pairs must not share with the first ones, which are complete by now."""
         return {self.apart(row) for _, row in self.first} if self.apart else set()
 
     def _share(self, n: int, held_out: int) -> None:
-        """Share the pairs there are; those that are not apart go to one side together."""
-        every = [*self.first, *self.rest, *self.near]
-        together: dict[object, list[tuple[Pair, Row]]] = {}
-        for place, (pair, row) in enumerate(every):
-            together.setdefault(self.apart(row) if self.apart else place, []).append((pair, row))
-        if len(together) < 2:
+        """Divide all pairs; those that must not be separated go to one side together."""
+        pairs = [*self.first, *self.rest, *self.near]
+        by_key: dict[object, list[tuple[Pair, Row]]] = {}
+        for place, (pair, row) in enumerate(pairs):
+            by_key.setdefault(self.apart(row) if self.apart else place, []).append((pair, row))
+        if len(by_key) < 2:
             return
-        wanted = min(n, max(1, round(len(every) * n / (n + held_out))))
-        *groups, last = together.values()
+        wanted = min(n, max(1, round(len(pairs) * n / (n + held_out))))
+        *groups, last = by_key.values()
         self.first, self.rest, self.near = [], [], []
         for group in groups:
             (self.first if len(self.first) < wanted else self.rest).extend(group)
@@ -226,14 +231,14 @@ class _Drawn:
         self.first, self.rest = self.first[:n], self.rest[:held_out]
         log.warning(
             "%d prompts can be used: %d to search with, %d held out (--held-out 0 holds out none)",
-            len(every),
+            len(pairs),
             len(self.first),
             len(self.rest),
         )
 
 
 def answers(row: Row) -> frozenset[int]:
-    """The unordered pair of answers: the names of an IOI prompt."""
+    """Return the unordered pair of answers: the names of an IOI prompt."""
     return frozenset(row[2:])
 
 

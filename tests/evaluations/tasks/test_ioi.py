@@ -75,7 +75,7 @@ def test_names_of_several_tokens_are_left_out_and_counted():
 
 @pytest.mark.parametrize("task", ["ioi", "ioi-tinystories"])
 def test_a_tokenizer_without_the_names_is_one_clear_line(task):
-    with pytest.raises(UserError, match=rf"^{task}: 0 of \d+ names are single tokens.*takes 5"):
+    with pytest.raises(UserError, match=rf"^{task}: 0 of \d+ names are single tokens.*needs 5"):
         make_task(task, train_bpe(["abc"] * 5, 260))
 
 
