@@ -1,8 +1,8 @@
-"""One streaming pass over a text gathers the excerpts of all units of all layers at once.
+"""One streaming pass over a text that gathers the excerpts of all units of all layers.
 
-What is gathered is said in ``excerpts.py``. The pass is cached by what decides it (the model's
-weights and shape, the tokens, the units, the configuration), so that ``neurons`` and ``n2g``, and
-whoever comes next, share one; one that was cut off goes on from its last saved batch.
+``excerpts.py`` describes what is gathered. The pass is cached by everything that determines it (the
+model's weights and shape, the tokens, the units, the configuration), so that ``neurons`` and
+``n2g`` share one; an interrupted pass is resumed at its last saved batch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from transformer_lens import HookedTransformer
 from evaluations.core.excerpts import (
     HALVES,
     SPARE,
+    ExcerptTable,
     GatherConfig,
     Gathered,
     Half,
-    Kept,
     Statistics,
     Stories,
     near_duplicates,
@@ -46,26 +46,26 @@ from sat_interp.data.batches import StoryBatch, story_batches
 FORMAT = 2
 BATCH_TOKENS = 2048
 BUFFER_BYTES = 1 << 27
-"""Activations held at once, in float32."""
+"""Bytes of activations in memory at once, in float32."""
 TIE = 2.0**-40
-"""Far below what float32 tells apart."""
+"""Relative difference that separates equal peaks: far below the precision of float32."""
 SAVE_EVERY = 60.0
-"""Seconds of a pass that may be lost."""
+"""Seconds between two saves of a pass."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Layer:
-    """What the pass holds of one layer."""
+class _LayerState:
+    """The excerpts and sums of one layer so far."""
 
-    kept: dict[Half, dict[str, Kept]]
+    kept: dict[Half, dict[str, ExcerptTable]]
     maximum: Tensor
     total: Tensor
     fired: Tensor
 
     def count(self, values: Float[Tensor, "tokens units"]) -> None:
-        """Add some tokens to the statistics."""
+        """Add tokens to the statistics."""
         if values.dtype == torch.bfloat16:  # in which 257 is 256
             values = values.float()
         # sums within a batch in the values' own precision: in float64 they cost ten times as much
@@ -74,24 +74,28 @@ class _Layer:
 
 
 @dataclass
-class _Pass:
-    """What the pass holds, as far as it has come."""
+class _PassState:
+    """The excerpts and sums of a pass so far."""
 
-    layers: dict[int, _Layer]
+    layers: dict[int, _LayerState]
     width: int
     batches: int = 0
     tokens: int = 0
 
     @classmethod
-    def begin(cls, units: Units, config: GatherConfig) -> _Pass:
+    def begin(cls, units: Units, config: GatherConfig) -> _PassState:
+        """Return the state of a pass that has read nothing."""
         sizes = {"top": int(SPARE * config.top), "sample": config.sample, "random": config.random}
         layers = {}
         for layer, count in zip(units.layers, units.sizes, strict=True):
             kept = {
-                half: {kind: Kept.empty(keep, count, config.width) for kind, keep in sizes.items()}
+                half: {
+                    kind: ExcerptTable.empty(keep, count, config.width)
+                    for kind, keep in sizes.items()
+                }
                 for half in HALVES
             }
-            layers[layer] = _Layer(
+            layers[layer] = _LayerState(
                 kept,
                 torch.full((count,), -torch.inf),
                 torch.zeros(count, dtype=torch.float64),
@@ -100,37 +104,41 @@ class _Pass:
         return cls(layers, config.width)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that is held, by name."""
-        found: dict[str, Tensor] = {}
+        """Return all tensors by name."""
+        tensors: dict[str, Tensor] = {}
         for number, layer in self.layers.items():
             for name in ("maximum", "total", "fired"):
-                found[f"{number}.{name}"] = getattr(layer, name)
+                tensors[f"{number}.{name}"] = getattr(layer, name)
             for half, kinds in layer.kept.items():
                 for kind, kept in kinds.items():
                     for name in ("scores", "stories", "starts", "activations"):
-                        found[f"{number}.{half}.{kind}.{name}"] = getattr(kept, name)
-        return found
+                        tensors[f"{number}.{half}.{kind}.{name}"] = getattr(kept, name)
+        return tensors
 
     def save(self, path: Path, done: bool) -> None:
-        """Write what is held, whole or not at all."""
-        told = {"batches": str(self.batches), "tokens": str(self.tokens), "done": str(int(done))}
-        write_atomically(path, save(self.tensors(), metadata=told))
+        """Write the state, whole or not at all."""
+        counts = {"batches": str(self.batches), "tokens": str(self.tokens), "done": str(int(done))}
+        write_atomically(path, save(self.tensors(), metadata=counts))
 
     def restore(self, path: Path) -> bool:
-        """Take over what a file holds; whether the pass had ended. A damaged file is left out."""
+        """Read the state from a file, and return whether the pass is complete.
+
+        Raises:
+            _DamagedError: the file cannot be read.
+        """
         try:
             with safe_open(path, "pt") as file:
-                told = file.metadata()
+                counts = file.metadata()
                 for name, tensor in self.tensors().items():
                     tensor.copy_(file.get_tensor(name))
-                self.batches, self.tokens = int(told["batches"]), int(told["tokens"])
-                return told["done"] == "1"
+                self.batches, self.tokens = int(counts["batches"]), int(counts["tokens"])
+                return counts["done"] == "1"
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
             log.warning("%s cannot be read (%s); gathered again", path.name, error)
-            raise _Damaged from None
+            raise _DamagedError from None
 
 
-class _Damaged(Exception):
+class _DamagedError(Exception):
     """A cached pass that cannot be read."""
 
 
@@ -142,10 +150,15 @@ def gather(
     model_key: str,
     cache: Path | None = None,
 ) -> Gathered:
-    """The excerpts and statistics of all units, from the cache or by one pass over the text.
+    """Return the excerpts and statistics of all units, from the cache or by a pass over the text.
 
     Args:
-        model_key: what the model is known by; weights and whatever else decides its activations.
+        model: to read the activations of.
+        text: in the model's tokens.
+        units: whose excerpts are gathered.
+        config: which excerpts are kept.
+        model_key: hash of the model's weights and of everything else that determines its
+            activations (``runner.model_key``).
         cache: directory of cached passes; by default ``activations`` in the cache of the package.
 
     Raises:
@@ -167,21 +180,22 @@ def gather(
     path = directory / f"{key}.safetensors"
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        held, done = _restored(path, units, config)
+        state, done = _restored(path, units, config)
         words = story_words(text, config.seed)
         if not done:
-            _run(model, text, units, words, held, path)
-    return _gathered(text, config, held, words)
+            _run(model, text, units, words, state, path)
+    return _gathered(text, config, state, words)
 
 
-def _restored(path: Path, units: Units, config: GatherConfig) -> tuple[_Pass, bool]:
-    held = _Pass.begin(units, config)
+def _restored(path: Path, units: Units, config: GatherConfig) -> tuple[_PassState, bool]:
+    """Return the state in the cache, or that of a new pass, and whether the pass is complete."""
+    state = _PassState.begin(units, config)
     if not path.exists():
-        return held, False
+        return state, False
     try:
-        return held, held.restore(path)
-    except _Damaged:
-        return _Pass.begin(units, config), False
+        return state, state.restore(path)
+    except _DamagedError:
+        return _PassState.begin(units, config), False
 
 
 @torch.inference_mode()
@@ -190,10 +204,10 @@ def _run(
     text: Text,
     units: Units,
     words: np.ndarray,
-    held: _Pass,
+    state: _PassState,
     path: Path,
 ) -> None:
-    """Read the rest of the text."""
+    """Read the rest of the text, and save the state."""
     was_training = model.training
     model.eval()
     context = int(model.cfg.n_ctx)
@@ -202,24 +216,22 @@ def _run(
     total = int(text.scored(context).sum())
     saved = time.monotonic()
     buffers: dict[int, Tensor] = {}
-    with progress.bar(total=total, desc="activations", unit="tok", initial=held.tokens) as bar:
-        for batches in _together(text, context, held.batches, sum(units.sizes)):
-            held.tokens += _read(model, units, held, batches, words, copies, buffers)
-            held.batches += len(batches)
+    with progress.bar(total=total, desc="activations", unit="tok", initial=state.tokens) as bar:
+        for batches in _together(text, context, state.batches, sum(units.sizes)):
+            state.tokens += _read(model, units, state, batches, words, copies, buffers)
+            state.batches += len(batches)
             bar.update(_tokens(batches))
             if time.monotonic() - saved > SAVE_EVERY:
-                held.save(path, done=False)
+                state.save(path, done=False)
                 saved = time.monotonic()
     model.train(was_training)
-    if not held.tokens:
+    if not state.tokens:
         raise UserError("the text holds no token: there is nothing to read activations on")
-    held.save(path, done=True)
+    state.save(path, done=True)
 
 
 def _together(text: Text, context: int, first: int, units: int) -> Iterator[list[StoryBatch]]:
-    """The batches from number ``first`` on, several at once: the fewer searches for what to keep,
-    the less they cost.
-    """
+    """Yield the batches from number ``first`` on in groups, so that fewer searches are needed."""
     room = max(BATCH_TOKENS, BUFFER_BYTES // (4 * units))
     waiting: list[StoryBatch] = []
     for batch in islice(story_batches(text.corpus, context, BATCH_TOKENS), first, None):
@@ -232,41 +244,45 @@ def _together(text: Text, context: int, first: int, units: int) -> Iterator[list
 
 
 def _tokens(batches: list[StoryBatch]) -> int:
-    """Tokens of stories, without the one before each and the one after it."""
+    """Return the tokens of stories, without the one before each and the one after it."""
     return sum(len(batch.index) * (batch.tokens.shape[1] - 2) for batch in batches)
 
 
 def _read(
     model: HookedTransformer,
     units: Units,
-    held: _Pass,
+    state: _PassState,
     batches: list[StoryBatch],
     words: np.ndarray,
     copies: np.ndarray,
     buffers: dict[int, Tensor],
 ) -> int:
-    """Put some batches through the model and take what is to be kept; returns their tokens.
+    """Run the model on batches, keep what is to be kept, and return their number of tokens.
 
     Args:
+        model: to read.
+        units: to read of it.
+        state: to be updated.
+        batches: of stories.
         words: the random word of each story.
         copies: which stories repeat one before them.
-        buffers: memory for the activations of each layer, made here and used again.
+        buffers: memory for the activations of each layer, allocated here and reused.
     """
     batches = [batch for batch in batches if batch.tokens.shape[1] > 2]
     total, filled = _tokens(batches), 0
     peaks: dict[int, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in units.layers}
     for batch in batches:
         tokens = batch.tokens[:, :-1].to(model.W_E.device)
-        for layer, found in units.read(model, tokens).items():
-            values = found[:, 1:].cpu()
+        for layer, activations in units.read(model, tokens).items():
+            values = activations[:, 1:].cpu()
             flat = values.flatten(0, 1)
             if layer not in buffers or len(buffers[layer]) < total:
                 buffers[layer] = flat.new_empty((total, flat.shape[1]))
             buffers[layer][filled : filled + len(flat)] = flat
-            held.layers[layer].count(flat)
-            parts = [part.amax(1) for part in values.split(held.width, dim=1)]
+            state.layers[layer].count(flat)
+            parts = [part.amax(1) for part in values.split(state.width, dim=1)]
             best, place = torch.stack(parts).max(0)  # each (batch, units)
-            peaks[layer].append((best, place * held.width))
+            peaks[layer].append((best, place * state.width))
         filled += len(flat)
     if not total:
         return 0
@@ -280,12 +296,12 @@ def _read(
         if not best.isfinite().all():
             raise UserError(f"the model's activations in layer {layer} are not finite (NaN)")
         own = numbers.numpy()
-        _take(held.layers[layer], stories, best, starts, words[own], copies[own], held.width)
+        _take(state.layers[layer], stories, best, starts, words[own], copies[own], state.width)
     return total
 
 
 def _take(
-    layer: _Layer,
+    layer: _LayerState,
     stories: Stories,
     best: Float[Tensor, "batch units"],
     starts: Int[Tensor, "batch units"],
@@ -293,12 +309,16 @@ def _take(
     copies: np.ndarray,
     width: int,
 ) -> None:
-    """Keep what is to be kept of some stories; of copies the sample and the random ones take one.
+    """Keep what is to be kept of stories; sample and random excerpts take one of several copies.
 
     Args:
-        best, starts: each story's best excerpt for each unit: its peak, and where it begins.
+        layer: to be updated.
+        stories: with their activations.
+        best: peak of each story's best excerpt for each unit.
+        starts: where that excerpt begins.
         words: the stories' random words; equal for copies.
         copies: which stories repeat one before them.
+        width: tokens of an excerpt.
     """
     layer.maximum = torch.maximum(layer.maximum, best.amax(0).float())
     key = torch.from_numpy(_keys(words))[:, None].expand_as(best)
@@ -317,10 +337,10 @@ def _take(
             _take_random(kept["random"], words[once.numpy()], stories.of(once), width)
 
 
-def _take_random(kept: Kept, words: np.ndarray, stories: Stories, width: int) -> None:
-    """Keep stories of the lowest keys, with an excerpt from anywhere in them, for all units alike.
+def _take_random(kept: ExcerptTable, words: np.ndarray, stories: Stories, width: int) -> None:
+    """Keep the stories of the lowest keys, each with an excerpt at random, for all units alike.
 
-    A sample keeps the highest keys: the two share as few stories as can be.
+    A sample keeps the highest keys, so that the two share as few stories as possible.
     """
     key = torch.from_numpy(-_keys(words))
     wanted = key > kept.scores.amin() if len(kept.scores) else torch.zeros_like(key).bool()
@@ -336,15 +356,15 @@ def _take_random(kept: Kept, words: np.ndarray, stories: Stories, width: int) ->
 
 
 def _keys(words: np.ndarray) -> Float[np.ndarray, " stories"]:
-    """The words as numbers in [0, 1), their lowest bits left out."""
+    """Return the words as numbers in [0, 1), without their lowest bits."""
     return (words >> np.uint64(11)) * 2.0**-53
 
 
-def _gathered(text: Text, config: GatherConfig, held: _Pass, words: np.ndarray) -> Gathered:
-    kept: dict[int, dict[Half, dict[str, Kept]]] = {}
-    for number, layer in held.layers.items():
+def _gathered(text: Text, config: GatherConfig, state: _PassState, words: np.ndarray) -> Gathered:
+    kept: dict[int, dict[Half, dict[str, ExcerptTable]]] = {}
+    for number, layer in state.layers.items():
         kept[number] = {
-            half: {kind: one.ordered() for kind, one in kinds.items()}
+            half: {kind: table.ordered() for kind, table in kinds.items()}
             for half, kinds in layer.kept.items()
         }
         for kinds in kept[number].values():
@@ -352,11 +372,11 @@ def _gathered(text: Text, config: GatherConfig, held: _Pass, words: np.ndarray) 
             kinds["top"] = kinds["top"].keep_only(distinct, config.top)
     statistics = {
         number: Statistics(
-            layer.maximum, (layer.total / held.tokens).float(), layer.fired / held.tokens
+            layer.maximum, (layer.total / state.tokens).float(), layer.fired / state.tokens
         )
-        for number, layer in held.layers.items()
+        for number, layer in state.layers.items()
     }
     sides: dict[Half, int] = {
         half: int((words % 2 == number).sum()) for number, half in enumerate(HALVES)
     }
-    return Gathered(text, config, kept, statistics, held.tokens, sides)
+    return Gathered(text, config, kept, statistics, state.tokens, sides)

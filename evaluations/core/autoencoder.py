@@ -1,7 +1,7 @@
-"""A SAELens directory: checked before it is built, opened, or refused in one line.
+"""A SAELens directory: checked before it is built, then opened, or refused in one line.
 
-It is the one place where somebody's autoencoder is read, so everything its files claim is checked
-here: sizes against the weights, types, numbers that are not finite.
+All autoencoders are read here, so everything that their files state is checked here: sizes against
+the weights, types, numbers that are not finite.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ RESHAPES = ("none", "hook_z")
 LARGEST = 3e38
 """About the largest number that float32 can hold."""
 FIGURES = ("l0", "l0_measured_on", "num_dead_features")
-"""Entries of the metadata that say how an autoencoder did, and decide nothing about it."""
+"""Entries of the metadata that are results, and do not change what an autoencoder computes."""
 
 Config = dict[str, Any]
 
@@ -46,7 +46,7 @@ def open_sae(directory: Path, device: str) -> SAE[Any]:
     try:
         sae: SAE[Any] = SAE.load_from_disk(directory, device=device).eval()
     except Exception as error:  # SAELens' and safetensors' failures have no common base class
-        raise UserError(f"SAELens cannot open {directory}: {_told(error)}") from None
+        raise UserError(f"SAELens cannot open {directory}: {_one_line(error)}") from None
     for name, tensor in sae.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise UserError(f"{directory}: {name} of the autoencoder is not finite (NaN)")
@@ -100,7 +100,8 @@ def hook_point(
     """Return the hook point that an autoencoder was trained on, as its directory names it.
 
     Args:
-        remedy: what the message says to do where it names none.
+        directory: of the autoencoder.
+        remedy: what the message advises where it names none.
 
     Raises:
         UserError: the directory cannot be read, or names none.
@@ -112,15 +113,15 @@ def hook_point(
 
 
 def content_hash(directory: Path) -> str:
-    """Hash of all that decides what the autoencoder does, weights and configuration, 16 digits.
+    """Return the hash of an autoencoder's weights and configuration, 16 digits.
 
-    Figures that its metadata carries are no part of it.
+    Results in its metadata are not part of it.
 
     Raises:
         UserError: the directory cannot be read.
     """
     config = read_config(directory)
-    metadata = {name: one for name, one in _metadata(config).items() if name not in FIGURES}
+    metadata = {key: value for key, value in _metadata(config).items() if key not in FIGURES}
     known = json.dumps({**config, "metadata": metadata, "device": None}, sort_keys=True)
     digest = hashlib.sha256(known.encode())
     digest.update((directory / SAE_WEIGHTS_FILENAME).read_bytes())
@@ -128,7 +129,7 @@ def content_hash(directory: Path) -> str:
 
 
 def weights_hash(directory: Path) -> str:
-    """Hash of the autoencoder's weights file, 16 digits."""
+    """Return the hash of the autoencoder's weights file, 16 digits."""
     return hashlib.sha256((directory / SAE_WEIGHTS_FILENAME).read_bytes()).hexdigest()[:16]
 
 
@@ -141,8 +142,7 @@ def write_l0(directory: Path, l0: float, text: dict[str, Any]) -> None:
     config = read_config(directory)
     metadata = {**_metadata(config), "l0": l0, "l0_measured_on": text}
     if metadata != _metadata(config):
-        told = json.dumps({**config, "metadata": metadata})
-        write_atomically(directory / SAE_CFG_FILENAME, told)
+        write_atomically(directory / SAE_CFG_FILENAME, json.dumps({**config, "metadata": metadata}))
 
 
 def _is_size(value: Any) -> bool:
@@ -189,11 +189,11 @@ def _check_weights(directory: Path, config: Config) -> None:
     path = directory / SAE_WEIGHTS_FILENAME
     try:
         with safe_open(path, "pt") as file:
-            found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(one.get_shape()) for name, one in found.items()}
-            types = {name: str(one.get_dtype()) for name, one in found.items()}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}
+            types = {name: str(tensor.get_dtype()) for name, tensor in slices.items()}
     except Exception as error:  # safetensors' errors have no common base class
-        raise UserError(f"SAELens cannot open {path}: {_told(error)}") from None
+        raise UserError(f"SAELens cannot open {path}: {_one_line(error)}") from None
     sizes = {"d_in": config["d_in"], "d_sae": config["d_sae"]}
     expected = {
         "W_dec": ("d_sae", "d_in"),
@@ -217,12 +217,12 @@ def _check_weights(directory: Path, config: Config) -> None:
 
 
 def _metadata(config: Config) -> dict[str, Any]:
-    found = config.get("metadata")
-    return found if isinstance(found, dict) else {}
+    metadata = config.get("metadata")
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _hook_name(config: Config) -> str | None:
-    """SAELens 6 has it in the metadata, older versions beside the sizes."""
+    """Return the hook point; SAELens 6 has it in the metadata, older versions beside the sizes."""
     places = (_metadata(config).get("hook_name"), config.get("hook_name"), config.get("hook_point"))
     return next((name for name in places if name), None)
 
@@ -231,6 +231,7 @@ def _shown(value: Any) -> str:
     return json.dumps(value, default=str)[:60]
 
 
-def _told(error: Exception) -> str:
-    told = "".join(one if one.isprintable() else "?" for one in " ".join(str(error).split())[:200])
-    return f"{type(error).__name__}: {told}" if told else type(error).__name__
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:200]
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,4 +1,4 @@
-"""Control models: what a score comes to on a model that has learned nothing.
+"""Control models: the score of a model of the same shape that has learned nothing.
 
 Interpretability scores can be high on random weights (Heap, Lawson, Farnik and Aitchison, Sparse
 Autoencoders Can Interpret Randomly Initialized Transformers, arXiv 2501.17727), so a score of a
@@ -38,9 +38,10 @@ _MARKED = re.compile(rf"(?s)(.+) \[({'|'.join(KINDS)})(?::(\d+))?\]")
 
 @dataclass(frozen=True)
 class Control:
-    """Which control of a model.
+    """A kind of control.
 
     Attributes:
+        kind: ``untrained`` or ``shuffled``.
         seed: of the initialisation or of the permutations.
     """
 
@@ -48,6 +49,7 @@ class Control:
     seed: int = 0
 
     def __str__(self) -> str:
+        """Return the control as it stands in a MODEL argument."""
         return self.kind if self.seed == 0 else f"{self.kind}:{self.seed}"
 
 
@@ -86,11 +88,11 @@ def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
     if isinstance(model, SelfAblatingTransformer):
         model.card = {}
     name = f"{loaded.name} [{Control(kind, seed)}]"
-    made = prepared(model, name, loaded.tokenizer, device, dtype)
-    made.data, made.validation = loaded.data, loaded.validation
-    made.tokenizer_note = loaded.tokenizer_note
-    made.control = {"kind": kind, "seed": seed, "of": loaded.weights_hash}
-    return made
+    control = prepared(model, name, loaded.tokenizer, device, dtype)
+    control.data, control.validation = loaded.data, loaded.validation
+    control.tokenizer_note = loaded.tokenizer_note
+    control.control = {"kind": kind, "seed": seed, "of": loaded.weights_hash}
+    return control
 
 
 def parse_controls(text: str | None) -> list[Control]:
@@ -108,24 +110,23 @@ def parse_controls(text: str | None) -> list[Control]:
 
 
 def split(spec: str) -> tuple[str, Control | None]:
-    """Return the MODEL argument of the model itself, and which control of it is meant.
+    """Split a MODEL argument into that of the original and the control, if one is named.
 
-    A directory that is really called so is no control.
+    The name of an existing directory names no control.
     """
-    found = _MARKED.fullmatch(spec)
-    if found is None or Path(spec).expanduser().is_dir():
+    match = _MARKED.fullmatch(spec)
+    if match is None or Path(spec).expanduser().is_dir():
         return spec, None
-    return found[1], _control(f"{found[2]}:{found[3] or 0}")
+    return match[1], _control(f"{match[2]}:{match[3] or 0}")
 
 
 def _control(text: str) -> Control:
     kind, _, seed = text.partition(":")
-    known = next((one for one in KINDS if one == kind), None)
-    if known is None:
+    if kind not in KINDS:
         raise UserError(suggest("control", kind, (*KINDS, NONE)))
     if seed and not (seed.isascii() and seed.isdigit() and len(seed) < 19):
         raise UserError(f"the seed of a control is a whole number below 10^18, not {seed!r}")
-    return Control(known, int(seed or 0))
+    return Control(kind, int(seed or 0))
 
 
 def _is_matrix(name: str) -> bool:
@@ -134,21 +135,22 @@ def _is_matrix(name: str) -> bool:
 
 
 def _matrices(model: HookedTransformer) -> Iterator[tuple[str, Tensor]]:
-    return ((name, one) for name, one in model.named_parameters() if _is_matrix(name))
+    named = model.named_parameters()
+    return ((name, parameter) for name, parameter in named if _is_matrix(name))
 
 
 def _initialise(model: HookedTransformer, seed: int, embedding_range: object) -> None:
     for name, parameter in model.named_parameters():
         last = name.split(".")[-1].lstrip("_")
         if _is_matrix(name):
-            parameter.fill_(torch.nan)  # so that one that is not drawn below is noticed
+            parameter.fill_(torch.nan)  # so that a matrix that is not drawn below is noticed
         elif last.startswith("b"):
             parameter.zero_()
         elif last in ("w", "weight"):
             parameter.fill_(1.0)
         else:
             raise UserError(f"no untrained control: it is not known how {name} is initialised")
-    biases = {name: one for name, one in model.named_parameters() if name.endswith(".bias")}
+    biases = [bias for name, bias in model.named_parameters() if name.endswith(".bias")]
     own, model.cfg.seed = model.cfg.seed, None  # init_weights would seed all generators with it
     try:
         with torch.random.fork_rng(devices=[]):
@@ -158,7 +160,7 @@ def _initialise(model: HookedTransformer, seed: int, embedding_range: object) ->
                 draw_embeddings(model, float(embedding_range))
     finally:
         model.cfg.seed = own
-    for bias in biases.values():
+    for bias in biases:
         bias.zero_()  # TransformerLens takes an expert's W_in.bias for a matrix
     for name, matrix in _matrices(model):
         if matrix.isnan().any():

@@ -1,18 +1,18 @@
-"""For every unit, the excerpts of a text that show what it responds to.
+"""Excerpts of a text that show what each unit responds to.
 
-``activations.py`` gathers them in one pass. A story is cut
-into excerpts of ``width`` tokens; what a unit is known by are
+``activations.py`` gathers them in one pass. A story is cut into excerpts of ``width`` tokens. Each
+unit has
 
-- its *top* excerpts: the stories in which it fires most, each by its best excerpt, without
+- *top* excerpts: the stories with its highest activations, each by its best excerpt, without
   near-duplicates;
-- a *sample*: the best excerpts of stories in which it fires at all, all such stories alike, so
-  that their peaks lie over the quantiles of its activation;
+- a *sample*: the best excerpts of stories in which it fires at all, drawn uniformly from such
+  stories, so that their peaks lie over the quantiles of its activation;
 - *random* excerpts, the same for all units, whether they fire or not.
 
-All of it twice: on one half of the stories, to explain from, and on the other, held out, to score
-on. A story's half hangs on its tokens alone, so copies of a story never lie on both sides. A unit
-*fires* on a token where its activation is above 0. The token before a story is read by the model
-and counted nowhere. Memory is that of the excerpts kept, however long the text is.
+There is a set of each for either half of the stories: one half to explain from, the other held out
+to score on. A story's half depends on its tokens alone, so copies of a story are in the same half.
+A unit *fires* on a token where its activation is above 0. The token before a story is read by the
+model and not counted. Memory is that of the excerpts kept, however long the text is.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from sat_interp._util.errors import UserError
 Half = Literal["explain", "held_out"]
 HALVES: tuple[Half, Half] = ("explain", "held_out")
 
-# A unit's best excerpts are sought among this many times those wanted: the rest may be duplicates.
 SPARE = 1.5
-# Tokens on either side of a peak that are compared, and how many may differ in a near-duplicate.
+"""A unit's best excerpts are chosen from this many times as many: the rest may be duplicates."""
 AROUND, DIFFERENT = 8, 1
+"""Tokens on either side of a peak that are compared, and how many may differ in a duplicate."""
 
 
 def check_seed(seed: int) -> None:
-    """Refuse a seed that some generator does not take.
+    """Do nothing if every random generator takes the seed.
 
     Raises:
         UserError: it is below 0, or needs more than 63 bits.
@@ -53,21 +53,22 @@ class GatherConfig:
     """What is kept of each unit, in each half of the stories."""
 
     seed: int = 0
-    """Of the halves, the sample and the random excerpts."""
+    """Seed of the halves, the sample and the random excerpts."""
 
     top: int = 20
-    """Excerpts of highest activation."""
+    """Number of excerpts of highest activation."""
 
     sample: int = 20
-    """Excerpts of stories in which the unit fires."""
+    """Number of excerpts of stories in which the unit fires."""
 
     random: int = 10
-    """Excerpts of any story."""
+    """Number of excerpts of any story."""
 
     width: int = 64
-    """Tokens of an excerpt, fewer at a story's end."""
+    """Tokens of an excerpt; fewer at a story's end."""
 
     def __post_init__(self) -> None:
+        """Check the numbers."""
         check_seed(self.seed)
         for name in ("top", "width"):
             if getattr(self, name) < 1:
@@ -79,12 +80,12 @@ class GatherConfig:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Some consecutive tokens of a story, and one unit's activation on each.
+    """Consecutive tokens of a story, and one unit's activation on each.
 
     Attributes:
         story: its number in the text.
-        start: place of the first token in the story, counted from 0.
-        tokens, activations: (length,); activations as they are with the story before them.
+        start: position of the first token in the story, counted from 0.
+        tokens, activations: (length,); activations given all of the story before them.
     """
 
     story: int
@@ -94,22 +95,23 @@ class Excerpt:
 
     @property
     def peak(self) -> int:
-        """Which token of the excerpt has the highest activation, the first of equals."""
+        """Position in the excerpt of the highest activation, the first of equals."""
         return int(self.activations.argmax())
 
     @property
     def maximum(self) -> float:
+        """The highest activation."""
         return float(self.activations.max())
 
 
 @dataclass(frozen=True)
 class Stories:
-    """Whole stories as the pass has read them, one after the other.
+    """Whole stories and the activations of one layer's units on them.
 
     Attributes:
-        numbers: which stories of the text.
-        offsets, lengths: where each begins in ``values``, and its tokens.
-        values: the activations of one layer's units.
+        numbers: of the stories in the text.
+        offsets, lengths: where each story begins in ``values``, and its number of tokens.
+        values: the activations, one story after the other.
     """
 
     numbers: Int[Tensor, " batch"]
@@ -118,10 +120,11 @@ class Stories:
     values: Float[Tensor, "tokens units"]
 
     def __len__(self) -> int:
+        """The number of stories."""
         return len(self.numbers)
 
     def of(self, rows: Bool[Tensor, " batch"]) -> Stories:
-        """Some of the stories."""
+        """Return some of the stories."""
         return Stories(self.numbers[rows], self.offsets[rows], self.lengths[rows], self.values)
 
     def window(
@@ -131,25 +134,25 @@ class Stories:
         start: Int[Tensor, " excerpts"],
         width: int,
     ) -> Float[Tensor, "excerpts width"]:
-        """One unit's activations on each excerpt, nan beyond its story's end."""
+        """Return one unit's activations on each excerpt, nan beyond its story's end."""
         ends = self.lengths[row, None]
         places = start[:, None] + torch.arange(width)
         tokens = self.offsets[row, None] + torch.minimum(places, ends - 1)
         # one flat index: several times faster than a pair of them
         flat = tokens * self.values.shape[1] + unit[:, None]
-        found = self.values.view(-1).index_select(0, flat.view(-1)).view(-1, width).float()
+        values = self.values.view(-1).index_select(0, flat.view(-1)).view(-1, width).float()
         short = (start + width > ends[:, 0]).nonzero()[:, 0]
-        found[short] = found[short].masked_fill(places[short] >= ends[short], torch.nan)
-        return found
+        values[short] = values[short].masked_fill(places[short] >= ends[short], torch.nan)
+        return values
 
 
 @dataclass
-class Kept:
+class ExcerptTable:
     """Excerpts of every unit of one layer; where a unit has fewer, ``stories`` is -1.
 
     Attributes:
         scores: by which they were chosen, -inf where there is none.
-        stories, starts: which excerpt it is.
+        stories, starts: story of each excerpt and its first position there.
         activations: nan beyond an excerpt's end.
     """
 
@@ -159,7 +162,8 @@ class Kept:
     activations: Float[Tensor, "keep units width"]
 
     @classmethod
-    def empty(cls, keep: int, units: int, width: int) -> Kept:
+    def empty(cls, keep: int, units: int, width: int) -> ExcerptTable:
+        """Return a table without excerpts."""
         return cls(
             torch.full((keep, units), -torch.inf, dtype=torch.float64),
             torch.full((keep, units), -1),
@@ -173,10 +177,11 @@ class Kept:
         stories: Stories,
         starts: Int[Tensor, "batch units"],
     ) -> None:
-        """Keep, of what is held and what is offered, the highest scores of each unit.
+        """Keep the highest scores of each unit among the excerpts here and those offered.
 
         Args:
-            scores: -inf for what is not to be kept at all.
+            scores: -inf for an excerpt that is not to be kept.
+            stories: to which the excerpts belong, with their activations.
             starts: where in its story each excerpt begins.
         """
         keep, _, width = self.activations.shape
@@ -187,8 +192,8 @@ class Kept:
             return
         both = torch.cat([self.scores[:, units], scores[:, units].double()])
         best, index = both.topk(keep, dim=0)
-        # Each newcomer takes the place of one that goes; nothing else moves. Column by column
-        # there are as many of the one as of the other, so the two lists match.
+        # Each new excerpt takes the place of one that is dropped. In each column there are as many
+        # new ones as dropped ones, so that the two lists match.
         stays = torch.zeros_like(both, dtype=torch.bool).scatter_(0, index, best.isfinite())
         column, row = stays[keep:].T.nonzero(as_tuple=True)
         place, unit = _lowest(self.scores[:, units], stays[keep:].sum(0)), units[column]
@@ -197,22 +202,22 @@ class Kept:
         self.stories[place, unit], self.starts[place, unit] = stories.numbers[row], begin
         self.activations[place, unit] = stories.window(row, unit, begin, width)
 
-    def ordered(self) -> Kept:
-        """The same, highest scores first."""
+    def ordered(self) -> ExcerptTable:
+        """Return the excerpts, highest scores first."""
         return self._taken(self.scores.argsort(dim=0, descending=True, stable=True))
 
-    def keep_only(self, chosen: Bool[Tensor, "keep units"], keep: int) -> Kept:
-        """The first ``keep`` of each unit that are chosen, in their order."""
-        found = self._taken((~chosen).to(torch.uint8).argsort(dim=0, stable=True)[:keep])
-        lost = ~chosen.sort(dim=0, descending=True).values[:keep]
-        found.scores[lost] = -torch.inf
-        found.stories[lost], found.starts[lost] = -1, 0
-        found.activations[lost] = torch.nan
-        return found
+    def keep_only(self, chosen: Bool[Tensor, "keep units"], keep: int) -> ExcerptTable:
+        """Return the first ``keep`` chosen excerpts of each unit, in their order."""
+        kept = self._taken((~chosen).to(torch.uint8).argsort(dim=0, stable=True)[:keep])
+        empty = ~chosen.sort(dim=0, descending=True).values[:keep]
+        kept.scores[empty] = -torch.inf
+        kept.stories[empty], kept.starts[empty] = -1, 0
+        kept.activations[empty] = torch.nan
+        return kept
 
-    def _taken(self, order: Int[Tensor, "chosen units"]) -> Kept:
+    def _taken(self, order: Int[Tensor, "chosen units"]) -> ExcerptTable:
         width = self.activations.shape[-1]
-        return Kept(
+        return ExcerptTable(
             self.scores.gather(0, order),
             self.stories.gather(0, order),
             self.starts.gather(0, order),
@@ -223,7 +228,7 @@ class Kept:
 def _lowest(
     scores: Float[Tensor, "keep units"], counts: Int[Tensor, " units"]
 ) -> Int[Tensor, " places"]:
-    """The places of the ``counts`` lowest scores of each unit, unit after unit."""
+    """Return the rows of the ``counts`` lowest scores of each unit, unit after unit."""
     order = scores.argsort(dim=0, stable=True)
     wanted = torch.arange(len(scores))[:, None] < counts
     return order.T[wanted.T]
@@ -231,11 +236,11 @@ def _lowest(
 
 @dataclass(frozen=True)
 class Statistics:
-    """Over all tokens of all stories, for each unit of a layer.
+    """Statistics of each unit of a layer over all tokens of all stories.
 
     Attributes:
         maximum: highest activation.
-        mean: of the activation.
+        mean: mean activation.
         density: share of tokens on which the unit fires.
     """
 
@@ -251,39 +256,39 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Gathered:
-    """What one pass has found, by layer and half.
+    """The excerpts and statistics of one pass, by layer and half.
 
     Attributes:
         kept: ``kept[layer][half][kind]``, kind being ``top`` (highest first), ``sample`` or
             ``random``.
-        tokens: how many were read.
-        stories: how many have each half.
+        tokens: number of tokens read.
+        stories: number of stories in each half.
     """
 
     text: Text
     config: GatherConfig
-    kept: dict[int, dict[Half, dict[str, Kept]]]
+    kept: dict[int, dict[Half, dict[str, ExcerptTable]]]
     statistics: dict[int, Statistics]
     tokens: int
     stories: dict[Half, int]
 
     def excerpts(self, layer: int, unit: int, half: Half, kind: str) -> list[Excerpt]:
-        """A unit's excerpts of one kind, in falling order of their highest activation."""
+        """Return a unit's excerpts of one kind, in descending order of their peak activation."""
         kept = self.kept[layer][half][kind]
-        found = []
+        excerpts = []
         for rank in (kept.stories[:, unit] >= 0).nonzero()[:, 0].tolist():
             values = kept.activations[rank, unit].numpy()
             story, start = int(kept.stories[rank, unit]), int(kept.starts[rank, unit])
             tokens = np.asarray(self.text.corpus.story(story), dtype=np.int64)
             tokens = tokens[start : start + int(np.isfinite(values).sum())]
-            found.append(Excerpt(story, start, tokens, values[: len(tokens)]))
-        return sorted(found, key=lambda excerpt: -excerpt.maximum)
+            excerpts.append(Excerpt(story, start, tokens, values[: len(tokens)]))
+        return sorted(excerpts, key=lambda excerpt: -excerpt.maximum)
 
 
 def story_words(text: Text, seed: int) -> np.ndarray:
-    """A random word of 64 bits for each story, (stories,): of its tokens and the seed alone.
+    """Return 64 random bits for each story, (stories,), which its tokens and the seed determine.
 
-    The lowest bit is the half a story lies in; the others are its key in the sample.
+    The lowest bit is the story's half; the others are its key in the sample.
     """
     salt = seed.to_bytes(8, "little", signed=True)
     words = [
@@ -295,31 +300,31 @@ def story_words(text: Text, seed: int) -> np.ndarray:
     return np.frombuffer(b"".join(words), dtype="<u8")
 
 
-def near_duplicates(text: Text, kept: Kept) -> Bool[Tensor, "keep units"]:
-    """Which excerpts repeat a better one of the same unit.
+def near_duplicates(text: Text, kept: ExcerptTable) -> Bool[Tensor, "keep units"]:
+    """Return which excerpts are near-duplicates of a better one of the same unit.
 
     Two excerpts are near-duplicates where at most one of the 17 tokens around their peaks (eight
-    before, the peak, eight after; what lies outside a story is like anything outside) differs.
-    Excerpts are taken in their order; one that repeats another that was kept is out.
+    before, the peak, eight after; all positions outside a story are equal) differs. Excerpts are
+    taken in their order, and compared with those that are no duplicates themselves.
     """
     around = torch.from_numpy(_around_peaks(text, kept))
     keep, units, span = around.shape
     repeats = torch.zeros((keep, units), dtype=torch.bool)
-    there = kept.stories >= 0
+    exists = kept.stories >= 0
     for rank in range(1, keep):
         differ = (around[:rank] != around[rank]).sum(-1) <= DIFFERENT
-        first = differ & ~repeats[:rank] & there[:rank]
-        repeats[rank] = first.any(0) & there[rank]
+        first = differ & ~repeats[:rank] & exists[:rank]
+        repeats[rank] = first.any(0) & exists[rank]
     return repeats
 
 
-def _around_peaks(text: Text, kept: Kept) -> Int[np.ndarray, "keep units span"]:
-    """The tokens around each excerpt's peak; -1 outside its story or where there is none."""
+def _around_peaks(text: Text, kept: ExcerptTable) -> Int[np.ndarray, "keep units span"]:
+    """Return the tokens around each excerpt's peak; -1 outside its story or where there is none."""
     stories = kept.stories.numpy()
     peaks = kept.starts + kept.activations.nan_to_num(nan=-torch.inf).argmax(-1)
     places = peaks.numpy()[..., None] + np.arange(-AROUND, AROUND + 1)
     inside = (places >= 0) & (places < (text.lengths[stories] - 1)[..., None])
     offsets = text.corpus.offsets[stories][..., None] + places
     tokens = text.corpus.tokens
-    found = tokens[np.clip(offsets, 0, len(tokens) - 1)].astype(np.int32)
-    return np.where(inside & (stories >= 0)[..., None], found, -1)
+    around = tokens[np.clip(offsets, 0, len(tokens) - 1)].astype(np.int32)
+    return np.where(inside & (stories >= 0)[..., None], around, -1)

@@ -1,4 +1,4 @@
-"""Hook points by name: for what names them without reading a model, such as reports."""
+"""Names of hook points, for modules that read no model, such as reports."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from evaluations.core import families
 from sat_interp._util.errors import UserError
 from sat_interp.io.foreign import check_directory
 
-# Tokens over which a conversion is compared: GPT-Neo's local layers see 256 of them, so that a
-# wrong window shows only beyond.
 COMPARED = 512
+"""Tokens over which a conversion is compared: more than the 256 that GPT-Neo's local layers see, so
+that a wrong window shows."""
 
 ModuleT = TypeVar("ModuleT", bound=torch.nn.Module)
 
@@ -169,7 +169,7 @@ def _not_converted(config: Any, name: str, error: Exception) -> UserError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return another library's complaint as the end of one line of ours.
+    """Return the first line of another library's error message, to end one of our own.
 
     A first line that only announces what follows (it ends in a colon) is joined with the next.
     """
@@ -182,10 +182,10 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def _readable_configuration(configuration: Any) -> Iterator[str]:
-    """A directory with the model's configuration as TransformerLens wants to find it.
+    """Yield a directory with the model's configuration as TransformerLens reads it.
 
-    Its name says nothing: TransformerLens takes a path that contains 'llama' or 'gemma' for that
-    architecture. And GPT-2's n_ctx, which transformers 5 no longer writes, is put back.
+    Its name is neutral: TransformerLens takes a path that contains 'llama' or 'gemma' for that
+    architecture. GPT-2's n_ctx, which transformers 5 no longer writes, is put back.
     """
     config = configuration.to_dict()
     if "n_positions" in config:
@@ -198,7 +198,7 @@ def _readable_configuration(configuration: Any) -> Iterator[str]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bar of transformers' own while it loads."""
+    """Hide the progress bars of transformers while it loads."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
@@ -212,13 +212,13 @@ def quiet_transformers() -> Iterator[None]:
 
 def _own_initialisation(cfg: Any, config: Any) -> None:
     """Keep the standard deviation the model was initialised with, which TransformerLens drops."""
-    found = getattr(config, "initializer_range", None)
-    if isinstance(found, int | float) and found > 0:
-        cfg.init_mode, cfg.initializer_range = "gpt2", float(found)
+    deviation = getattr(config, "initializer_range", None)
+    if isinstance(deviation, int | float) and deviation > 0:
+        cfg.init_mode, cfg.initializer_range = "gpt2", float(deviation)
 
 
 def _true_sizes(cfg: Any, state: dict[str, torch.Tensor]) -> None:
-    """TransformerLens takes some sizes for granted (d_mlp = 4 d_model); the weights know better."""
+    """Correct sizes that TransformerLens assumes (d_mlp = 4 d_model) by those of the weights."""
     width = state.get("blocks.0.mlp.W_in")
     if width is not None:
         cfg.d_mlp = width.shape[1]

@@ -100,10 +100,10 @@ def _on_hub(spec: str) -> Location:
     except Exception as error:  # the hub's failures have no common base class
         known = suggest("MODEL", spec, [*_bundled(), *_directories_here()])
         raise UserError(
-            f"{known}; nor can it be had from the Hugging Face hub: {first_line(error)}"
+            f"{known}; nor can it be downloaded from the Hugging Face hub: {first_line(error)}"
         ) from None
-    found = directory if is_hugging_face(directory) else _our_directory(directory)
-    return Location("hub", found, spec, directory.name)
+    holds = directory if is_hugging_face(directory) else _our_directory(directory)
+    return Location("hub", holds, spec, directory.name)
 
 
 def _bundled() -> list[str]:

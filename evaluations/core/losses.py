@@ -1,4 +1,4 @@
-"""Every stream a model has, by its fastest path, and what each token costs it."""
+"""The streams of a model, by its fastest path, and the loss of each token."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def token_losses(
     states: Float[Tensor, "batch pos d_model"],
     targets: Int[Tensor, "batch pos"],
 ) -> Float[Tensor, "batch pos"]:
-    """Cross-entropy (nats) of each target given the state after the final LN.
+    """Return the cross-entropy (nats) of each target given the state after the final LN.
 
-    Bias and soft cap included; logits are made and dropped in blocks. No gradient, and hooks on the
-    unembedding do not fire.
+    Bias and soft cap are included. Logits are computed in blocks and not kept; there is no
+    gradient, and hooks on the unembedding do not fire.
     """
-    flat, b_U = states.flatten(0, 1), model.unembed.b_U
+    flat, bias = states.flatten(0, 1), model.unembed.b_U
     soft_cap = model.cfg.output_logits_soft_cap
-    losses = unembedding.token_losses(flat, model.W_U, targets.flatten(), b_U, soft_cap)
+    losses = unembedding.token_losses(flat, model.W_U, targets.flatten(), bias, soft_cap)
     return losses.view(targets.shape)
 
 
 def streams(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Iterator[Stream]:
-    """Every stream the model has, by its fastest path; both of a gated model in one pass."""
+    """Yield every stream of the model by its fastest path; both of a gated model in one pass."""
     if isinstance(model, SelfAblatingTransformer) and not model.weights_processed:
         if model.ablation.variant == "none":
             yield Stream("clean", model.fast_states(tokens))

@@ -1,8 +1,8 @@
 """The one way from a MODEL argument to a model: resolved once, loaded later.
 
 A :class:`ModelSource` knows what the argument stands for, where that lies, how it was trained and
-which shape it has, each found out once, when it is first asked for. An argument that stands for
-nothing costs no other model its result: it is refused only then.
+which shape it has; each is determined once, when it is first needed. An argument that names nothing
+is refused only then, so that other models still get their results.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class ModelSource:
         tokenizer: Tokenizer | None = None,
         control: Control | None = None,
     ) -> None:
+        """Use :meth:`of`, which reads an argument."""
         self.given, self.label, self.control = given, label, control
         self.tokenizer = tokenizer
 
@@ -260,26 +261,27 @@ def sources(models: object, tokenizer: Tokenizer | None = None) -> list[ModelSou
         tokenizer: replaces the models' own.
 
     Returns:
-        A source for each; models in memory with one name are told apart by their weights hash.
+        A source for each; to the name of models in memory that share one the weights hash is added.
 
     Raises:
         UserError: no model, or something that is none.
     """
     if isinstance(models, Mapping):
-        found = [ModelSource.of(model, tokenizer, name) for name, model in models.items()]
+        chosen = [ModelSource.of(model, tokenizer, name) for name, model in models.items()]
     elif isinstance(models, Iterable) and not isinstance(models, str):
-        found = [ModelSource.of(model, tokenizer) for model in models]
+        chosen = [ModelSource.of(model, tokenizer) for model in models]
     else:
-        found = [ModelSource.of(models, tokenizer)]
-    if not found:
+        chosen = [ModelSource.of(models, tokenizer)]
+    if not chosen:
         raise UserError("no model is given")
-    return _told_apart(found)
+    return _distinct(chosen)
 
 
 def with_controls(models: Sequence[ModelSource], controls: str | None) -> list[ModelSource]:
     """Return each model followed by its controls; a control has none of its own.
 
     Args:
+        models: the models.
         controls: ``untrained``, ``shuffled``, several with commas between them, each with a seed
             after a colon if not 0 (``untrained:1``); ``none`` or None for no control.
 
@@ -319,10 +321,13 @@ def load_model(
     return ModelSource.of(model, tokenizer).load(device, dtype)
 
 
-def _told_apart(found: list[ModelSource]) -> list[ModelSource]:
+def _distinct(chosen: list[ModelSource]) -> list[ModelSource]:
     """Add the weights hash to the label of models in memory that share one."""
-    times = Counter(source.label for source in found if source.in_memory)
-    return [_with_hash(one) if one.in_memory and times[one.label] > 1 else one for one in found]
+    times = Counter(source.label for source in chosen if source.in_memory)
+    return [
+        _with_hash(source) if source.in_memory and times[source.label] > 1 else source
+        for source in chosen
+    ]
 
 
 def _with_hash(source: ModelSource) -> ModelSource:

@@ -1,4 +1,4 @@
-"""How a model was trained, as far as its files tell, and whether a text was part of that."""
+"""How a model was trained, according to its files, and whether a text was part of that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sat_interp._util.errors import UserError
 from sat_interp.data.sources import DataSource, FilesSource, HubSource, file_names, parse_data
 from sat_interp.io.locate import CONFIG
 
-LONGEST = 1000  # characters of a fact that is worth keeping in a record
+LONGEST = 1000
+"""Characters of the longest fact that is kept in a record."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Origin:
     """How a model was trained.
 
     Attributes:
-        facts: small, and without directories, for records. ``steps`` are those after which the
-            model was saved, ``planned_steps`` those its run was to take, ``finished`` whether the
-            run has; the last two where the model still lies in its run's directory.
-        data, validation: as they were named to the run, directories included.
+        facts: small, and without directories, for records. ``steps`` is the step at which the
+            model was saved, ``planned_steps`` the length of its run, ``finished`` whether the run
+            is; the last two only while the model lies in its run's directory.
+        data, validation: the run's DATA arguments, directories included.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -39,15 +40,15 @@ def read_origin(directory: Path) -> Origin:
     card = _mapping(_json(directory / CONFIG).get("training"))
     run = _mapping(_json(directory.parent / "config.json").get("config"))
     if not isinstance(run.get("data"), str):
-        run = {}  # not a run of ours
+        run = {}  # not a run of sat-train
     if run:
         summary = directory.parent / "summary.json"
         match = _mapping(_json(summary).get("match"))
-        # a run that was fitted to a perplexity planned the longest length it would have tried
+        # a run matched to a perplexity has the longest length it would have tried as its steps
         chosen = {"steps": match["steps"]} if "steps" in match else {}
         run = {**run, **chosen, "planned_steps": run.get("steps"), "finished": summary.exists()}
         if "steps" not in card and not chosen:
-            run.pop("steps", None)  # nothing says after how many steps it was saved
+            run.pop("steps", None)  # the step at which it was saved is not known
     return card_origin(card, run)
 
 
@@ -55,8 +56,8 @@ def card_origin(card: Mapping[str, Any], run: Mapping[str, Any] | None = None) -
     """Return the origin that a model card's facts and the configuration of its run state.
 
     Args:
-        card: the model's own (``SelfAblatingTransformer.card``); it goes before the run's.
-        run: empty where the model does not lie in its run.
+        card: the model's own (``SelfAblatingTransformer.card``); it overrides the run.
+        run: configuration of the run in whose directory the model lies.
     """
     run = run or {}
     facts = {
@@ -71,8 +72,8 @@ def card_origin(card: Mapping[str, Any], run: Mapping[str, Any] | None = None) -
 def origin_of_text(origins: Sequence[Origin], source: DataSource) -> Origin | None:
     """Return the first origin whose training text is, or is part of, the text to score.
 
-    One with validation data of its own comes before one that held stories out, for its validation
-    text was in no model's training text.
+    An origin with validation data of its own comes before one that held stories out, since its
+    validation text is in no model's training text.
     """
     matches = [origin for origin in origins if origin.data and _shares(origin.data, source)]
     return min(matches, key=lambda origin: origin.validation is None, default=None)
@@ -89,11 +90,12 @@ def text_to_score(
     Args:
         own: of the model.
         shared: of the model, own or another, that was trained on what DATA would score.
-        data, validation: as they were asked for.
+        data: the text that was asked for, None for the model's own.
+        validation: its validation text, where it has none of its own.
 
     Raises:
-        UserError: nothing was asked for, and the model's training text is unknown or not where it
-            was. A model is never measured on a text that nobody named.
+        UserError: nothing was asked for, and the model's training text is unknown or no longer
+            there. A model is never measured on a text that was not named.
     """
     asked = data or validation
     if shared is not None and shared.data is not None and asked is not None:
@@ -125,8 +127,9 @@ def _can_be_read(spec: str) -> bool:
 def _shares(trained_on: str, scored: DataSource) -> bool:
     """Whether the training text and the text to score (its validation part, if any) share files.
 
-    A training text that is no longer there is compared by its files' names: a name that happens to
-    be the same costs a smaller text to score, a text that was trained on costs the result.
+    A training text that is no longer there is compared by file names: equal names by coincidence
+    only make the text to score smaller, while scoring text that was trained on would invalidate
+    the result.
     """
     try:
         training = parse_data(trained_on)
@@ -142,13 +145,13 @@ def _shares(trained_on: str, scored: DataSource) -> bool:
 
 
 def _same_file(one: Path, other: Path) -> bool:
-    """The same file by another name, or a copy of it."""
+    """Whether two paths are one file, or copies of it."""
     if one.resolve() == other.resolve():
         return True
     if one.stat().st_size != other.stat().st_size:
         return False
-    first, second = (FilesSource("", files=(path,)).hash_part("all") for path in (one, other))
-    return first == second
+    hashes = [FilesSource("", files=(path,)).hash_part("all") for path in (one, other)]
+    return hashes[0] == hashes[1]
 
 
 def _identity(source: HubSource) -> tuple[str, str | None, str]:
@@ -157,7 +160,7 @@ def _identity(source: HubSource) -> tuple[str, str | None, str]:
 
 
 def _without_directory(key: str, value: str | int | float) -> str | int | float:
-    """Records tell what a thing is called, not where on somebody's machine it lay."""
+    """Return a fact without local paths, which are not recorded."""
     if not isinstance(value, str):
         return value
     if key in ("data", "validation"):
@@ -177,7 +180,7 @@ def _text(value: Any) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none to read."""
+    """Return a JSON object; empty where there is none to read."""
     try:
         return _mapping(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):

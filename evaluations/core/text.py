@@ -26,7 +26,7 @@ from sat_interp.data.tokenizer import fingerprint
 
 HASH_CHUNK = 1 << 24
 COUNTED = ("n_empty", "n_unknown", "n_checked", "n_lossy")
-"""What tokenising counted, of the whole text."""
+"""Counts made while the whole text was tokenised."""
 
 TextArgument: TypeAlias = Any
 """A DATA argument (``str`` or ``Path``), a ``DataSource``, or text in memory: see
@@ -54,7 +54,7 @@ class Text:
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, " stories"]:
-        """Tokens of each story, its closing end-of-text included."""
+        """Tokens of each story, its closing end-of-text token included."""
         return np.diff(np.asarray(self.corpus.offsets, dtype=np.int64))
 
     @cached_property
@@ -75,11 +75,11 @@ class Text:
 
     @property
     def start(self) -> int:
-        """Id of the token that stands before every story (see ``story_start``)."""
+        """Id of the token before every story (see ``story_start``)."""
         return self.corpus.start
 
     def describe(self) -> dict[str, Any]:
-        """What a record says of the text; ``content`` alone decides whether it is the same.
+        """Return the facts a record states; ``content`` alone decides whether texts are the same.
 
         ``n_unknown`` counts tokens for text the tokenizer does not know (``<unk>``). Of
         ``n_checked`` stories, ``n_lossy`` do not decode to their text: the tokenizer loses or
@@ -101,14 +101,14 @@ class Text:
         }
 
     def scored(self, context: int) -> Int[np.ndarray, " stories"]:
-        """How many tokens of each story fit into the context (the rest is cut)."""
+        """Return how many tokens of each story fit into the context (the rest is cut)."""
         return self.lengths - cut_tokens(self.corpus, context)
 
     def scored_bytes(self, context: int) -> Int[np.ndarray, " stories"]:
-        """UTF-8 bytes of the text that is scored: all of a whole story, the kept part of a cut one.
+        """Return the UTF-8 bytes scored of each story: all of it, or the part that was not cut.
 
         End-of-text stands for no bytes; a character that is cut in two counts as the bytes kept
-        (see ``TokenBytes``). Of token ids it is not known: 0.
+        (see ``TokenBytes``). Sequences of token ids have 0.
         """
         sizes = np.array(self.corpus.story_bytes, dtype=np.int64)
         cut = np.flatnonzero((self.lengths > context) & (sizes > 0))
@@ -121,7 +121,7 @@ class Text:
         return sizes
 
     def losses_told(self) -> str:
-        """What the tokenizer loses of the text, as part of a sentence; '' for nothing."""
+        """Return what the tokenizer loses of the text, as part of a sentence; '' for nothing."""
         unknown, checked, lossy = (
             int(self.corpus.meta.get(name, 0)) for name in ("n_unknown", "n_checked", "n_lossy")
         )
@@ -131,7 +131,7 @@ class Text:
         return ", ".join(losses)
 
     def sample(self, n_stories: int, seed: int) -> Text:
-        """``n_stories`` of the stories, drawn without replacement; all where there are fewer."""
+        """Return ``n_stories`` stories, drawn without replacement; all where there are fewer."""
         draws = np.random.default_rng(seed)
         size = min(n_stories, len(self))
         chosen = np.sort(draws.choice(len(self), size=size, replace=False))

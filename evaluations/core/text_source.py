@@ -65,8 +65,9 @@ def text_finder(
     """Return what gives each model its text: the same held-out stories for all of them.
 
     Args:
-        data, validation: DATA arguments or text in memory; None for what each model was trained
-            on.
+        sources: the models.
+        data: a DATA argument or text in memory; None for what each model was trained on.
+        validation: text to measure on, where DATA has none of its own.
         stories: only the first so many.
 
     Raises:
@@ -92,8 +93,9 @@ def training_text_finder(
     Stories are held out of text that no model was trained on, too.
 
     Args:
-        data, validation: DATA arguments or text in memory; None for what each model was trained
-            on.
+        sources: the models.
+        data: a DATA argument or text in memory; None for what each model was trained on.
+        validation: text to measure on, where DATA has none of its own.
         stories: only the first so many of those held out.
 
     Raises:
@@ -110,7 +112,7 @@ def training_text_finder(
 
 
 class _Asked:
-    """The text that was asked for, and who of the models was trained on it."""
+    """The text that was asked for, and the origin of the model, if any, that was trained on it."""
 
     def __init__(
         self,
@@ -118,6 +120,7 @@ class _Asked:
         data: TextArgument | None,
         validation: TextArgument | None,
     ) -> None:
+        """Read the arguments."""
         self.data, self.validation = _argument(data), _argument(validation)
         if self.data is not None:
             text_source(self.data, self.validation)
@@ -127,7 +130,7 @@ class _Asked:
             self.shared = origin_of_text(_origins(sources), text_source(scored))
 
     def source_for(self, loaded: LoadedModel) -> tuple[DataSource, bool]:
-        """Return the text to measure a model on, and whether training saw it.
+        """Return the text to measure a model on, and whether the model was trained on it.
 
         Raises:
             UserError: nothing was asked for, and the model's training text is not known or not

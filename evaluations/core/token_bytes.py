@@ -1,4 +1,4 @@
-"""How many bytes of text some tokens stand for, where a cut may part a character."""
+"""The number of bytes that tokens stand for, where a cut may divide a character."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class TokenBytes:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Read the tokenizer's rules."""
         self.tokenizer = tokenizer
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         parts = [rules.get("pre_tokenizer"), rules.get("decoder")]
@@ -49,6 +50,7 @@ class TokenBytes:
 
         Args:
             tokens: of the whole story.
+            keep: number of tokens kept.
             size: bytes of the story. Where its tokens decode to another number of them (the
                 tokenizer loses or changes text), the kept ones have their share of ``size``.
         """

@@ -1,4 +1,4 @@
-"""What is read of a model, one number for each token: neurons, coordinates of z, SAE features."""
+"""Units of a model, one number for each token: neurons, coordinates of z, SAE features."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Units:
     Attributes:
         hooks: the hook point of each layer, in order of the layers.
         layers: their blocks.
-        sizes: how many units each has.
-        stream: of the model's two.
+        sizes: number of units of each.
+        stream: of a model with gates, which of its two streams is read.
         sae: hash of the autoencoder whose features the units are.
     """
 
@@ -44,9 +44,9 @@ class Units:
     _encode: Callable[[Tensor], Tensor] | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What decides the numbers, for a record and for the name of a cache."""
-        told: dict[str, Any] = {"hooks": self.hooks, "sizes": self.sizes, "stream": self.stream}
-        return {**told, "sae": self.sae} if self.sae else told
+        """Return what determines the numbers, for a record and for the name of a cache."""
+        facts: dict[str, Any] = {"hooks": self.hooks, "sizes": self.sizes, "stream": self.stream}
+        return {**facts, "sae": self.sae} if self.sae else facts
 
     def read(
         self,
@@ -55,9 +55,11 @@ class Units:
         layers: Sequence[int] | None = None,
         positions: Int[Tensor, "batch pos"] | None = None,
     ) -> dict[int, Values]:
-        """The units' activations by layer; of the clean stream nothing after the last one runs.
+        """Return the units' activations by layer; no later layer of the clean stream is run.
 
         Args:
+            model: to read.
+            tokens: its input.
             layers: some of the layers; all of them by default.
             positions: of the tokens, where they are not 0, 1, 2, ... (see
                 ``sat_interp.model.positions``).
@@ -65,24 +67,24 @@ class Units:
         chosen = self.layers if layers is None else tuple(layers)
         hooks = {layer: self.hooks[self.layers.index(layer)] for layer in chosen}
         if self.stream == "ablated":
-            found = _ablated(model, tokens, list(hooks.values()), positions)
+            cache = _ablated(model, tokens, list(hooks.values()), positions)
         else:
-            found = fast_activations(model, tokens, list(hooks.values()), positions)
-        values = {layer: found[hook].flatten(2) for layer, hook in hooks.items()}
+            cache = fast_activations(model, tokens, list(hooks.values()), positions)
+        values = {layer: cache[hook].flatten(2) for layer, hook in hooks.items()}
         if self._encode is not None:
             values = {layer: self._encode(value) for layer, value in values.items()}
         return values
 
     def parse(self, name: str) -> tuple[int, int]:
-        """Layer and index of a unit's name, ``3.117``.
+        """Return layer and index of a unit's name, ``3.117``.
 
         Raises:
             UserError: no such unit.
         """
-        found = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", name.strip())
-        if found is None:
+        match = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", name.strip())
+        if match is None:
             raise UserError(f"a neuron is named LAYER.NUMBER, such as 3.117, not {name!r}")
-        layer, index = int(found[1]), int(found[2])
+        layer, index = int(match[1]), int(match[2])
         if layer not in self.layers:
             known = ", ".join(map(str, self.layers))
             raise UserError(f"no neuron {name}: the layers read are {known}")
@@ -98,15 +100,16 @@ def find_units(
     stream: Stream = "clean",
     sae: str | Path | None = None,
 ) -> Units:
-    """The units behind a hook point.
+    """Return the units at a hook point.
 
     Args:
+        model: whose units they are.
         hook: a hook point, several with commas, or one with ``*`` for every block
             (``blocks.*.attn.hook_z``); at most one for each block.
-        stream: ``ablated`` reads the point of the same name in the ablated stream; of the MLP's
-            post-activations those the mask has left.
+        stream: ``ablated`` reads the point of the same name in the ablated stream; the MLP's
+            post-activations are read after the mask.
         sae: a directory of a SAELens autoencoder, whose features are the units; its own hook point
-            takes the place of ``hook``.
+            replaces ``hook``.
 
     Raises:
         UserError: no such hook point, no MLP, two of one block, a model without the ablated
@@ -124,11 +127,11 @@ def find_units(
             "such as blocks.*.attn.hook_z"
         )
     hooks = _expand(model, hook)
-    layers = [layer_of(model, one) for one in hooks]
+    layers = [layer_of(model, name) for name in hooks]
     if len(set(layers)) < len(layers):
         raise UserError(f"{hook} names two hook points of one block: a neuron is LAYER.NUMBER")
     if stream == "ablated":
-        hooks = [_in_ablated(model, one) for one in hooks]
+        hooks = [_in_ablated(model, name) for name in hooks]
     order = sorted(range(len(hooks)), key=layers.__getitem__)
     hooks, layers = [hooks[i] for i in order], [layers[i] for i in order]
     bare = Units(tuple(hooks), tuple(layers), (0,) * len(hooks), stream)
@@ -145,13 +148,13 @@ def find_units(
 
 def _expand(model: HookedTransformer, hook: str) -> list[str]:
     names = [part.strip() for part in hook.split(",") if part.strip()]
-    found: list[str] = []
+    hooks: list[str] = []
     for name in names:
         every = [name.replace("*", str(layer), 1) for layer in range(model.cfg.n_layers)]
-        found += every if "*" in name else [name]
-    if not found:
+        hooks += every if "*" in name else [name]
+    if not hooks:
         raise UserError(f"name a hook point, such as {NEURONS}")
-    return found
+    return hooks
 
 
 def _in_ablated(model: HookedTransformer, hook: str) -> str:
@@ -159,7 +162,7 @@ def _in_ablated(model: HookedTransformer, hook: str) -> str:
         raise UserError("the model has no ablated stream")
     inside = re.sub(r"^(blocks\.\d+)\.", r"\1.ablated.", hook)
     name = inside + "_masked" if inside.endswith("mlp.hook_post") else inside
-    known = [one for one in model.hook_dict if ".ablated." in one]
+    known = [point for point in model.hook_dict if ".ablated." in point]
     if name not in known:
         raise UserError(suggest("hook point", name, known))
     return name
@@ -171,7 +174,7 @@ def _ablated(
     assert isinstance(model, SelfAblatingTransformer)
     moved = [] if positions is None else position_hooks(model, positions, model.cfg.n_layers)
     with torch.random.fork_rng(), model.hooks(fwd_hooks=moved):
-        # random masks are drawn anew in every pass: from the tokens, so that a reading repeats
+        # random masks are drawn anew in every pass: seeded by the tokens, so that a pass repeats
         torch.manual_seed(int((tokens * torch.arange(1, tokens.shape[1] + 1).to(tokens)).sum()))
         _, cache = model.run_with_cache_dual(tokens, names_filter=hooks)
     return {hook: cache[hook] for hook in hooks}

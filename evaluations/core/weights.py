@@ -1,11 +1,12 @@
-"""The parameters of a model: what they are called, which of them are one, what they hash to.
+"""The parameters of a model: their names, which of them are tied, their hash.
 
 Three views of the same numbers:
 
-- exported: all TransformerLens holds, W_E and W_U both and zero biases in. The paper's L1 is over
-  these (14,535,249 at its shape).
-- tied: what was trained. W_U is left out where it is the transpose of W_E, and so are the biases
-  TransformerLens adds to an architecture without them (b_Q, b_K, b_V, b_U), known by being zero.
+- exported: all parameters of TransformerLens, both W_E and W_U, zero biases included. The paper's
+  L1 is over these (14,535,249 at its shape).
+- tied: the parameters that were trained. W_U is left out where it is the transpose of W_E, and so
+  are biases that TransformerLens adds to an architecture without them (b_Q, b_K, b_V, b_U), which
+  are zero.
 - gates: the weights that choose the masks of a self-ablating transformer; part of neither.
 """
 
@@ -26,31 +27,31 @@ _ADDED_BIASES = ("b_Q", "b_K", "b_V", "b_U", "_b_K", "_b_V")
 
 
 def exported_parameters(model: HookedTransformer) -> dict[str, Tensor]:
-    """All of TransformerLens' parameters by name, W_U among them even where it is tied."""
-    found = {
+    """Return all of TransformerLens' parameters by name, W_U included even where it is tied."""
+    parameters = {
         name: parameter.detach()
         for name, parameter in model.named_parameters()
         if not _is_gate(name)
     }
-    return {**found, _UNEMBEDDING: model.unembed.W_U.detach()}
+    return {**parameters, _UNEMBEDDING: model.unembed.W_U.detach()}
 
 
 def tied_parameters(model: HookedTransformer) -> dict[str, Tensor]:
-    """The parameters as they were trained: nothing twice, no bias that is only a zero."""
-    found = exported_parameters(model)
-    if _is_transpose(found[_UNEMBEDDING], found["embed.W_E"]):
-        del found[_UNEMBEDDING]
-    return {name: value for name, value in found.items() if not _is_added_bias(name, value)}
+    """Return the parameters that were trained: no tied matrix twice, no added zero bias."""
+    parameters = exported_parameters(model)
+    if _is_transpose(parameters[_UNEMBEDDING], parameters["embed.W_E"]):
+        del parameters[_UNEMBEDDING]
+    return {name: value for name, value in parameters.items() if not _is_added_bias(name, value)}
 
 
 def gate_parameters(model: HookedTransformer) -> dict[str, Tensor]:
-    """The gates' weights; empty for any other model."""
+    """Return the gates' weights; empty for a model without gates."""
     named = model.named_parameters()
     return {name: parameter.detach() for name, parameter in named if _is_gate(name)}
 
 
 def component(name: str) -> Component:
-    """Which part of the model a parameter belongs to."""
+    """Return the part of the model that a parameter belongs to."""
     parts = name.split(".")
     if parts[0] in ("embed", "pos_embed", "unembed"):
         return "embeddings"
@@ -62,22 +63,22 @@ def component(name: str) -> Component:
 
 
 def count(parameters: dict[str, Tensor]) -> int:
-    """How many numbers there are in all."""
+    """Return the number of entries of all tensors."""
     return sum(value.numel() for value in parameters.values())
 
 
 def mean_absolute(parameters: dict[str, Tensor]) -> float:
-    """Mean |w| over all entries of all tensors, added up in float64; nan where there are none."""
+    """Return the mean |w| over all entries, summed in float64; nan where there are none."""
     n = count(parameters)
     total = sum(float(value.abs().sum(dtype=torch.float64)) for value in parameters.values())
     return total / n if n else float("nan")
 
 
 def weights_hash(model: HookedTransformer) -> str:
-    """SHA-256 over the tied parameters and the gates: name, dtype, shape and bytes, by name.
+    """Return SHA-256 over the tied parameters and gates: name, dtype, shape and bytes, by name.
 
-    A model keeps its hash when its directory is renamed, and when it is exported to a plain
-    HookedTransformer and has no gates.
+    A renamed directory keeps its hash, and so does a model without gates that is exported to a
+    plain HookedTransformer.
     """
     digest = hashlib.sha256()
     parameters = {**tied_parameters(model), **gate_parameters(model)}

@@ -39,6 +39,7 @@ class Words:
     """The words that a tokenizer has as single tokens; the others are counted."""
 
     def __init__(self, task: str, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Take the task's name, for messages, and the tokenizer."""
         self.task, self.tokenizer = task, tokenizer
         self.left_out: dict[str, int] = {}
 

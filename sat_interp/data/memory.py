@@ -95,6 +95,7 @@ class TokenSource(MemorySource):
         """Return the sequences of a split; those without a second token are counted as empty.
 
         Args:
+            split: ``train`` or ``validation``.
             limit: at most so many.
 
         Raises:
