@@ -94,9 +94,14 @@ def _draw(axes: Axes, run: Run, stream: str, color: str) -> None:
     tokens, losses = run.series(f"validation_{stream}")
     last = f" ({losses[-1]:.3f})" if len(losses) else ""
     axes.plot(
-        tokens, losses, "o", color=color, markersize=5, markeredgecolor="white",
+        tokens,
+        losses,
+        "o",
+        color=color,
+        markersize=5,
+        markeredgecolor="white",
         label=f"{escape.figure(run.name)}{last}",
-    )  # fmt: skip
+    )
 
 
 def _leave_out_the_start(axes: Axes, runs: Sequence[Run]) -> None:

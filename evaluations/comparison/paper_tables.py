@@ -3,53 +3,118 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from evaluations.comparison import paper_values
-from evaluations.comparison.measures import (
-    ABLE,
-    Comparison,
-    Measure,
-    fails_task,
-    records_of,
+from evaluations.comparison.measures import Comparison, Measure, records_of
+from evaluations.comparison.notes import (
+    commands,
+    count_notes,
+    health_notes,
+    interval_notes,
+    measure_notes,
+    unable_note,
 )
 from evaluations.comparison.seeds import Group, references
-from evaluations.comparison.selection import Model, is_comparable
+from evaluations.comparison.selection import Model
 from evaluations.core import health
 from evaluations.core.health import DAGGER
 from evaluations.core.record import Record
 from evaluations.suite.n2g.report import DEFINITIONS, TITLES
 from evaluations.tables import Cell, Heading, Table
-from evaluations.tables.comparable import differing, mixture
-from evaluations.tables.table import EMPTY, UNSCORED
-from evaluations.tables.view import command_for, number, scored_text
+from evaluations.tables.table import UNSCORED
+from evaluations.tables.view import number
 
 TABLE_1 = (
-    Measure("acdc", "edges", "IOI edges", 1, "lower", definition="Edges of the circuit that ACDC "
-            "finds for indirect-object identification (IOI)"),
-    Measure("sae", "l0", "SAE L0", 2, "lower", definition="Active features of a token in a sparse "
-            "autoencoder (SAE), mean over tokens"),
-    Measure("sae", "ce_score", "CE score", 3, "higher", definition="Share of the loss that zeroing "
-            "the activation costs and the reconstruction recovers"),
-    Measure("lm", "perplexity", "Perplexity", 3, "lower", definition="exp(mean cross-entropy per "
-            "token) over the whole text, clean stream"),
-    Measure("lm", "l1_exported", "L1", 4, None, definition="Mean absolute value of the parameters "
-            "the paper counts"),
-)  # fmt: skip
+    Measure(
+        "acdc",
+        "edges",
+        "IOI edges",
+        1,
+        "lower",
+        definition="Edges of the circuit that ACDC finds for indirect-object identification (IOI)",
+    ),
+    Measure(
+        "sae",
+        "l0",
+        "SAE L0",
+        2,
+        "lower",
+        definition="Active features of a token in a sparse autoencoder (SAE), mean over tokens",
+    ),
+    Measure(
+        "sae",
+        "ce_score",
+        "CE score",
+        3,
+        "higher",
+        definition="Share of the loss that zeroing "
+        "the activation costs and the reconstruction recovers",
+    ),
+    Measure(
+        "lm",
+        "perplexity",
+        "Perplexity",
+        3,
+        "lower",
+        definition="exp(mean cross-entropy per token) over the whole text, clean stream",
+    ),
+    Measure(
+        "lm",
+        "l1_exported",
+        "L1",
+        4,
+        None,
+        definition="Mean absolute value of the parameters the paper counts",
+    ),
+)
 SCORES = (
-    Measure("neurons", "simulation", "Simulation score", 3, "higher", definition="Correlation "
-            "between activations and those predicted from the explanation, mean over neurons"),
-    Measure("neurons", "control", "Control: shuffled explanation", 3, None, definition="The "
-            "simulation score with the explanation of another neuron"),
-    Measure("neurons", "detection", "Detection", 3, "higher", definition="How well explanations "
-            "separate excerpts that activate a neuron from random ones"),
-    Measure("neurons", "detection", "Detection: share scored", 3, None, "scored",
-            "Share of neurons that have a detection score"),
-    Measure("neurons", "fuzzing", "Fuzzing", 3, "higher", definition="How well explanations "
-            "separate marked tokens that activate a neuron from marked ones that do not"),
-)  # fmt: skip
+    Measure(
+        "neurons",
+        "simulation",
+        "Simulation score",
+        3,
+        "higher",
+        definition="Correlation "
+        "between activations and those predicted from the explanation, mean over neurons",
+    ),
+    Measure(
+        "neurons",
+        "control",
+        "Control: shuffled explanation",
+        3,
+        None,
+        definition="The simulation score with the explanation of another neuron",
+    ),
+    Measure(
+        "neurons",
+        "detection",
+        "Detection",
+        3,
+        "higher",
+        definition="How well explanations "
+        "separate excerpts that activate a neuron from random ones",
+    ),
+    Measure(
+        "neurons",
+        "detection",
+        "Detection: share scored",
+        3,
+        None,
+        "scored",
+        "Share of neurons that have a detection score",
+    ),
+    Measure(
+        "neurons",
+        "fuzzing",
+        "Fuzzing",
+        3,
+        "higher",
+        definition="How well explanations "
+        "separate marked tokens that activate a neuron from marked ones that do not",
+    ),
+)
 _SHAPE = ("density", "density_undirected", "transitivity", "edges_to_activation", "out_degree")
 _DIGITS = {"edges_to_activation": 2, "out_degree": 2, "entropy": 2, "diversity": 2}
 
@@ -71,24 +136,13 @@ def _graph_measure(name: str, is_nonempty: bool, is_lower: bool) -> Measure:
 # best there, and differences are those of graphs with edges.
 _PAPER = tuple(_graph_measure(name, False, False) for name in _SHAPE)
 _NONEMPTY = tuple(_graph_measure(name, True, name != "out_degree") for name in _SHAPE)
-_OTHERS = tuple(_graph_measure(name, False, name != "empty")
-                for name in ("entropy", "diversity", "empty"))  # fmt: skip
+_OTHERS = tuple(
+    _graph_measure(name, False, name != "empty") for name in ("entropy", "diversity", "empty")
+)
 TABLE_2 = (*_PAPER, *_NONEMPTY, *_OTHERS)
 TABLE_2_DIFFERENCES = (*_NONEMPTY, *_OTHERS)
 
 LABELS = (Heading("Model"), Heading("Gates"), Heading("k"), Heading("Seeds"))
-OVER_SEEDS = (
-    "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom), from "
-    "three seeds on."
-)
-BOLD = (
-    "Bold: the paired interval of the difference to every other row excludes 0; where no row is "
-    "bold, the best cannot be distinguished from another, or is of a single seed."
-)
-OF_ONE = (
-    "In parentheses, of a single model: 95 % interval over its {things}, not over seeds; another "
-    "seed's model may lie outside it. No single model is bold."
-)
 NOT_EMPTY = (
     "Means over the neurons of a layer. Graphs without edges count 0, as in the paper, except in "
     "the rows 'not empty'; where they count, no value is bold: more empty graphs would make a "
@@ -127,7 +181,7 @@ def neuron_scores(groups: Sequence[Group]) -> Table:
         Comparison(groups), SCORES, "neuron-scores", "Explanations of neurons", "neurons"
     )
     notes = [*made.notes, "The value of a model is the mean over its neurons."]
-    return replace(made, notes=[*notes, *_neuron_counts(groups)])
+    return replace(made, notes=[*notes, *count_notes(records_of(groups, "neurons"), SCORES)])
 
 
 def table_2(groups: Sequence[Group], with_paper: bool = False) -> Table:
@@ -157,15 +211,22 @@ def table_2(groups: Sequence[Group], with_paper: bool = False) -> Table:
     return Table(
         "table2",
         "Graphs of neurons (N2G) by layer (the paper's Table 2)",
-        (Heading("Metric"), Heading("Model"), Heading("Seeds"),
-         *(Heading(f"L{layer}", definition=f"Layer {layer}") for layer in layers)),
+        (
+            Heading("Metric"),
+            Heading("Model"),
+            Heading("Seeds"),
+            *(Heading(f"L{layer}", definition=f"Layer {layer}") for layer in layers),
+        ),
         rows,
         NOT_EMPTY,
-        [*_interval_notes(rows, "neurons"), *_notes(compared, TABLE_2),
-         *([paper_values.TABLE_2_NOTE] if with_paper else [])],
-        _commands(compared, TABLE_2),
+        [
+            *interval_notes(rows, "neurons"),
+            *measure_notes(compared, TABLE_2),
+            *([paper_values.TABLE_2_NOTE] if with_paper else []),
+        ],
+        commands(compared, TABLE_2),
         n_labels=2,
-    )  # fmt: skip
+    )
 
 
 def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) -> list[Table]:
@@ -201,7 +262,7 @@ def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) 
         for group, other in pairs
     ]
     columns = (Heading("Model"), Heading("Minus"), *(measure.heading for measure in measures))
-    notes = _health_notes(compared, measures)
+    notes = health_notes(compared, measures)
     return [Table(name, f"{title}: paired differences", columns, rows, PAIRED, notes, n_labels=2)]
 
 
@@ -211,17 +272,32 @@ def models_table(groups: Sequence[Group]) -> Table:
     rows = []
     for group in groups:
         for seed, model in group.members.items():
-            labels: dict[str, str | int] = {"group": group.name, "seed": seed, "model": model.name,
-                      "weights": model.weights[:8]}  # fmt: skip
+            labels: dict[str, str | int] = {
+                "group": group.name,
+                "seed": seed,
+                "model": model.name,
+                "weights": model.weights[:8],
+            }
             cells = [Cell.label(name, value) for name, value in labels.items()]
             rows.append([*cells, *(_model_cell(measure, model) for measure in TABLE_1)])
-    columns = (Heading("Group"), Heading("Seed"), Heading("Model"), Heading("Weights"),
-               *(measure.heading for measure in TABLE_1))  # fmt: skip
-    notes = [*_health_notes(compared, TABLE_1), *_unable_note(compared, TABLE_1)]
+    columns = (
+        Heading("Group"),
+        Heading("Seed"),
+        Heading("Model"),
+        Heading("Weights"),
+        *(measure.heading for measure in TABLE_1),
+    )
+    notes = [*health_notes(compared, TABLE_1), *unable_note(compared, TABLE_1)]
     return Table(
-        "table1-models", "Table 1: each model", columns, rows, "", notes,
-        _commands(compared, TABLE_1), n_labels=4,
-    )  # fmt: skip
+        "table1-models",
+        "Table 1: each model",
+        columns,
+        rows,
+        "",
+        notes,
+        commands(compared, TABLE_1),
+        n_labels=4,
+    )
 
 
 def _over_seeds(
@@ -239,11 +315,16 @@ def _over_seeds(
         ]
         for group in compared.groups
     ]
-    notes = [*_interval_notes(rows, things), *_notes(compared, measures)]
+    notes = [*interval_notes(rows, things), *measure_notes(compared, measures)]
     return Table(
-        name, title, (*LABELS, *(measure.heading for measure in measures)), rows, "", notes,
-        _commands(compared, measures),
-    )  # fmt: skip
+        name,
+        title,
+        (*LABELS, *(measure.heading for measure in measures)),
+        rows,
+        "",
+        notes,
+        commands(compared, measures),
+    )
 
 
 def _labels(group: Group) -> list[Cell]:
@@ -321,113 +402,3 @@ def _layers(records: Sequence[Record]) -> list[int]:
         if metric.value is not None
     ]
     return sorted({int(layer) for name, _, layer in parts if name in names and layer.isdecimal()})
-
-
-def _interval_notes(rows: Rows, things: str) -> list[str]:
-    """What brackets, bold and parentheses mean, where there are any."""
-    names = [
-        name
-        for row in rows
-        for cell in row
-        for name, value in cell.exact.items()
-        if value is not None
-    ]
-    is_over_seeds = any(n.endswith("_low") and not n.endswith("_within_low") for n in names)
-    notes = [f"{OVER_SEEDS} {BOLD}"] * is_over_seeds
-    is_alone = any(name.endswith("_within_low") for name in names)
-    return notes + [OF_ONE.format(things=things)] * is_alone
-
-
-def _notes(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
-    """Health marks, models that fail the task, why values are missing, settings."""
-    notes = [*_health_notes(compared, measures), *_unable_note(compared, measures)]
-    notes += _unscored_note(compared, measures)
-    for evaluation in dict.fromkeys(measure.evaluation for measure in measures):
-        records = compared.records(evaluation)
-        notes += _settings(records, evaluation)
-        notes += [f"{evaluation}: {line}." for line in mixture(records)]
-    return notes
-
-
-def _commands(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
-    """What measures the models that have no record of an evaluation."""
-    evaluations = dict.fromkeys(measure.evaluation for measure in measures)
-    missing = {
-        name: [model.spec for model in compared.models if name not in model.records]
-        for name in evaluations
-    }
-    return [command_for(name, specs) for name, specs in missing.items() if specs]
-
-
-def _health_notes(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
-    """What daggers mean."""
-    return health.explained(
-        (model.name, model.records[evaluation])
-        for evaluation in dict.fromkeys(measure.evaluation for measure in measures)
-        for model in compared.models
-        if evaluation in model.records
-    )
-
-
-def _unable_note(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
-    measured = compared.records("acdc")
-    unable = [one for one in compared.models if "acdc" in one.records and fails_task(one)]
-    if not unable or all(measure.evaluation != "acdc" for measure in measures):
-        return []
-    return [
-        f"{DAGGER} IOI accuracy below {ABLE:g}: edge count not meaningful, and in no mean "
-        f"({len(unable)} of {len(measured)} models)."
-    ]
-
-
-def _unscored_note(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
-    """Why groups have no value of a measure."""
-    reasons: dict[str, list[str]] = {}
-    for measure in measures:
-        for group in compared.groups:
-            unscored = [one for one in group.models if measure.state(one) == "unscored"]
-            if unscored and not compared.mean(measure, group) and measure.evaluation != "n2g":
-                reason = measure.read(unscored[0])[1] or "no value"
-                reasons.setdefault(reason, []).append(f"{measure.title} of {group.name}")
-    each = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    return [f"{UNSCORED}: {each}."] if reasons else []
-
-
-def _neuron_counts(groups: Sequence[Group]) -> list[str]:
-    """The number of neurons with each score, and the most frequent reason why others have none."""
-    notes = []
-    records = records_of(groups, "neurons")
-    for measure in SCORES:
-        metrics = [one for record in records if (one := record.metric(measure.metric))]
-        sizes = sorted(one.n for one in metrics if one.n is not None)
-        if measure.shows != "value" or not sizes:
-            continue
-        n = f"{sizes[0]:,} to {sizes[-1]:,}" if sizes[0] < sizes[-1] else f"{sizes[0]:,}"
-        text = f"{measure.title}: n {n} neurons a model"
-        reasons = sum((Counter(one.reasons) for one in metrics), Counter[str]())
-        if reasons:
-            reason, count = reasons.most_common(1)[0]
-            text += f"; {reasons.total():,} in all not scored, mostly: {reason} ({count:,})"
-        notes.append(f"{text}.")
-    return notes
-
-
-def _settings(records: Sequence[Record], evaluation: str) -> list[str]:
-    """The settings of an evaluation's values; a warning where they differ."""
-    if not records:
-        return []
-    if not is_comparable(records):
-        return [f"{evaluation}: models were measured with different settings or on different text "
-                f"({', '.join(differing(records))}); no value of it is bold."]  # fmt: skip
-    config, data = records[0].config, records[0].data
-    text = f"{scored_text(data)}, {data.get('n_stories', data.get('n', EMPTY))}"
-    return {
-        "acdc": [f"acdc: tau {records[0].extra.get('tau')}, {text} prompts."],
-        "sae": [f"sae: L1 coefficient {config.get('sparsity')}, {config.get('tokens', 0):,} tokens,"
-                f" measured on {text} stories."],
-        "lm": [f"lm: {text} stories."],
-        "neurons": [f"neurons: explained by {config.get('examiner', {}).get('name', '?')}, {text} "
-                    "stories."],
-        "n2g": [f"n2g: {config.get('neurons_per_layer') or 'all'} neurons a layer, {text} "
-                "stories."],
-    }.get(evaluation, [])  # fmt: skip

@@ -43,9 +43,11 @@ def _record(model: str, record: Record) -> str:
 def _cells(value: Value) -> list[Cell]:
     """A metric's row: what is missing is empty."""
     error, low = value["standard_error"], value["low"]
-    interval = "" if low is None else (
-        f"[{low:.4g}, {value['high']:.4g}] {value['level']:.0%}, {value['interval']}"
-    )  # fmt: skip
+    interval = (
+        ""
+        if low is None
+        else (f"[{low:.4g}, {value['high']:.4g}] {value['level']:.0%}, {value['interval']}")
+    )
     texts = (
         "" if value["value"] is None else number(value["value"], 5),
         value["unit"] or "",

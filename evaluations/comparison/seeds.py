@@ -24,9 +24,14 @@ ENOUGH_SEEDS = 3
 """Fewest training seeds that an interval is given for."""
 # What a record tells of a training run that makes it another recipe.
 RECIPE = (
-    "data", "tokenizer", "learning_rate", "initializer_range", "embedding_range", "precision",
+    "data",
+    "tokenizer",
+    "learning_rate",
+    "initializer_range",
+    "embedding_range",
+    "precision",
     "windows_per_step",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,13 @@ def groups(models: Sequence[Model], study: Study | None = None) -> list[Group]:
     return sorted(
         made,
         key=lambda group: (
-            order[group.kind], variants.index(group.variant), group.k or 0, group.gates, group.name,
+            order[group.kind],
+            variants.index(group.variant),
+            group.k or 0,
+            group.gates,
+            group.name,
         ),
-    )  # fmt: skip
+    )
 
 
 def references(group: Group, among: Sequence[Group]) -> list[Group]:
@@ -127,10 +136,16 @@ def _of_study(models: Sequence[Model], study: Study) -> list[Group]:
         group = made.setdefault(
             run.group,
             Group(
-                run.group, run.kind, config.variant, config.k_neurons if gated else None,
-                config.gates if gated else "", study.name, run.like, {},
+                run.group,
+                run.kind,
+                config.variant,
+                config.k_neurons if gated else None,
+                config.gates if gated else "",
+                study.name,
+                run.like,
+                {},
             ),
-        )  # fmt: skip
+        )
         if run.name in by_name:
             found = by_name[run.name]
             group.members[run.seed] = dataclasses.replace(found, spec=str(run.directory))
@@ -156,10 +171,16 @@ def _of_records(models: Sequence[Model]) -> list[Group]:
         group = made.setdefault(
             key,
             Group(
-                "", _kind(ablation, matched), str(ablation.get("variant", "none")),
-                ablation.get("k_neurons"), str(ablation.get("gates", "")), recipe, None, {},
+                "",
+                _kind(ablation, matched),
+                str(ablation.get("variant", "none")),
+                ablation.get("k_neurons"),
+                str(ablation.get("gates", "")),
+                recipe,
+                None,
+                {},
             ),
-        )  # fmt: skip
+        )
         group.members[seed if isinstance(seed, int) else 0] = model
     return _with_targets(_named(list(made.values())))
 
@@ -244,11 +265,16 @@ def _named(found: Sequence[Group]) -> list[Group]:
     return [
         Group(
             name,
-            group.kind, group.variant, group.k, group.gates, group.recipe, group.like,
+            group.kind,
+            group.variant,
+            group.k,
+            group.gates,
+            group.recipe,
+            group.like,
             group.members,
         )
         for group, name in zip(found, names, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def _common_name(group: Group) -> str:

@@ -16,15 +16,36 @@ from evaluations.core.records import collect
 log = logging.getLogger(__name__)
 
 TYPES = {
-    "model": "string", "weights": "string", "control": "string", "seed": "Int64",
-    "variant": "string", "k": "Int64", "gates": "string", "evaluation": "string",
-    "version": "Int64", "metric": "string", "title": "string", "value": "float64",
-    "low": "float64", "high": "float64", "level": "float64", "interval": "string",
-    "standard_error": "float64", "unit": "string", "direction": "string", "n": "Int64",
-    "n_failed": "Int64", "reasons": "object", "health": "object", "data": "string",
-    "config": "object", "config_hash": "string", "commit": "string", "started": "string",
+    "model": "string",
+    "weights": "string",
+    "control": "string",
+    "seed": "Int64",
+    "variant": "string",
+    "k": "Int64",
+    "gates": "string",
+    "evaluation": "string",
+    "version": "Int64",
+    "metric": "string",
+    "title": "string",
+    "value": "float64",
+    "low": "float64",
+    "high": "float64",
+    "level": "float64",
+    "interval": "string",
+    "standard_error": "float64",
+    "unit": "string",
+    "direction": "string",
+    "n": "Int64",
+    "n_failed": "Int64",
+    "reasons": "object",
+    "health": "object",
+    "data": "string",
+    "config": "object",
+    "config_hash": "string",
+    "commit": "string",
+    "started": "string",
     "seconds": "float64",
-}  # fmt: skip
+}
 """The columns in order, and their pandas types."""
 
 

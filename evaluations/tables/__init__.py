@@ -19,6 +19,22 @@ from evaluations.tables.terminal import show, terminal
 from evaluations.tables.view import Column, Layout, Row, make_table, make_tables, rows
 
 __all__ = [
-    "Cell", "Column", "Heading", "Layout", "Row", "Table", "csv_text", "glossary", "html", "latex",
-    "make_table", "make_tables", "markdown", "rows", "show", "stem", "terminal", "write",
-]  # fmt: skip
+    "Cell",
+    "Column",
+    "Heading",
+    "Layout",
+    "Row",
+    "Table",
+    "csv_text",
+    "glossary",
+    "html",
+    "latex",
+    "make_table",
+    "make_tables",
+    "markdown",
+    "rows",
+    "show",
+    "stem",
+    "terminal",
+    "write",
+]

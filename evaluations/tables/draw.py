@@ -16,6 +16,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import offset_copy
 
 from evaluations.core.record import Metric, Record
 from sat_interp._util.errors import UserError
@@ -24,11 +25,21 @@ from sat_interp._util.files import file_name, write_atomically
 # Okabe and Ito's colours, distinct for colour-blind readers too, then more for studies; markers
 # and line styles distinguish them in grey.
 PALETTE = (
-    "#000000", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#7F7F7F",
-    "#882255", "#8C6D31",
-)  # fmt: skip
+    "#000000",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#0072B2",
+    "#D55E00",
+    "#7F7F7F",
+    "#882255",
+    "#8C6D31",
+)
 MARKERS = "os^Dv<>PX*"
 STYLES = ("-", "--", ":", "-.")
+BELOW = 30
+"""Points between a panel and its legend: room for the numbers and name of its axis."""
 
 Draw = Callable[[Sequence[Record]], list[Figure]]
 """Draws figures of records; an empty list where there is nothing to draw."""
@@ -177,9 +188,16 @@ def empty(axes: Axes, reason: str) -> None:
     axes.set_yticks([])
     axes.grid(False)
     axes.text(
-        0.5, 0.5, reason, ha="center", va="center", fontsize=8, color="0.4", wrap=True,
+        0.5,
+        0.5,
+        reason,
+        ha="center",
+        va="center",
+        fontsize=8,
+        color="0.4",
+        wrap=True,
         transform=axes.transAxes,
-    )  # fmt: skip
+    )
 
 
 def legend(where: Axes | Figure, columns: int = 3, like: Axes | None = None) -> None:
@@ -198,4 +216,12 @@ def legend(where: Axes | Figure, columns: int = 3, like: Axes | None = None) -> 
     if isinstance(where, Figure):
         where.legend(handles, labels, loc="outside lower center", **style)
     else:
-        where.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.2), **style)
+        below = offset_copy(where.transAxes, where.get_figure(root=True), 0, -BELOW, "points")
+        where.legend(
+            handles,
+            labels,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0.0),
+            bbox_transform=below,
+            **style,
+        )

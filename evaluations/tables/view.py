@@ -230,8 +230,14 @@ def _cell(column: Column, value: Value | None, row: Row) -> Cell:
 
 def exact_values(key: str, value: Value | None) -> dict[str, Any]:
     """The CSV columns of a value: itself, standard error, interval, n, number not scored."""
-    names = {"": "value", "_se": "standard_error", "_low": "low", "_high": "high", "_n": "n",
-             "_failed": "n_failed"}  # fmt: skip
+    names = {
+        "": "value",
+        "_se": "standard_error",
+        "_low": "low",
+        "_high": "high",
+        "_n": "n",
+        "_failed": "n_failed",
+    }
     return {key + ending: value[name] if value else None for ending, name in names.items()}
 
 

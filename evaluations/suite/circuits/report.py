@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, ro
 from sat_interp._util import escape
 from sat_interp._util.files import file_name, write_atomically
 
-ABREAST = 4
-"""Circuits in one figure."""
+ABREAST, MANY_HEADS = 4, 8
+"""Circuits in one figure; half as many of models with more heads than this."""
+LETTERS = 58
+"""Letters in a line of a warning."""
 F = "(m(circuit) - m(empty)) / (m(whole) - m(empty)), m the mean logit difference; 1: whole model"
 
 
@@ -27,30 +30,78 @@ def _column(metric: str, heading: str, digits: int, shown: bool, definition: str
     return Column("acdc", metric, heading, digits, shown, definition=definition)
 
 
-EDGES = _column("edges", "Edges", 0, False, "Edges of the circuit: those the method keeps that "
-                "are on a path from embedding to output")  # fmt: skip
+EDGES = _column(
+    "edges",
+    "Edges",
+    0,
+    False,
+    "Edges of the circuit: those the method keeps that are on a path from embedding to output",
+)
 CIRCUITS = (
     Layout(
         "circuits",
         "Circuits",
         (
             EDGES,
-            _column("accuracy", "Accuracy", 2, True, "Share of prompts on which the right answer "
-                    "has a higher logit than the wrong one; chance is 0.5"),
-            _column("kl_corrupted", "KL, all edges replaced", 2, False, "KL(whole model || empty "
-                    "circuit) in nats: the scale on which tau is to be read"),
-            _column("circuit_kl", "KL", 2, False, "KL(whole model || circuit) in nats, on the "
-                    "prompts the circuit was found on"),
-            _column("held_out_kl", "KL, held out", 2, False, "KL(whole model || circuit) in nats, "
-                    "on held-out prompts"),
-            _column("faithfulness", "Faithfulness", 2, False, f"{F}; on the prompts the circuit "
-                    "was found on"),
-            _column("held_out_faithfulness", "Faithfulness, held out", 2, True, f"{F}; on "
-                    "held-out prompts"),
-            _column("cpr", "CPR", 3, False, "Area under faithfulness over shares of edges, ranked "
-                    "by signed score (circuit performance ratio); held-out prompts"),
-            _column("cmd", "CMD", 3, False, "Area between faithfulness and 1, edges ranked by the "
-                    "size of their score (circuit-model distance); held-out prompts"),
+            _column(
+                "accuracy",
+                "Accuracy",
+                2,
+                True,
+                "Share of prompts on which the right answer "
+                "has a higher logit than the wrong one; chance is 0.5",
+            ),
+            _column(
+                "kl_corrupted",
+                "KL, all edges replaced",
+                2,
+                False,
+                "KL(whole model || empty circuit) in nats: the scale on which tau is to be read",
+            ),
+            _column(
+                "circuit_kl",
+                "KL",
+                2,
+                False,
+                "KL(whole model || circuit) in nats, on the prompts the circuit was found on",
+            ),
+            _column(
+                "held_out_kl",
+                "KL, held out",
+                2,
+                False,
+                "KL(whole model || circuit) in nats, on held-out prompts",
+            ),
+            _column(
+                "faithfulness",
+                "Faithfulness",
+                2,
+                False,
+                f"{F}; on the prompts the circuit was found on",
+            ),
+            _column(
+                "held_out_faithfulness",
+                "Faithfulness, held out",
+                2,
+                True,
+                f"{F}; on held-out prompts",
+            ),
+            _column(
+                "cpr",
+                "CPR",
+                3,
+                False,
+                "Area under faithfulness over shares of edges, ranked "
+                "by signed score (circuit performance ratio); held-out prompts",
+            ),
+            _column(
+                "cmd",
+                "CMD",
+                3,
+                False,
+                "Area between faithfulness and 1, edges ranked by the "
+                "size of their score (circuit-model distance); held-out prompts",
+            ),
         ),
         "Held out: prompts the circuit was not found on. Shares of edges that round to 0 are the "
         "empty circuit. Edges that ACDC keeps at no tau have no rank of their own: they come last, "
@@ -61,25 +112,66 @@ CIRCUITS = (
         "Controls: random circuits, null task, other prompts, other visiting orders, margin to tau",
         (
             EDGES,
-            _column("random_faithfulness", "Random circuits: faithfulness", 2, True,
-                    "Faithfulness of random connected circuits with the same number of edges"),
-            _column("null_edges", "Null task: edges", 1, True, "Edges found where as many words "
-                    "change as in the task, none of which bears on the answer; mean over draws"),
-            _column("null_jaccard", "Null task: overlap", 2, False, "Jaccard overlap of the null "
-                    "task's circuits with the circuit"),
-            _column("bootstrap_sd", "Other prompts: SD", 1, True, "Standard deviation of the "
-                    "number of edges over other prompts of the task"),
-            _column("bootstrap_jaccard", "Other prompts: overlap", 2, False, "Jaccard overlap of "
-                    "the circuits of other prompts with the circuit"),
-            _column("orders_sd", "Other orders: SD", 1, True, "Standard deviation of the number "
-                    "of edges over other orders of visiting them"),
-            _column("orders_jaccard", "Other orders: overlap", 2, False, "Jaccard overlap of the "
-                    "circuits of other orders with the circuit"),
-            _column("margin", "Margin", 4, False, "Smallest distance of an edge's KL step to tau, "
-                    "nats: how near another circuit is"),
+            _column(
+                "random_faithfulness",
+                "Random circuits: faithfulness",
+                2,
+                True,
+                "Faithfulness of random connected circuits with the same number of edges",
+            ),
+            _column(
+                "null_edges",
+                "Null task: edges",
+                1,
+                True,
+                "Edges found where as many words "
+                "change as in the task, none of which bears on the answer; mean over draws",
+            ),
+            _column(
+                "null_jaccard",
+                "Null task: overlap",
+                2,
+                False,
+                "Jaccard overlap of the null task's circuits with the circuit",
+            ),
+            _column(
+                "bootstrap_sd",
+                "Other prompts: SD",
+                1,
+                True,
+                "Standard deviation of the number of edges over other prompts of the task",
+            ),
+            _column(
+                "bootstrap_jaccard",
+                "Other prompts: overlap",
+                2,
+                False,
+                "Jaccard overlap of the circuits of other prompts with the circuit",
+            ),
+            _column(
+                "orders_sd",
+                "Other orders: SD",
+                1,
+                True,
+                "Standard deviation of the number of edges over other orders of visiting them",
+            ),
+            _column(
+                "orders_jaccard",
+                "Other orders: overlap",
+                2,
+                False,
+                "Jaccard overlap of the circuits of other orders with the circuit",
+            ),
+            _column(
+                "margin",
+                "Margin",
+                4,
+                False,
+                "Smallest distance of an edge's KL step to tau, nats: how near another circuit is",
+            ),
         ),
     ),
-)  # fmt: skip
+)
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -106,9 +198,11 @@ def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:
 def _circuits(records: Sequence[Record]) -> list[Figure]:
     """The circuits side by side, a few in each figure."""
     models = _with_circuits(records)
+    heads = max((_extra(row)["circuit"]["graph"]["n_heads"] for row in models), default=0)
+    abreast = ABREAST if heads <= MANY_HEADS else ABREAST // 2
     return [
-        draw_circuits([_panel(row) for row in models[start : start + ABREAST]])
-        for start in range(0, len(models), ABREAST)
+        draw_circuits([_panel(row) for row in models[start : start + abreast]])
+        for start in range(0, len(models), abreast)
     ]
 
 
@@ -148,7 +242,9 @@ def _panel(row: Row) -> Panel:
         f"(held out {_value(row, 'held_out_faithfulness', 2)}), "
         f"null task {_value(row, 'null_edges', 1)} edges"
     )
-    warning = "\n".join(map(escape.figure, str(extra.get("marked") or "").split("; ")))
+    parts = str(extra.get("marked") or "").split("; ")
+    lines = [line for part in parts for line in textwrap.wrap(part, LETTERS)]
+    warning = "\n".join(map(escape.figure, lines))
     return Panel(title, extra["circuit"], note, warning)
 
 
@@ -173,9 +269,10 @@ def draw_curves(models: Sequence[Row]) -> Figure:
             _line(axes, _extra(row), name, color, marker, row.label)
             _random(axes, row, f"random_{name}", color)
     left.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":", label="whole model")
-    left.plot([], [], color="0.4", marker="x", linestyle="", label="random circuits (95 %)")
+    if left.containers:
+        left.plot([], [], color="0.4", marker="x", linestyle="", label="random circuits (95 %)")
     _finish(left, "faithfulness", "Edges against faithfulness")
-    _finish(right, "KL from the whole model, nats", "Edges against KL divergence")
+    _finish(right, "KL divergence from the whole model, nats", "Edges against KL divergence")
     draw.legend(figure, 4, like=left)
     return figure
 
@@ -197,11 +294,17 @@ def _line(
         if one["edges"] and (value := _judged(one, name)) is not None
     ]
     if not (points or swept):
-        label += ": no value"
+        label += f": no {name}"
     axes.plot(
-        [edges for edges, _ in swept], [value for _, value in swept], color=color, marker=marker,
-        markersize=6, linestyle="", markeredgecolor="white", label=label,
-    )  # fmt: skip
+        [edges for edges, _ in swept],
+        [value for _, value in swept],
+        color=color,
+        marker=marker,
+        markersize=6,
+        linestyle="",
+        markeredgecolor="white",
+        label=label,
+    )
 
 
 def _random(axes: Axes, row: Row, name: str, color: str) -> None:
@@ -209,9 +312,14 @@ def _random(axes: Axes, row: Row, name: str, color: str) -> None:
     if metric is None or metric.value is None or edges is None or not edges.value:
         return
     axes.errorbar(
-        [edges.value], [metric.value], yerr=draw.reach(metric), color=color, marker="x", capsize=2,
+        [edges.value],
+        [metric.value],
+        yerr=draw.reach(metric),
+        color=color,
+        marker="x",
+        capsize=2,
         linewidth=1,
-    )  # fmt: skip
+    )
 
 
 def _judged(one: dict[str, Any], name: str) -> float | None:

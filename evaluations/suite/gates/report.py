@@ -51,20 +51,41 @@ def _usage_layout(site: str, title: str) -> Layout:
         f"Use of the masks: {title} (means over layers)",
         (
             _column(f"{site}_dead", "Dead", 3, "Share of units that no token selects", False),
-            _column(f"{site}_entropy", "Entropy, bits", 2,
-                    "Entropy of the distribution of wins over units: how evenly they are used",
-                    False),
-            _column(f"{site}_entropy_share", "Normalised entropy", 3,
-                    "Entropy divided by its maximum, log2 of the number of units"),
-            _column(f"{site}_overlap", "Overlap with next token", 3,
-                    "Share of selected units that the next token of the story selects too"),
-            _column(f"{site}_overlap_chance", "Chance overlap", 3,
-                    "The same overlap of any two tokens of the text", False),
-            _column(f"{site}_similarity", "Similarity of layers, r", 3,
-                    "Correlation between two layers of the overlap of token pairs: 1 where both "
-                    "group tokens alike"),
+            _column(
+                f"{site}_entropy",
+                "Entropy, bits",
+                2,
+                "Entropy of the distribution of wins over units: how evenly they are used",
+                False,
+            ),
+            _column(
+                f"{site}_entropy_share",
+                "Normalised entropy",
+                3,
+                "Entropy divided by its maximum, log2 of the number of units",
+            ),
+            _column(
+                f"{site}_overlap",
+                "Overlap with next token",
+                3,
+                "Share of selected units that the next token of the story selects too",
+            ),
+            _column(
+                f"{site}_overlap_chance",
+                "Chance overlap",
+                3,
+                "The same overlap of any two tokens of the text",
+                False,
+            ),
+            _column(
+                f"{site}_similarity",
+                "Similarity of layers, r",
+                3,
+                "Correlation between two layers of the overlap of token pairs: 1 where both "
+                "group tokens alike",
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 GATES = (
@@ -74,38 +95,77 @@ GATES = (
         "Next token read by a linear probe: bits per token over unigrams (means over layers)",
         (
             _column("leak_mask", "Masks", 2, f"{BITS} the masks"),
-            _column("leak_shuffled", "Shuffled masks", 2,
-                    f"{BITS} the masks of the story's positions in random order (control)"),
+            _column(
+                "leak_shuffled",
+                "Shuffled masks",
+                2,
+                f"{BITS} the masks of the story's positions in random order (control)",
+            ),
             _column("leak_token", "Token", 2, f"{BITS} the current token"),
-            _column("leak_mask_adds", "Bits added by masks", 2,
-                    "Bits of token and masks together, minus bits of the token"),
-            _column("leak_exchanged_adds", "Bits added by exchanged masks", 2,
-                    "The same with the masks of another occurrence of the token (control)"),
-            _column("leak_mask_excess", "Excess over token", 3,
-                    "Bits added by masks minus bits added by exchanged masks: what masks carry "
-                    "beyond the current token"),
-            _column("leak_residual", "Block input", 2,
-                    f"{BITS} the clean stream at the block's input", False),
-            _column("leak_final", "Final state", 2,
-                    f"{BITS} the clean state after the final layer norm", False),
+            _column(
+                "leak_mask_adds",
+                "Bits added by masks",
+                2,
+                "Bits of token and masks together, minus bits of the token",
+            ),
+            _column(
+                "leak_exchanged_adds",
+                "Bits added by exchanged masks",
+                2,
+                "The same with the masks of another occurrence of the token (control)",
+            ),
+            _column(
+                "leak_mask_excess",
+                "Excess over token",
+                3,
+                "Bits added by masks minus bits added by exchanged masks: what masks carry "
+                "beyond the current token",
+            ),
+            _column(
+                "leak_residual",
+                "Block input",
+                2,
+                f"{BITS} the clean stream at the block's input",
+                False,
+            ),
+            _column(
+                "leak_final",
+                "Final state",
+                2,
+                f"{BITS} the clean state after the final layer norm",
+                False,
+            ),
         ),
     ),
     Layout(
         "gates-interventions",
         "Ablated loss under other masks (nats per token)",
         (
-            _column("masks_clean_loss", "Clean stream", 3, "Cross-entropy of the clean stream",
-                    False),
+            _column(
+                "masks_clean_loss", "Clean stream", 3, "Cross-entropy of the clean stream", False
+            ),
             _column("masks_own_loss", "Own masks", 3, "Cross-entropy of the ablated stream", False),
-            _column("masks_shuffled_cost", "Cost: shuffled positions", 3,
-                    "Loss added when each position gets the masks of another one of its story"),
-            _column("masks_other_story_cost", "Cost: another story", 3,
-                    "Loss added when each position gets the masks of another story"),
-            _column("masks_random_cost", "Cost: random units", 3,
-                    "Loss added when k random units are kept"),
+            _column(
+                "masks_shuffled_cost",
+                "Cost: shuffled positions",
+                3,
+                "Loss added when each position gets the masks of another one of its story",
+            ),
+            _column(
+                "masks_other_story_cost",
+                "Cost: another story",
+                3,
+                "Loss added when each position gets the masks of another story",
+            ),
+            _column(
+                "masks_random_cost",
+                "Cost: random units",
+                3,
+                "Loss added when k random units are kept",
+            ),
         ),
     ),
-)  # fmt: skip
+)
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -197,14 +257,20 @@ def _raster(axes: Axes, positions: Sequence[str], frequency: np.ndarray, norm: L
     across, down, often = np.array(points).T
     axes.set_ylim(len(places) - 0.2, -0.8)
     return axes.scatter(
-        across, down, c=np.clip(often, norm.vmin, norm.vmax), norm=norm, cmap="viridis_r",
-        marker="s", s=9, linewidths=0,
-    )  # fmt: skip
+        across,
+        down,
+        c=np.clip(often, norm.vmin, norm.vmax),
+        norm=norm,
+        cmap="viridis_r",
+        marker="s",
+        s=9,
+        linewidths=0,
+    )
 
 
 def _usage(models: Sequence[Row]) -> Figure:
     """A row for each model: how often units win, overlap of neighbours, similarity of layers."""
-    figure = Figure(figsize=(12.6, 0.5 + 3.3 * len(models)), layout="constrained")
+    figure = Figure(figsize=(12.6, 1.9 + 2.5 * len(models)), layout="constrained")
     grid = figure.subplots(len(models), 5, squeeze=False, width_ratios=(1, 1, 1.15, 0.85, 0.85))
     for line, row in zip(grid, models, strict=True):
         usage = _extra(row)["usage"]
@@ -214,6 +280,8 @@ def _usage(models: Sequence[Row]) -> Figure:
         _overlaps(line[2], usage)
         for axes, site in zip(line[3:], SITES, strict=True):
             _similarities(axes, usage[site], SITES[site])
+    for axes in grid[-1][:3]:  # one legend for each column
+        draw.legend(axes, 1)
     return figure
 
 
@@ -225,16 +293,18 @@ def _frequencies(axes: Axes, usage: dict[str, Any], title: str) -> None:
         alive = ordered[ordered > 0]
         shade = 0.15 + 0.75 * layer / max(1, layers - 1)
         axes.plot(
-            np.arange(1, len(alive) + 1), alive, color=(0, 0.35 * shade, shade), linewidth=1.2,
+            np.arange(1, len(alive) + 1),
+            alive,
+            color=(0, 0.35 * shade, shade),
+            linewidth=1.2,
             label=f"layer {layer}" if layer in (0, layers - 1) else None,
-        )  # fmt: skip
+        )
     even = usage["k"] / usage["units"]
     axes.axhline(even, color="0.5", linestyle=":", linewidth=1, label="all used evenly")
     axes.set_yscale("log")
     dead = draw.numbers(usage["dead"]["value"])
     share = f"{np.nanmean(dead):.0%} dead" if np.isfinite(dead).any() else "dead: no value"
     draw.finish(axes, "rank of the unit", "", f"{title} ({share})", "y")
-    draw.legend(axes, 1)
 
 
 def _overlaps(axes: Axes, usage: dict[str, Any]) -> None:
@@ -247,13 +317,16 @@ def _overlaps(axes: Axes, usage: dict[str, Any]) -> None:
     for site, color, marker in zip(SITES, ("#0072B2", "#D55E00"), "os", strict=True):
         for name, (label, style) in lines.items():
             _curve(
-                axes, usage[site][name], f"{SITES[site]}: {label}", color,
-                marker if name == "overlap" else "", style,
-            )  # fmt: skip
+                axes,
+                usage[site][name],
+                f"{SITES[site]}: {label}",
+                color,
+                marker if name == "overlap" else "",
+                style,
+            )
     axes.set_ylim(bottom=0)
     draw.finish(axes, "layer", "", "share of winners in common", "y")
     draw.by_layer(axes)
-    draw.legend(axes, 1)
 
 
 def _similarities(axes: Axes, usage: dict[str, Any], title: str) -> None:
@@ -266,13 +339,14 @@ def _similarities(axes: Axes, usage: dict[str, Any], title: str) -> None:
         for b in range(layers):
             if np.isfinite(value[a, b]):
                 color = "white" if abs(value[a, b]) > 0.6 else "black"
-                axes.text(b, a, f"{value[a, b]:.2f}", ha="center", va="center", fontsize=size,
-                          color=color)  # fmt: skip
+                axes.text(
+                    b, a, f"{value[a, b]:.2f}", ha="center", va="center", fontsize=size, color=color
+                )
     axes.set_xticks(range(layers))
     axes.set_yticks(range(layers))
     axes.tick_params(labelsize=8, length=0)
     axes.set_xlabel("layer", fontsize=9)
-    axes.set_title(f"similarity of layers: {title}", fontsize=9, loc="left")
+    axes.set_title(f"similarity of layers (r):\n{title}", fontsize=9, loc="left")
 
 
 def _leaks(models: Sequence[Row]) -> Figure:
@@ -313,9 +387,17 @@ def _probes(axes: Axes, leak: dict[str, Any] | None) -> None:
         low, high = draw.numbers(ends).T
         reach = np.maximum(0.0, [value - low, high - value])
         axes.errorbar(
-            range(len(layers)), value, yerr=reach, color=color, marker=marker, linestyle=style,
-            markersize=4.5, linewidth=1.2, capsize=2, label=label,
-        )  # fmt: skip
+            range(len(layers)),
+            value,
+            yerr=reach,
+            color=color,
+            marker=marker,
+            linestyle=style,
+            markersize=4.5,
+            linewidth=1.2,
+            capsize=2,
+            label=label,
+        )
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     draw.finish(axes, "layer", "bits per token over unigrams", "", "y")
     draw.by_layer(axes)
@@ -333,11 +415,23 @@ def _losses(axes: Axes, row: Row) -> None:
     for place, (_, metric) in enumerate(known):
         value = float(metric.value or 0.0)
         axes.errorbar(
-            [value], [place], xerr=draw.reach(metric), color=draw.PALETTE[place],
-            marker=draw.MARKERS[place], markersize=6, capsize=3, linestyle="",
-        )  # fmt: skip
-        axes.annotate(f"{value:.2f}", (value, place), (0, 6), textcoords="offset points",
-                      ha="center", fontsize=7)  # fmt: skip
+            [value],
+            [place],
+            xerr=draw.reach(metric),
+            color=draw.PALETTE[place],
+            marker=draw.MARKERS[place],
+            markersize=6,
+            capsize=3,
+            linestyle="",
+        )
+        axes.annotate(
+            f"{value:.2f}",
+            (value, place),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+        )
     axes.margins(x=0.12)
     draw.finish(axes, "nats per token (95 % interval)", "", "", "x")
     axes.set_yticks(range(len(known)), [label for label, _ in known], fontsize=8)
@@ -350,9 +444,17 @@ def _curve(
     value = np.array(curve["value"], dtype=float)
     error = np.array(curve["standard_error"], dtype=float)
     axes.errorbar(
-        range(len(value)), value, yerr=1.96 * np.nan_to_num(error), label=label, color=color,
-        marker=marker, linestyle=style, linewidth=1.2, markersize=4, capsize=2,
-    )  # fmt: skip
+        range(len(value)),
+        value,
+        yerr=1.96 * np.nan_to_num(error),
+        label=label,
+        color=color,
+        marker=marker,
+        linestyle=style,
+        linewidth=1.2,
+        markersize=4,
+        capsize=2,
+    )
 
 
 def _extra(row: Row) -> dict[str, Any]:

@@ -26,15 +26,38 @@ LANGUAGE = (
         "language",
         "Language modelling",
         (
-            Column("lm", "perplexity", "Perplexity", 2, interval=True,
-                   definition=f"{PERPLEXITY}, clean stream"),
-            Column("lm", "ablated_perplexity", "Perplexity, ablated", 2, interval=True,
-                   definition=f"{PERPLEXITY}, ablated stream"),
-            Column("lm", "bits_per_byte", "Bits per byte", 3, interval=True,
-                   definition="Cross-entropy in bits, divided by the UTF-8 bytes of the text; "
-                   "comparable between vocabularies"),
-            Column("lm", "ablated_bits_per_byte", "Bits per byte, ablated", 3,
-                   definition="Bits per byte of the ablated stream"),
+            Column(
+                "lm",
+                "perplexity",
+                "Perplexity",
+                2,
+                interval=True,
+                definition=f"{PERPLEXITY}, clean stream",
+            ),
+            Column(
+                "lm",
+                "ablated_perplexity",
+                "Perplexity, ablated",
+                2,
+                interval=True,
+                definition=f"{PERPLEXITY}, ablated stream",
+            ),
+            Column(
+                "lm",
+                "bits_per_byte",
+                "Bits per byte",
+                3,
+                interval=True,
+                definition="Cross-entropy in bits, divided by the UTF-8 bytes of the text; "
+                "comparable between vocabularies",
+            ),
+            Column(
+                "lm",
+                "ablated_bits_per_byte",
+                "Bits per byte, ablated",
+                3,
+                definition="Bits per byte of the ablated stream",
+            ),
         ),
         "Each story is read on its own, from the token that begins stories; its closing "
         "end-of-text token is scored; what does not fit into the context is cut.",
@@ -43,10 +66,20 @@ LANGUAGE = (
         "sparsity",
         "Sparsity of weights and activations",
         (
-            Column("lm", "l1_exported", "L1 (paper)", 4,
-                   definition="Mean absolute value of the parameters the paper counts"),
-            Column("lm", "l1_tied", "L1, tied", 4,
-                   definition="Mean absolute value of all parameters, tied ones counted once"),
+            Column(
+                "lm",
+                "l1_exported",
+                "L1 (paper)",
+                4,
+                definition="Mean absolute value of the parameters the paper counts",
+            ),
+            Column(
+                "lm",
+                "l1_tied",
+                "L1, tied",
+                4,
+                definition="Mean absolute value of all parameters, tied ones counted once",
+            ),
             Column("lm", "z_l0", "Attention L0", 3, definition=L0_OF.format(Z)),
             Column("lm", "z_hoyer", "Attention Hoyer", 3, definition=HOYER_OF.format(Z)),
             Column("lm", "z_gini", "Attention Gini", 3, definition=GINI_OF.format(Z)),
@@ -55,7 +88,7 @@ LANGUAGE = (
             Column("lm", "post_gini", "MLP Gini", 3, definition=GINI_OF.format(POST)),
         ),
     ),
-)  # fmt: skip
+)
 
 CONVENTIONS = {
     "sliding": "Stories are joined into one text and read by a window of the context that moves by "
@@ -75,9 +108,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
             words = convention.replace("_", " ")
             columns = (
                 Column("lm", name, f"Perplexity, {words}", 2, True, definition=caption),
-                Column("lm", f"ablated_{name}", f"Perplexity, {words}, ablated", 2, True,
-                       definition=f"{caption} Of the ablated stream."),
-            )  # fmt: skip
+                Column(
+                    "lm",
+                    f"ablated_{name}",
+                    f"Perplexity, {words}, ablated",
+                    2,
+                    True,
+                    definition=f"{caption} Of the ablated stream.",
+                ),
+            )
             layouts.append(Layout(f"perplexity-{words}", f"Perplexity, {words}", columns, caption))
     return make_tables(layouts, records)
 
@@ -117,10 +156,17 @@ def _perplexities(axes: Axes, models: Sequence[Row]) -> None:
                 _no_value(axes, place, stream, metric)
                 continue
             axes.errorbar(
-                [metric.value], [place], xerr=draw.reach(metric), color=color, marker=marker,
-                markersize=6, markeredgecolor="white", capsize=3, linestyle="",
+                [metric.value],
+                [place],
+                xerr=draw.reach(metric),
+                color=color,
+                marker=marker,
+                markersize=6,
+                markeredgecolor="white",
+                capsize=3,
+                linestyle="",
                 label=f"{stream} stream" if stream not in labelled else None,
-            )  # fmt: skip
+            )
             labelled.add(stream)
     draw.finish(axes, "perplexity (95 % interval)", "", "Language modelling", "x")
     axes.set_yticks(range(len(models)), [row.label for row in models], fontsize=9)
@@ -133,9 +179,14 @@ def _no_value(axes: Axes, place: int, stream: str, metric: Metric) -> None:
     why = ", ".join(metric.reasons) or "not measured"
     shift = 0.0 if stream == "clean" else 0.32
     axes.text(
-        0.02, place + shift, escape.figure(f"{stream}: no value ({why})"), fontsize=7,
-        color="0.4", va="center", transform=axes.get_yaxis_transform(),
-    )  # fmt: skip
+        0.02,
+        place + shift,
+        escape.figure(f"{stream}: no value ({why})"),
+        fontsize=7,
+        color="0.4",
+        va="center",
+        transform=axes.get_yaxis_transform(),
+    )
 
 
 def _by_layer(axes: Axes, models: Sequence[Row], name: str, title: str) -> None:
@@ -149,10 +200,16 @@ def _by_layer(axes: Axes, models: Sequence[Row], name: str, title: str) -> None:
         is_empty = False
         error = 1.96 * np.nan_to_num(draw.numbers(curve["standard_error"]))
         axes.errorbar(
-            range(len(value)), value, yerr=error, label=row.label, capsize=2, linewidth=1.2,
+            range(len(value)),
+            value,
+            yerr=error,
+            label=row.label,
+            capsize=2,
+            linewidth=1.2,
             color=draw.PALETTE[index % len(draw.PALETTE)],
-            marker=draw.MARKERS[index % len(draw.MARKERS)], markersize=4,
-        )  # fmt: skip
+            marker=draw.MARKERS[index % len(draw.MARKERS)],
+            markersize=4,
+        )
     draw.finish(axes, "layer", "Hoyer sparsity (95 % interval)", title, "y")
     draw.by_layer(axes)
     if is_empty:

@@ -12,7 +12,7 @@ import matplotlib
 import networkx as nx
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, Patch
 
 from sat_interp._util import escape
 from sat_interp._util.files import write_atomically
@@ -20,6 +20,8 @@ from sat_interp._util.files import write_atomically
 SHADE = matplotlib.colormaps["Oranges"]
 COLUMN, LINE = 1.45, 0.34
 """Inches between columns, and between nodes of one."""
+WIDE = 7.0
+"""Inches that a legend of one line takes."""
 MOST, DEEPEST = 16, 9
 """Nodes of a column, and columns before the activating one, that are drawn."""
 LONGEST = 14
@@ -44,7 +46,7 @@ def draw_graph(neuron: dict[str, Any]) -> Figure:
     tallest = max((len(column) for column in columns.values()), default=1)
     deepest = max(columns, default=0)
     width = max(4.2, COLUMN * (deepest + 1) + 0.6)
-    figure = Figure(figsize=(width, max(1.9, LINE * (tallest + 1) + 1.0)), layout="constrained")
+    figure = Figure(figsize=(width, max(2.2, LINE * (tallest + 1) + 1.3)), layout="constrained")
     axes = figure.subplots()
     places = _places(columns, tallest)
     half = {node["id"]: _half_width(node) for node in graph["nodes"]}
@@ -57,12 +59,37 @@ def draw_graph(neuron: dict[str, Any]) -> Figure:
     axes.set_xlim(-deepest - 0.55, 0.55)
     axes.set_ylim(-tallest - 0.4, 0.4)
     axes.set_axis_off()
-    axes.set_title(_title(neuron, max((n["depth"] for n in graph["nodes"]), default=0)),
-                   fontsize=9, loc="left")  # fmt: skip
+    _legend(figure, graph["nodes"])
+    axes.set_title(
+        _title(neuron, max((n["depth"] for n in graph["nodes"]), default=0)), fontsize=9, loc="left"
+    )
     if not graph["nodes"]:
         reason = escape.figure(neuron.get("reason") or "no pattern fires")
         axes.text(0, -tallest / 2, reason, ha="center", fontsize=9, color="0.4")
     return figure
+
+
+def _legend(figure: Figure, nodes: list[dict[str, Any]]) -> None:
+    """What the colours of nodes mean, of those that are drawn."""
+    kinds = {node["kind"] for node in nodes}
+    patches = []
+    if "activating" in kinds:
+        patches += [
+            Patch(facecolor=SHADE(0.15 + 0.7 * level), edgecolor="0.3", label=label)
+            for level, label in (
+                (0.5, "activating token, at half of its maximum"),
+                (1.0, "at its maximum"),
+            )
+        ]
+    if kinds - {"activating", "ignore"}:
+        patches.append(Patch(facecolor="0.95", edgecolor="0.6", label="context that matters"))
+    if "ignore" in kinds:
+        patches.append(Patch(facecolor="white", edgecolor="white", label="*: any token"))
+    if patches:
+        columns = 2 if figure.get_figwidth() < WIDE else 4
+        figure.legend(
+            handles=patches, loc="outside lower left", ncols=columns, frameon=False, fontsize=7
+        )
 
 
 def svg(neuron: dict[str, Any]) -> str:
@@ -166,12 +193,16 @@ def _edges(
             (x, y), (to_x, to_y) = places[edge["source"]], places[edge["target"]]
             axes.add_patch(
                 FancyArrowPatch(
-                    (x + half[edge["source"]], y), (to_x - half[edge["target"]] - 0.02, to_y),
-                    arrowstyle="-|>", mutation_scale=6,
-                    color="0.45", linewidth=min(2.5, 0.6 + 0.3 * math.log2(edge["count"])),
-                    shrinkA=0, shrinkB=0,
+                    (x + half[edge["source"]], y),
+                    (to_x - half[edge["target"]] - 0.02, to_y),
+                    arrowstyle="-|>",
+                    mutation_scale=6,
+                    color="0.45",
+                    linewidth=min(2.5, 0.6 + 0.3 * math.log2(edge["count"])),
+                    shrinkA=0,
+                    shrinkB=0,
                 )
-            )  # fmt: skip
+            )
 
 
 def _node(axes: Axes, node: dict[str, Any], place: Place) -> None:
@@ -185,10 +216,14 @@ def _node(axes: Axes, node: dict[str, Any], place: Place) -> None:
     else:
         face, edge, color = "0.95", "0.6", "black"
     axes.text(
-        *place, _label(node), ha="center", va="center", fontsize=8,
+        *place,
+        _label(node),
+        ha="center",
+        va="center",
+        fontsize=8,
         color=color,
         bbox={"boxstyle": "round,pad=0.25", "facecolor": face, "edgecolor": edge, "linewidth": 0.7},
-    )  # fmt: skip
+    )
 
 
 def _label(node: dict[str, Any]) -> str:

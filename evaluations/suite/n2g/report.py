@@ -81,11 +81,18 @@ SCORES = (
             _column("f1_trie", "F1 graph", f"{F1} its graph"),
             *_lookups(""),
             _column("f1_always", "F1 always", f"{F1} always predicting that it fires (control)"),
-            _column("predicts", "Graph predicts", "Share of neurons whose graph predicts firing "
-                    "anywhere"),
+            _column(
+                "predicts",
+                "Graph predicts",
+                "Share of neurons whose graph predicts firing anywhere",
+            ),
             _column("empty", "Empty graphs", DEFINITIONS["empty"]),
-            _column("tokens_per_unit", "Tokens per neuron", "Tokens the model has read for each "
-                    "neuron", 0),
+            _column(
+                "tokens_per_unit",
+                "Tokens per neuron",
+                "Tokens the model has read for each neuron",
+                0,
+            ),
         ),
     ),
     Layout(
@@ -93,19 +100,28 @@ SCORES = (
         "Firing on held-out excerpts, of neurons whose graph and lookups predict it somewhere",
         (
             _column("f1_trie_predicting", "F1 graph", f"{F1} its graph"),
-            _column("precision_trie_predicting", "Precision", "Share of the tokens the graph "
-                    "predicts that fire the neuron"),
-            _column("recall_trie_predicting", "Recall", "Share of the tokens that fire the neuron "
-                    "that the graph predicts"),
+            _column(
+                "precision_trie_predicting",
+                "Precision",
+                "Share of the tokens the graph predicts that fire the neuron",
+            ),
+            _column(
+                "recall_trie_predicting",
+                "Recall",
+                "Share of the tokens that fire the neuron that the graph predicts",
+            ),
             *_lookups("_predicting"),
             *(
-                _column(f"f1_gain{name and f'_{name}'}_predicting", f"F1 graph - lookup, {title}",
-                        f"F1 of the graph minus F1 of the lookup of {about}")
+                _column(
+                    f"f1_gain{name and f'_{name}'}_predicting",
+                    f"F1 graph - lookup, {title}",
+                    f"F1 of the graph minus F1 of the lookup of {about}",
+                )
                 for name, (title, about) in LOOKUPS.items()
             ),
         ),
     ),
-)  # fmt: skip
+)
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -142,14 +158,18 @@ def _graphs(models: Sequence[Row], convention: str) -> Table:
     return Table(
         f"n2g-graphs{convention.replace('_', '-')}",
         f"Graphs of neurons (the paper's Table 2); {CONVENTIONS[convention]}",
-        (Heading("Metric"), Heading("Model"), *map(Heading, suffixes),
-         Heading("n", definition="Neurons that the mean over all layers is of")),
+        (
+            Heading("Metric"),
+            Heading("Model"),
+            *map(Heading, suffixes),
+            Heading("n", definition="Neurons that the mean over all layers is of"),
+        ),
         body,
         f"Means [95 % interval] over neurons: Student's t, of shares Wilson's; none of fewer than "
         f"{ENOUGH} neurons.",
         _notes(models),
         n_labels=2,
-    )  # fmt: skip
+    )
 
 
 def _cell(metric: Metric | None, title: str) -> Cell:
@@ -223,9 +243,10 @@ def draw_sensitivity(models: Sequence[Row]) -> Figure:
     grid = figure.subplots(2, len(ROWS), squeeze=False)
     thresholds = (("importance", "activation"), ("activation", "importance"))
     for line, (moved, fixed) in zip(grid, thresholds, strict=True):
+        is_first = moved == "importance"
         for axes, row in zip(line, ROWS, strict=True):
             drawn = [_curve(axes, one, row.name, moved, fixed, at) for at, one in enumerate(models)]
-            title = TITLES[row.name].replace(", ", ",\n") if line is grid[0] else ""
+            title = TITLES[row.name].replace(", ", ",\n") if is_first else ""
             draw.finish(axes, f"{moved} threshold", "", title, "y")
             axes.title.set_fontsize(9)
             axes.set_ylim(0, 1.08 * max(axes.get_ylim()[1], 1e-9))
@@ -245,9 +266,12 @@ def _curve(axes: Axes, row: Row, name: str, moved: str, fixed: str, index: int) 
         if one[fixed] == own and one["metrics"].get(name) is not None
     )
     axes.plot(
-        [x for x, _ in points], [y for _, y in points], linewidth=1.2, markersize=4,
+        [x for x, _ in points],
+        [y for _, y in points],
+        linewidth=1.2,
+        markersize=4,
         label=row.label if points else f"{row.label}: no value",
         color=draw.PALETTE[index % len(draw.PALETTE)],
         marker=draw.MARKERS[index % len(draw.MARKERS)],
-    )  # fmt: skip
+    )
     return bool(points)

@@ -56,25 +56,37 @@ LAYOUTS = (
         "neurons-unscored",
         "Neurons without a simulation score",
         (
-            Column("neurons", "unscored", "Not scored", 0,
-                   definition="Neurons without a simulation score"),
+            Column(
+                "neurons",
+                "unscored",
+                "Not scored",
+                0,
+                definition="Neurons without a simulation score",
+            ),
             Column("neurons", "dead", "Dead", 0, definition="Of these, those that never activate"),
         ),
     ),
-)  # fmt: skip
+)
 COMPARED = {"simulation": "Simulation", "detection": "Detection", "fuzzing": "Fuzzing"}
 NOT_OVER_SEEDS = "not over seeds: models that differ only in their seed differ, too"
 DIFFERENCES = Layout(
     "differences",
     "Difference of mean scores between single models",
     tuple(
-        Column("neurons", f"{name}_difference", f"{title}: difference", 4, interval=True, n=True,
-               definition=f"Mean {name} score of the first model minus that of the second, over n "
-               "neurons that have the score in both")
+        Column(
+            "neurons",
+            f"{name}_difference",
+            f"{title}: difference",
+            4,
+            interval=True,
+            n=True,
+            definition=f"Mean {name} score of the first model minus that of the second, over n "
+            "neurons that have the score in both",
+        )
         for name, title in COMPARED.items()
     ),
     f"Intervals are over neurons, {NOT_OVER_SEEDS}.",
-)  # fmt: skip
+)
 RESAMPLES = 2000
 """Of the intervals of differences, in records that do not say."""
 EDGES = np.linspace(-1, 1, 41)
@@ -141,8 +153,9 @@ def differences(records: Sequence[Record]) -> list[tuple[Row, Row, dict[str, Dif
             made = difference(
                 np.array([one[unit] for unit in common]),
                 np.array([other[unit] for unit in common]),
-                record.seed, int(record.config.get("resamples", RESAMPLES)),
-            )  # fmt: skip
+                record.seed,
+                int(record.config.get("resamples", RESAMPLES)),
+            )
             by_score |= {} if made is None else {name: made}
         if by_score:
             found.append((row, models[0], by_score))
@@ -161,12 +174,18 @@ def difference_records(records: Sequence[Record]) -> list[Record]:
         record = row.records["neurons"]
         metrics = [
             Metric(
-                f"{name}_difference", f"Difference of mean {name} scores", one.value, "", None,
-                one.standard_error, one.interval, one.n,
+                f"{name}_difference",
+                f"Difference of mean {name} scores",
+                one.value,
+                "",
+                None,
+                one.standard_error,
+                one.interval,
+                one.n,
                 description="n: units that have the score in both models; not over seeds",
             )
             for name, one in found.items()
-        ]  # fmt: skip
+        ]
         name = f"{row.model} minus {first.model}"
         extra = {"health": [*phrases(record), *phrases(first.records["neurons"])]}
         made.append(
@@ -224,8 +243,13 @@ def _histogram(axes: Axes, models: Sequence[Row]) -> None:
     lowest = min((scores_of(row.records["neurons"]).min(initial=0) for row in models), default=0)
     first = max(0, int(np.searchsorted(EDGES, lowest, side="right")) - 1)
     axes.set_xlim(EDGES[first], 1)
-    draw.finish(axes, "simulation score (correlation)", "share of neurons",
-                "Explanation scores; vertical lines: means", "y")  # fmt: skip
+    draw.finish(
+        axes,
+        "simulation score (correlation)",
+        "share of neurons",
+        "Explanation scores; vertical lines: means",
+        "y",
+    )
     if not axes.patches:
         draw.empty(axes, "no neuron has a simulation score")
 
@@ -242,15 +266,31 @@ def _by_layer(axes: Axes, models: Sequence[Row]) -> None:
                 continue
             place = layer + (index - (len(models) - 1) / 2) * width
             axes.boxplot(
-                [scores], positions=[place], widths=0.8 * width, whis=(5, 95), showfliers=False,
-                manage_ticks=False, showmeans=True, boxprops={"color": color},
-                whiskerprops={"color": color}, capprops={"color": color},
+                [scores],
+                positions=[place],
+                widths=0.8 * width,
+                whis=(5, 95),
+                showfliers=False,
+                manage_ticks=False,
+                showmeans=True,
+                boxprops={"color": color},
+                whiskerprops={"color": color},
+                capprops={"color": color},
                 medianprops={"color": color, "linewidth": 1.6},
-                meanprops={"marker": "o", "markerfacecolor": color, "markeredgecolor": color,
-                           "markersize": 3.5},
-            )  # fmt: skip
-    draw.finish(axes, "layer", "simulation score",
-                "By layer: quartiles, 5th to 95th percentile; dots: means", "y")  # fmt: skip
+                meanprops={
+                    "marker": "o",
+                    "markerfacecolor": color,
+                    "markeredgecolor": color,
+                    "markersize": 3.5,
+                },
+            )
+    draw.finish(
+        axes,
+        "layer",
+        "simulation score",
+        "By layer: quartiles, 5th to 95th percentile; dots: means",
+        "y",
+    )
     draw.by_layer(axes)
     if not axes.lines:
         draw.empty(axes, "no neuron has a simulation score")

@@ -13,13 +13,7 @@ from matplotlib.figure import Figure
 
 from evaluations.core.record import Record
 from evaluations.suite.sae.figures import paired_difference
-from evaluations.suite.sae.front import (
-    coefficient,
-    common_score,
-    fronts,
-    is_converged,
-    l0_at,
-)
+from evaluations.suite.sae.front import coefficient, common_score, fronts, is_converged, l0_at
 from evaluations.tables import Column, Layout, Table, draw, make_tables, rows
 from sat_interp._util import escape
 
@@ -27,41 +21,108 @@ QUALITY = Layout(
     "sae",
     "Sparse autoencoders",
     (
-        Column("sae", "l0", "L0", 2, interval=True,
-               definition="Active features of a token, mean over tokens"),
-        Column("sae", "ce_score", "CE score", 3, interval=True,
-               definition="Share of the loss that zeroing the activation costs and the "
-               "reconstruction recovers: (CE zero - CE SAE) / (CE zero - CE clean)"),
-        Column("sae", "explained_variance", "Explained variance", 3,
-               definition="1 - squared error of the reconstruction / variance of the activation"),
-        Column("sae", "dead_features", "Dead", 3,
-               definition="Share of features active on no token of the text measured"),
-        Column("sae", "dead_in_training", "Dead in training", 3,
-               definition="Share of features active on no token of the last tenth of training"),
-        Column("sae", "loss_fall", "Loss change over the last 10 % of training", 2,
-               definition="Fall of the training loss over its last tenth, in per cent: far from 0 "
-               "the autoencoder is still learning"),
+        Column(
+            "sae",
+            "l0",
+            "L0",
+            2,
+            interval=True,
+            definition="Active features of a token, mean over tokens",
+        ),
+        Column(
+            "sae",
+            "ce_score",
+            "CE score",
+            3,
+            interval=True,
+            definition="Share of the loss that zeroing the activation costs and the "
+            "reconstruction recovers: (CE zero - CE SAE) / (CE zero - CE clean)",
+        ),
+        Column(
+            "sae",
+            "explained_variance",
+            "Explained variance",
+            3,
+            definition="1 - squared error of the reconstruction / variance of the activation",
+        ),
+        Column(
+            "sae",
+            "dead_features",
+            "Dead",
+            3,
+            definition="Share of features active on no token of the text measured",
+        ),
+        Column(
+            "sae",
+            "dead_in_training",
+            "Dead in training",
+            3,
+            definition="Share of features active on no token of the last tenth of training",
+        ),
+        Column(
+            "sae",
+            "loss_fall",
+            "Loss change over the last 10 % of training",
+            2,
+            definition="Fall of the training loss over its last tenth, in per cent: far from 0 "
+            "the autoencoder is still learning",
+        ),
     ),
-)  # fmt: skip
+)
 LOSSES = Layout(
     "sae-losses",
     "Losses with the activation as it is, reconstructed, and zero",
     (
-        Column("sae", "loss_clean", "CE clean", 4,
-               definition="Cross-entropy with the activation as it is, nats per token"),
-        Column("sae", "loss_sae", "CE SAE", 4,
-               definition="Cross-entropy with the activation reconstructed, nats per token"),
-        Column("sae", "loss_zero", "CE zero", 4,
-               definition="Cross-entropy with the activation set to zero, nats per token"),
-        Column("sae", "ce_gap", "CE zero - CE clean", 4, interval=True,
-               definition="The denominator of the CE score, nats per token"),
-        Column("sae", "mse", "Squared error", 4,
-               definition="Squared error of the reconstruction, summed over dimensions, mean over "
-               "tokens"),
-        Column("sae", "median_density", "Median density", 4,
-               definition="Median over features of the share of tokens on which one is active"),
+        Column(
+            "sae",
+            "loss_clean",
+            "CE clean",
+            4,
+            definition="Cross-entropy with the activation as it is, nats per token",
+        ),
+        Column(
+            "sae",
+            "loss_sae",
+            "CE SAE",
+            4,
+            definition="Cross-entropy with the activation reconstructed, nats per token",
+        ),
+        Column(
+            "sae",
+            "loss_zero",
+            "CE zero",
+            4,
+            definition="Cross-entropy with the activation set to zero, nats per token",
+        ),
+        Column(
+            "sae",
+            "ce_gap",
+            "CE zero - CE clean",
+            4,
+            interval=True,
+            definition="The denominator of the CE score, nats per token",
+        ),
+        Column(
+            "sae",
+            "mse",
+            "Squared error",
+            4,
+            definition="Squared error of the reconstruction, summed over dimensions, mean over "
+            "tokens",
+        ),
+        Column(
+            "sae",
+            "median_density",
+            "Median density",
+            4,
+            definition="Median over features of the share of tokens on which one is active",
+        ),
     ),
-)  # fmt: skip
+)
+
+
+DISTINCT = 8
+"""Histograms that their lines distinguish; of more, colours are those of the other panel."""
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
@@ -72,10 +133,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
         QUALITY, caption=" ".join(filter(None, [read_again(named), not_distinguished(named)]))
     )
     score, points = front_records(own)
-    return [
-        *make_tables([quality, LOSSES], named),
-        *make_tables([_front_layout(score)], points),
-    ]
+    return [*make_tables([quality, LOSSES], named), *make_tables([_front_layout(score)], points)]
 
 
 def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:
@@ -179,9 +237,13 @@ def front_records(records: Sequence[Record]) -> tuple[float, list[Record]]:
 def _front_layout(score: float) -> Layout:
     """The table of each front's L0 at one score."""
     column = Column(
-        "sae", "l0_at_score", "L0 at equal CE score", 2, interval=True,
+        "sae",
+        "l0_at_score",
+        "L0 at equal CE score",
+        2,
+        interval=True,
         definition="L0 of the model's front where its CE score is that of the caption",
-    )  # fmt: skip
+    )
     return Layout("front", "L0 at equal CE score", (column,), f"At CE score {score:.3f}.")
 
 
@@ -191,7 +253,8 @@ def _figure(records: Sequence[Record]) -> list[Figure]:
     if not own:
         return []
     groups = _groups(own)
-    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    lines = 0.1 * (len(groups) + 2)  # of the legend, in inches
+    figure = Figure(figsize=(9.6, 3.7 + lines), layout="constrained")
     left, right = figure.subplots(1, 2)
     drawn = []
     for index, (name, group) in enumerate(groups.items()):
@@ -202,16 +265,29 @@ def _figure(records: Sequence[Record]) -> list[Figure]:
     if score is not None:
         left.axhline(score, color="0.6", linewidth=0.8, linestyle=":", label="equal CE score")
     if not all(map(is_converged, own)):
-        left.plot([], [], color="0.4", marker="o", markerfacecolor="white", linestyle="",
-                  label="not converged")  # fmt: skip
-    draw.finish(left, "L0: active features of a token (95 % interval)", "CE score (95 % interval)",
-                "L0 and cross-entropy (CE) score")  # fmt: skip
-    draw.finish(right, "log10 of density (share of tokens)", "number of features",
-                "Density of features")  # fmt: skip
+        left.plot(
+            [],
+            [],
+            color="0.4",
+            marker="o",
+            markerfacecolor="white",
+            linestyle="",
+            label="not converged",
+        )
+    draw.finish(
+        left,
+        "L0: active features of a token (95 % interval)",
+        "CE score (95 % interval)",
+        "L0 and cross-entropy (CE) score",
+    )
+    title = "Density of features"
+    title += "" if len(groups) <= DISTINCT else " (colours as on the left)"
+    draw.finish(right, "log10 of density (share of tokens)", "number of features", title)
     if not any(drawn):
         draw.empty(right, "densities are not in the records")
     draw.legend(left, 2)
-    draw.legend(right, 2)
+    if len(groups) <= DISTINCT:
+        draw.legend(right, 2)
     return [figure]
 
 
@@ -244,19 +320,38 @@ def _front(axes: Axes, group: Sequence[Record], name: str, color: str, marker: s
         line.append((l0.value, score.value))
         face = color if is_converged(record) else "white"
         axes.errorbar(
-            [l0.value], [score.value], xerr=draw.reach(l0), yerr=draw.reach(score), color=color,
-            capsize=2, marker=marker, markersize=5, markerfacecolor=face, linewidth=1,
-        )  # fmt: skip
+            [l0.value],
+            [score.value],
+            xerr=draw.reach(l0),
+            yerr=draw.reach(score),
+            color=color,
+            capsize=2,
+            marker=marker,
+            markersize=5,
+            markerfacecolor=face,
+            linewidth=1,
+        )
         if len(group) > 1:
             axes.annotate(
-                f"{coefficient(record):g}", line[-1], fontsize=7, color=color,
-                xytext=(4, -8), textcoords="offset points",
-            )  # fmt: skip
+                f"{coefficient(record):g}",
+                line[-1],
+                fontsize=7,
+                color=color,
+                xytext=(4, -8),
+                textcoords="offset points",
+            )
     if line:
         x, y = zip(*line, strict=True)
         axes.plot(x, y, color=color, linewidth=1.2, marker=marker, markersize=0)
-        axes.plot([], [], color=color, linewidth=1.2, marker=marker, markersize=5,
-                  label=escape.figure(name))  # fmt: skip
+        axes.plot(
+            [],
+            [],
+            color=color,
+            linewidth=1.2,
+            marker=marker,
+            markersize=5,
+            label=escape.figure(name),
+        )
 
 
 def _density(axes: Axes, group: Sequence[Record], name: str, color: str, style: str) -> bool:
@@ -269,7 +364,11 @@ def _density(axes: Axes, group: Sequence[Record], name: str, color: str, style: 
     edges = np.asarray(density["log10_edges"], dtype=np.float64)
     label = f"{name}, {_identity(chosen)['label']}: {density['dead']:,} dead"
     axes.stairs(
-        density["features"], edges, color=color, linewidth=1.3, linestyle=style,
+        density["features"],
+        edges,
+        color=color,
+        linewidth=1.3,
+        linestyle=style,
         label=escape.figure(label),
-    )  # fmt: skip
+    )
     return True

@@ -8,8 +8,12 @@ from typing import Any
 from evaluations.core.record import Metric, Record
 
 TRAINING = {
-    "preset": "demo", "data": "demo", "tokenizer": "bpe:2000", "learning_rate": 3e-3, "steps": 500,
-}  # fmt: skip
+    "preset": "demo",
+    "data": "demo",
+    "tokenizer": "bpe:2000",
+    "learning_rate": 3e-3,
+    "steps": 500,
+}
 
 
 def made(
@@ -29,20 +33,36 @@ def made(
     """One record; the model's weights are known by its name."""
     told = {} if seed is None else {**TRAINING, "seed": seed, **(training or {})}
     model = {
-        "name": name, "spec": name, "weights_hash": hashlib.sha256(name.encode()).hexdigest(),
-        "ablation": ablation, "shape": {"n_layers": 2}, "training": told,
-    }  # fmt: skip
+        "name": name,
+        "spec": name,
+        "weights_hash": hashlib.sha256(name.encode()).hexdigest(),
+        "ablation": ablation,
+        "shape": {"n_layers": 2},
+        "training": told,
+    }
     reasons = {key: {"no prompt": 1} for key, value in values.items() if value is None}
     metrics = [
-        Metric(key, key, value, direction="lower", n_failed=key in reasons,
-               reasons=reasons.get(key, {}))
+        Metric(
+            key,
+            key,
+            value,
+            direction="lower",
+            n_failed=key in reasons,
+            reasons=reasons.get(key, {}),
+        )
         for key, value in values.items()
-    ]  # fmt: skip
+    ]
     return Record(
-        evaluation=evaluation, model=model, config=config or {}, config_hash=config_hash, seed=0,
+        evaluation=evaluation,
+        model=model,
+        config=config or {},
+        config_hash=config_hash,
+        seed=0,
         data={"spec": "demo", "content": "c0ffee", "n_stories": 10, **(data or {})},
-        metrics=metrics, extra=extra or {}, started=started,
-    )  # fmt: skip
+        metrics=metrics,
+        extra=extra or {},
+        started=started,
+    )
 
 
 def gates(variant: str, k: int, kind: str = "learned") -> dict[str, Any]:
@@ -57,15 +77,29 @@ def lm(name: str, seed: int | None, perplexity: float | None, **more: Any) -> Re
 def acdc(name: str, seed: int | None, edges: float, accuracy: float = 1.0, **more: Any) -> Record:
     """Of IOI at tau 0.03, but for what ``more`` changes."""
     settings = {
-        "config": {"method": "acdc", "ablation": "resample"}, "extra": {"tau": 0.03},
-        "data": {"spec": "ioi"}, **more,
-    }  # fmt: skip
+        "config": {"method": "acdc", "ablation": "resample"},
+        "extra": {"tau": 0.03},
+        "data": {"spec": "ioi"},
+        **more,
+    }
     return made("acdc", name, seed, {"edges": edges, "accuracy": accuracy}, **settings)
 
 
 def sae(name: str, seed: int | None, l0: float, sparsity: float = 5.0, **more: Any) -> Record:
     """Of the default hook point."""
-    config = {"architecture": "standard", "sparsity": sparsity, "hook": None, "given": None,
-              "tokens": 1000}  # fmt: skip
-    return made("sae", name, seed, {"l0": l0, "ce_score": 0.9},
-                config=config, config_hash=f"sae{sparsity}", **more)  # fmt: skip
+    config = {
+        "architecture": "standard",
+        "sparsity": sparsity,
+        "hook": None,
+        "given": None,
+        "tokens": 1000,
+    }
+    return made(
+        "sae",
+        name,
+        seed,
+        {"l0": l0, "ce_score": 0.9},
+        config=config,
+        config_hash=f"sae{sparsity}",
+        **more,
+    )

@@ -128,25 +128,41 @@ def test_differences_are_paired_and_judged(found):
 
 @pytest.mark.parametrize(
     ("low", "high", "direction", "verdict"),
-    [(-2, -1, "lower", "better"), (-2, -1, "higher", "worse"), (1, 2, "higher", "better"),
-     (-1, 1, "lower", "cannot tell"), (1, 2, None, "higher"), (None, None, "lower", "")],
-)  # fmt: skip
+    [
+        (-2, -1, "lower", "better"),
+        (-2, -1, "higher", "worse"),
+        (1, 2, "higher", "better"),
+        (-1, 1, "lower", "cannot tell"),
+        (1, 2, None, "higher"),
+        (None, None, "lower", ""),
+    ],
+)
 def test_verdicts(low, high, direction, verdict):
     assert judged(SeedMean(0.0, low, high, 3), direction) == verdict
 
 
 def test_learned_gates_are_compared_with_their_controls_and_matched_baselines():
-    study = Study("s", variants={"none": {}, "local": {}}, k=(1, 4), controls=("random",),
-                  match_perplexity=("local-k4",), seeds=(0, 1))  # fmt: skip
+    study = Study(
+        "s",
+        variants={"none": {}, "local": {}},
+        k=(1, 4),
+        controls=("random",),
+        match_perplexity=("local-k4",),
+        seeds=(0, 1),
+    )
     runs = [(run.name, run.seed) for run in study.runs()]
     (table,) = differences(groups(models([lm(name, seed, 2.0) for name, seed in runs]), study))
     pairs = [(row[0].text, row[1].text) for row in table.rows]
     assert pairs == [
-        ("local-k1", "baseline"), ("local-k1", "local-k1-random"), ("local-k4", "baseline"),
-        ("local-k4", "local-k4-random"), ("local-k4", "matched-local-k4"),
-        ("local-k1-random", "baseline"), ("local-k4-random", "baseline"),
+        ("local-k1", "baseline"),
+        ("local-k1", "local-k1-random"),
+        ("local-k4", "baseline"),
+        ("local-k4", "local-k4-random"),
+        ("local-k4", "matched-local-k4"),
+        ("local-k1-random", "baseline"),
+        ("local-k4-random", "baseline"),
         ("matched-local-k4", "baseline"),
-    ]  # fmt: skip
+    ]
 
 
 def test_the_papers_values_stand_beside_models_like_its_own(found):
@@ -188,8 +204,15 @@ def test_bold_is_what_its_paired_intervals_tell_from_every_other():
     assert bold(apart(gap=-1.0)) == {"local-k4"}
     assert bold(apart(gap=0.0)) == set()
     assert bold(apart(seeds=(0, 1))) == set()  # no interval of two pairs
-    third = [lm(f"global-k4-s{seed}", seed, 2.0 + 0.2 * seed + (-1) ** seed * 0.01,
-                ablation=gates("global", 4)) for seed in (0, 1, 2)]  # fmt: skip
+    third = [
+        lm(
+            f"global-k4-s{seed}",
+            seed,
+            2.0 + 0.2 * seed + (-1) ** seed * 0.01,
+            ablation=gates("global", 4),
+        )
+        for seed in (0, 1, 2)
+    ]
     everyone = [model for group in apart() for model in group.models]
     records = [record for model in everyone for record in model.records.values()]
     assert bold(groups(models([*records, *third]))) == set()  # near the best: it cannot be told
@@ -282,8 +305,16 @@ def test_each_model_has_a_line_of_its_own(found):
 
 
 def test_neuron_scores_have_a_table_too():
-    records = [made("neurons", f"baseline-s{seed}", seed, {"simulation": 0.4 + 0.1 * seed},
-                    config={"examiner": {"name": "lookup"}}) for seed in (0, 1)]  # fmt: skip
+    records = [
+        made(
+            "neurons",
+            f"baseline-s{seed}",
+            seed,
+            {"simulation": 0.4 + 0.1 * seed},
+            config={"examiner": {"name": "lookup"}},
+        )
+        for seed in (0, 1)
+    ]
     table = neuron_scores(groups(models(records)))
     assert cell(table, "baseline", "Simulation score").text == "0.450"
     assert "neurons: explained by lookup, demo, 10 stories." in table.notes
@@ -310,12 +341,7 @@ def test_table_2_is_metric_by_model_by_layer():
     table = table_2(found)
     density = [row for row in table.rows if row[0].text == "Graph density, E/(N(N-1))"]
     assert [[cells.whole for cells in row[1:]] for row in density] == [
-        [
-            "baseline",
-            "3",
-            "0.200 [0.200, 0.200]",
-            "0.500 [0.252, 0.748]",
-        ],  # t 0.1 / sqrt 3
+        ["baseline", "3", "0.200 [0.200, 0.200]", "0.500 [0.252, 0.748]"],  # t 0.1 / sqrt 3
         ["local-k4", "3", "0.100 [0.100, 0.100]", "0.600 [0.600, 0.600]"],
         ["global-k4-s0", "0", "–", "–"],
     ]
@@ -325,8 +351,9 @@ def test_table_2_is_metric_by_model_by_layer():
     judged = [row for row in table.rows if row[0].text == title]
     assert [row[3].whole for row in judged[:2]] == ["0.400 [0.400, 0.400]", "0.200 [0.200, 0.200]"]
     assert [[cells.kind == "best" for cells in row[3:]] for row in judged[:2]] == [
-        [False, False], [True, False],
-    ]  # fmt: skip
+        [False, False],
+        [True, False],
+    ]
     assert table.commands == ["sat-eval n2g global-k4-s0"]
     assert "n2g: all neurons a layer, demo, 10 stories." in table.notes
     paper = table_2(found, with_paper=True)

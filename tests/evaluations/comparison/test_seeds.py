@@ -75,14 +75,20 @@ def test_models_that_differ_only_in_their_seed_are_one_group():
     found = groups(models(records))
     told = [(group.name, group.kind, len(group.members)) for group in found]
     assert told == [
-        ("baseline", "baseline", 2), ("gpt2", "baseline", 1), ("long", "baseline", 1),
-        ("pythia", "baseline", 1), ("local-k1-s0", "learned", 1), ("local-k4-s0", "learned", 1),
-        ("local-k4-random", "control", 2), ("m", "matched", 2),
-    ]  # fmt: skip
+        ("baseline", "baseline", 2),
+        ("gpt2", "baseline", 1),
+        ("long", "baseline", 1),
+        ("pythia", "baseline", 1),
+        ("local-k1-s0", "learned", 1),
+        ("local-k4-s0", "learned", 1),
+        ("local-k4-random", "control", 2),
+        ("m", "matched", 2),
+    ]
     by_name = {group.name: group for group in found}
     assert [other.name for other in references(by_name["local-k4-s0"], found)] == [
-        "baseline", "local-k4-random",
-    ]  # fmt: skip
+        "baseline",
+        "local-k4-random",
+    ]
     # which of two groups a baseline matches, only a study would tell
     one = [group for group in found if group.name != "local-k1-s0"]
     assert "m" in [other.name for other in references(by_name["local-k4-s0"], one)]
@@ -96,8 +102,14 @@ def test_two_models_of_one_seed_are_no_two_seeds():
 
 
 def test_a_study_says_who_belongs_where_and_who_does_not():
-    study = Study("s", variants={"none": {}, "local": {}}, seeds=(0, 1), controls=("random",),
-                  match_perplexity=("local-k4",), out="runs/s")  # fmt: skip
+    study = Study(
+        "s",
+        variants={"none": {}, "local": {}},
+        seeds=(0, 1),
+        controls=("random",),
+        match_perplexity=("local-k4",),
+        out="runs/s",
+    )
     records = [lm("baseline-s0", 0, 1.0), lm("local-k4-s1", 1, 1.0), lm("stranger", 0, 1.0)]
     found = named(records, study)
     assert list(found) == ["baseline", "local-k4", "local-k4-random", "matched-local-k4"]
@@ -105,8 +117,10 @@ def test_a_study_says_who_belongs_where_and_who_does_not():
     assert found["baseline"].models[0].spec == "runs/s/baseline-s0"
     assert found["matched-local-k4"].like == "local-k4"
     assert [one.name for one in references(found["local-k4"], list(found.values()))] == [
-        "baseline", "local-k4-random", "matched-local-k4",
-    ]  # fmt: skip
+        "baseline",
+        "local-k4-random",
+        "matched-local-k4",
+    ]
 
 
 def matched(name, seed, perplexity, **told):
@@ -122,8 +136,9 @@ def two_targets():
         records.append(lm(f"baseline-s{seed}", seed, 2.0))
         for k in (1, 4):
             training = {"clean_perplexity": 3.0 + k + 0.1 * seed}
-            records.append(lm(f"local-k{k}-s{seed}", seed, 3.0, training=training,
-                              ablation=gates("local", k)))  # fmt: skip
+            records.append(
+                lm(f"local-k{k}-s{seed}", seed, 3.0, training=training, ablation=gates("local", k))
+            )
     return records
 
 

@@ -77,9 +77,7 @@ def test_the_same_weights_under_two_names_are_one_model():
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"surprise": 1}, {"schema": 2}, {"schema": "one"}, {"schema": [[1]]}],
-    ids=str,
+    "change", [{"surprise": 1}, {"schema": 2}, {"schema": "one"}, {"schema": [[1]]}], ids=str
 )
 def test_a_record_of_another_version_is_passed_over(tmp_path, change):
     found = beside_a_whole_one(tmp_path, change)
@@ -90,13 +88,17 @@ def test_a_record_of_another_version_is_passed_over(tmp_path, change):
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"started": 5}, "started: Input should be a valid string, not 5"),
-     ({"model": {"weights_hash": "ab", "ablation": {"variant": "spiral"}}},
-      "model.ablation.variant: Input should be 'none', 'local' or 'global', not 'spiral'"),
-     ({"extra": [1]}, "extra: Input should be a valid dictionary, not [1]"),
-     ({"model": {"name": "x"}}, "model.weights_hash: missing")],
+    [
+        ({"started": 5}, "started: Input should be a valid string, not 5"),
+        (
+            {"model": {"weights_hash": "ab", "ablation": {"variant": "spiral"}}},
+            "model.ablation.variant: Input should be 'none', 'local' or 'global', not 'spiral'",
+        ),
+        ({"extra": [1]}, "extra: Input should be a valid dictionary, not [1]"),
+        ({"model": {"name": "x"}}, "model.weights_hash: missing"),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_record_with_a_field_of_another_type_is_left_out_and_named(tmp_path, change, reason):
     found = beside_a_whole_one(tmp_path, change)
     assert found.left_out() == [f"sub/b.json: {reason}"]

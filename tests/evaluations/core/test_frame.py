@@ -11,22 +11,37 @@ from evaluations.core.record import Interval, Metric, Record
 from sat_interp._util.errors import UserError
 
 LOCAL = {
-    "name": "local", "weights_hash": "b" * 12, "ablation": {"variant": "local", "k_attention": 4,
-    "gates": "random"}, "training": {"seed": 3},
-}  # fmt: skip
+    "name": "local",
+    "weights_hash": "b" * 12,
+    "ablation": {"variant": "local", "k_attention": 4, "gates": "random"},
+    "training": {"seed": 3},
+}
 
 
 def record(**changes) -> Record:
     metrics = [
-        Metric("perplexity", "Perplexity", 2.5, "", "lower", 0.1,
-               Interval(2.3, 2.7, 0.95, "bootstrap"), 100),
+        Metric(
+            "perplexity",
+            "Perplexity",
+            2.5,
+            "",
+            "lower",
+            0.1,
+            Interval(2.3, 2.7, 0.95, "bootstrap"),
+            100,
+        ),
         Metric("l0", "L0", None, n_failed=2, reasons={"dead": 2}),
-    ]  # fmt: skip
+    ]
     own = Record(
-        evaluation="lm", model={"name": "base", "weights_hash": "a" * 12},
-        data={"spec": "demo"}, config={"seed": 0}, config_hash="0123", seed=0, metrics=metrics,
+        evaluation="lm",
+        model={"name": "base", "weights_hash": "a" * 12},
+        data={"spec": "demo"},
+        config={"seed": 0},
+        config_hash="0123",
+        seed=0,
+        metrics=metrics,
         started="2026-01-01T00:00:00+00:00",
-    )  # fmt: skip
+    )
     return dataclasses.replace(own, **changes)
 
 

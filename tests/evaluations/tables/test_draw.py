@@ -40,8 +40,9 @@ def test_a_full_disk_is_said_once(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device", "x.png")
 
     assert draw.write({"a": full}, [GOOD, OTHER], tmp_path, "x") == (
-        [], ["x a: no figure (No space left on device: x.png)"]
-    )  # fmt: skip
+        [],
+        ["x a: no figure (No space left on device: x.png)"],
+    )
 
 
 def test_several_figures_of_one_name_have_their_label_or_number(tmp_path, monkeypatch):

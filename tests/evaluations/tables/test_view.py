@@ -107,9 +107,15 @@ def test_csv_has_full_precision_and_empty_cells(make_record):
 
 @pytest.mark.parametrize(
     ("value", "digits", "text"),
-    [(12.345, 2, "12.35"), (0.00012, 3, "0.00012"), (0.0, 2, "0.00"), (5e7, 2, "5e+07"),
-     (1234.5, 1, "1,234.5"), (30.0, 0, "30")],
-)  # fmt: skip
+    [
+        (12.345, 2, "12.35"),
+        (0.00012, 3, "0.00012"),
+        (0.0, 2, "0.00"),
+        (5e7, 2, "5e+07"),
+        (1234.5, 1, "1,234.5"),
+        (30.0, 0, "30"),
+    ],
+)
 def test_numbers(value, digits, text):
     assert number(value, digits) == text
 

@@ -11,14 +11,7 @@ import torch
 
 from evaluations.core.record import Interval, Metric
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict, read_circuit
-from evaluations.suite.circuits.report import (
-    FIGURES,
-    _panel,
-    draw_curves,
-    files,
-    tables,
-    warnings,
-)
+from evaluations.suite.circuits.report import FIGURES, _panel, draw_curves, files, tables, warnings
 from evaluations.tables import draw, markdown, rows, write
 
 GRAPH = Graph(2, 2)
@@ -46,12 +39,16 @@ def record(make_record):
             "circuit": circuit_to_dict(GRAPH, KEPT, torch.rand(GRAPH.n_edges).double()),
             "tau": 0.03,
             "marked": mark,
-            "sweep": [{"tau": 0.03, "edges": n, "kl": 0.5, "faithfulness": value},
-                      {"tau": 9.0, "edges": 0, "kl": 5.0, "faithfulness": {"value": None}}],
-            "curve": [{"share": 0.001, "edges": 0, "faithfulness": 0.0, "kl": 5.0},
-                      {"share": 0.5, "edges": 40, "faithfulness": 0.9, "kl": 0.1},
-                      {"share": 1.0, "edges": 79, "faithfulness": 1.0, "kl": 0.0}],
-        }  # fmt: skip
+            "sweep": [
+                {"tau": 0.03, "edges": n, "kl": 0.5, "faithfulness": value},
+                {"tau": 9.0, "edges": 0, "kl": 5.0, "faithfulness": {"value": None}},
+            ],
+            "curve": [
+                {"share": 0.001, "edges": 0, "faithfulness": 0.0, "kl": 5.0},
+                {"share": 0.5, "edges": 40, "faithfulness": 0.9, "kl": 0.1},
+                {"share": 1.0, "edges": 79, "faithfulness": 1.0, "kl": 0.0},
+            ],
+        }
         made = make_record(name, weights, evaluation="acdc", metrics=metrics, extra=extra)
         return dataclasses.replace(made, data={"spec": "ioi"}, config={"method": "acdc"})
 
@@ -64,9 +61,18 @@ def test_tables_figures_and_circuits_are_written(record, tmp_path):
     assert all(path.stat().st_size for path in written)
     # nothing ends in .json: what does, below the directory of the records, is a record
     assert {str(path.relative_to(tmp_path)) for path in written} == {
-        "acdc.md", "acdc.tex", "acdc.csv", "acdc.png", "acdc.svg", "acdc-curves.png",
-        "acdc-curves.svg", "acdc/a.circuit", "acdc/a.graphml", "acdc/b.circuit", "acdc/b.graphml",
-    }  # fmt: skip
+        "acdc.md",
+        "acdc.tex",
+        "acdc.csv",
+        "acdc.png",
+        "acdc.svg",
+        "acdc-curves.png",
+        "acdc-curves.svg",
+        "acdc/a.circuit",
+        "acdc/a.graphml",
+        "acdc/b.circuit",
+        "acdc/b.graphml",
+    }
     assert torch.equal(read_circuit(tmp_path / "acdc/a.circuit", GRAPH), KEPT)
     assert nx.read_graphml(tmp_path / "acdc/a.graphml").number_of_edges() == int(KEPT.sum())
     table = (tmp_path / "acdc.md").read_text()
@@ -105,8 +111,10 @@ def test_many_models_are_spread_over_several_figures(record, tmp_path, monkeypat
     monkeypatch.setattr(draw, "_save", lambda figure, path: drawn.update({path.name: figure}) or [])
     write_report([record(f"m{i}", f"{i}{i}" * 32) for i in range(5)], tmp_path, "acdc-ioi")
     assert {name: len(figure.axes) for name, figure in drawn.items()} == {
-        "acdc-ioi-1": 4, "acdc-ioi-2": 1, "acdc-ioi-curves": 2,
-    }  # fmt: skip
+        "acdc-ioi-1": 4,
+        "acdc-ioi-2": 1,
+        "acdc-ioi-curves": 2,
+    }
 
 
 def test_empty_circuits_have_curves_too(record):

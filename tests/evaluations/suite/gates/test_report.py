@@ -9,14 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from evaluations.core.record import Interval, Metric, Record
-from evaluations.suite.gates.report import (
-    FIGURES,
-    LOSSES,
-    _losses,
-    _probes,
-    draw_masks,
-    tables,
-)
+from evaluations.suite.gates.report import FIGURES, LOSSES, _losses, _probes, draw_masks, tables
 from evaluations.tables import draw, markdown, rows
 
 
@@ -27,10 +20,12 @@ def _curve(*values: float) -> dict[str, list[float | None]]:
 def _usage(units: int) -> dict[str, object]:
     names = ("entropy", "dead", "overlap", "overlap_same_story", "overlap_chance")
     return {
-        "k": 2, "units": units, "frequency": [" ".join(["0.5"] * 4 + ["0"] * (units - 4))] * 2,
+        "k": 2,
+        "units": units,
+        "frequency": [" ".join(["0.5"] * 4 + ["0"] * (units - 4))] * 2,
         **{name: _curve(0.2, 0.4) for name in names},
         "similarity": {"value": [[1.0, 0.3], [0.3, 1.0]], "standard_error": [[0.0, None]] * 2},
-    }  # fmt: skip
+    }
 
 
 def _probe(bits: float) -> dict[str, object]:
@@ -43,20 +38,32 @@ def make(name: str = "gated") -> Record:
     leak["probes"] |= {"token": [_probe(0.7)], "final": [_probe(3.0)]}
     picture = {
         "tokens": ["<|endoftext|>", " a$b", "\n"],
-        "attention": [["0 1", "1 3", "0 2"]] * 2, "neuron": [["0 3", "0 3", "0 3"]] * 2,
-    }  # fmt: skip
+        "attention": [["0 1", "1 3", "0 2"]] * 2,
+        "neuron": [["0 3", "0 3", "0 3"]] * 2,
+    }
     losses = [
-        Metric(f"masks_{one}_loss", one, 1.0 + place, interval=Interval(0.9 + place, 1.2 + place,
-               0.95, "bootstrap"))
+        Metric(
+            f"masks_{one}_loss",
+            one,
+            1.0 + place,
+            interval=Interval(0.9 + place, 1.2 + place, 0.95, "bootstrap"),
+        )
         for place, one in enumerate(LOSSES)
-    ]  # fmt: skip
+    ]
     return Record(
-        evaluation="gates", data={"spec": "demo"}, config={}, config_hash="c", seed=0,
+        evaluation="gates",
+        data={"spec": "demo"},
+        config={},
+        config_hash="c",
+        seed=0,
         model={"name": name, "weights_hash": name * 8, "ablation": {"variant": "local"}},
         metrics=[*losses, Metric("leak_mask", "leak", 1.5)],
-        extra={"usage": {"attention": _usage(5), "neuron": _usage(8)}, "leak": leak,
-               "picture": picture},
-    )  # fmt: skip
+        extra={
+            "usage": {"attention": _usage(5), "neuron": _usage(8)},
+            "leak": leak,
+            "picture": picture,
+        },
+    )
 
 
 def test_every_figure_is_written(tmp_path):
@@ -90,8 +97,13 @@ def test_the_picture_marks_each_winner_in_order_of_first_win():
     attention = panels[0].collections[0].get_offsets()
     # winners 0 1 | 1 3 | 0 2: unit 0 first, then 1, then 3, then 2
     assert sorted(map(tuple, np.asarray(attention).tolist())) == [
-        (0, 0), (0, 1), (1, 1), (1, 2), (2, 0), (2, 3)
-    ]  # fmt: skip
+        (0, 0),
+        (0, 1),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+        (2, 3),
+    ]
     labels = [label.get_text() for label in panels[-2].get_xticklabels()]
     assert labels == ["‹end›", r"·a\$b", "⏎"]
 

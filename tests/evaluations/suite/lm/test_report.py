@@ -17,10 +17,15 @@ def _record(name: str, variant: str, perplexity: float, ablated: float | None) -
         metrics.append(Metric("ablated_perplexity", "Perplexity", ablated, "", "lower", n=10))
     curve = {"value": [0.2, 0.4], "standard_error": [0.01, None]}
     return Record(
-        evaluation="lm", data={"spec": "demo"}, config={}, config_hash="c", seed=0,
+        evaluation="lm",
+        data={"spec": "demo"},
+        config={},
+        config_hash="c",
+        seed=0,
         model={"name": name, "weights_hash": name * 8, "ablation": {"variant": variant}},
-        metrics=metrics, extra={"activations": {"z_hoyer": curve, "post_hoyer": curve}},
-    )  # fmt: skip
+        metrics=metrics,
+        extra={"activations": {"z_hoyer": curve, "post_hoyer": curve}},
+    )
 
 
 def test_png_and_svg_are_written_and_values_are_where_they_belong(tmp_path, monkeypatch):

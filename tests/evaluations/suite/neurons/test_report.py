@@ -43,9 +43,13 @@ def make_scored(make_record):
             units.append(unit)
         weights = (name.encode().hex() * 40)[:64]
         record = make_record(
-            name, weights, evaluation="neurons", metrics=metrics(units, SCORES, 0, 100),
-            extra={"units": columns(units, SCORES)}, **fields,
-        )  # fmt: skip
+            name,
+            weights,
+            evaluation="neurons",
+            metrics=metrics(units, SCORES, 0, 100),
+            extra={"units": columns(units, SCORES)},
+            **fields,
+        )
         if gated:
             record.model["ablation"] = {"variant": "local", "k_attention": 4}
         return record

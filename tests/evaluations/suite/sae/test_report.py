@@ -18,14 +18,20 @@ def make_point(make_record):
         reasons = {} if converged else {"not converged": 1}
         bars = Interval(l0 - 1, l0 + 1, 0.95, "percentile bootstrap")
         return make_record(
-            name, ("ab" if name == "tiny" else "cd") * 32, evaluation="sae",
+            name,
+            ("ab" if name == "tiny" else "cd") * 32,
+            evaluation="sae",
             config={"sparsity": sparsity, "seed": 1, "given": None, "hook": hook},
-            metrics=[Metric("l0", "L0", l0, "", "lower", interval=bars, reasons=reasons),
-                     Metric("ce_score", "CE", score, "", "higher", reasons=reasons)],
-            extra={"sae": {"hook": hook, "label": f"L1 {sparsity:g}"},
-                   "density": {"log10_edges": [-3, -2, -1, 0], "features": [1, 5, 2], "dead": 3},
-                   "replicates": {"l0": [l0] * 5, "ce_score": [score] * 5}},
-        )  # fmt: skip
+            metrics=[
+                Metric("l0", "L0", l0, "", "lower", interval=bars, reasons=reasons),
+                Metric("ce_score", "CE", score, "", "higher", reasons=reasons),
+            ],
+            extra={
+                "sae": {"hook": hook, "label": f"L1 {sparsity:g}"},
+                "density": {"log10_edges": [-3, -2, -1, 0], "features": [1, 5, 2], "dead": 3},
+                "replicates": {"l0": [l0] * 5, "ce_score": [score] * 5},
+            },
+        )
 
     return make
 
@@ -33,32 +39,43 @@ def make_point(make_record):
 @pytest.fixture
 def sweep(make_point):
     return [
-        make_point("tiny", 2, 30, 0.9), make_point("tiny", 10, 10, 0.7),
-        make_point("other", 2, 20, 0.9), make_point("other", 10, 8, 0.6),
+        make_point("tiny", 2, 30, 0.9),
+        make_point("tiny", 10, 10, 0.7),
+        make_point("other", 2, 20, 0.9),
+        make_point("other", 10, 8, 0.6),
         make_point("other", 40, 1, 0.1, converged=False),
-    ]  # fmt: skip
+    ]
 
 
 def test_names_tell_apart_what_varies_and_sort_by_the_number(sweep):
     assert [record.model["name"] for record in labelled(sweep)] == [
-        "tiny, L1  2", "tiny, L1 10", "other, L1  2", "other, L1 10",
+        "tiny, L1  2",
+        "tiny, L1 10",
+        "other, L1  2",
+        "other, L1 10",
         "other, L1 40",
-    ]  # fmt: skip
+    ]
     assert [record.model["name"] for record in labelled(sweep[:1])] == ["tiny"]
 
 
 def test_hook_points_are_named_where_there_are_several(make_point):
     found = labelled([make_point("tiny", 5, 1, 0.5), make_point("tiny", 5, 1, 0.5, hook="other")])
     assert [record.model["name"] for record in found] == [
-        "tiny, blocks.2.hook_mlp_out", "tiny, other"
-    ]  # fmt: skip
+        "tiny, blocks.2.hook_mlp_out",
+        "tiny, other",
+    ]
 
 
 def test_tables_and_figure_are_written(sweep, tmp_path):
     written = write_report(sweep, tmp_path)
     assert {path.name for path in written} == {
-        "sae.md", "sae.tex", "sae.csv", "sae-front.csv", "sae.png", "sae.svg"
-    }  # fmt: skip
+        "sae.md",
+        "sae.tex",
+        "sae.csv",
+        "sae-front.csv",
+        "sae.png",
+        "sae.svg",
+    }
     table = (tmp_path / "sae.md").read_text()
     assert "| tiny, L1  2 | 30.00 [29.00, 31.00] | 0.900 |" in table
     assert "not converged" in table
