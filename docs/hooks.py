@@ -3,6 +3,7 @@
 A page asks for it in a line of its own:
 
     <!-- table: builtin lm -->           an evaluation's tables, from the records in results/builtin
+    <!-- columns: builtin lm -->         what the columns of these tables mean
     <!-- paper: builtin table1 -->       a table of ``sat-eval report``
     <!-- terminal: builtin lm -->        the tables as a terminal of 100 columns shows them
     <!-- figure: builtin acdc curves Some words -->      a figure of the records; . is the main one
@@ -80,7 +81,7 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> st
     def drawn(match: re.Match[str]) -> str:
         """A figure becomes a file of the site, and the page an image."""
         study, evaluation, name, *words = match[1].split()
-        path = f"figures/{study}-{evaluation}-{name.strip('.') or 'main'}.png"
+        path = f"figures/{study}-{evaluation}-{name.strip('.').replace('/', '-') or 'main'}.png"
         if path not in {file.src_uri for file in files}:
             content = figure(study, evaluation, "" if name == "." else name)
             files.append(File.generated(config, path, content=content))
@@ -143,6 +144,17 @@ def terminal(study: str, evaluation: str, place: str = "0") -> str:
     show([room(evaluation).tables(of(study, evaluation))[int(place)]], shown)
     lines = shown.file.getvalue().rstrip().splitlines()  # type: ignore[attr-defined]
     return fenced("\n".join(line.rstrip() for line in lines))
+
+
+def columns(study: str, evaluation: str) -> str:
+    """Return what the columns of an evaluation's tables mean."""
+    from evaluations.tables.table import glossary
+
+    meaning = glossary(room(evaluation).tables(of(study, evaluation)))
+    lines = [
+        f"| {head.title} | {text.replace('|', chr(92) + '|')} |" for head, text in meaning.items()
+    ]
+    return "\n".join(["| Column | |", "| :-- | :-- |", *lines])
 
 
 def paper(study: str, name: str) -> str:
@@ -219,20 +231,14 @@ def _place(path: Path) -> tuple[str, ...]:
 
 
 def figure(study: str, evaluation: str, name: str) -> bytes:
-    """Return a figure of an evaluation's records as PNG."""
-    import tempfile
-
-    from evaluations.tables import draw
-
-    with tempfile.TemporaryDirectory() as folder:
-        figures = room(evaluation).FIGURES
-        drawn = {key: draws(of(study, evaluation)) for key, draws in figures.items()}
-        written = draw.save(drawn, Path(folder), evaluation)
-        wanted = f"{evaluation}-{name}.png" if name else f"{evaluation}.png"
-        found = {path.name: path for path in written}
-        if wanted not in found:
-            raise PluginError(f"{evaluation} draws {sorted(found)}, not {wanted}")
-        return found[wanted].read_bytes()
+    """Return a figure of an evaluation's records as PNG: ``masks/1`` is the second of ``masks``."""
+    key, _, place = name.partition("/")
+    figures = room(evaluation).FIGURES
+    if key not in figures:
+        raise PluginError(f"{evaluation} has the figures {sorted(figures)}, not {key!r}")
+    content = io.BytesIO()
+    figures[key](of(study, evaluation))[int(place or 0)].savefig(content, format="png", dpi=130)
+    return content.getvalue()
 
 
 def fenced(text: str) -> str:
@@ -242,6 +248,7 @@ def fenced(text: str) -> str:
 
 REQUESTS: dict[str, Callable[..., str]] = {
     "table": table,
+    "columns": columns,
     "terminal": terminal,
     "paper": paper,
     "frame": frame,
