@@ -105,11 +105,11 @@ class Decoder:
 
     def _original(self) -> PreTrainedModel:
         """Return transformers' model in float32 on the CPU; one in memory stays as it is."""
-        if not isinstance(self.source, Path):
-            return shared_copy(self.source).cpu().float().eval()
         from transformers import AutoModelForCausalLM
 
         try:
+            if not isinstance(self.source, Path):
+                return shared_copy(self.source).cpu().float().eval()
             with quiet_transformers():
                 return AutoModelForCausalLM.from_pretrained(
                     self.source, dtype=torch.float32, trust_remote_code=False

@@ -10,9 +10,8 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from evaluations.tasks.draws import distinct
 from evaluations.tasks.pairs import Pair
-from evaluations.tasks.tokens import Words
+from evaluations.tasks.tokens import Words, distinct
 from sat_interp.data.stories import IOI_FRAMES, NAMES_F, NAMES_M, IOIPrompt, Slots, fill_frame
 from sat_interp.data.stories import ioi_prompts as built_in_prompts
 from sat_interp.data.stories.grammar import pick

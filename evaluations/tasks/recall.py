@@ -6,9 +6,8 @@ import random
 from collections.abc import Iterator
 from itertools import count
 
-from evaluations.tasks.draws import distinct
 from evaluations.tasks.pairs import Pair
-from evaluations.tasks.tokens import Words
+from evaluations.tasks.tokens import Words, distinct
 from sat_interp.data.stories import NAMES_F, NAMES_M, Slots
 from sat_interp.data.stories.grammar import pick
 from sat_interp.data.stories.lexicon import POOLS

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
 from sat_interp._util.errors import UserError
+from sat_interp.data.stories.grammar import pick
 from sat_interp.data.tokenizer import story_start
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ LEAST_HELD_OUT = 10
 Row = tuple[list[int], list[int], int, int]  # clean, corrupted, right, wrong
 Candidate = tuple[Pair, Row | str]  # a pair with its tokens, or with the reason why it has none
 Apart = Callable[[Row], frozenset[int]]  # what held-out prompts must not share with the others
+T = TypeVar("T")
 WordT = TypeVar("WordT", bound=str)
 
 
@@ -62,6 +65,19 @@ class Words:
                 f"tokenizer and the task needs {least}: try another task or tokenizer"
             )
         return kept
+
+
+def distinct(rng: random.Random, pool: Sequence[T], size: int, but: Collection[T] = ()) -> list[T]:
+    """Return ``size`` different entries of the pool, none of them in ``but``.
+
+    The draws are the same in every version of Python.
+    """
+    drawn: list[T] = []
+    while len(drawn) < size:
+        choice = pick(rng, pool)
+        if choice not in drawn and choice not in but:
+            drawn.append(choice)
+    return drawn
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
