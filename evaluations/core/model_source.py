@@ -206,7 +206,8 @@ class ModelSource:
             and isinstance(model, SelfAblatingTransformer)
             and tokenizer_mismatch(model, model.tokenizer) is not None
         )
-        if known.tokenizer_note and not was_logged:
+        has_tokenizer = known.tokenizer.eos_token_id is not None
+        if known.tokenizer_note and has_tokenizer and not was_logged:
             log.warning("%s: %s", known.name, known.tokenizer_note)
         if self.origin.facts.get("finished") is False:
             log.warning(

@@ -7,9 +7,8 @@ import json
 import logging
 from pathlib import Path
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -67,11 +66,12 @@ def choose_tokenizer(
 def numbered_tokenizer(d_vocab: int) -> PreTrainedTokenizerFast:
     """Return a stand-in for the tokenizer of a model without one: tokens are shown as numbers.
 
-    It has no end-of-text token: text is not made into tokens by it.
+    Each has a space before it, so that several tokens can be told apart. There is no end-of-text
+    token: text is not made into tokens by it.
     """
-    words = {str(token): token for token in range(d_vocab)}
-    backend = Tokenizer(WordLevel(words, unk_token="0"))
-    backend.pre_tokenizer = Whitespace()
+    words = {f" {token}": token for token in range(d_vocab)}
+    backend = Tokenizer(WordLevel(words, unk_token=" 0"))
+    backend.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(tokenizer_object=backend)
 
 

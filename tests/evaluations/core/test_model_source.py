@@ -46,7 +46,7 @@ def test_a_hooked_transformer_in_memory_stays_as_it_is():
     assert loaded.weights_hash == weights_hash(model)
     tokens = torch.arange(20)[None]
     torch.testing.assert_close(loaded.model(tokens).float(), model.eval()(tokens))
-    assert loaded.tokenizer.decode([3, 39]) == "3 39"
+    assert loaded.tokenizer.decode([3, 39]) == " 3 39"
     assert loaded.tokenizer_note == "it has no tokenizer: its tokens are shown as numbers"
     assert describe_model(loaded)["spec"] == "in memory"
 

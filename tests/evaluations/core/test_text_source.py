@@ -66,7 +66,7 @@ def test_a_model_without_a_tokenizer_reads_token_ids_only():
     text = text_finder([chosen], rows, None, None)(chosen.outline)
     facts = text.describe()
     assert (len(text), facts["n_tokens"], facts["n_bytes"]) == (120, 120 * 11, 0)
-    assert facts["story_start"] == str(text.start)
+    assert facts["story_start"] == f" {text.start}"
     assert text.scored(8).tolist() == [8] * 120
     assert not text.scored_bytes(8).any()
     assert len(text.sample(7, 0)) == 7

@@ -276,7 +276,7 @@ def test_a_model_without_a_tokenizer_is_asked_in_token_ids():
     assert (prompts.name, prompts.n, prompts.held_out.n) == ("in memory", 4, 2)
     assert (prompts.describe()["story_start"], prompts.describe()["n_in_file"]) == (None, 6)
     first = prompts.batches[0].clean[0].tolist()
-    assert prompts.texts[0].clean == " ".join(map(str, first))
+    assert prompts.texts[0].clean == "".join(f" {token}" for token in first)
     assert prompts.null(0).n > 0
     with pytest.raises(UserError, match="has no tokenizer and the prompts are text"):
         make_task([{**entries[0], "clean": "Tom"}], tokenizer)
