@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "sat-interp", "torch", "transformer-lens", "sae-lens", "transformers", "tokenizers", "numpy",
-)  # fmt: skip
+    "sat-interp",
+    "torch",
+    "transformer-lens",
+    "sae-lens",
+    "transformers",
+    "tokenizers",
+    "numpy",
+)
 
 
 @functools.cache

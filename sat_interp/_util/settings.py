@@ -16,13 +16,23 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from sat_interp._util.errors import UserError, shown, suggest
 
 LARGEST = {
-    "n_layers": 1_000, "d_model": 1 << 16, "n_heads": 1 << 12, "d_head": 1 << 14,
-    "d_mlp": 1 << 18, "n_ctx": 1 << 20, "d_vocab": 1 << 22,
-}  # fmt: skip
+    "n_layers": 1_000,
+    "d_model": 1 << 16,
+    "n_heads": 1 << 12,
+    "d_head": 1 << 14,
+    "d_mlp": 1 << 18,
+    "n_ctx": 1 << 20,
+    "d_vocab": 1 << 22,
+}
 """The largest sizes of a model that are not taken for a mistake."""
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text",
-          type(None): "nothing"}  # fmt: skip
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    type(None): "nothing",
+}
 _MOST_INTEGER = 2**63
 
 
@@ -40,8 +50,9 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
             raise UserError(suggest("setting", name, hints))
         hint = hints[name]
         options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        choices = [one for option in options if get_origin(option) is Literal
-                   for one in get_args(option)]  # fmt: skip
+        choices = [
+            one for option in options if get_origin(option) is Literal for one in get_args(option)
+        ]
         if choices:
             if not isinstance(value, str) or value not in choices:
                 raise UserError(suggest(name, value, choices))

@@ -38,9 +38,13 @@ from sat_interp.model.shape import gpt_neo_config, validate
 
 # Hugging Face's name of an activation to TransformerLens'.
 _ACTIVATIONS = {
-    "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu",
-    "gelu_fast": "gelu_fast", "relu": "relu", "silu": "silu",
-}  # fmt: skip
+    "gelu_new": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+    "gelu": "gelu",
+    "gelu_fast": "gelu_fast",
+    "relu": "relu",
+    "silu": "silu",
+}
 
 
 # Plain HookedTransformer ----------------------------------------------------------------------

@@ -28,8 +28,15 @@ SIZES: dict[str, tuple[str, ...]] = {
 """Names of a size in config.json, of the families that are read. The context is not among them:
 evaluations cut it, and it costs nothing before."""
 _MAY_BE_NONE = ("head_dim", "intermediate_size", "n_inner", "ffn_dim")
-_READ = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-         "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")  # fmt: skip
+_READ = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "pytorch_model*.bin",
+)
 _LAYER = re.compile(r"(?:^|\.)(?:h|layers|blocks|layer)\.(\d+)\.")
 
 

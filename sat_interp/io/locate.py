@@ -12,9 +12,13 @@ from sat_interp._util.reading import Unreadable, read_json
 FORMAT = 1  # of cfg.json
 CONFIG, WEIGHTS, CARD = "cfg.json", "model.safetensors", "README.md"
 TOKENIZER = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 OUR_FILES = (CONFIG, WEIGHTS, CARD, *TOKENIZER)
 
 BUNDLED = ("baseline", "local-k4", "global-k4")

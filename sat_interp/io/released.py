@@ -190,13 +190,17 @@ def _table(n_layers: int, variant: Variant) -> Iterator[_Row]:
         yield from _affine(ours + "ln2.{}", theirs + "ln_2")
         for letter in "QKV":
             yield _Row(
-                f"{ours}attn.W_{letter}", f"{theirs}attn.attention.{letter.lower()}_proj.weight",
-                "heads d_model d_head", "(heads d_head) d_model",
-            )  # fmt: skip
+                f"{ours}attn.W_{letter}",
+                f"{theirs}attn.attention.{letter.lower()}_proj.weight",
+                "heads d_model d_head",
+                "(heads d_head) d_model",
+            )
         yield _Row(
-            ours + "attn.W_O", theirs + "attn.attention.out_proj.weight",
-            "heads d_head d_model", "d_model (heads d_head)",
-        )  # fmt: skip
+            ours + "attn.W_O",
+            theirs + "attn.attention.out_proj.weight",
+            "heads d_head d_model",
+            "d_model (heads d_head)",
+        )
         yield _Row(ours + "attn.b_O", theirs + "attn.attention.out_proj.bias")
         yield from _linear(ours + "mlp.{}_in", theirs + "mlp.c_fc")
         yield from _linear(ours + "mlp.{}_out", theirs + "mlp.c_proj")

@@ -113,10 +113,13 @@ class Shape:
 
 # Where a size of the shape is to be seen in the weights: parameter and axis.
 _SEEN = {
-    "d_vocab": ("embed.W_E", 0), "d_model": ("embed.W_E", 1), "n_ctx": ("pos_embed.W_pos", 0),
-    "n_heads": ("blocks.0.attn.W_Q", 0), "d_head": ("blocks.0.attn.W_Q", 2),
+    "d_vocab": ("embed.W_E", 0),
+    "d_model": ("embed.W_E", 1),
+    "n_ctx": ("pos_embed.W_pos", 0),
+    "n_heads": ("blocks.0.attn.W_Q", 0),
+    "d_head": ("blocks.0.attn.W_Q", 2),
     "d_mlp": ("blocks.0.mlp.W_in", 1),
-}  # fmt: skip
+}
 
 
 def check_shape(shape: dict[str, Any], tensors: dict[str, Tensor], directory: Path) -> None:
@@ -139,8 +142,11 @@ def check_shape(shape: dict[str, Any], tensors: dict[str, Tensor], directory: Pa
                 raise UserError(f"{name} must be finite, not {shape[name]}")
         if shape["dtype"] not in DTYPES:
             raise UserError(suggest("dtype", shape["dtype"], DTYPES))
-        found = {name: tensors[seen].shape[axis] for name, (seen, axis) in _SEEN.items()
-                 if seen in tensors and tensors[seen].dim() > axis}  # fmt: skip
+        found = {
+            name: tensors[seen].shape[axis]
+            for name, (seen, axis) in _SEEN.items()
+            if seen in tensors and tensors[seen].dim() > axis
+        }
         for name, seen in found.items():
             if shape[name] != seen:
                 raise UserError(f"{name} is {shape[name]}, but {WEIGHTS} has {seen}")

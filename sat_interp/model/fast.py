@@ -344,9 +344,12 @@ def _after_mlp(
 
 
 def _masked(
-    block: SelfAblatingBlock, ablated: Tensor, z: Tensor, attention_mask: Tensor,
+    block: SelfAblatingBlock,
+    ablated: Tensor,
+    z: Tensor,
+    attention_mask: Tensor,
     neuron_mask: Tensor,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """What follows attention in a block, on the ablated stream."""
     ablation, attn, mlp = block.ablation, block.attn, block.mlp
     coordinates = spread_over_coordinates(attention_mask, attn.W_Q)

@@ -133,9 +133,13 @@ class GateScores(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, n_attention: int, n_neurons: int, ablation: SelfAblationConfig,
+        self,
+        d_model: int,
+        n_attention: int,
+        n_neurons: int,
+        ablation: SelfAblationConfig,
         dtype: torch.dtype,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         self.W_attention = nn.Parameter(torch.empty(d_model, n_attention, dtype=dtype))
         self.b_attention = nn.Parameter(torch.zeros(n_attention, dtype=dtype))
@@ -200,9 +204,12 @@ class BlockGates(nn.Module):
         attention_scores, neuron_scores = scores if scores is not None else (None, None)
         ablation = self.ablation
         attention = self._mask(
-            attention_scores, self.hook_attention_scores, ablation.k_attention, self.n_attention,
+            attention_scores,
+            self.hook_attention_scores,
+            ablation.k_attention,
+            self.n_attention,
             block_input,
-        )  # fmt: skip
+        )
         neurons = self._mask(
             neuron_scores, self.hook_neuron_scores, ablation.k_neurons, self.n_neurons, block_input
         )

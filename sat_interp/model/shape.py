@@ -85,9 +85,12 @@ def gpt_neo_config(
         UserError: a size below 1, or d_model not divisible by n_heads.
     """
     for name, value in {
-        "n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, "d_vocab": d_vocab,
+        "n_layers": n_layers,
+        "d_model": d_model,
+        "n_heads": n_heads,
+        "d_vocab": d_vocab,
         "n_ctx": n_ctx,
-    }.items():  # fmt: skip
+    }.items():
         if value < 1:
             raise UserError(f"{name} must be at least 1, not {value}")
     if d_model % n_heads:

@@ -184,8 +184,11 @@ class SelfAblatingTransformer(HookedTransformer):
         watched: list[nn.Module] = [self.ln_final]
         for block in self.blocks:
             watched += [
-                block.hook_resid_pre, block.attn.hook_k, block.attn.hook_v, block.hook_resid_post
-            ]  # fmt: skip
+                block.hook_resid_pre,
+                block.attn.hook_k,
+                block.attn.hook_v,
+                block.hook_resid_post,
+            ]
         with outputs_of(watched) as seen:
             clean_logits = self.forward(tokens, return_type="logits")
         inputs = [seen[block.hook_resid_pre] for block in self.blocks]
@@ -268,9 +271,12 @@ class SelfAblatingTransformer(HookedTransformer):
     ) -> None:
         """TransformerLens' weight processing, on the clean stream; afterwards ``dual`` raises."""
         processes = (
-            fold_ln, center_writing_weights, center_unembed, fold_value_biases,
+            fold_ln,
+            center_writing_weights,
+            center_unembed,
+            fold_value_biases,
             refactor_factored_attn_matrices,
-        )  # fmt: skip
+        )
         if any(processes):
             # Folding the final LN and centring change W_U and not W_E: they part here.
             state_dict = {name: tensor.clone() for name, tensor in state_dict.items()}

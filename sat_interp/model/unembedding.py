@@ -165,9 +165,14 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, W_U: Tensor, b_U: Tensor | None, targets: Tensor,
-        weights: tuple[float | Tensor, ...], chunk: int,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        states: Tensor,
+        W_U: Tensor,
+        b_U: Tensor | None,
+        targets: Tensor,
+        weights: tuple[float | Tensor, ...],
+        chunk: int,
+    ) -> tuple[Tensor, Tensor]:
         n_tokens, wide = len(targets), _at_least_float32(states.dtype)
         needs_grad = states.requires_grad or W_U.requires_grad
         weight_of = W_U.to(_product_dtype(states))
@@ -197,9 +202,15 @@ class _CrossEntropy(torch.autograd.Function):
                 if needs_grad:
                     own = zip(blocks, exponentials, shares, strict=True)
                     _add_gradients(
-                        grad_states[stream, rows], grad_embedding, inputs, weight_of.T, summary,
-                        nats, own, weight / n_tokens,
-                    )  # fmt: skip
+                        grad_states[stream, rows],
+                        grad_embedding,
+                        inputs,
+                        weight_of.T,
+                        summary,
+                        nats,
+                        own,
+                        weight / n_tokens,
+                    )
             means.append(total / n_tokens)
         if needs_grad:
             ctx.save_for_backward(grad_states.to(states.dtype), grad_embedding)
@@ -222,10 +233,15 @@ _not_compiled = torch.compiler.disable(_CrossEntropy.apply)
 
 
 def _add_gradients(
-    grad_states: Tensor, grad_embedding: Tensor, inputs: Tensor, embedding: Tensor,
-    summary: _Summary, nats: Tensor, blocks: Iterable[tuple[slice, Tensor, Tensor]],
+    grad_states: Tensor,
+    grad_embedding: Tensor,
+    inputs: Tensor,
+    embedding: Tensor,
+    summary: _Summary,
+    nats: Tensor,
+    blocks: Iterable[tuple[slice, Tensor, Tensor]],
     weight: float | Tensor,
-) -> None:  # fmt: skip
+) -> None:
     """Add ``weight * (probabilities - onehot)``, times what it is multiplied with, to both.
 
     Each block comes with its exponentials and what makes them probabilities.

@@ -55,9 +55,13 @@ def shape_of(config: TrainConfig, d_vocab: int = 1) -> HookedTransformerConfig:
         UserError: d_model not divisible by n_heads, or k above the number of units.
     """
     shape = gpt_neo_config(
-        n_layers=config.n_layers, d_model=config.d_model, n_heads=config.n_heads,
-        d_mlp=config.d_mlp, n_ctx=config.n_ctx, d_vocab=d_vocab,
+        n_layers=config.n_layers,
+        d_model=config.d_model,
+        n_heads=config.n_heads,
+        d_mlp=config.d_mlp,
+        n_ctx=config.n_ctx,
+        d_vocab=d_vocab,
         initializer_range=config.initializer_range,
-    )  # fmt: skip
+    )
     validate(config.ablation, shape)
     return shape

@@ -210,11 +210,14 @@ class TrainConfig(SelfAblationConfig):
     def sizes(self) -> dict[str, int | None]:
         """The model's sizes, as far as the configuration says them; d_mlp is 4 d_model."""
         return {
-            "n_layers": self.n_layers, "d_model": self.d_model, "n_heads": self.n_heads,
+            "n_layers": self.n_layers,
+            "d_model": self.d_model,
+            "n_heads": self.n_heads,
             "d_head": max(1, self.d_model // self.n_heads),
             "d_mlp": 4 * self.d_model if self.d_mlp is None else self.d_mlp,
-            "n_ctx": self.n_ctx, "d_vocab": self.d_vocab,
-        }  # fmt: skip
+            "n_ctx": self.n_ctx,
+            "d_vocab": self.d_vocab,
+        }
 
     @property
     def ablated_schedule(self) -> Schedule:
@@ -243,24 +246,42 @@ class TrainConfig(SelfAblationConfig):
 
 
 _AT_LEAST_ONE = (
-    "n_layers", "d_model", "n_heads", "d_mlp", "n_ctx", "d_vocab", "steps", "batch_size",
-    "accumulate", "log_every", "match_runs",
-)  # fmt: skip
+    "n_layers",
+    "d_model",
+    "n_heads",
+    "d_mlp",
+    "n_ctx",
+    "d_vocab",
+    "steps",
+    "batch_size",
+    "accumulate",
+    "log_every",
+    "match_runs",
+)
 _COUNTS = ("batch_size", "accumulate", "log_every", "match_runs")
 MOST = 1_000_000
 """Most windows of a batch and the like: they are held in memory at once."""
 _NOT_NEGATIVE = (
-    "warmup_steps", "weight_decay", "clip_norm", "clean_weight", "reconstruction_weight",
-    "validate_every", "checkpoint_every", "seed",
-)  # fmt: skip
+    "warmup_steps",
+    "weight_decay",
+    "clip_norm",
+    "clean_weight",
+    "reconstruction_weight",
+    "validate_every",
+    "checkpoint_every",
+    "seed",
+)
 # What a resumed run may have different: none of it touches a weight or a logged number.
 _FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}
 
 # The models that ship were trained before near_ties existed: these presets train the same again.
 _BUILTIN = {
-    "steps": 5200, "warmup_steps": 100, "validate_every": 1300, "checkpoint_every": 1300,
+    "steps": 5200,
+    "warmup_steps": 100,
+    "validate_every": 1300,
+    "checkpoint_every": 1300,
     "near_ties": "detached_floor",
-}  # fmt: skip
+}
 _K4 = {"k_attention": 4, "k_neurons": 4}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -275,14 +296,28 @@ PRESETS: dict[str, dict[str, Any]] = {
     "builtin-global-k4": {**_BUILTIN, **_K4, "variant": "global", "ablated_weight": 0.1},
     # Self-Ablating Transformers (arXiv 2505.00509), Table 3, and GPT-Neo's initialisation.
     "tinystories-3m": {
-        "n_layers": 8, "d_model": 128, "n_heads": 16, "d_mlp": 512, "n_ctx": 256,
-        "initializer_range": 0.02, "embedding_range": None,
-        "data": "tinystories", "tokenizer": "gpt2",
-        "steps": 400_000, "batch_size": 24, "learning_rate": 1.4e-3, "warmup_steps": 0,
-        "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "clip_norm": 1.0,
-        "validate_every": 10_000, "checkpoint_every": 1_000, "log_every": 100,
+        "n_layers": 8,
+        "d_model": 128,
+        "n_heads": 16,
+        "d_mlp": 512,
+        "n_ctx": 256,
+        "initializer_range": 0.02,
+        "embedding_range": None,
+        "data": "tinystories",
+        "tokenizer": "gpt2",
+        "steps": 400_000,
+        "batch_size": 24,
+        "learning_rate": 1.4e-3,
+        "warmup_steps": 0,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+        "validate_every": 10_000,
+        "checkpoint_every": 1_000,
+        "log_every": 100,
     },
-}  # fmt: skip
+}
 
 
 def preset_settings(preset: str) -> dict[str, Any]:

@@ -73,8 +73,10 @@ class RunDirectory:
                 # Whatever stopped an attempt before its first result must not block the next one;
                 # its tokenizer may be of other data.
                 shutil.rmtree(self.tokenizer, ignore_errors=True)
-                write_atomically(self.config, _json({"config": config.to_dict(), **provenance(),
-                                                     "settings": settings}))  # fmt: skip
+                write_atomically(
+                    self.config,
+                    _json({"config": config.to_dict(), **provenance(), "settings": settings}),
+                )
             yield
         finally:
             lock.release()

@@ -43,9 +43,12 @@ def check_summary(summary: Any, whole: bool = True) -> dict[str, Any]:
     if not isinstance(summary, dict):
         raise ValueError(f"it is no mapping but {shown(summary)}")
     checks = {
-        "final": lambda value: isinstance(value, dict), "steps": _is_count, "tokens": _is_count,
-        "seconds": _is_amount, "config": lambda value: isinstance(value, dict),
-    }  # fmt: skip
+        "final": lambda value: isinstance(value, dict),
+        "steps": _is_count,
+        "tokens": _is_count,
+        "seconds": _is_amount,
+        "config": lambda value: isinstance(value, dict),
+    }
     for name, check in checks.items():
         if whole or name in summary:
             _need(summary, name, check)

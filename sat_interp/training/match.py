@@ -56,15 +56,22 @@ def train_matched(config: TrainConfig, ranks: Processes) -> TrainResult:
             return found
 
         trials = search(
-            perplexity_after, target, shortest=shortest_run(config), longest=config.steps,
-            tolerance=config.match_tolerance, runs=config.match_runs,
-        )  # fmt: skip
+            perplexity_after,
+            target,
+            shortest=shortest_run(config),
+            longest=config.steps,
+            tolerance=config.match_tolerance,
+            runs=config.match_runs,
+        )
         chosen = nearest(trials, target)
         if distance(trials[chosen], target) > config.match_tolerance:
             logger.warning(
                 "no run of %d came within %g of perplexity %g: the nearest ends at %.4f",
-                len(trials), config.match_tolerance, target, trials[chosen],
-            )  # fmt: skip
+                len(trials),
+                config.match_tolerance,
+                target,
+                trials[chosen],
+            )
         result = results[chosen]
         summary = _summary(config, result, trials, chosen, results, inputs)
         if ranks.is_first:

@@ -30,18 +30,28 @@ def draw_losses(log: list[dict[str, Any]], path: Path, title: str = "") -> Path:
         lines = [line for line in log if stream in line]
         if lines:
             axes.plot(
-                [line["step"] for line in lines], [line[stream] for line in lines],
-                color=color, linewidth=1.0, alpha=0.75, label=f"{stream}, training",
-                marker="." if len(lines) < FEW else None, markersize=3,
-            )  # fmt: skip
+                [line["step"] for line in lines],
+                [line[stream] for line in lines],
+                color=color,
+                linewidth=1.0,
+                alpha=0.75,
+                label=f"{stream}, training",
+                marker="." if len(lines) < FEW else None,
+                markersize=3,
+            )
         name = f"validation_{stream}"
         points = [line for line in log if line.get(name) is not None]
         if points:
             axes.plot(
-                [point["step"] for point in points], [point[name] for point in points],
-                color=color, linestyle="", marker="o", markersize=5, markeredgecolor="white",
+                [point["step"] for point in points],
+                [point[name] for point in points],
+                color=color,
+                linestyle="",
+                marker="o",
+                markersize=5,
+                markeredgecolor="white",
                 label=f"{stream}, validation (last {points[-1][name]:.3f})",
-            )  # fmt: skip
+            )
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("cross-entropy (nats per token)")
     axes.set_title(title, fontsize=10, loc="left")

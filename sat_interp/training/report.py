@@ -135,9 +135,13 @@ def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
     place = directory.path.resolve()
     try:
         return wandb.init(
-            project=config.wandb, name=place.name, dir=str(place), config=config.to_dict(),
-            id=f"{place.name}-{config.hash()}", resume="allow",
-        )  # fmt: skip
+            project=config.wandb,
+            name=place.name,
+            dir=str(place),
+            config=config.to_dict(),
+            id=f"{place.name}-{config.hash()}",
+            resume="allow",
+        )
     except Exception as error:  # wandb's own errors and those of what it stands on share no base
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise UserError(

@@ -23,10 +23,17 @@ CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
 MATCHED_LONGEST = 2
 """A matched baseline may take this many times the steps of the run it is to match."""
 OWNED = {
-    "variant": "variants", "k_attention": "k", "k_neurons": "k", "seed": "seeds", "out": "out",
-    "gates": "controls", "match_perplexity": "match_perplexity", "preset": "preset",
-    "match_of": "match_perplexity", "resume": "out",
-}  # fmt: skip
+    "variant": "variants",
+    "k_attention": "k",
+    "k_neurons": "k",
+    "seed": "seeds",
+    "out": "out",
+    "gates": "controls",
+    "match_perplexity": "match_perplexity",
+    "preset": "preset",
+    "match_of": "match_perplexity",
+    "resume": "out",
+}
 """Settings of a run that a study decides, and by which of its keys."""
 
 
@@ -131,15 +138,25 @@ class Study:
         return made
 
     def _run(
-        self, group: str, kind: Kind, seed: int, variant: str, *, like: str | None = None,
+        self,
+        group: str,
+        kind: Kind,
+        seed: int,
+        variant: str,
+        *,
+        like: str | None = None,
         **gates: Any,
-    ) -> StudyRun:  # fmt: skip
+    ) -> StudyRun:
         name = f"{group}-s{seed}"
         settings = {**self.settings, **self.variants.get(variant, {}), **gates}
         config = TrainConfig.from_preset(
-            self.preset, **settings, variant=variant, seed=seed, out=str(self.directory / name),
+            self.preset,
+            **settings,
+            variant=variant,
+            seed=seed,
+            out=str(self.directory / name),
             resume=True,
-        )  # fmt: skip
+        )
         return StudyRun(name, group, kind, seed, config, like)
 
 
@@ -247,9 +264,10 @@ def _longer(run: StudyRun) -> StudyRun:
     """
     config = run.config
     longer = dataclasses.replace(
-        config, steps=MATCHED_LONGEST * config.steps,
+        config,
+        steps=MATCHED_LONGEST * config.steps,
         warmup_steps=MATCHED_LONGEST * config.warmup_steps,
-    )  # fmt: skip
+    )
     return dataclasses.replace(run, config=longer)
 
 
@@ -275,9 +293,12 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
     """A file's values as Study has them: lists as tuples, lists of variants as mappings."""
     typed = dict(content)
     for name, kind, words in (
-        ("k", int, "whole numbers"), ("seeds", int, "whole numbers"), ("controls", str, "names"),
-        ("controls_for", str, "names"), ("match_perplexity", str, "names of groups"),
-    ):  # fmt: skip
+        ("k", int, "whole numbers"),
+        ("seeds", int, "whole numbers"),
+        ("controls", str, "names"),
+        ("controls_for", str, "names"),
+        ("match_perplexity", str, "names of groups"),
+    ):
         value = typed.get(name)
         if name == "match_perplexity" and isinstance(value, bool):
             continue

@@ -21,9 +21,15 @@ def make_model() -> ModelMaker:
     def make(variant: str = "local", seed: int = 0, **ablation: object) -> SelfAblatingTransformer:
         torch.manual_seed(seed)
         cfg = gpt_neo_config(
-            n_layers=3, d_model=16, n_heads=4, d_mlp=40, d_vocab=61, n_ctx=12,
-            initializer_range=0.4, dtype=torch.float64,
-        )  # fmt: skip
+            n_layers=3,
+            d_model=16,
+            n_heads=4,
+            d_mlp=40,
+            d_vocab=61,
+            n_ctx=12,
+            initializer_range=0.4,
+            dtype=torch.float64,
+        )
         settings: dict[str, object] = {"k_attention": 3, "k_neurons": 5, **ablation}
         model = SelfAblatingTransformer(cfg, SelfAblationConfig(variant=variant, **settings))
         for name, parameter in model.named_parameters():

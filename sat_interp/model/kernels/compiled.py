@@ -70,9 +70,14 @@ def _output(command: list[str], seconds: float) -> bytes:
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         try:
             subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, check=True,
-                timeout=seconds, start_new_session=True,
-            )  # fmt: skip
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                check=True,
+                timeout=seconds,
+                start_new_session=True,
+            )
         except subprocess.CalledProcessError as error:
             err.seek(0)
             error.stderr = err.read(2_000).decode(errors="replace")
@@ -141,9 +146,12 @@ def _try(content: bytes, probe: str) -> None:
         path = Path(folder) / "library.so"
         path.write_bytes(content)
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", probe, str(path)], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-I", "-c", probe, str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
             code = process.wait(PROBE_SECONDS)
         except subprocess.TimeoutExpired:

@@ -24,9 +24,16 @@ from sat_interp.model.kernels.compiled import load_compiled
 SOURCE = Path(__file__).with_name("cpu.cpp")
 # Contraction gives fused multiply-adds; no other liberty is taken with the arithmetic.
 FLAGS = (
-    "-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno",
-    "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC",
-)  # fmt: skip
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+)
 D_HEADS = (4, 8, 16, 32)
 """Head sizes the attention kernel is compiled for."""
 
@@ -121,9 +128,10 @@ def _sizes(own: Tensor, read: Tensor | None, streams: int) -> tuple[int, ...]:
 
 
 @torch.library.custom_op(
-    "sat_interp::attention", mutates_args=(),
+    "sat_interp::attention",
+    mutates_args=(),
     schema="(Tensor own, Tensor? read, int streams, float scale) -> (Tensor, Tensor)",
-)  # fmt: skip
+)
 def attention(
     own: Tensor, read: Tensor | None, streams: int, scale: float
 ) -> tuple[Tensor, Tensor]:
@@ -149,31 +157,50 @@ def _(own: Tensor, read: Tensor | None, streams: int, scale: float) -> tuple[Ten
 
 
 @torch.library.custom_op(
-    "sat_interp::attention_backward", mutates_args=(),
+    "sat_interp::attention_backward",
+    mutates_args=(),
     schema="(Tensor own, Tensor? read, Tensor z, Tensor lse, Tensor grad_z, int streams, "
     "float scale) -> (Tensor, Tensor)",
-)  # fmt: skip
+)
 def attention_backward(
-    own: Tensor, read: Tensor | None, z: Tensor, lse: Tensor, grad_z: Tensor, streams: int,
+    own: Tensor,
+    read: Tensor | None,
+    z: Tensor,
+    lse: Tensor,
+    grad_z: Tensor,
+    streams: int,
     scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Gradients of ``own`` and of ``read`` (empty where that is own itself)."""
     own, read = own.contiguous(), None if read is None else read.contiguous()
     grad_own = torch.zeros_like(own)
     grad_read = own.new_empty(0) if read is None else torch.zeros_like(read)
     past, grad_past = (own, grad_own) if read is None else (read, grad_read)
     _call(
-        "attention_backward", own, past, z, lse, grad_z.contiguous(), grad_own, grad_past,
-        *_sizes(own, read, streams), scale,
-    )  # fmt: skip
+        "attention_backward",
+        own,
+        past,
+        z,
+        lse,
+        grad_z.contiguous(),
+        grad_own,
+        grad_past,
+        *_sizes(own, read, streams),
+        scale,
+    )
     return grad_own, grad_read
 
 
 @attention_backward.register_fake
 def _(
-    own: Tensor, read: Tensor | None, z: Tensor, lse: Tensor, grad_z: Tensor, streams: int,
+    own: Tensor,
+    read: Tensor | None,
+    z: Tensor,
+    lse: Tensor,
+    grad_z: Tensor,
+    streams: int,
     scale: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     return torch.empty_like(own), own.new_empty(0) if read is None else torch.empty_like(read)
 
 
@@ -193,9 +220,10 @@ attention.register_autograd(_pull_back, setup_context=_keep)
 
 
 @torch.library.custom_op(
-    "sat_interp::exponentials", mutates_args=("logits",),
+    "sat_interp::exponentials",
+    mutates_args=("logits",),
     schema="(Tensor(a!) logits) -> (Tensor, Tensor)",
-)  # fmt: skip
+)
 def exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Turn ``logits`` (rows, entries) into e^(logit - the row's largest), in place.
 
@@ -215,9 +243,10 @@ def _(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.library.custom_op(
-    "sat_interp::empty_on_large_pages", mutates_args=(),
+    "sat_interp::empty_on_large_pages",
+    mutates_args=(),
     schema="(Tensor like, SymInt[] shape) -> Tensor",
-)  # fmt: skip
+)
 def empty_on_large_pages(like: Tensor, shape: list[int]) -> Tensor:
     """``like.new_empty(shape)``, in large pages of memory where the system has them.
 
@@ -233,9 +262,7 @@ def _(like: Tensor, shape: list[int]) -> Tensor:
     return like.new_empty(shape)
 
 
-@torch.library.custom_op(
-    "sat_interp::gelu_new", mutates_args=(), schema="(Tensor x) -> Tensor"
-)  # fmt: skip
+@torch.library.custom_op("sat_interp::gelu_new", mutates_args=(), schema="(Tensor x) -> Tensor")
 def gelu_new(x: Tensor) -> Tensor:
     """GELU with the tanh approximation, elementwise."""
     x = x.contiguous()
@@ -246,7 +273,7 @@ def gelu_new(x: Tensor) -> Tensor:
 
 @torch.library.custom_op(
     "sat_interp::gelu_new_backward", mutates_args=(), schema="(Tensor grad_y, Tensor x) -> Tensor"
-)  # fmt: skip
+)
 def gelu_new_backward(grad_y: Tensor, x: Tensor) -> Tensor:
     """The gradient of :func:`gelu_new`."""
     x = x.contiguous()
@@ -264,14 +291,20 @@ gelu_new.register_autograd(
 
 
 @torch.library.custom_op(
-    "sat_interp::k_winners", mutates_args=(),
+    "sat_interp::k_winners",
+    mutates_args=(),
     schema="(Tensor scores, int k, float temperature, float least, float least_spread, bool soft, "
     "bool detached_floor) -> (Tensor, Tensor)",
-)  # fmt: skip
+)
 def k_winners(
-    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool,
+    scores: Tensor,
+    k: int,
+    temperature: float,
+    least: float,
+    least_spread: float,
+    soft: bool,
     detached_floor: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """The mask of the k winners (or the soft weights), and what each row's gradient needs.
 
     The mask's gradient is that of softmax(scores / T), T = max(temperature * (x_k - x_{k+1}),
@@ -283,25 +316,39 @@ def k_winners(
     ranks = scores.new_empty(*scores.shape[:-1], 4)
     sizes = (*rows.shape, rows.stride(0))
     _call(
-        "k_winners_forward", rows, mask, ranks, *sizes, k, int(soft), temperature, least,
+        "k_winners_forward",
+        rows,
+        mask,
+        ranks,
+        *sizes,
+        k,
+        int(soft),
+        temperature,
+        least,
         least_spread,
-    )  # fmt: skip
+    )
     return mask, ranks
 
 
 @k_winners.register_fake
 def _(
-    scores: Tensor, k: int, temperature: float, least: float, least_spread: float, soft: bool,
+    scores: Tensor,
+    k: int,
+    temperature: float,
+    least: float,
+    least_spread: float,
+    soft: bool,
     detached_floor: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     return scores.new_empty(scores.shape), scores.new_empty(*scores.shape[:-1], 4)
 
 
 @torch.library.custom_op(
-    "sat_interp::k_winners_backward", mutates_args=(),
+    "sat_interp::k_winners_backward",
+    mutates_args=(),
     schema="(Tensor scores, Tensor ranks, Tensor grad_mask, float temperature, "
     "bool detached_floor) -> Tensor",
-)  # fmt: skip
+)
 def k_winners_backward(
     scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float, detached_floor: bool
 ) -> Tensor:
@@ -309,9 +356,15 @@ def k_winners_backward(
     rows, grad_scores = _rows(scores), scores.new_empty(scores.shape)
     sizes = (*rows.shape, rows.stride(0))
     _call(
-        "k_winners_backward", rows, ranks, grad_mask.contiguous(), grad_scores, *sizes,
-        int(detached_floor), temperature,
-    )  # fmt: skip
+        "k_winners_backward",
+        rows,
+        ranks,
+        grad_mask.contiguous(),
+        grad_scores,
+        *sizes,
+        int(detached_floor),
+        temperature,
+    )
     return grad_scores
 
 
@@ -343,9 +396,10 @@ k_winners.register_autograd(_pull_back_winners, setup_context=_keep_ranks)
 
 
 @torch.library.custom_op(
-    "sat_interp::winners_product", mutates_args=(),
+    "sat_interp::winners_product",
+    mutates_args=(),
     schema="(Tensor x, Tensor mask, Tensor weight, bool is_gelu) -> Tensor",
-)  # fmt: skip
+)
 def winners_product(x: Tensor, mask: Tensor, weight: Tensor, is_gelu: bool) -> Tensor:
     """``(mask * x) @ weight``, with gelu_new(x) if ``is_gelu``, in time that goes with mask's ones.
 
@@ -356,9 +410,10 @@ def winners_product(x: Tensor, mask: Tensor, weight: Tensor, is_gelu: bool) -> T
 
 
 @torch.library.custom_op(
-    "sat_interp::winners_outer", mutates_args=(),
+    "sat_interp::winners_outer",
+    mutates_args=(),
     schema="(Tensor x, Tensor mask, Tensor y, bool is_gelu) -> Tensor",
-)  # fmt: skip
+)
 def winners_outer(x: Tensor, mask: Tensor, y: Tensor, is_gelu: bool) -> Tensor:
     """``(mask * x).T @ y``: the gradient of :func:`winners_product`'s weight.
 
@@ -377,9 +432,10 @@ def _with_winners(
 
 
 @torch.library.custom_op(
-    "sat_interp::masked_gelu_backward", mutates_args=(),
+    "sat_interp::masked_gelu_backward",
+    mutates_args=(),
     schema="(Tensor grad_y, Tensor x, Tensor mask) -> (Tensor, Tensor)",
-)  # fmt: skip
+)
 def masked_gelu_backward(grad_y: Tensor, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of x and mask in ``mask * gelu_new(x)``."""
     tensors = (grad_y.contiguous(), x.contiguous(), mask.contiguous())

@@ -52,9 +52,12 @@ class _FlashMixedAttention(torch.autograd.Function):
     ) -> Tensor:
         own_score = (queries * own_keys).sum(-1).to(_accumulator(queries)) * scale
         past, past_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            queries[..., 1:, :], clean_keys[..., :-1, :], clean_values[..., :-1, :],
-            is_causal=True, scale=scale,
-        )  # fmt: skip
+            queries[..., 1:, :],
+            clean_keys[..., :-1, :],
+            clean_values[..., :-1, :],
+            is_causal=True,
+            scale=scale,
+        )
         lse = own_score.clone()
         lse[..., 1:] = torch.logaddexp(past_lse, own_score[..., 1:])
         own_weight = (own_score - lse).exp()
@@ -74,11 +77,17 @@ class _FlashMixedAttention(torch.autograd.Function):
         )
         grad_past_queries, grad_past_keys, grad_past_values = (
             torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad[..., 1:, :].contiguous(), queries[..., 1:, :], clean_keys[..., :-1, :],
-                clean_values[..., :-1, :], z[..., 1:, :], lse[..., 1:].contiguous(), 0.0, True,
+                grad[..., 1:, :].contiguous(),
+                queries[..., 1:, :],
+                clean_keys[..., :-1, :],
+                clean_values[..., :-1, :],
+                z[..., 1:, :],
+                lse[..., 1:].contiguous(),
+                0.0,
+                True,
                 scale=ctx.scale,
             )
-        )  # fmt: skip
+        )
         weight = own_weight[..., None]
         pull = (grad * (own_values - z)).sum(-1, keepdim=True)  # d own_score, before its weight
         grad_score = weight * pull * ctx.scale

@@ -10,18 +10,54 @@ from rich.console import Console
 from sat_interp._util import escape
 
 NAMES = [
-    "my_model_v2", "50%-pruned & tuned", "a|b", "x<b>y", "#1 $k$ {4} ~ ^", "[bold]k4[/bold]",
-    "modèle \U0001f600", 'a,b"c', "=cmd|' /C calc'!A0", "+1", "-1+2", "@sum", "\tx", "\rx",
-    "[x](javascript:alert(1))", "<img src=x onerror=alert(1)>", "\x1b[31mred\x1b[0m", "\x9b31m",
-    "cost$a{$b", "$a", "_x", "a\nb", "**win**", "‮evil", "a\\", "[/]", ":smile:",
-    "漢字", "</script>", "`code`", "~~x~~", "a\u2028b", "[a][b]", "\x00",
-]  # fmt: skip
+    "my_model_v2",
+    "50%-pruned & tuned",
+    "a|b",
+    "x<b>y",
+    "#1 $k$ {4} ~ ^",
+    "[bold]k4[/bold]",
+    "modèle \U0001f600",
+    'a,b"c',
+    "=cmd|' /C calc'!A0",
+    "+1",
+    "-1+2",
+    "@sum",
+    "\tx",
+    "\rx",
+    "[x](javascript:alert(1))",
+    "<img src=x onerror=alert(1)>",
+    "\x1b[31mred\x1b[0m",
+    "\x9b31m",
+    "cost$a{$b",
+    "$a",
+    "_x",
+    "a\nb",
+    "**win**",
+    "‮evil",
+    "a\\",
+    "[/]",
+    ":smile:",
+    "漢字",
+    "</script>",
+    "`code`",
+    "~~x~~",
+    "a\u2028b",
+    "[a][b]",
+    "\x00",
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_no_writer_lets_a_control_character_through(name):
-    for write in (escape.printable, escape.markdown, escape.html, escape.csv, escape.latex,
-                  escape.figure, lambda text: escape.terminal(text).plain):  # fmt: skip
+    for write in (
+        escape.printable,
+        escape.markdown,
+        escape.html,
+        escape.csv,
+        escape.latex,
+        escape.figure,
+        lambda text: escape.terminal(text).plain,
+    ):
         assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029‮]", write(name))
 
 

@@ -65,9 +65,13 @@ class Run:
 
 def command(prog: str | None = "tool"):
     parser = option_parser(
-        Example, Run, prog=prog, description="Measure.", examples="examples:\n  tool --out here",
+        Example,
+        Run,
+        prog=prog,
+        description="Measure.",
+        examples="examples:\n  tool --out here",
         sections={"lm": Base},
-    )  # fmt: skip
+    )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="Models to measure.")
     return parser
 
@@ -84,9 +88,16 @@ def test_every_field_is_an_option_and_underscores_are_hyphens():
     line += " --sizes 3 --force-again --no-use_cache --lm.seed 3"
     options = parse_options(command(), line.split())
     assert build(Example, options) == Example(
-        seed=0, task_name="gt", threshold=0.5, weight="0@1", method="eap", scores=("auc", "f1"),
-        sizes=(3,), force_again=True, use_cache=False,
-    )  # fmt: skip
+        seed=0,
+        task_name="gt",
+        threshold=0.5,
+        weight="0@1",
+        method="eap",
+        scores=("auc", "f1"),
+        sizes=(3,),
+        force_again=True,
+        use_cache=False,
+    )
     assert build(Run, options) == Run("d", 0)
     assert build(Base, options["lm"]) == Base(3)
     assert options["models"] == ["m1", "m2"]

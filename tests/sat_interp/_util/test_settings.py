@@ -27,9 +27,33 @@ from sat_interp.training.config import TrainConfig
 load = SelfAblatingTransformer.from_pretrained
 DEEP = "[" * 20_000 + "]" * 20_000
 ODD: list[Any] = [
-    None, True, False, 4.0, 1.5, math.nan, math.inf, -1, 0, 2**31, 2**64, 10**400, "", "x", "4",
-    "\ud800", "a\0b", "\x1b[31m", "x" * 100_000, [], [4], ["x"], {}, {"a": 1}, 1j, b"x",
-]  # fmt: skip
+    None,
+    True,
+    False,
+    4.0,
+    1.5,
+    math.nan,
+    math.inf,
+    -1,
+    0,
+    2**31,
+    2**64,
+    10**400,
+    "",
+    "x",
+    "4",
+    "\ud800",
+    "a\0b",
+    "\x1b[31m",
+    "x" * 100_000,
+    [],
+    [4],
+    ["x"],
+    {},
+    {"a": 1},
+    1j,
+    b"x",
+]
 
 
 def one_line(error: BaseException) -> str:
@@ -81,8 +105,17 @@ def test_sizes_out_of_bounds_are_named_before_anything_is_built(field: str) -> N
 def test_a_model_beyond_the_memory_of_the_machine_is_refused() -> None:
     with pytest.raises(UserError, match=r"n_ctx 900,000 needs 3,\d\d\d GiB"):
         TrainConfig(n_ctx=900_000)
-    check_sizes({"n_layers": 8, "d_model": 128, "n_heads": 16, "d_head": 8, "d_mlp": 512,
-                 "n_ctx": 256, "d_vocab": 50_257})  # fmt: skip
+    check_sizes(
+        {
+            "n_layers": 8,
+            "d_model": 128,
+            "n_heads": 16,
+            "d_head": 8,
+            "d_mlp": 512,
+            "n_ctx": 256,
+            "d_vocab": 50_257,
+        }
+    )
 
 
 @pytest.fixture
@@ -94,8 +127,20 @@ SHAPE = [field.name for field in dataclasses.fields(Shape)]
 GATES = [field.name for field in dataclasses.fields(SelfAblationConfig)]
 
 
-@pytest.mark.parametrize("field", [*SHAPE, *GATES, "shape", "ablation", "weights", "training",
-                                   "format_version", "eps", "n_layers"])  # fmt: skip
+@pytest.mark.parametrize(
+    "field",
+    [
+        *SHAPE,
+        *GATES,
+        "shape",
+        "ablation",
+        "weights",
+        "training",
+        "format_version",
+        "eps",
+        "n_layers",
+    ],
+)
 def test_cfg_json_with_odd_values_is_read_or_refused_by_name(saved: Path, field: str) -> None:
     path = saved / "cfg.json"
     content = json.loads(path.read_text())
@@ -118,12 +163,25 @@ def test_cfg_json_with_odd_values_is_read_or_refused_by_name(saved: Path, field:
             assert not isinstance(value, list | dict) or not section
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"[]", b"3", b"null", b"{}", b"{", b"\xff\xfe", DEEP.encode(),
-    b'{"format_version": NaN}', b'{"format_version": 1e999}', b'{"format_version": 0}',
-    '{"format_version": 1}'.encode("utf-16"),
-    b'{"a":' * 10_000 + b"1" + b"}" * 10_000, b"[" + b"1," * 9_000_000 + b"1]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"null",
+        b"{}",
+        b"{",
+        b"\xff\xfe",
+        DEEP.encode(),
+        b'{"format_version": NaN}',
+        b'{"format_version": 1e999}',
+        b'{"format_version": 0}',
+        '{"format_version": 1}'.encode("utf-16"),
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        b"[" + b"1," * 9_000_000 + b"1]",
+    ],
+)
 def test_cfg_json_of_any_content_is_refused(saved: Path, content: bytes) -> None:
     (saved / "cfg.json").write_bytes(content)
     with pytest.raises(UserError, match="cfg.json") as caught:
@@ -232,12 +290,18 @@ def test_a_pipe_as_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
         assert "not a regular file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("error", "said"), [
-    (MemoryError(), "not enough memory"),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp:1] can't allocate memory: you tried"), "memory"),
-    (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
-    (OverflowError("int too large to convert to float"), "too large"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "not enough memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:1] can't allocate memory: you tried"),
+            "memory",
+        ),
+        (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
+        (OverflowError("int too large to convert to float"), "too large"),
+    ],
+)
 def test_what_the_machine_cannot_do_is_one_line(
     error: Exception, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,8 +325,15 @@ def test_a_fault_of_ours_stays_a_traceback() -> None:
 
 # Hugging Face ----------------------------------------------------------------------------------
 
-HF = {"hidden_size": 8, "num_layers": 2, "num_heads": 2, "vocab_size": 19, "intermediate_size": 12,
-      "max_position_embeddings": 6, "attention_types": [[["global"], 2]]}  # fmt: skip
+HF = {
+    "hidden_size": 8,
+    "num_layers": 2,
+    "num_heads": 2,
+    "vocab_size": 19,
+    "intermediate_size": 12,
+    "max_position_embeddings": 6,
+    "attention_types": [[["global"], 2]],
+}
 
 
 @pytest.fixture(scope="module")
@@ -272,8 +343,18 @@ def neo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("field", ["num_layers", "hidden_size", "num_heads", "vocab_size",
-                                   "intermediate_size", "model_type", "architectures"])  # fmt: skip
+@pytest.mark.parametrize(
+    "field",
+    [
+        "num_layers",
+        "hidden_size",
+        "num_heads",
+        "vocab_size",
+        "intermediate_size",
+        "model_type",
+        "architectures",
+    ],
+)
 def test_a_hugging_face_configuration_of_odd_values_is_refused(neo: Path, field: str) -> None:
     path = neo / "config.json"
     content = path.read_text()
@@ -293,8 +374,11 @@ def test_weights_of_another_number_of_layers_or_kind_are_refused(neo: Path) -> N
     content, tensors, kept = path.read_text(), load_file(weights), weights.read_bytes()
     try:
         for layers in (1, 3, 900):
-            changed = {"num_layers": layers, "attention_layers": ["global"] * layers,
-                       "attention_types": [[["global"], layers]]}  # fmt: skip
+            changed = {
+                "num_layers": layers,
+                "attention_layers": ["global"] * layers,
+                "attention_types": [[["global"], layers]],
+            }
             path.write_text(json.dumps({**json.loads(content), **changed}))
             with pytest.raises(UserError, match=f"num_layers is {layers}, but the weights hold 2"):
                 SelfAblatingTransformer.from_hf(neo)

@@ -137,10 +137,8 @@ def test_sequences_are_read_as_they_stand(given):
     corpus = source.corpus("validation")
     assert (len(corpus), corpus.meta["n_empty"], corpus.start) == (3, 1, 7)
     read = {
-        tuple(row)
-        for batch in story_batches(corpus, n_ctx=10)
-        for row in batch.tokens.tolist()
-    }  # fmt: skip
+        tuple(row) for batch in story_batches(corpus, n_ctx=10) for row in batch.tokens.tolist()
+    }
     assert read == {(7, 1, 2, 3), (7, 4), (5, 6, 6, 6, 6)}
     assert np.diff(corpus.offsets).tolist() == [3, 1, 4]
     some = corpus.take(np.array([2]))

@@ -76,10 +76,23 @@ def test_parameters_are_counted_without_gates_and_frozen_zeros(make_model):
 
 
 HOSTILE = [
-    "<script>alert(1)</script>", "[x](javascript:alert(1))", "<img src=x onerror=alert(1)>",
-    "\x1b[31mred", "\ud800", "a`b``c```d", "```\n# end", '"); import os; os.abort("', "'\"\\",
-    "a\n---\nlicense: mit", "$x$", "**b**", "a | b", "\u202eevil", "{name}", "![i](http://a/b.png)",
-]  # fmt: skip
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "<img src=x onerror=alert(1)>",
+    "\x1b[31mred",
+    "\ud800",
+    "a`b``c```d",
+    "```\n# end",
+    '"); import os; os.abort("',
+    "'\"\\",
+    "a\n---\nlicense: mit",
+    "$x$",
+    "**b**",
+    "a | b",
+    "\u202eevil",
+    "{name}",
+    "![i](http://a/b.png)",
+]
 ALLOWED = {"https://arxiv.org/abs/2505.00509"}
 
 
@@ -92,15 +105,18 @@ def test_no_fact_is_html_a_link_or_a_heading(make_model, text):
     card = model_card(model, {**facts, text: text, "steps": [text], "preset": {text: text}})
     card.encode()
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", card)
-    assert ModelCard(card).data.to_dict().keys() == ModelCard(model_card(model, {})).data.to_dict(
-    ).keys()  # fmt: skip
+    assert (
+        ModelCard(card).data.to_dict().keys()
+        == ModelCard(model_card(model, {})).data.to_dict().keys()
+    )
     body = card.split("---\n", 2)[2]
     tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(body)
     inner = [one for token in tokens for one in [token, *(token.children or [])]]
     assert not {"html_block", "html_inline", "image", "strong_open"} & {one.type for one in inner}
     assert {one.attrs["href"] for one in inner if one.type == "link_open"} <= ALLOWED
-    headings = [tokens[place + 1].content for place, one in enumerate(tokens)
-                if one.type == "heading_open"]  # fmt: skip
+    headings = [
+        tokens[place + 1].content for place, one in enumerate(tokens) if one.type == "heading_open"
+    ]
     assert headings[1:] == ["Load it", "Shape", "Gates", "Training", "Limits"]
     (code,) = [one.content for one in tokens if one.type == "fence" and one.info == "python"]
     call = ast.parse(code).body[1].value

@@ -92,10 +92,20 @@ def test_conversions_follow_the_weights_not_the_config(make_model, tokens):
 
 def _plain(**changes: object) -> HookedTransformer:
     shape: dict[str, object] = {
-        "n_layers": 2, "d_model": 12, "n_heads": 3, "d_head": 4, "d_mlp": 20, "d_vocab": 31,
-        "n_ctx": 10, "act_fn": "gelu_new", "normalization_type": "LN", "init_mode": "gpt2",
-        "initializer_range": 0.4, "dtype": torch.float64, "device": "cpu",
-    }  # fmt: skip
+        "n_layers": 2,
+        "d_model": 12,
+        "n_heads": 3,
+        "d_head": 4,
+        "d_mlp": 20,
+        "d_vocab": 31,
+        "n_ctx": 10,
+        "act_fn": "gelu_new",
+        "normalization_type": "LN",
+        "init_mode": "gpt2",
+        "initializer_range": 0.4,
+        "dtype": torch.float64,
+        "device": "cpu",
+    }
     model = HookedTransformer(HookedTransformerConfig(**{**shape, **changes}))
     with torch.no_grad():
         model.unembed.W_U.copy_(model.embed.W_E.T)
@@ -205,10 +215,17 @@ def test_saved_loaded_by_auto_model_and_booted_in_a_bridge(make_model, tokens, t
 
 def _neo(**changes: object) -> GPTNeoForCausalLM:
     shape: dict[str, object] = {
-        "vocab_size": 61, "hidden_size": 16, "num_layers": 2, "num_heads": 4,
-        "intermediate_size": 24, "max_position_embeddings": 12, "initializer_range": 0.5,
-        "attention_types": [[["global"], 2]], "bos_token_id": None, "eos_token_id": None,
-    }  # fmt: skip
+        "vocab_size": 61,
+        "hidden_size": 16,
+        "num_layers": 2,
+        "num_heads": 4,
+        "intermediate_size": 24,
+        "max_position_embeddings": 12,
+        "initializer_range": 0.5,
+        "attention_types": [[["global"], 2]],
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
     model = GPTNeoForCausalLM(GPTNeoConfig(**{**shape, **changes})).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1:

@@ -136,7 +136,7 @@ def test_the_clean_stream_is_transformers_gpt_neo(variant):
             attention_types=[[["global"], 2]],
             bos_token_id=None,
             eos_token_id=None,
-        )  # fmt: skip
+        )
     ).eval()
     theirs.load_state_dict({name: t for name, t in weights.items() if "_ablation" not in name})
     tokens = torch.randint(19, (4, 6))
@@ -201,11 +201,15 @@ REFUSED = {
     "unknown": (_with("extra.weight", torch.ones(2)), 2, None, "unknown names: extra.weight"),
     "untied": (_with("lm_head.weight", torch.ones(19, 8)), 2, None, "differs from"),
     "shape": (
-        _with("transformer.h.1.mlp.c_fc.bias", torch.ones(11)), 2, None,
+        _with("transformer.h.1.mlp.c_fc.bias", torch.ones(11)),
+        2,
+        None,
         r"c_fc.bias has shape \(11,\), the others ask for \(12,\)",
     ),
     "flat": (
-        _with("transformer.h.0.attn.attention.q_proj.weight", torch.ones(64)), 2, None,
+        _with("transformer.h.0.attn.attention.q_proj.weight", torch.ones(64)),
+        2,
+        None,
         "q_proj.weight has shape",
     ),
     "heads": (_random_weights(), 3, None, "not divisible by n_heads 3"),
@@ -214,11 +218,13 @@ REFUSED = {
     "gates unasked": (_random_weights("local"), 2, _ablation("none"), "hold local gates"),
     "no gates": (_random_weights(), 2, _ablation("local"), "hold no gates"),
     "unit": (
-        _random_weights("local"), 2, SelfAblationConfig("local", 1, 4, unit="head"),
+        _random_weights("local"),
+        2,
+        SelfAblationConfig("local", 1, 4, unit="head"),
         "check n_heads, the attention unit",
     ),
     "k": (_random_weights("local"), 2, SelfAblationConfig("local", 9, 4), "k_attention is 9"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -181,15 +181,18 @@ def gradient_of_gates(variant, seed, is_half):
     torch.manual_seed(seed)
     cfg = gpt_neo_config(
         n_layers=2, d_model=32, n_heads=4, d_mlp=128, d_vocab=61, n_ctx=32, initializer_range=0.1
-    )  # fmt: skip
+    )
     ablation = SelfAblationConfig(variant=variant, k_attention=4, k_neurons=4)
     model = SelfAblatingTransformer(cfg, ablation)
     windows = torch.randint(61, (16, 33))
     with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
         loss = training_loss(model, windows, LossWeights()).total
     loss.backward()
-    gates = [p.grad for name, p in model.named_parameters()
-             if "W_attention" in name or "W_neurons" in name]  # fmt: skip
+    gates = [
+        p.grad
+        for name, p in model.named_parameters()
+        if "W_attention" in name or "W_neurons" in name
+    ]
     return torch.cat([grad.flatten() for grad in gates]).norm().item()
 
 

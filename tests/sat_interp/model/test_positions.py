@@ -21,27 +21,47 @@ HOOKS = ["blocks.0.mlp.hook_post", "blocks.1.hook_resid_post"]
 LOCAL = {"use_local_attn": True, "attn_types": ["local", "global"], "window_size": 4}
 ROTARY = {"positional_embedding_type": "rotary", "rotary_dim": 4}
 YARN = {
-    "use_yarn_rope": True, "yarn_factor": 4.0, "yarn_attention_factor": 1.3,
-    "yarn_beta_fast": 32.0, "yarn_beta_slow": 1.0, "yarn_original_max_position_embeddings": 8,
-}  # fmt: skip
+    "use_yarn_rope": True,
+    "yarn_factor": 4.0,
+    "yarn_attention_factor": 1.3,
+    "yarn_beta_fast": 32.0,
+    "yarn_beta_slow": 1.0,
+    "yarn_original_max_position_embeddings": 8,
+}
 
 
 def other(**settings):
     known = {"positional_embedding_type": "standard", **settings}
     cfg = HookedTransformerConfig(
-        n_layers=2, d_model=16, n_heads=2, d_head=8, d_mlp=12, n_ctx=N_CTX, d_vocab=17, seed=0,
-        act_fn="gelu", normalization_type="LN", dtype=torch.float64, device="cpu",
-        initializer_range=0.4, **known,
-    )  # fmt: skip
+        n_layers=2,
+        d_model=16,
+        n_heads=2,
+        d_head=8,
+        d_mlp=12,
+        n_ctx=N_CTX,
+        d_vocab=17,
+        seed=0,
+        act_fn="gelu",
+        normalization_type="LN",
+        dtype=torch.float64,
+        device="cpu",
+        initializer_range=0.4,
+        **known,
+    )
     return HookedTransformer(cfg).eval()
 
 
 def ours(variant="none", **ablation):
     torch.manual_seed(0)
     cfg = gpt_neo_config(
-        n_layers=2, d_model=16, n_heads=2, d_vocab=17, n_ctx=N_CTX, initializer_range=0.4,
+        n_layers=2,
+        d_model=16,
+        n_heads=2,
+        d_vocab=17,
+        n_ctx=N_CTX,
+        initializer_range=0.4,
         dtype=torch.float64,
-    )  # fmt: skip
+    )
     return SelfAblatingTransformer(cfg, SelfAblationConfig(variant=variant, **ablation)).eval()
 
 
@@ -84,9 +104,20 @@ def masked(model, start):
         lambda: other(**ROTARY, n_key_value_heads=1),
         lambda: ours(),
     ],
-    ids=["learned", "learned-local", "shortformer", "alibi", "alibi-local", "rotary",
-         "rotary-local", "rotary-pairs", "yarn", "grouped", "ours"],
-)  # fmt: skip
+    ids=[
+        "learned",
+        "learned-local",
+        "shortformer",
+        "alibi",
+        "alibi-local",
+        "rotary",
+        "rotary-local",
+        "rotary-pairs",
+        "yarn",
+        "grouped",
+        "ours",
+    ],
+)
 def test_a_window_is_the_story_with_all_else_masked(make):
     model = make()
     tokens, positions = windows()

@@ -11,9 +11,14 @@ from sat_interp.model.shape import gpt_neo_config
 from sat_interp.model.splice import splice
 
 SITES = [
-    "hook_resid_pre", "attn.hook_z", "hook_attn_out", "hook_resid_mid",
-    "mlp.hook_post", "hook_mlp_out", "hook_resid_post",
-]  # fmt: skip
+    "hook_resid_pre",
+    "attn.hook_z",
+    "hook_attn_out",
+    "hook_resid_mid",
+    "mlp.hook_post",
+    "hook_mlp_out",
+    "hook_resid_post",
+]
 TOKENS = torch.arange(22).view(2, 11) % 17
 
 
@@ -30,10 +35,22 @@ def ours(variant="local", dtype=torch.float64):
 
 def other():
     cfg = HookedTransformerConfig(
-        n_layers=3, d_model=8, n_heads=2, d_head=4, d_mlp=12, n_ctx=12, d_vocab=17, seed=0,
-        act_fn="silu", normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=4,
-        gated_mlp=True, dtype=torch.float64, device="cpu",
-    )  # fmt: skip
+        n_layers=3,
+        d_model=8,
+        n_heads=2,
+        d_head=4,
+        d_mlp=12,
+        n_ctx=12,
+        d_vocab=17,
+        seed=0,
+        act_fn="silu",
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=4,
+        gated_mlp=True,
+        dtype=torch.float64,
+        device="cpu",
+    )
     return HookedTransformer(cfg)
 
 
@@ -71,8 +88,11 @@ def test_what_follows_a_replaced_activation_is_what_hooks_compute(make, site, la
     torch.testing.assert_close(
         stopped.activation, model.run_with_cache(TOKENS)[1][name], rtol=0, atol=1e-10
     )
-    for replacement in (stopped.activation, torch.zeros_like(stopped.activation),
-                        torch.randn_like(stopped.activation)):  # fmt: skip
+    for replacement in (
+        stopped.activation,
+        torch.zeros_like(stopped.activation),
+        torch.randn_like(stopped.activation),
+    ):
         wanted = model.run_with_hooks(
             TOKENS, fwd_hooks=[(name, lambda value, hook, new=replacement: new)]
         )
@@ -100,9 +120,16 @@ def test_nothing_after_the_last_hook_point_is_computed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["blocks.9.hook_mlp_out", "blocks.1.hook_mlp_uot", "nonsense", "hook_embed",
-             "blocks.0.attn.hook_pattern", "blocks.0.ablated.hook_mlp_out"],
-)  # fmt: skip
+    "name",
+    [
+        "blocks.9.hook_mlp_out",
+        "blocks.1.hook_mlp_uot",
+        "nonsense",
+        "hook_embed",
+        "blocks.0.attn.hook_pattern",
+        "blocks.0.ablated.hook_mlp_out",
+    ],
+)
 def test_an_unknown_hook_point_is_named_in_one_line(name):
     with pytest.raises(UserError, match=r"hook point.*blocks 0 to 2") as told:
         fast_activations(ours(), TOKENS, [name])

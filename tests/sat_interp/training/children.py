@@ -51,8 +51,13 @@ def train_together(settings: dict[str, Any], environment: dict[str, str], world:
         port = probe.getsockname()[1]
     children = []
     for rank in range(world):
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
+        place = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
         children.append(start(train_child, settings, {**environment, **place}))
     for child in children:
         child.join(120)

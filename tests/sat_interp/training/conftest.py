@@ -15,10 +15,21 @@ from sat_interp.data.stories import stories
 from sat_interp.training.config import TrainConfig
 
 TINY = {
-    "n_layers": 2, "d_model": 16, "n_heads": 4, "d_mlp": 24, "n_ctx": 24, "tokenizer": "bpe:300",
-    "steps": 24, "batch_size": 4, "k_attention": 3, "k_neurons": 3, "validate_every": 10,
-    "checkpoint_every": 7, "log_every": 5, "device": "cpu",
-}  # fmt: skip
+    "n_layers": 2,
+    "d_model": 16,
+    "n_heads": 4,
+    "d_mlp": 24,
+    "n_ctx": 24,
+    "tokenizer": "bpe:300",
+    "steps": 24,
+    "batch_size": 4,
+    "k_attention": 3,
+    "k_neurons": 3,
+    "validate_every": 10,
+    "checkpoint_every": 7,
+    "log_every": 5,
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +60,13 @@ def tiny(text_files: dict[str, str], tmp_path: Path) -> Callable[..., TrainConfi
     """A configuration of a second's training, with some settings changed."""
 
     def make(**changes: Any) -> TrainConfig:
-        settings = {"out": str(tmp_path / "run"), "data": text_files["train"],
-                    "validation": text_files["validation"], **TINY, **changes}  # fmt: skip
+        settings = {
+            "out": str(tmp_path / "run"),
+            "data": text_files["train"],
+            "validation": text_files["validation"],
+            **TINY,
+            **changes,
+        }
         return TrainConfig(**settings)
 
     return make

@@ -13,14 +13,33 @@ from sat_interp.training.config import PRESETS, TrainConfig, first_difference
 def test_the_papers_preset_is_its_table_3() -> None:
     config = TrainConfig.from_preset("tinystories-3m", variant="local", k=2)
     expected = {
-        "d_model": 128, "n_layers": 8, "n_heads": 16, "d_mlp": 512, "n_ctx": 256,
-        "tokenizer": "gpt2", "data": "tinystories", "beta1": 0.9, "beta2": 0.999,
-        "weight_decay": 0.0, "learning_rate": 1.4e-3, "warmup_steps": 0, "clip_norm": 1.0,
-        "batch_size": 24, "accumulate": 1, "steps": 400_000, "initializer_range": 0.02,
-        "clean_weight": 1.0, "ablated_weight": 1.0, "reconstruction_weight": 0.0,
-        "soft": "softmax", "forward_mask": "hard", "temperature": 1.0, "unit": "coordinate",
-        "k_attention": 2, "k_neurons": 2,
-    }  # fmt: skip
+        "d_model": 128,
+        "n_layers": 8,
+        "n_heads": 16,
+        "d_mlp": 512,
+        "n_ctx": 256,
+        "tokenizer": "gpt2",
+        "data": "tinystories",
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "weight_decay": 0.0,
+        "learning_rate": 1.4e-3,
+        "warmup_steps": 0,
+        "clip_norm": 1.0,
+        "batch_size": 24,
+        "accumulate": 1,
+        "steps": 400_000,
+        "initializer_range": 0.02,
+        "clean_weight": 1.0,
+        "ablated_weight": 1.0,
+        "reconstruction_weight": 0.0,
+        "soft": "softmax",
+        "forward_mask": "hard",
+        "temperature": 1.0,
+        "unit": "coordinate",
+        "k_attention": 2,
+        "k_neurons": 2,
+    }
     assert {name: getattr(config, name) for name in expected} == expected
     tokens = config.steps * config.batch_size * config.n_ctx
     assert round(tokens / 1e9, 2) == 2.46

@@ -29,8 +29,13 @@ def log_of(config: TrainConfig) -> list[dict[str, Any]]:
 
 def curve(config: TrainConfig) -> np.ndarray:
     """Clean loss, ablated loss (0 without gates) and gradient norm of each line of the log."""
-    return np.array([[line["clean"], line.get("ablated", 0), line["grad_norm"]]
-                     for line in log_of(config) if "clean" in line])  # fmt: skip
+    return np.array(
+        [
+            [line["clean"], line.get("ablated", 0), line["grad_norm"]]
+            for line in log_of(config)
+            if "clean" in line
+        ]
+    )
 
 
 def weights_of(config: TrainConfig, which: str = "model") -> dict[str, torch.Tensor]:
@@ -47,17 +52,24 @@ def test_a_run_learns_and_leaves_what_it_promises(local: Tiny) -> None:
     result = train(config)
     out = Path(config.out)
     expected = {
-        "config.json", "log.jsonl", "loss.png", "summary.json", "model", "best", "tokenizer",
+        "config.json",
+        "log.jsonl",
+        "loss.png",
+        "summary.json",
+        "model",
+        "best",
+        "tokenizer",
         "checkpoints",
-    }  # fmt: skip
+    }
     assert {path.name for path in out.iterdir() if not path.name.startswith(".")} == expected
     found = curve(config)
     assert found[-1, 0] < found[0, 0] - 0.5
     assert found[-1, 1] < found[0, 1] - 0.5
     assert (out / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in sorted((out / "checkpoints").iterdir())] == [
-        "step-00000056", "step-00000060",
-    ]  # fmt: skip
+        "step-00000056",
+        "step-00000060",
+    ]
     loaded = SelfAblatingTransformer.from_pretrained(out / "model")
     tokens = torch.arange(10)[None]
     torch.testing.assert_close(loaded(tokens), result.model(tokens))
@@ -121,8 +133,10 @@ def test_accumulation_is_one_large_batch(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_seed_decides_everything_and_leaves_the_callers_generator_alone(
     local: Tiny, tmp_path: Path
 ) -> None:
-    runs = [local(gates="random", steps=6, seed=seed, out=str(tmp_path / name))
-            for name, seed in (("a", 1), ("b", 1), ("c", 2))]  # fmt: skip
+    runs = [
+        local(gates="random", steps=6, seed=seed, out=str(tmp_path / name))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
@@ -143,8 +157,9 @@ def test_every_kind_of_gates_trains(local: Tiny, gates: str) -> None:
 def test_frozen_gates_stay_and_other_weights_move(local: Tiny) -> None:
     config = local(gates="frozen", steps=6)
     trained = train(config).model.state_dict()
-    start = train(local(gates="frozen", steps=1, learning_rate=1e-12,
-                        out=config.out + "-start")).model.state_dict()  # fmt: skip
+    start = train(
+        local(gates="frozen", steps=1, learning_rate=1e-12, out=config.out + "-start")
+    ).model.state_dict()
     gates = [name for name in trained if "gates.scores" in name]
     assert gates
     assert all(torch.equal(trained[name], start[name]) for name in gates)
@@ -290,9 +305,10 @@ def test_a_gradient_that_overflows_stops_the_run_before_the_checkpoint(
     real = torch.nn.utils.clip_grad_norm_
     count = iter(range(1000))
     monkeypatch.setattr(
-        torch.nn.utils, "clip_grad_norm_",
+        torch.nn.utils,
+        "clip_grad_norm_",
         lambda *args: real(*args) * (math.inf if next(count) == 6 else 1),
-    )  # fmt: skip
+    )
     config = local()
     with pytest.raises(UserError, match=r"not finite at step 7: .*no checkpoint was written yet"):
         train(config)
@@ -348,9 +364,11 @@ def test_a_first_update_that_ruins_the_weights_leaves_nothing(local: Tiny) -> No
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"validate_every": 7}, "the validation loss is not finite at step 14"),
-     ({"validate_every": 0}, "the weights are not finite at step 14")],
-)  # fmt: skip
+    [
+        ({"validate_every": 7}, "the validation loss is not finite at step 14"),
+        ({"validate_every": 0}, "the weights are not finite at step 14"),
+    ],
+)
 def test_an_update_that_ruins_the_weights_displaces_no_checkpoint(
     local: Tiny, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], said: str
 ) -> None:

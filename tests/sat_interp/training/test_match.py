@@ -57,8 +57,9 @@ def test_noise_does_not_make_it_run_for_ever() -> None:
     assert len(search(noisy, 5.0, **{**SEARCH, "tolerance": 1e-9})) <= 12
 
 
-@pytest.mark.parametrize(("target", "said"), [(3.5, "3200 steps end at 3.7071"),
-                                              (90.0, "1 steps end at 43.0000")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "said"), [(3.5, "3200 steps end at 3.7071"), (90.0, "1 steps end at 43.0000")]
+)
 def test_what_cannot_be_reached_is_refused_with_what_was(target: float, said: str) -> None:
     with pytest.raises(UserError, match=said):
         search(power_law, target, **SEARCH)
@@ -83,8 +84,15 @@ def test_a_trial_is_the_same_recipe_with_a_complete_schedule() -> None:
     )
     trial = trial_config(config, 300, Path("runs/m"))
     changed = {name for name, value in trial.to_dict().items() if value != config.to_dict()[name]}
-    assert changed == {"steps", "warmup_steps", "validate_every", "out", "resume", "wandb",
-                       "match_perplexity"}  # fmt: skip
+    assert changed == {
+        "steps",
+        "warmup_steps",
+        "validate_every",
+        "out",
+        "resume",
+        "wandb",
+        "match_perplexity",
+    }
     assert trial.warmup_steps == 30
     assert trial.learning_rate_at(299) < 1e-3 * config.learning_rate
 
@@ -94,8 +102,9 @@ def test_a_matched_run_ends_near_the_perplexity_and_reuses_its_trials(
 ) -> None:
     from sat_interp.training import match
 
-    config = tiny(steps=128, learning_rate=1e-2, match_perplexity=170.0, match_tolerance=0.05,
-                  batch_size=2)  # fmt: skip
+    config = tiny(
+        steps=128, learning_rate=1e-2, match_perplexity=170.0, match_tolerance=0.05, batch_size=2
+    )
     ran: list[int] = []
     real = match.run
 

@@ -39,8 +39,11 @@ def outcome(out: str | Path) -> dict[str, Any]:
             line.pop(name, None)
     for name in ("out", "resume"):
         summary["config"].pop(name)
-    names = ("model/model.safetensors", "best/model.safetensors",
-             "checkpoints/step-00000040/tensors.safetensors")  # fmt: skip
+    names = (
+        "model/model.safetensors",
+        "best/model.safetensors",
+        "checkpoints/step-00000040/tensors.safetensors",
+    )
     files = {name: (out / name).read_bytes() for name in names}
     return {"log": log, "summary": summary, **files}
 
@@ -188,8 +191,10 @@ def test_resume_on_an_empty_directory_starts_and_on_a_finished_run_returns(
         again = train(config)
     assert "has finished: nothing to resume" in caplog.text
     assert again.summary == first.summary
-    assert all((a == b).all() for a, b in zip(first.model.parameters(), again.model.parameters(),
-                                               strict=True))  # fmt: skip
+    assert all(
+        (a == b).all()
+        for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True)
+    )
     after = {path: path.stat().st_mtime_ns for path in Path(config.out).rglob("*.*")}
     assert {p: t for p, t in after.items() if p.name != ".lock"} == {
         p: t for p, t in before.items() if p.name != ".lock"
@@ -198,9 +203,13 @@ def test_resume_on_an_empty_directory_starts_and_on_a_finished_run_returns(
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"seed": 1}, "seed (0 there, 1 here)"), ({"learning_rate": 0.1}, "learning_rate"),
-     ({"variant": "none"}, "variant"), ({"batch_size": 8, "seed": 1}, "batch_size")],
-)  # fmt: skip
+    [
+        ({"seed": 1}, "seed (0 there, 1 here)"),
+        ({"learning_rate": 0.1}, "learning_rate"),
+        ({"variant": "none"}, "variant"),
+        ({"batch_size": 8, "seed": 1}, "batch_size"),
+    ],
+)
 def test_other_settings_are_refused_by_the_first_that_differs(
     forty: Tiny, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], named: str
 ) -> None:
@@ -390,9 +399,13 @@ def limited_child(settings: dict[str, Any], environment: dict[str, str], said: s
 
 DEEP = "[" * 20_000 + "]" * 20_000
 FACTS = {
-    "step": 3, "seconds": 1.0, "log_bytes": 10, "last": {"step": 2, "validation_clean": 1.0},
-    "best": {"step": 2, "validation_clean": 1.0, "validation_ablated": 2}, "inputs": {"data": "ab"},
-}  # fmt: skip
+    "step": 3,
+    "seconds": 1.0,
+    "log_bytes": 10,
+    "last": {"step": 2, "validation_clean": 1.0},
+    "best": {"step": 2, "validation_clean": 1.0, "validation_ablated": 2},
+    "inputs": {"data": "ab"},
+}
 NEVER: list[Any] = [None, True, "x", [1], math.nan, math.inf]  # neither a number nor a count
 WRONG: dict[str, list[Any]] = {
     "seconds": [*NEVER, {}, -1],
@@ -420,11 +433,25 @@ def test_facts_of_every_wrong_kind_are_named(field: str) -> None:
             check_facts({key: value for key, value in FACTS.items() if key != name})
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"[]", b"3", b"null", b"{}", b"\xff\xfe{", DEEP.encode(), b'{"step": "2"}', b'{"step": 2}',
-    b'{"step": true, "tensors_sha256": "a"}', b'{"step": 3}', b'{"step": 1e400}',
-    b'{"step": 2, "tensors_sha256": ["a"]}', json.dumps("x").encode("utf-16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"null",
+        b"{}",
+        b"\xff\xfe{",
+        DEEP.encode(),
+        b'{"step": "2"}',
+        b'{"step": 2}',
+        b'{"step": true, "tensors_sha256": "a"}',
+        b'{"step": 3}',
+        b'{"step": 1e400}',
+        b'{"step": 2, "tensors_sha256": ["a"]}',
+        json.dumps("x").encode("utf-16"),
+    ],
+)
 def test_a_state_file_of_any_content_is_damage(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:

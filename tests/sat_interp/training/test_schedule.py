@@ -51,11 +51,37 @@ def test_shares_are_of_the_steps_of_the_run():
     assert found == pytest.approx([0, 0, 0.5, 0.9])
 
 
-@pytest.mark.parametrize("value", [
-    "", "x", "1@", "@0.5", "1@x:2@0.5", "1@0.5", "1@0.5:2@0.5", "1@0.6:2@0.5", "1@-0.1:2@0.5",
-    "1@0.5:2@1.1", "1@nan:2@0.5", "nan@0:1@1", "-1@0:1@1", "1@0:inf@1", "1@0::2@1", "1@0:2@1:",
-    "1@0@1:2@1", -1, "-1", math.nan, math.inf, True, None, [1], {"a": 1}, 1j,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "x",
+        "1@",
+        "@0.5",
+        "1@x:2@0.5",
+        "1@0.5",
+        "1@0.5:2@0.5",
+        "1@0.6:2@0.5",
+        "1@-0.1:2@0.5",
+        "1@0.5:2@1.1",
+        "1@nan:2@0.5",
+        "nan@0:1@1",
+        "-1@0:1@1",
+        "1@0:inf@1",
+        "1@0::2@1",
+        "1@0:2@1:",
+        "1@0@1:2@1",
+        -1,
+        "-1",
+        math.nan,
+        math.inf,
+        True,
+        None,
+        [1],
+        {"a": 1},
+        1j,
+    ],
+)
 def test_what_is_no_schedule_is_refused_in_one_line(value):
     with pytest.raises(UserError, match="ablated_weight") as caught:
         read_schedule("ablated_weight", value)

@@ -34,9 +34,13 @@ def tiny_file(write: Callable[..., Path], text_files: dict[str, str], tmp_path: 
     settings = {name: value for name, value in TINY.items() if not name.startswith("k_")}
     data = {"data": text_files["train"], "validation": text_files["validation"]}
     return write(
-        name="tiny", settings={**settings, **data, "learning_rate": 1e-2}, k=3,
-        variants=["none", "local"], controls=["random"], out=str(tmp_path / "runs"),
-    )  # fmt: skip
+        name="tiny",
+        settings={**settings, **data, "learning_rate": 1e-2},
+        k=3,
+        variants=["none", "local"],
+        controls=["random"],
+        out=str(tmp_path / "runs"),
+    )
 
 
 def fake(ppl: Callable[[TrainConfig], float], seen: list[TrainConfig]) -> Callable[..., Any]:
@@ -55,21 +59,33 @@ def fake(ppl: Callable[[TrainConfig], float], seen: list[TrainConfig]) -> Callab
 
 def test_a_study_is_the_product_of_its_parts() -> None:
     study = Study(
-        "s", variants={"none": {}, "local": {"ablated_weight": 0.1}, "global": {}}, k=(1, 4),
-        seeds=(0, 7), controls=("random", "dropout"), controls_for=("local-k4",),
+        "s",
+        variants={"none": {}, "local": {"ablated_weight": 0.1}, "global": {}},
+        k=(1, 4),
+        seeds=(0, 7),
+        controls=("random", "dropout"),
+        controls_for=("local-k4",),
         match_perplexity=("global-k1",),
-    )  # fmt: skip
+    )
     runs = study.runs()
     first = [run.name for run in runs if run.seed == 0]
     assert first == [
-        "baseline-s0", "local-k1-s0", "local-k4-s0", "global-k1-s0", "global-k4-s0",
-        "local-k4-random-s0", "local-k4-dropout-s0", "matched-global-k1-s0",
-    ]  # fmt: skip
+        "baseline-s0",
+        "local-k1-s0",
+        "local-k4-s0",
+        "global-k1-s0",
+        "global-k4-s0",
+        "local-k4-random-s0",
+        "local-k4-dropout-s0",
+        "matched-global-k1-s0",
+    ]
     assert [run.group for run in runs[8:]] == [run.group for run in runs[:8]]  # seed by seed
     random = next(run for run in runs if run.name == "local-k4-random-s7")
     assert (random.config.gates, random.config.k_attention, random.config.k_neurons) == (
-        "random", 4, 4,
-    )  # fmt: skip
+        "random",
+        4,
+        4,
+    )
     assert (random.config.seed, random.config.ablated_weight) == (7, 0.1)
     assert (random.kind, random.like) == ("control", "local-k4")
     assert random.config.out == "runs/s/local-k4-random-s7"
@@ -82,8 +98,11 @@ def test_a_study_is_the_product_of_its_parts() -> None:
 def test_every_group_has_the_controls_where_none_is_named() -> None:
     study = Study("s", variants={"local": {}}, k=(1, 2), controls=("frozen",))
     assert [run.group for run in study.runs()] == [
-        "local-k1", "local-k2", "local-k1-frozen", "local-k2-frozen",
-    ]  # fmt: skip
+        "local-k1",
+        "local-k2",
+        "local-k1-frozen",
+        "local-k2-frozen",
+    ]
 
 
 @pytest.mark.parametrize("name", ["paper", "demo"])
@@ -145,21 +164,31 @@ def test_true_matches_all_learned_groups(write: Callable[..., Path]) -> None:
 
 
 def test_a_matched_baseline_has_the_perplexity_of_its_seeds_gated_run(tmp_path: Path) -> None:
-    study = Study("s", variants={"none": {}, "local": {}}, seeds=(0, 1),
-                  match_perplexity=("local-k4",), out=str(tmp_path))  # fmt: skip
+    study = Study(
+        "s",
+        variants={"none": {}, "local": {}},
+        seeds=(0, 1),
+        match_perplexity=("local-k4",),
+        out=str(tmp_path),
+    )
     seen: list[TrainConfig] = []
     done = train_study(study, fake(lambda config: 5.0 + config.seed, seen))
     matched = [config for config in seen if Path(str(config.out)).name.startswith("matched")]
     assert [(one.seed, one.match_perplexity, one.variant) for one in matched] == [
-        (0, 5.0, "none"), (1, 6.0, "none"),
-    ]  # fmt: skip
+        (0, 5.0, "none"),
+        (1, 6.0, "none"),
+    ]
     assert not any(one.was_there for one in done)
     assert all(one.was_there for one in train_study(study, fake(lambda _: 5.0, [])))
 
 
 def test_a_failed_run_stops_only_those_that_need_it(tmp_path: Path) -> None:
-    study = Study("s", variants={"none": {}, "local": {}, "global": {}},
-                  match_perplexity=("local-k4",), out=str(tmp_path))  # fmt: skip
+    study = Study(
+        "s",
+        variants={"none": {}, "local": {}, "global": {}},
+        match_perplexity=("local-k4",),
+        out=str(tmp_path),
+    )
     real = fake(lambda _: 5.0, [])
 
     def train(config: TrainConfig) -> Any:

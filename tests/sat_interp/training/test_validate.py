@@ -53,8 +53,11 @@ def test_validation_covers_what_fits_and_leaves_the_mode_alone(
 
 
 def test_the_figure_draws_what_the_log_has(tmp_path: Path) -> None:
-    log = [{"step": 5, "clean": 3.0, "ablated": 4.0}, {"step": 10, "clean": 2.0, "ablated": 3.0},
-           {"step": 10, "validation_clean": 2.1, "validation_ablated": 3.1}]  # fmt: skip
+    log = [
+        {"step": 5, "clean": 3.0, "ablated": 4.0},
+        {"step": 10, "clean": 2.0, "ablated": 3.0},
+        {"step": 10, "validation_clean": 2.1, "validation_ablated": 3.1},
+    ]
     both = draw_losses(log, tmp_path / "both.png").read_bytes()
     clean_only = [{k: v for k, v in line.items() if "ablated" not in k} for line in log]
     clean = draw_losses(clean_only, tmp_path / "clean.png").read_bytes()

@@ -70,7 +70,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "longer": _write(lambda content: content + b"\0"),
     "one bit": _write(
         lambda content: content[:2_000] + bytes([content[2_000] ^ 1]) + content[2_001:]
-    ),  # fmt: skip
+    ),
     "zeros": _write(lambda content: bytes(len(content))),
     "text": _write(lambda content: b"#!/bin/sh\n"),
     "a pipe": _replace(os.mkfifo),
@@ -119,10 +119,14 @@ def test_another_users_library_is_not_loaded(
     assert not planted.exists()
 
 
-@pytest.mark.parametrize("probe", [
-    "raise SystemExit(3)", "import os, signal; os.kill(os.getpid(), signal.SIGILL)",
-    "import ctypes; ctypes.string_at(0)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "probe",
+    [
+        "raise SystemExit(3)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGILL)",
+        "import ctypes; ctypes.string_at(0)",
+    ],
+)
 def test_what_fails_its_trial_is_not_kept(source: Path, probe: str) -> None:
     with pytest.raises(OSError, match="a trial of what was compiled fails"):
         answer(source, probe)
@@ -194,8 +198,14 @@ def test_the_kernels_probe_finds_a_kernel_that_computes_something_else(tmp_path:
     text = native.SOURCE.read_text()
     for source, code in ((text, 0), (text.replace("GELU_CUBIC = 0.044715f", "GELU_CUBIC = 9"), 1)):
         (tmp_path / "kernels.cpp").write_text(source)
-        command = [str(COMPILER), *(f for f in native.FLAGS if f != "-O3"), "-O0",
-                   str(tmp_path / "kernels.cpp"), "-o", str(library)]  # fmt: skip
+        command = [
+            str(COMPILER),
+            *(f for f in native.FLAGS if f != "-O3"),
+            "-O0",
+            str(tmp_path / "kernels.cpp"),
+            "-o",
+            str(library),
+        ]
         subprocess.run(command, check=True, capture_output=True)
         found = subprocess.run(
             [sys.executable, "-I", "-c", native.PROBE, str(library)], capture_output=True
