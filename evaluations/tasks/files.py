@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import SEVERAL_TOKENS, Candidate, checked, encode, following
 from sat_interp._util.errors import UserError
-from sat_interp._util.reading import Unreadable, read_json
+from sat_interp._util.reading import UnreadableError, read_json
 
 MOST_BYTES = 1 << 28
 KEYS = ("clean", "corrupt", "answers", "wrong_answers")
@@ -31,7 +31,7 @@ def read_prompts(path: Path) -> list[dict[str, Any]]:
     """
     try:
         content = read_json(path, MOST_BYTES)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise UserError(f"cannot read prompts from {path}: {error}") from None
     prompts = content.get("prompts") if isinstance(content, dict) else None
     if not isinstance(prompts, list):

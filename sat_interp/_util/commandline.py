@@ -25,7 +25,7 @@ from docstring_parser import parse_from_object
 
 from sat_interp._util.errors import UserError, suggest
 from sat_interp._util.escape import printable
-from sat_interp._util.reading import Unreadable, read_yaml
+from sat_interp._util.reading import UnreadableError, read_yaml
 
 Config = TypeVar("Config")
 
@@ -385,7 +385,7 @@ def config_values(arguments: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"{path}: no such file")
         try:
             content = read_yaml(path)
-        except Unreadable as error:
+        except UnreadableError as error:
             raise UserError(f"{path} is not a YAML mapping of options: {error}") from error
         if content is not None and not isinstance(content, dict):
             raise UserError(f"{path} is not a YAML mapping of options")

@@ -26,7 +26,7 @@ _HIDDEN = re.compile(
 
 
 def printable(text: object) -> str:
-    """The text in one line, control characters written out: ESC as ``\\x1b``."""
+    r"""Write the text in one line, with control characters written out: ESC as ``\x1b``."""
     return _HIDDEN.sub(lambda found: repr(found[0])[1:-1], str(text))
 
 

@@ -2,7 +2,7 @@
 
 The one gate for configurations, checkpoints' facts and studies. What is no regular file (a pipe
 never ends), too large, not UTF-8, nested too deeply, or grows beyond bounds through aliases ends in
-a :class:`Unreadable` whose text is one line.
+a :class:`UnreadableError` whose text is one line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_DEPTH = 50
 """Levels of nesting in a YAML file."""
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """A file that cannot be read as what it should be; the text says why, in one line."""
 
 
@@ -31,59 +31,61 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The content of a regular file of at most ``most`` bytes.
 
     Raises:
-        Unreadable: there is none, it is of another kind, too large, or cannot be read.
+        UnreadableError: there is none, it is of another kind, too large, or cannot be read.
     """
     try:
         # Without O_NONBLOCK the open itself would wait for a pipe's other end.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
-        raise Unreadable(getattr(error, "strerror", None) or str(error)) from error
+        raise UnreadableError(getattr(error, "strerror", None) or str(error)) from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)  # open() below would raise for a directory
-        raise Unreadable("it is not a regular file")
+        raise UnreadableError("it is not a regular file")
     with open(descriptor, "rb") as file:
         if status.st_size > most:
-            raise Unreadable(f"it has {status.st_size:,} bytes, more than {most:,}")
+            raise UnreadableError(f"it has {status.st_size:,} bytes, more than {most:,}")
         try:
             return file.read()
         except (OSError, MemoryError) as error:
-            raise Unreadable(getattr(error, "strerror", None) or "no memory for it") from error
+            raise UnreadableError(getattr(error, "strerror", None) or "no memory for it") from error
 
 
 def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
     """:func:`read_bytes` as UTF-8.
 
     Raises:
-        Unreadable: as there, or it is not UTF-8.
+        UnreadableError: as there, or it is not UTF-8.
     """
     try:
         return read_bytes(path, most).decode()
     except UnicodeDecodeError as error:
-        raise Unreadable(f"it is not UTF-8 ({error.reason} at byte {error.start:,})") from error
+        raise UnreadableError(
+            f"it is not UTF-8 ({error.reason} at byte {error.start:,})"
+        ) from error
 
 
 def read_json(path: str | Path, most: int = MOST_BYTES) -> Any:
     """A JSON file's content.
 
     Raises:
-        Unreadable: as :func:`read_text`, or it is no JSON or nested too deeply.
+        UnreadableError: as :func:`read_text`, or it is no JSON or nested too deeply.
     """
     text = read_text(path, most)
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise Unreadable("it is nested too deeply") from error
+        raise UnreadableError("it is nested too deeply") from error
     except (ValueError, MemoryError) as error:
-        raise Unreadable(f"it is no JSON: {_one_line(error)}") from error
+        raise UnreadableError(f"it is no JSON: {_one_line(error)}") from error
 
 
 def read_yaml(path: str | Path, most: int = 1 << 18) -> Any:
     """A YAML file's content, of plain types.
 
     Raises:
-        Unreadable: as :func:`read_text`, or it is no YAML, nested too deeply, or holds more than
-            ``MOST_VALUES`` values once its aliases are followed.
+        UnreadableError: as :func:`read_text`, or it is not YAML, nested too deeply, or holds more
+            than ``MOST_VALUES`` values once its aliases are followed.
     """
     text = read_text(path, most)
     try:
@@ -91,22 +93,22 @@ def read_yaml(path: str | Path, most: int = 1 << 18) -> Any:
         if node is not None:
             _count(node, {}, 0)
         return yaml.safe_load(text)
-    except Unreadable:
+    except UnreadableError:
         raise
     except RecursionError as error:
-        raise Unreadable("it is nested too deeply") from error
+        raise UnreadableError("it is nested too deeply") from error
     # A date such as 2024-99-99 or a number of too many digits is a ValueError of the constructor.
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        raise Unreadable(f"it is no YAML: {_one_line(error)}") from error
+        raise UnreadableError(f"it is no YAML: {_one_line(error)}") from error
 
 
 def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
     """Values under a node, each alias counted as what it stands for."""
     if depth > MOST_DEPTH:
-        raise Unreadable("it is nested too deeply")
+        raise UnreadableError("it is nested too deeply")
     if id(node) in counted:
         if not counted[id(node)]:  # it is being counted
-            raise Unreadable("an alias stands for a value that holds it")
+            raise UnreadableError("an alias stands for a value that holds it")
         return counted[id(node)]
     counted[id(node)] = 0
     children: list[yaml.Node] = []
@@ -116,7 +118,9 @@ def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
         children = [one for pair in node.value for one in pair]
     total = 1 + sum(_count(child, counted, depth + 1) for child in children)
     if total > MOST_VALUES:
-        raise Unreadable(f"it holds more than {MOST_VALUES:,} values once its aliases are followed")
+        raise UnreadableError(
+            f"it holds more than {MOST_VALUES:,} values once its aliases are followed"
+        )
     counted[id(node)] = total
     return total
 

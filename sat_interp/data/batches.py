@@ -57,7 +57,8 @@ def story_batches(
 
 def cut_tokens(corpus: TokenCorpus, n_ctx: int) -> np.ndarray:
     """How many targets of each story lie beyond ``n_ctx`` inputs: int64 (n_stories)."""
-    return np.maximum(_full_lengths(corpus) - (n_ctx + 1), 0)
+    cut: np.ndarray = np.maximum(_full_lengths(corpus) - (n_ctx + 1), 0)
+    return cut
 
 
 def _full_lengths(corpus: TokenCorpus) -> np.ndarray:

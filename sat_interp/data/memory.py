@@ -133,7 +133,8 @@ class SequenceCorpus(TokenCorpus):
     def first_tokens(self, stories: np.ndarray) -> np.ndarray:
         """Return the first token of each sequence: int64 (stories)."""
         assert self.firsts is not None
-        return self.firsts[stories]
+        first: np.ndarray = self.firsts[stories]
+        return first
 
     def take(self, stories: np.ndarray) -> TokenCorpus:
         """Return some of the sequences."""

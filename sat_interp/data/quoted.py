@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 
-class NotQuoted(Exception):
+class NotQuotedError(Exception):
     """The text is not a CSV table of one column."""
 
 
@@ -38,7 +38,7 @@ def is_quoted(lines: Iterable[str], longest: int) -> bool:
             all_quoted = all_quoted and row.quoted
             doubled = doubled or (row.quoted and '""' in row.text)
             broken = broken or "\n" in row.text
-    except NotQuoted:
+    except NotQuotedError:
         return False
     return n_rows > 1 and (doubled or (all_quoted and (broken or not blank)))
 
@@ -47,7 +47,7 @@ def quoted_stories(lines: Iterable[str], column: str, longest: int) -> Iterator[
     """The stories of a text that :func:`is_quoted` accepts; a first row ``column`` is a heading.
 
     Raises:
-        NotQuoted: the text has changed since.
+        NotQuotedError: the text has changed since.
     """
     is_first = True
     for row in _rows(lines, longest):
@@ -64,18 +64,18 @@ def _rows(lines: Iterable[str], longest: int) -> Iterator[Row]:
         lines: with their ends; a long one may come in parts.
 
     Raises:
-        NotQuoted: a row is something else, or longer than ``longest`` characters.
+        NotQuotedError: a row is something else, or longer than ``longest`` characters.
     """
     held: list[str] = []
     n_quotes = size = 0
     for line in lines:
         if held and not held[0].startswith('"'):
-            raise NotQuoted  # a row without quotes that is too long for one part
+            raise NotQuotedError  # a row without quotes that is too long for one part
         held.append(line)
         n_quotes += line.count('"')
         size += len(line)
         if size > longest:
-            raise NotQuoted
+            raise NotQuotedError
         if n_quotes % 2 and held[0].startswith('"') or not line.endswith("\n"):
             continue  # a line break inside the quotes, or a part of a line
         yield _row("".join(held).rstrip(), n_quotes)
@@ -89,5 +89,5 @@ def _row(line: str, n_quotes: int) -> Row:
         return Row(line.strip(), quoted=False)
     inside = line[1:-1]
     if len(line) < 2 or line[0] != '"' or line[-1] != '"' or '"' in inside.replace('""', ""):
-        raise NotQuoted
+        raise NotQuotedError
     return Row(inside, quoted=True)

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from sat_interp._util.errors import UserError, suggest
 from sat_interp.data.parquet import read_parquet
-from sat_interp.data.quoted import NotQuoted, is_quoted, quoted_stories
+from sat_interp.data.quoted import NotQuotedError, is_quoted, quoted_stories
 from sat_interp.data.tokenizer import END_OF_TEXT
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _read_txt(path: Path, column: str) -> Iterator[str]:
     if _has_csv_rows(path, stat.st_size, stat.st_mtime_ns):
         try:
             yield from quoted_stories(_lines(path), column, _LONGEST_ROW)
-        except NotQuoted:
+        except NotQuotedError:
             raise UserError(f"{path} was changed while it was read") from None
         return
     for piece in _pieces(path, _txt_separator(path)):

@@ -245,8 +245,10 @@ def _tokenizer_beside(name: str) -> PreTrainedTokenizerBase | None:
 def _copied_config(
     model: HookedTransformer | GatedTransformer, init_weights: bool
 ) -> HookedTransformerConfig:
-    """``model``'s shape, and where and in what type its weights are now (``.double()`` and the like
-    pass the config by). Without the seed: TransformerLens reseeds every generator with it.
+    """Shape of ``model``, with the device and type that its weights have now.
+
+    ``.double()`` and the like do not change the config. The seed is left out: TransformerLens
+    reseeds every generator of the process with it.
     """
     cfg = copy.deepcopy(model.cfg)
     cfg.seed, cfg.init_weights = None, init_weights

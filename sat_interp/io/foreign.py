@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sat_interp._util.errors import UserError, shown
-from sat_interp._util.reading import Unreadable, read_json
+from sat_interp._util.reading import UnreadableError, read_json
 from sat_interp._util.settings import LARGEST
 
 SIZES: dict[str, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ def check_directory(directory: str | Path) -> None:
                 raise UserError(f"{path} is no file")
     try:
         config = read_json(directory / "config.json")
-    except Unreadable as error:
+    except UnreadableError as error:
         raise UserError(f"{directory / 'config.json'} cannot be read as JSON: {error}") from error
     try:
         layers = _check_config(config)

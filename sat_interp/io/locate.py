@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 
 from sat_interp._util.errors import UserError, suggest
-from sat_interp._util.reading import Unreadable, read_json
+from sat_interp._util.reading import UnreadableError, read_json
 
 FORMAT = 1  # of cfg.json
 CONFIG, WEIGHTS, CARD = "cfg.json", "model.safetensors", "README.md"
@@ -106,7 +106,7 @@ def is_hugging_face(directory: Path) -> bool:
     """Whether ``directory`` holds a model of transformers' (config.json with a model_type)."""
     try:
         config = read_json(directory / "config.json")
-    except Unreadable:
+    except UnreadableError:
         return False
     return isinstance(config, dict) and "model_type" in config
 

@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import atomic_directory, naming, write_atomically
 from sat_interp._util.provenance import versions
-from sat_interp._util.reading import Unreadable, read_bytes
+from sat_interp._util.reading import UnreadableError, read_bytes
 from sat_interp.data.tokenizer import load_tokenizer, start_with_end_of_text, vocabulary_hash
 from sat_interp.io.card import CARD_SIGN, model_card, tokenizer_hash
 from sat_interp.io.locate import (
@@ -318,7 +318,7 @@ def tokenizer_mismatch(model: GatedTransformer, tokenizer: object) -> str | None
 def _bytes_of(path: Path) -> bytes | None:
     try:
         return read_bytes(path)
-    except Unreadable:
+    except UnreadableError:
         return None
 
 

@@ -37,18 +37,24 @@ class GatedTransformer(Protocol):
     cfg: HookedTransformerConfig
 
     @property
-    def blocks(self) -> Any: ...
+    def blocks(self) -> Any:
+        """Blocks of the transformer."""
 
     @property
-    def W_E(self) -> Tensor: ...
+    def W_E(self) -> Tensor:
+        """Embedding, (d_vocab, d_model)."""
 
-    def named_parameters(self) -> Iterator[tuple[str, Parameter]]: ...
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter, those of gates included."""
 
-    def full_state_dict(self) -> dict[str, Tensor]: ...
+    def full_state_dict(self) -> dict[str, Tensor]:
+        """Clean stream's weights under TransformerLens' names."""
 
-    def train(self: Own, mode: bool = True) -> Own: ...
+    def train(self: Own, mode: bool = True) -> Own:
+        """As of any ``torch.nn.Module``."""
 
-    def eval(self: Own) -> Own: ...
+    def eval(self: Own) -> Own:
+        """As of any ``torch.nn.Module``."""
 
 
 Model = TypeVar("Model", bound=GatedTransformer)

@@ -15,7 +15,7 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor
 
 from sat_interp._util.errors import UserError, shown, suggest
-from sat_interp._util.reading import Unreadable, read_bytes, read_json
+from sat_interp._util.reading import UnreadableError, read_bytes, read_json
 from sat_interp._util.settings import check_settings, check_sizes
 from sat_interp.io.locate import CONFIG, FORMAT, WEIGHTS
 from sat_interp.io.protocol import some_of
@@ -32,9 +32,14 @@ _FIRST_BLOCK = re.compile(r"blocks\.0\.(.+)")
 
 
 def read_config(path: Path) -> dict[str, Any]:
+    """Content of ``cfg.json``, its sections being mappings.
+
+    Raises:
+        UserError: it cannot be read, is of a newer format, or lacks a section.
+    """
     try:
-        config = read_json(path)
-    except Unreadable as error:
+        config: dict[str, Any] = read_json(path)
+    except UnreadableError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); copy the model again") from error
     found = config.get("format_version") if isinstance(config, dict) else None
     if not isinstance(found, int) or isinstance(found, bool) or found < 1:
@@ -55,9 +60,17 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, by name.
+
+    Args:
+        expected: ``bytes`` and ``sha256`` that the file must have, as far as they are given.
+
+    Raises:
+        UserError: it cannot be read, is damaged, or holds something else than weights.
+    """
     try:
         content = read_bytes(path, LARGEST_FILE)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise UserError(f"{path} cannot be read ({error}); copy the model again") from error
     expected = expected or {}
     size, digest = expected.get("bytes", len(content)), expected.get("sha256")
@@ -162,6 +175,11 @@ def _refuse_missing_blocks(n_layers: int, tensors: dict[str, Tensor], path: Path
 
 
 def refuse_missing(missing: set[str], path: Path) -> None:
+    """Do nothing if no weights are missing.
+
+    Raises:
+        UserError: some are, by name.
+    """
     if missing:
         told = some_of(sorted(missing))
         raise UserError(f"{path} lacks {told}, which {CONFIG} asks for; copy it again")

@@ -19,7 +19,7 @@ Heads = Float[Tensor, "batch heads pos d_head"]
 
 
 def causal_attention(clean: Projections, scale: float) -> Z:
-    """z of an ordinary stream, from its queries, keys and values."""
+    """Z of an ordinary stream, from its queries, keys and values."""
     if (fused := _fused(clean, None, 1, scale)) is not None:
         return fused
     z = F.scaled_dot_product_attention(*_heads(clean), is_causal=True, scale=scale)
@@ -27,7 +27,7 @@ def causal_attention(clean: Projections, scale: float) -> Z:
 
 
 def joint_attention(both: Projections, scale: float) -> Z:
-    """z of both streams at once, clean rows first in and out."""
+    """Z of both streams at once, clean rows first in and out."""
     if (fused := _fused(both, None, 2, scale)) is not None:
         return fused
     clean, ablated = both.chunk(2)
@@ -35,7 +35,7 @@ def joint_attention(both: Projections, scale: float) -> Z:
 
 
 def ablated_attention(ablated: Projections, clean: Projections, scale: float) -> Z:
-    """z of the ablated stream over projections that the clean pass has kept."""
+    """Z of the ablated stream over projections that the clean pass has kept."""
     if (fused := _fused(ablated, clean, 1, scale)) is not None:
         return fused
     queries, own_keys, own_values = _heads(ablated)
@@ -51,10 +51,10 @@ def _heads(projections: Projections) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fused(own: Projections, read: Projections | None, streams: int, scale: float) -> Z | None:
-    """z by the device's kernel, in float32 also from bfloat16; None where there is none."""
+    """Z by the device's kernel, in float32 also from bfloat16; None where there is none."""
     if (attention := kernel("attention", own)) is None:
         return None
-    z, _ = attention(own.float(), None if read is None else read.float(), streams, scale)
+    z: Tensor = attention(own.float(), None if read is None else read.float(), streams, scale)[0]
     return z.to(own.dtype).flatten(2)
 
 
@@ -86,8 +86,9 @@ def mixed_attention(
     own_values: Heads,
     scale: float,
 ) -> Heads:
-    """z of the ablated stream, without holding the pattern where a fused kernel is at hand."""
+    """Z of the ablated stream, without holding the pattern where a fused kernel is at hand."""
     if (fused := kernel("mixed_attention", queries)) is not None:
-        return fused(queries, clean_keys, clean_values, own_keys, own_values, scale)
+        z: Tensor = fused(queries, clean_keys, clean_values, own_keys, own_values, scale)
+        return z
     pattern = mixed_scores(queries, clean_keys, own_keys, scale).softmax(-1)
     return mixed_values(pattern.to(clean_values.dtype), clean_values, own_values)

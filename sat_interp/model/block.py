@@ -112,7 +112,8 @@ class SelfAblatingBlock(TransformerBlock):
         )
         middle = hooks.hook_resid_mid(ablated + attn_out)
         mlp_out = hooks.hook_mlp_out(self._ablated_mlp(middle, neuron_mask))
-        return hooks.hook_resid_post(middle + mlp_out)
+        output: Tensor = hooks.hook_resid_post(middle + mlp_out)
+        return output
 
     def _ablated_attention(
         self, ablated: Tensor, clean_keys: Tensor, clean_values: Tensor, mask: Tensor

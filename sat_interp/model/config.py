@@ -68,6 +68,7 @@ class SelfAblationConfig:
 
     @property
     def is_gated(self) -> bool:
+        """Whether the model has gates."""
         return self.variant != "none"
 
     @property

@@ -38,7 +38,7 @@ from sat_interp.model.kernels import kernel
 from sat_interp.model.positions import position_hooks
 from sat_interp.model.streams import DualStates
 from sat_interp.model.unembedding import logits
-from sat_interp.model.winners import WinnersLinear, WinnersMLP, is_sparse
+from sat_interp.model.winners import is_sparse, winners_linear, winners_mlp
 
 
 def _gelu_new(pre: Tensor) -> Tensor:
@@ -355,11 +355,11 @@ def _masked(
     coordinates = spread_over_coordinates(attention_mask, attn.W_Q)
     if is_sparse(ablation, ablation.k_attention, attention_mask, z):
         output = attn.W_O.flatten(0, 1)  # (heads * d_head, d_model)
-        ablated = ablated + WinnersLinear.apply(z, coordinates, output, attn.b_O)
+        ablated = ablated + winners_linear(z, coordinates, output, attn.b_O)
     else:
         ablated = ablated + _attention_output(block, z * coordinates)
     is_gelu = ACTIVATIONS[block.cfg.act_fn] is _gelu_new
     if not (is_sparse(ablation, ablation.k_neurons, neuron_mask, ablated) and is_gelu):
         return _after_mlp(block, ablated, neuron_mask)
     weights = (mlp.W_in, mlp.b_in, mlp.W_out, mlp.b_out)
-    return ablated + WinnersMLP.apply(layer_norm(block.ln2, ablated), neuron_mask, *weights)
+    return ablated + winners_mlp(layer_norm(block.ln2, ablated), neuron_mask, *weights)

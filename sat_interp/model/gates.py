@@ -151,6 +151,7 @@ class GateScores(nn.Module):
     def forward(
         self, state: Float[Tensor, "batch pos d_model"]
     ) -> tuple[Float[Tensor, "batch pos n_attention"], Float[Tensor, "batch pos n_neurons"]]:
+        """Scores of the attention units and of the neurons."""
         if self.is_detached:
             state = state.detach()
         weights = (self.W_attention, self.b_attention, self.W_neurons, self.b_neurons)

@@ -101,7 +101,8 @@ def _biased(attention: Any, positions: Positions) -> Callable[..., Tensor]:
         slopes = attention.create_alibi_multipliers(value.shape[1], value.device)
         places = torch.arange(positions.shape[1], device=positions.device)
         farther = _distances(positions) - _distances(places)
-        return value - slopes[:, None, None].to(value) * farther[:, None].to(value)
+        bias: Tensor = slopes[:, None, None].to(value) * farther[:, None].to(value)
+        return value - bias
 
     return add
 

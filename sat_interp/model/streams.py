@@ -74,6 +74,7 @@ class TiedUnembed(Unembed):
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:  # type: ignore[override]
+        """Transpose of the embedding."""
         return self._embedding[0].W_E.T
 
 

@@ -224,8 +224,8 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, grad_means: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_embedding = ctx.saved_tensors
-        grad_W_U = (grad_embedding * grad_total).T
-        return grad_states * grad_total, grad_W_U, None, None, None, None
+        grad_weight = (grad_embedding * grad_total).T
+        return grad_states * grad_total, grad_weight, None, None, None, None
 
 
 # For the CPU, where a compiler would make a graph of each block.

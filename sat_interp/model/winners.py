@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from sat_interp.model.config import SelfAblationConfig
@@ -26,8 +27,32 @@ def is_sparse(ablation: SelfAblationConfig, k: int, mask: Tensor, stream: Tensor
     )
 
 
-class WinnersLinear(torch.autograd.Function):
-    """``(mask * x) @ weight + bias`` under a mask of few ones.
+def winners_linear(
+    x: Float[Tensor, "batch pos units"],
+    mask: Float[Tensor, "batch pos units"],
+    weight: Float[Tensor, "units width"],
+    bias: Float[Tensor, " width"],
+) -> Float[Tensor, "batch pos width"]:
+    """``(mask * x) @ weight + bias`` under a mask of few ones."""
+    product: Tensor = _WinnersLinear.apply(x, mask, weight, bias)
+    return product
+
+
+def winners_mlp(
+    x: Float[Tensor, "batch pos d_model"],
+    mask: Float[Tensor, "batch pos neurons"],
+    W_in: Float[Tensor, "d_model neurons"],
+    b_in: Float[Tensor, " neurons"],
+    W_out: Float[Tensor, "neurons d_model"],
+    b_out: Float[Tensor, " d_model"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """``(mask * gelu_new(x @ W_in + b_in)) @ W_out + b_out`` under a mask of few ones."""
+    output: Tensor = _WinnersMLP.apply(x, mask, W_in, b_in, W_out, b_out)
+    return output
+
+
+class _WinnersLinear(torch.autograd.Function):
+    """See :func:`winners_linear`.
 
     The straight-through gradient of the mask asks for every unit's pull, a whole product; the
     value and the weight's gradient ask for the winners alone.
@@ -36,7 +61,7 @@ class WinnersLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, mask, weight)
-        product = _fused("winners_product", _flat(x), _flat(mask), weight, False)
+        product: Tensor = _fused("winners_product", _flat(x), _flat(mask), weight, False)
         return product.add_(bias).view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -48,8 +73,8 @@ class WinnersLinear(torch.autograd.Function):
         return pull * mask, pull * x, grad_weight, flat.sum(0)
 
 
-class WinnersMLP(torch.autograd.Function):
-    """``(mask * gelu_new(x @ W_in + b_in)) @ W_out + b_out`` under a mask of few ones.
+class _WinnersMLP(torch.autograd.Function):
+    """See :func:`winners_mlp`.
 
     As above; and nothing flows back through a unit that has lost, so of the six products of an MLP
     two stay whole: the pre-activations, and the pull on the mask.
@@ -61,7 +86,7 @@ class WinnersMLP(torch.autograd.Function):
     ) -> Tensor:
         pre = torch.addmm(b_in, _flat(x), W_in)
         ctx.save_for_backward(x, mask, pre, W_in, W_out)
-        product = _fused("winners_product", pre, _flat(mask), W_out, True)
+        product: Tensor = _fused("winners_product", pre, _flat(mask), W_out, True)
         return product.add_(b_out).view_as(x)
 
     @staticmethod

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -152,23 +153,12 @@ class TrainConfig(SelfAblationConfig):
         super().__post_init__()
         if self.preset not in PRESETS:
             raise UserError(suggest("preset", self.preset, PRESETS))
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        for name in _COUNTS:
-            if getattr(self, name) > MOST:
-                raise UserError(f"{name} must be at most {MOST:,}, not {getattr(self, name):,}")
+        for names, is_right, wanted in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not is_right(value):
+                    raise UserError(f"{name} must be {wanted}, not {value}")
         check_sizes(self.sizes)
-        for name in _NOT_NEGATIVE:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be >= 0 and finite, not {getattr(self, name)}")
-        for name in ("learning_rate", "initializer_range", "embedding_range", "match_tolerance"):
-            if not 0 < (1.0 if getattr(self, name) is None else getattr(self, name)) < math.inf:
-                raise UserError(f"{name} must be > 0 and finite, not {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be in [0, 1), not {getattr(self, name)}")
         schedule = self.ablated_schedule
         self.ablated_weight = schedule.canonical()  # one identity for one schedule
         if not (self.clean_weight or self.reconstruction_weight or schedule.lowest):
@@ -178,9 +168,6 @@ class TrainConfig(SelfAblationConfig):
             )
         if self.warmup_steps >= self.steps:
             raise UserError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
-        target = self.match_perplexity
-        if target is not None and not 1 < target < math.inf:
-            raise UserError(f"match_perplexity must be > 1 and finite, not {target}")
 
     @classmethod
     def from_preset(
@@ -245,22 +232,11 @@ class TrainConfig(SelfAblationConfig):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-_AT_LEAST_ONE = (
-    "n_layers",
-    "d_model",
-    "n_heads",
-    "d_mlp",
-    "n_ctx",
-    "d_vocab",
-    "steps",
-    "batch_size",
-    "accumulate",
-    "log_every",
-    "match_runs",
-)
-_COUNTS = ("batch_size", "accumulate", "log_every", "match_runs")
 MOST = 1_000_000
 """Most windows of a batch and the like: they are held in memory at once."""
+_COUNTS = ("batch_size", "accumulate", "log_every", "match_runs")
+_SIZES = ("n_layers", "d_model", "n_heads", "d_mlp", "n_ctx", "d_vocab", "steps")
+_POSITIVE = ("learning_rate", "initializer_range", "embedding_range", "match_tolerance")
 _NOT_NEGATIVE = (
     "warmup_steps",
     "weight_decay",
@@ -271,6 +247,16 @@ _NOT_NEGATIVE = (
     "checkpoint_every",
     "seed",
 )
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    ((*_SIZES, *_COUNTS), lambda value: value >= 1, "at least 1"),
+    (_COUNTS, lambda value: value <= MOST, f"at most {MOST:,}"),
+    (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, ">= 0 and finite"),
+    (_POSITIVE, lambda value: 0 < value < math.inf, "> 0 and finite"),
+    (("beta1", "beta2"), lambda value: 0 <= value < 1, "in [0, 1)"),
+    (("match_perplexity",), lambda value: 1 < value < math.inf, "> 1 and finite"),
+)
+"""Names of settings, what each of them must be where it is given, and the words for it."""
+
 # What a resumed run may have different: none of it touches a weight or a logged number.
 _FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 from sat_interp._util.provenance import provenance
-from sat_interp._util.reading import Unreadable, read_json
+from sat_interp._util.reading import UnreadableError, read_json
 from sat_interp.training.config import TrainConfig, first_difference
 from sat_interp.training.facts import check_log, check_summary, read_lines
 from sat_interp.training.state import checkpoints, clear_leftovers
@@ -25,7 +25,9 @@ logger = logging.getLogger(__name__)
 
 
 class RunDirectory:
-    """``config.json``, ``log.jsonl``, ``loss.png``, ``summary.json``, ``checkpoints/``,
+    """Files of a run and who may write them.
+
+    ``config.json``, ``log.jsonl``, ``loss.png``, ``summary.json``, ``checkpoints/``,
     ``tokenizer/``, ``model/`` (the last weights) and ``best/`` (lowest clean validation loss).
 
     Args:
@@ -195,7 +197,7 @@ def _json(value: dict[str, Any]) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise UserError(f"{path} is damaged ({error}): name another directory") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is not what sat-train wrote: name another directory")

@@ -30,6 +30,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def average(self, tensors: list[Tensor]) -> None:

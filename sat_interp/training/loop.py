@@ -36,7 +36,7 @@ from sat_interp.training.report import (
     title,
 )
 from sat_interp.training.state import State, checkpoints, load_latest, save_state
-from sat_interp.training.trainer import NonFiniteLoss, Trainer
+from sat_interp.training.trainer import NonFiniteLossError, Trainer
 from sat_interp.training.validate import validate
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class _Run:
         found = validate(trainer.model, self.inputs.validation, trainer.processes, self.config.seed)
         if not math.isfinite(found.clean) or not math.isfinite(found.ablated or 0.0):
             # The losses of training are from before the last update: this may be the first sign.
-            raise NonFiniteLoss(trainer.step, "the validation loss is")
+            raise NonFiniteLossError(trainer.step, "the validation loss is")
         facts: dict[str, Any] = {"step": trainer.step, "validation_clean": found.clean}
         if found.ablated is not None:
             facts["validation_ablated"] = found.ablated
@@ -279,7 +279,7 @@ def _kept_up_to(directory: RunDirectory, trainer: Trainer) -> Iterator[None]:
     """Say with every failure what is left: nothing that was checkpointed is lost."""
     try:
         yield
-    except (NonFiniteLoss, OSError) as error:
+    except (NonFiniteLossError, OSError) as error:
         kept = checkpoints(directory.checkpoints)
         left = f"the last checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
         if isinstance(error, OSError):

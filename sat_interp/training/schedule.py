@@ -42,6 +42,7 @@ class Schedule:
 
     @property
     def is_constant(self) -> bool:
+        """Whether the weight never changes."""
         return len(self.points) == 1
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sat_interp._util.errors import UserError, suggest
-from sat_interp._util.reading import Unreadable, read_yaml
+from sat_interp._util.reading import UnreadableError, read_yaml
 from sat_interp.model.config import GateKind, Variant
 from sat_interp.training.config import TrainConfig
 
@@ -75,7 +75,7 @@ class Study:
     controls_for: tuple[str, ...] = ()
     """The groups with learned gates that get the controls (local-k4); all, where none is named."""
 
-    match_perplexity: tuple[str, ...] = ()
+    match_perplexity: tuple[str, ...] | Literal[True] = ()
     """The groups with learned gates that get a baseline of their own, shortened (or lengthened, to
     twice the steps at most) until its clean validation perplexity is theirs, seed by seed;
     ``true`` in the file means all of them."""
@@ -84,24 +84,27 @@ class Study:
     """Directory of the runs; runs/NAME by default."""
 
     def __post_init__(self) -> None:
-        for variant in self.variants:
-            if variant not in get_args(Variant):
-                raise UserError(suggest("variant", variant, get_args(Variant)))
-        for control in self.controls:
-            if control not in CONTROLS:
-                raise UserError(suggest("control", control, CONTROLS))
-        if not re.fullmatch(r"[\w.-]+", self.name) or set(self.name) <= {"."}:
-            raise UserError(f"a study's name is of letters, digits, - and _, not {self.name!r}")
-        for where in (self.settings, *self.variants.values()):
-            for name in where:
-                if name in OWNED:
-                    raise UserError(f"{name} is no setting of a study: use its key {OWNED[name]}")
-        for group in (*self.controls_for, *self.match_perplexity):
-            if group not in self.learned_groups:
-                raise UserError(suggest("group with learned gates", group, self.learned_groups))
         for name in ("variants", "k", "seeds"):
             if not getattr(self, name):
                 raise UserError(f"a study needs {name}: name at least one")
+        groups = (*self.controls_for, *self.matched_groups)
+        for kind, names, choices in (
+            ("variant", self.variants, get_args(Variant)),
+            ("control", self.controls, CONTROLS),
+            ("group with learned gates", groups, self.learned_groups),
+        ):
+            for name in names:
+                if name not in choices:
+                    raise UserError(suggest(kind, name, choices))
+        if not re.fullmatch(r"[\w.-]+", self.name) or set(self.name) <= {"."}:
+            raise UserError(
+                f"a study's name consists of letters, digits, - and _, not {self.name!r}"
+            )
+        for setting in [name for own in (self.settings, *self.variants.values()) for name in own]:
+            if setting in OWNED:
+                raise UserError(
+                    f"{setting} cannot be a setting of a study: use its key {OWNED[setting]}"
+                )
         self.runs()  # settings no run can have are refused here
 
     @property
@@ -113,6 +116,11 @@ class Study:
     def learned_groups(self) -> list[str]:
         """``local-k1``, ``local-k4``, ``global-k1``, ..."""
         return [f"{variant}-k{k}" for variant in self.variants if variant != "none" for k in self.k]
+
+    @property
+    def matched_groups(self) -> Sequence[str]:
+        """Groups that get a baseline of their perplexity."""
+        return self.learned_groups if self.match_perplexity is True else self.match_perplexity
 
     def runs(self) -> list[StudyRun]:
         """All runs in the order of training: a whole comparison of one seed, then the next."""
@@ -133,7 +141,7 @@ class Study:
                         f"{group}-{gates}", "control", seed, variant, k=k, gates=gates, like=group
                     )
                 )
-        for group in self.match_perplexity:
+        for group in self.matched_groups:
             made.append(_longer(self._run(f"matched-{group}", "matched", seed, "none", like=group)))
         return made
 
@@ -179,6 +187,7 @@ class StudyRun:
 
     @property
     def directory(self) -> Path:
+        """Directory of the run."""
         return Path(str(self.config.out))
 
 
@@ -200,7 +209,7 @@ def read_study(path: str | Path, out: str | None = None) -> Study:
     """
     try:
         content = read_yaml(path)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise UserError(f"{path} is no study: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is no study: it must be a YAML mapping with name, variants, ...")
@@ -289,44 +298,42 @@ def _with_target(run: StudyRun, runs: Iterable[StudyRun]) -> TrainConfig:
     )
 
 
+_LISTS: dict[str, tuple[type, str]] = {
+    "k": (int, "whole numbers"),
+    "seeds": (int, "whole numbers"),
+    "controls": (str, "names"),
+    "controls_for": (str, "names"),
+    "match_perplexity": (str, "names of groups"),
+}
+"""Keys whose values are lists, what they list, and the words for it."""
+
+
 def _typed(content: dict[str, Any]) -> dict[str, Any]:
-    """A file's values as Study has them: lists as tuples, lists of variants as mappings."""
+    """Values of a file in Study's types: lists as tuples, lists of variants as mappings."""
     typed = dict(content)
-    for name, kind, words in (
-        ("k", int, "whole numbers"),
-        ("seeds", int, "whole numbers"),
-        ("controls", str, "names"),
-        ("controls_for", str, "names"),
-        ("match_perplexity", str, "names of groups"),
-    ):
-        value = typed.get(name)
-        if name == "match_perplexity" and isinstance(value, bool):
-            continue
-        if name in typed:
-            typed[name] = _listed(name, value, kind, words)
     for name in ("name", "preset", "out"):
         if not isinstance(typed.get(name, ""), str):
             raise UserError(f"{name} must be text, not {typed[name]!r}")
-    variants = typed.get("variants")
-    if isinstance(variants, str):
-        variants = [variants]
-    if isinstance(variants, list):
-        typed["variants"] = {str(variant): {} for variant in variants}
-    elif variants is not None:
-        typed["variants"] = {
-            str(name): _mapping(f"variants: {name}", told)
-            for name, told in _mapping("variants", variants).items()
-        }
+    for name in _LISTS.keys() & typed.keys():
+        typed[name] = _listed(name, typed[name])
+    if typed.get("variants") is not None:
+        typed["variants"] = _variants(typed["variants"])
     if "settings" in typed:
         typed["settings"] = _mapping("settings", typed["settings"])
-    if (matched := typed.get("match_perplexity")) in (True, False):
-        del typed["match_perplexity"]
-        groups = Study(**typed).learned_groups if matched else []
-        typed["match_perplexity"] = tuple(groups)
     return typed
 
 
-def _listed(name: str, value: Any, kind: type, words: str) -> tuple[Any, ...]:
+def _variants(value: Any) -> dict[str, dict[str, Any]]:
+    if isinstance(value, str | list):
+        return {str(variant): {} for variant in ([value] if isinstance(value, str) else value)}
+    mapping = _mapping("variants", value)
+    return {name: _mapping(f"variants: {name}", own) for name, own in mapping.items()}
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...] | bool:
+    if name == "match_perplexity" and isinstance(value, bool):
+        return value or ()
+    kind, words = _LISTS[name]
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(one, kind) and not isinstance(one, bool) for one in values):
         raise UserError(f"{name} must be a list of {words}, not {value!r}")

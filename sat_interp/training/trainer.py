@@ -26,7 +26,7 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 COLUMNS = ("clean", "ablated", "reconstruction", "grad_norm")
 
 
-class NonFiniteLoss(UserError):
+class NonFiniteLossError(UserError):
     """The loss, its gradient or what came of it is NaN or infinite from ``step`` on."""
 
     def __init__(self, step: int, what: str = "the loss or its gradient is") -> None:
@@ -99,13 +99,13 @@ class Trainer:
         """Means of the columns over the steps since the last line of the log.
 
         Raises:
-            NonFiniteLoss: one of these steps had a loss or gradient that is NaN or infinite.
+            NonFiniteLossError: one of these steps had a loss or gradient that is NaN or infinite.
         """
         filled = (self.step - 1) % self.config.log_every + 1
         rows = self.history[:filled].double().cpu()
         bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
-            raise NonFiniteLoss(self.step - filled + 1 + int(bad[0]))
+            raise NonFiniteLossError(self.step - filled + 1 + int(bad[0]))
         means = dict(zip(COLUMNS, rows.mean(dim=0).tolist(), strict=True))
         if not self.model.ablation.is_gated:
             del means["ablated"]
@@ -117,14 +117,14 @@ class Trainer:
         """See that the last update left weights and moments that can be gone on from.
 
         Raises:
-            NonFiniteLoss: one of them is NaN or infinite.
+            NonFiniteLossError: one of them is NaN or infinite.
         """
         state = [*self.trained.values()]
         for parameter in self.trained.values():
             state += self.optimizer.state.get(parameter, {}).values()
         flags = torch.stack([tensor.isfinite().all().to(state[0].device) for tensor in state])
         if not flags.all():
-            raise NonFiniteLoss(self.step, "the weights are")
+            raise NonFiniteLossError(self.step, "the weights are")
 
     def tensors(self) -> dict[str, Tensor]:
         """All that decides the steps to come, by name."""

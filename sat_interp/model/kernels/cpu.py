@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -109,7 +110,7 @@ def library() -> ctypes.CDLL | None:
 def _call(name: str, *arguments: Tensor | int | float) -> None:
     kernels = library()
     assert kernels is not None
-    converted: list[ctypes._SimpleCData] = []
+    converted: list[ctypes._SimpleCData[Any]] = []
     for argument in arguments:
         if isinstance(argument, Tensor):
             converted.append(ctypes.c_void_p(argument.data_ptr()))
@@ -135,7 +136,7 @@ def _sizes(own: Tensor, read: Tensor | None, streams: int) -> tuple[int, ...]:
 def attention(
     own: Tensor, read: Tensor | None, streams: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """z (rows, pos, heads, d_head) and log-sum-exp (rows, heads, pos) of causal attention.
+    """Z (rows, pos, heads, d_head) and log-sum-exp (rows, heads, pos) of causal attention.
 
     Row r of ``own`` (rows, pos, 3, heads, d_head: queries, keys, values) attends to itself at its
     own position and at earlier ones to row ``r % batch`` of ``read``, by default the first
@@ -204,13 +205,13 @@ def _(
     return torch.empty_like(own), own.new_empty(0) if read is None else torch.empty_like(read)
 
 
-def _keep(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     own, read, ctx.streams, ctx.scale = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(own, read, *output)
 
 
-def _pull_back(ctx, grad_z, grad_lse):  # type: ignore[no-untyped-def]
+def _pull_back(ctx: Any, grad_z: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
     own, read, z, lse = ctx.saved_tensors
     found = attention_backward(own, read, z, lse, grad_z, ctx.streams, ctx.scale)
     return found[0], None if read is None else found[1], None, None
@@ -381,13 +382,15 @@ def _rows(x: Tensor) -> Tensor:
     return rows if rows.stride(1) == 1 else rows.contiguous()
 
 
-def _keep_ranks(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _keep_ranks(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.temperature, ctx.detached_floor = inputs[2], inputs[6]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(inputs[0], output[1])
 
 
-def _pull_back_winners(ctx, grad_mask, grad_ranks):  # type: ignore[no-untyped-def]
+def _pull_back_winners(
+    ctx: Any, grad_mask: Tensor, grad_ranks: Tensor
+) -> tuple[Tensor | None, ...]:
     grad = k_winners_backward(*ctx.saved_tensors, grad_mask, ctx.temperature, ctx.detached_floor)
     return grad, None, None, None, None, None, None
 

@@ -22,7 +22,7 @@ def mixed_attention(
     own_values: Tensor,
     scale: float,
 ) -> Tensor:
-    """z of the ablated stream; tensors are (batch, heads, pos, d_head)."""
+    """Z of the ablated stream; tensors are (batch, heads, pos, d_head)."""
     z: Tensor = _FlashMixedAttention.apply(
         queries, clean_keys, clean_values, own_keys, own_values, scale
     )

@@ -17,7 +17,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from sat_interp._util.commandline import run_command
 from sat_interp._util.errors import UserError
-from sat_interp._util.reading import Unreadable, read_json, read_yaml
+from sat_interp._util.reading import UnreadableError, read_json, read_yaml
 from sat_interp._util.settings import LARGEST, check_settings, check_sizes
 from sat_interp.io.stored import Shape
 from sat_interp.model.config import SelfAblationConfig
@@ -243,7 +243,7 @@ def test_yaml_beyond_bounds_is_refused_by_every_reader(
 
     path = tmp_path / "file.yaml"
     path.write_text(BAD_YAML[case])
-    with pytest.raises(Unreadable) as caught:
+    with pytest.raises(UnreadableError) as caught:
         read_yaml(path)
     one_line(caught.value)
     for main, arguments in (

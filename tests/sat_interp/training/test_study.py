@@ -128,7 +128,7 @@ def test_the_studies_that_ship_are_whole(name: str) -> None:
         ({"preset": "dmo"}, "unknown preset 'dmo': did you mean 'demo'?"),
         ({"settings": {"step": 5}}, "unknown setting 'step': did you mean 'steps'?"),
         ({"variants": {"local": {"stpes": 5}}}, "unknown setting 'stpes'"),
-        ({"settings": {"seed": 5}}, "seed is no setting of a study: use its key seeds"),
+        ({"settings": {"seed": 5}}, "seed cannot be a setting of a study: use its key seeds"),
         ({"k": "four"}, "k must be a list of whole numbers, not 'four'"),
         ({"k": [0]}, "k_attention must be at least 1"),
         ({"seeds": []}, "a study needs seeds"),
@@ -158,7 +158,7 @@ def test_what_is_no_study_is_told(tmp_path: Path, text: str) -> None:
 
 def test_true_matches_all_learned_groups(write: Callable[..., Path]) -> None:
     study = read_study(write(variants=["none", "local"], k=[1, 4], match_perplexity=True))
-    assert study.match_perplexity == ("local-k1", "local-k4")
+    assert study.matched_groups == ["local-k1", "local-k4"]
     assert read_study(write(match_perplexity=False)).match_perplexity == ()
     assert study.name == "study"  # the file's, where it names none
 
