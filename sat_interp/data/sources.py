@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -137,20 +137,32 @@ def parse_data(spec: str, validation: str | None = None) -> DataSource:
 
 
 def file_names(spec: str) -> str:
-    """A ``--data`` argument without the directories its files lie in, for records and cards.
+    """A ``--data`` argument without the directories of its files, for records and cards.
 
     ``demo`` and names of datasets are left as they are; nothing needs to exist.
     """
+    return _with_paths(spec, lambda path: os.path.basename(os.path.abspath(path)))
+
+
+def absolute_paths(spec: str) -> str:
+    """A ``--data`` argument that means the same files from any directory.
+
+    ``demo`` and names of datasets are left as they are; so is a path in a directory whose name
+    holds a comma, which parts files. Nothing needs to exist.
+    """
+    absolute = _with_paths(spec, os.path.abspath)
+    return spec if absolute.count(",") > spec.count(",") else absolute
+
+
+def _with_paths(spec: str, change: Callable[[Path], str]) -> str:
+    """A ``--data`` argument with each path of a file changed, and its column kept."""
     spec = spec.strip()
     if spec.partition(":")[0] == "demo" or not _means_files(spec):
         return spec
-    return ",".join(_file_name(item.strip()) for item in spec.split(",") if item.strip())
-
-
-def _file_name(item: str) -> str:
-    path, column = _path_and_column(item)
-    name = os.path.basename(os.path.abspath(path))  # abspath: "." has a name too
-    return name if column is None else f"{name}:{column}"
+    items = (_path_and_column(item.strip()) for item in spec.split(",") if item.strip())
+    return ",".join(
+        change(path) if column is None else f"{change(path)}:{column}" for path, column in items
+    )
 
 
 def _parse(spec: str) -> DataSource:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 from sat_interp._util.provenance import provenance
 from sat_interp._util.reading import UnreadableError, read_json
+from sat_interp.data.sources import absolute_paths
 from sat_interp.training.config import TrainConfig, first_difference
 from sat_interp.training.facts import check_log, check_summary, read_lines
 from sat_interp.training.state import checkpoints, clear_leftovers
@@ -167,7 +168,9 @@ class RunDirectory:
         return trials.is_dir() and any(RunDirectory(out)._has_begun() for out in trials.iterdir())
 
     def _check(self, settings: dict[str, Any], resume: bool) -> None:
-        difference = first_difference(_read(self.config)["settings"], settings)
+        before = _read(self.config)["settings"]
+        # Runs of before paths were made absolute have them as they were given.
+        difference = first_difference({**before, **absolute_inputs(before)}, settings)
         if difference:
             raise UserError(
                 f"{self.path} holds a run with other settings, first of all {difference}: name "
@@ -178,6 +181,20 @@ class RunDirectory:
                 f"{self.path} already holds this run: pass --resume to go on with it, or name "
                 "another directory"
             )
+
+
+def absolute_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Data, validation data and tokenizer of a run's settings, their paths made absolute.
+
+    Names of datasets and of tokenizers are left as they are.
+    """
+    named = {name: settings.get(name) for name in ("data", "validation", "tokenizer")}
+    given = {name: value for name, value in named.items() if isinstance(value, str)}
+    absolute = {name: absolute_paths(value) for name, value in given.items() if name != "tokenizer"}
+    tokenizer = given.get("tokenizer", "")
+    if tokenizer != "gpt2" and Path(tokenizer).expanduser().is_dir():
+        absolute["tokenizer"] = os.path.abspath(Path(tokenizer).expanduser())
+    return absolute
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def model_card_facts(
         "name": name,
         "preset": config.preset,
         "data": file_names(config.data),
-        "tokenizer": config.tokenizer,
+        "tokenizer": file_names(config.tokenizer),
         "seed": config.seed,
         "steps": cost.steps,
         "tokens": cost.tokens,

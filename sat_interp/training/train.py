@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from sat_interp._util.errors import UserError
 from sat_interp.training.config import TrainConfig
+from sat_interp.training.directory import absolute_inputs
 from sat_interp.training.distributed import processes
 from sat_interp.training.loop import TrainResult, run
 from sat_interp.training.match import train_matched
@@ -13,6 +16,8 @@ from sat_interp.training.match import train_matched
 
 def train(config: TrainConfig) -> TrainResult:
     """Train a model and leave everything about it in ``config.out``.
+
+    Paths of data and tokenizer are made absolute: the run can be resumed from any directory.
 
     The caller's random state is left as it was.
 
@@ -22,6 +27,7 @@ def train(config: TrainConfig) -> TrainResult:
     """
     if config.out is None:
         raise UserError("a run needs a directory: pass --out DIR")
+    config = dataclasses.replace(config, **absolute_inputs(vars(config)))
     with torch.random.fork_rng(devices=[]), processes(config.device) as ranks:
         start = run if config.match_perplexity is None else train_matched
         return start(config, ranks)

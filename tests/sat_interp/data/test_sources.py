@@ -22,7 +22,7 @@ from sat_interp._util.errors import UserError
 from sat_interp.data import readers, sources
 from sat_interp.data.hub import HubSource
 from sat_interp.data.readers import read_stories
-from sat_interp.data.sources import DataSource, parse_data
+from sat_interp.data.sources import DataSource, absolute_paths, parse_data
 
 META = [{"lang": "en", "text": "in"}, {"lang": "en", "text": None}, None]
 STORIES = ["A cat sat.\n\nIt slept.", "Zoë ran, \U0001f600!", "  spaces kept \n"]
@@ -597,3 +597,19 @@ def test_a_file_that_vanished_is_named(tmp_path: Path) -> None:
 def test_unknown_splits_are_refused(tmp_path: Path) -> None:
     with pytest.raises((UserError, Exception), match="split"):
         parse_data("demo").texts("test")  # type: ignore[arg-type]
+
+
+def test_paths_of_files_are_made_absolute_and_names_are_left(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    here = str(tmp_path)
+    assert (
+        absolute_paths("a.jsonl:story, ../b.txt") == f"{here}/a.jsonl:story,{tmp_path.parent}/b.txt"
+    )
+    assert absolute_paths("saved") == f"{here}/saved"
+    assert absolute_paths(f"{here}/a.txt") == f"{here}/a.txt"
+    for name in ("demo", "demo:30", "tinystories", "owner/name@config:column"):
+        assert absolute_paths(name) == name
+    (parted := tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(parted)
+    assert absolute_paths("a.txt") == "a.txt"

@@ -234,6 +234,27 @@ def test_what_stopped_before_a_result_does_not_block_the_directory(
     assert (config["seed"], config["tokenizer"]) == (0, "bpe:300")
 
 
+def test_a_run_is_resumed_from_any_directory(
+    tiny: Tiny, text_files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(text_files["train"]).parent)
+    train(tiny(data="train.jsonl", validation="validation.jsonl", steps=2))
+    file = Path(tiny().out) / "config.json"
+    written = json.loads(file.read_text())
+    assert written["config"]["data"] == written["settings"]["data"] == text_files["train"]
+    assert written["config"]["validation"] == text_files["validation"]
+    assert json.loads((Path(tiny().out) / "model" / "cfg.json").read_text())["training"][
+        "data"
+    ] == ("train.jsonl")
+    written["settings"]["data"] = "train.jsonl"  # as runs had it before
+    file.write_text(json.dumps(written))
+    train(tiny(data="train.jsonl", validation="validation.jsonl", steps=2, resume=True))
+    monkeypatch.chdir(tmp_path)
+    written["settings"]["data"] = text_files["train"]
+    file.write_text(json.dumps(written))
+    train(tiny(steps=2, resume=True))
+
+
 def test_a_search_with_a_trial_that_got_somewhere_is_a_run(forty: Tiny) -> None:
     config = forty(match_perplexity=50.0)
     trial = Path(config.out) / "trials" / "steps-2"
