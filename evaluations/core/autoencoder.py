@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
-from sat_interp._util.reading import Unreadable, read_json
+from sat_interp._util.reading import UnreadableError, read_json
 
 MAX_CONFIG_BYTES = 1 << 20
 DTYPES = ("float32", "float64", "float16", "bfloat16")
@@ -79,7 +79,7 @@ def read_config(directory: Path) -> Config:
 def _read_mapping(path: Path) -> Config:
     try:
         config = read_json(path, MAX_CONFIG_BYTES)
-    except Unreadable as error:
+    except UnreadableError as error:
         raise UserError(f"{path} is no configuration of an autoencoder: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} is JSON, but no configuration of an autoencoder")

@@ -183,7 +183,7 @@ class RunDirectory:
             )
 
 
-def absolute_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
+def absolute_inputs(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Data, validation data and tokenizer of a run's settings, their paths made absolute.
 
     Names of datasets and of tokenizers are left as they are.
