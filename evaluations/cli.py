@@ -1,127 +1,227 @@
-"""sat-eval: the command line, derived from the typed functions in ``commands/``.
+"""``sat-eval``: a command for each evaluation of the registry, and a few that span them.
 
 Nothing heavy is imported before a command runs: ``sat-eval --help`` answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
-import inspect
-import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from evaluations.commands import COMMANDS
+from evaluations.battery.options import BatteryOptions
+from evaluations.battery.run import end_with_parent
+from evaluations.comparison.options import CurvesOptions, ReportOptions
+from evaluations.core.options import DEFAULT_OUT, RunOptions, TextOptions, make_request
+from evaluations.core.spec import Spec
+from evaluations.registry import SPECS
+from sat_interp._util import progress
 from sat_interp._util.commandline import (
-    check_config_files,
+    build,
     log_to_stderr,
+    option_parser,
+    parse_options,
     run_command,
-    say_error,
-    underscored,
 )
 from sat_interp._util.errors import UserError, shown
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+MODELS_HELP = (
+    "demo:baseline, demo:local-k4 or demo:global-k4; a directory of ours or of Hugging Face; a "
+    "training run; a hub id. 'MODEL [untrained]' and 'MODEL [shuffled]' are its controls."
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that is no evaluation.
+
+    Attributes:
+        options: dataclasses whose fields are its options.
+        run: called with the MODEL arguments and the options by name.
+        n_models: as argparse's ``nargs``.
+        has_sections: whether it takes the options of every evaluation, as ``--lm.stories``.
+    """
+
+    name: str
+    summary: str
+    description: str
+    examples: tuple[str, ...]
+    options: tuple[type, ...]
+    run: Callable[[list[str], Mapping[str, Any]], object]
+    n_models: str = "+"
+    has_sections: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``sat-eval``; returns the exit code: 0, 2 for what the user can mend, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
-    arguments = [underscored(one) for one in arguments]
     log_to_stderr()
-    try:
-        check_config_files(arguments)
-        parsed = build_parser().parse_args(arguments)
-    except (argparse.ArgumentError, UserError) as error:
-        say_error(f"error: {_one_line(error)}")
-        return 2
-    chosen = parsed.subcommand
-    settings = dict(parsed[chosen].as_dict())
-    settings.pop("config", None)
-
-    def command() -> None:
-        if not 0 <= settings.get("seed", 0) < 2**63:  # what every generator takes
-            raise UserError(f"seed must be from 0 to 2^63 - 1, not {shown(settings['seed'])}")
-        COMMANDS[chosen](**settings)
-
-    return run_command(command)
+    end_with_parent()
+    with progress.lines():
+        return run_command(lambda: _run(arguments))
 
 
-def build_parser() -> Any:
-    """The parser of all commands, derived from their signatures and docstrings."""
-    from jsonargparse import ArgumentParser, DefaultHelpFormatter
-
-    class Formatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-        """Defaults in the help, and examples as they are written."""
-
-    parser = ArgumentParser(
+def build_parser() -> ArgumentParser:
+    """Return the parser of all commands."""
+    parser = option_parser(
         prog="sat-eval",
-        formatter_class=Formatter,
         description="Is a transformer easier to understand? One evaluation of it, or several.",
-        exit_on_error=False,
     )
     commands = parser.add_subcommands(required=True)
-    for name, function in COMMANDS.items():
-        commands.add_subcommand(name, _command_parser(function), help=_summary(function))
+    for spec in SPECS:
+        options = (*spec.shared, spec.options, RunOptions)
+        own = option_parser(
+            *options, description=f"{spec.summary}\n\n{spec.description}", examples=_listed(spec)
+        )
+        own.add_argument("models", nargs="+", type=str, metavar="MODEL", help=MODELS_HELP)
+        own.set_defaults(out=DEFAULT_OUT)
+        commands.add_subcommand(spec.name, own, help=spec.summary)
+    for command in COMMANDS:
+        commands.add_subcommand(command.name, _command_parser(command), help=command.summary)
     return parser
 
 
-def _command_parser(function: Callable[..., object]) -> Any:
-    from jsonargparse import ArgumentParser
+def _run(arguments: Sequence[str]) -> None:
+    values = parse_options(build_parser(), arguments)
+    name = str(values["subcommand"])
+    settings = dict(values[name])
+    models = settings.pop("models", [])
+    if not 0 <= settings.get("seed", 0) < 2**63:  # what every generator takes
+        raise UserError(f"seed must be from 0 to 2^63 - 1, not {shown(settings['seed'])}")
+    for spec in SPECS:
+        if spec.name == name:
+            _evaluate(spec, models, settings)
+    for command in COMMANDS:
+        if command.name == name:
+            command.run(models, settings)
 
-    text = inspect.getdoc(function) or ""
-    parser = ArgumentParser(
-        description=_described(text),
-        exit_on_error=False,
+
+def _evaluate(spec: Spec, models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.core.runner import run
+    from evaluations.output import console, finish, say
+
+    request = make_request(models, spec.options, spec.shared, settings)
+    if (made := spec.instead(request)) is not None:
+        for one in made:
+            say(console(), f"{one['model']} {one['unit']}: {', '.join(one['files'])}")
+        return
+    finish(spec, request, run(spec, request))
+
+
+def _all(models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.battery.command import run_battery
+
+    run_battery(models, build(BatteryOptions, settings), settings)
+
+
+def _report(models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.comparison.command import print_report
+
+    print_report(build(ReportOptions, settings))
+
+
+def _check(models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.battery.command import check
+
+    check(models, build(TextOptions, settings), settings.get("tokenizer"))
+
+
+def _curves(models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.comparison.curves import draw_curves, read_run
+    from evaluations.output import console, say
+    from evaluations.tables import draw
+
+    figure = draw_curves([read_run(path) for path in models])
+    written = draw.save({"": [figure]}, Path(settings["out"]), "curves")
+    say(console(), ", ".join(map(str, written)))
+
+
+COMMANDS = (
+    Command(
+        "all",
+        f"The whole battery on several models: {', '.join(spec.name for spec in SPECS)}.",
+        "What is done is skipped, so that the same command resumes after an interruption; a part "
+        "that fails stops no other, and is named at the end. What the parts print goes to "
+        "OUT/logs; their tables and figures to OUT. sat-eval report then makes Tables 1 and 2. "
+        "Options of one part are written with its name: --lm.stories 20, or lm: {stories: 20} in a "
+        "YAML file (--config).",
+        (
+            "sat-eval all demo:baseline demo:local-k4 demo:global-k4 --preset quick",
+            "sat-eval all --study studies/demo.yaml --out results/demo-study --jobs 2",
+            "sat-eval all ./gpt2-directory --data stories.jsonl.gz --parts lm,sae",
+            "sat-eval all demo:baseline --lm.stories 20 --acdc.tau 0.01,0.03",
+        ),
+        (BatteryOptions, TextOptions, RunOptions),
+        _all,
+        n_models="*",
+        has_sections=True,
+    ),
+    Command(
+        "report",
+        "The paper's tables and figures, from the records below a directory.",
+        "Models that differ only in their training seed are one row: mean and 95 % interval, and "
+        "the paired differences to the baseline and, of learned gates, to their controls. A single "
+        "model has the interval over its own stories or neurons, where that was recorded. Tables "
+        "are printed and written as Markdown, LaTeX and CSV to OUT/report, figures beside them, "
+        "all of it in one HTML page. A record with a field of a wrong type is left out and named, "
+        "and so is a figure that fails: all else is written, and the exit code is 2.",
+        (
+            "sat-eval report",
+            "sat-eval report --out results/demo-study --study studies/demo.yaml",
+            "sat-eval report --out results/tinystories-slice --paper-values",
+        ),
+        (ReportOptions,),
+        _report,
+        n_models="*",
+    ),
+    Command(
+        "check",
+        "Which evaluations will work on a model, with what budget and time; no weights are read.",
+        "For each model: what it is, the text it would be measured on, and for every evaluation "
+        "whether it can be run, what its defaults read and make, and about how long that takes on "
+        "one core.",
+        (
+            "sat-eval check ./gpt2-directory --data stories.jsonl.gz",
+            "sat-eval check demo:baseline runs/mine",
+        ),
+        (TextOptions, RunOptions),
+        _check,
+    ),
+    Command(
+        "curves",
+        "Training curves of several runs in one figure: both streams, validations as points.",
+        "MODEL is a directory that sat-train wrote, or its log.jsonl.",
+        ("sat-eval curves runs/baseline runs/local-k4 --out results/mine",),
+        (CurvesOptions,),
+        _curves,
+    ),
+)
+
+
+def _command_parser(command: Command) -> ArgumentParser:
+    sections = {spec.name: (*spec.shared, spec.options) for spec in SPECS}
+    parser = option_parser(
+        *command.options,
+        description=f"{command.summary}\n\n{command.description}",
+        examples=_listed(command),
+        sections=sections if command.has_sections else None,
     )
-    parser.add_argument("--config", action="config", help="settings from a YAML file")
-    # Left as strings, the parser would resolve them itself, with all that the module imports for
-    # its type hints alone: torch.
-    function.__annotations__ = get_type_hints(function)
-    parameters = inspect.signature(function).parameters
-    switches = {name for name, one in parameters.items() if one.default is False}
-    told = _argument_help(text)
-    by_hand = switches | ({"models"} & parameters.keys())
-    if "models" in parameters:
-        # the battery's may come from a study instead
-        some = "+" if parameters["models"].default is inspect.Parameter.empty else "*"
-        parser.add_argument("models", nargs=some, type=str, metavar="MODEL", help=told["models"])
-    parser.add_function_arguments(function, skip={*by_hand}, as_group=False)
-    for name in sorted(switches):
-        parser.add_argument(f"--{name}", action="store_true", help=told[name])
+    parser.add_argument(
+        "models", nargs=command.n_models, type=str, metavar="MODEL", help=MODELS_HELP
+    )
+    if RunOptions in command.options:
+        parser.set_defaults(out=DEFAULT_OUT)
     return parser
 
 
-def _described(text: str) -> str:
-    """A docstring up to its arguments, its double colons made single ones."""
-    return text.split("\nArgs:")[0].strip().replace("::", ":")
+def _listed(owner: Spec | Command) -> str:
+    return "Examples:\n\n" + "\n".join(f"    {line}" for line in owner.examples)
 
 
-def _summary(function: Callable[..., object]) -> str:
-    return (inspect.getdoc(function) or "").split("\n")[0]
-
-
-def _argument_help(text: str) -> dict[str, str]:
-    """The entries of a docstring's Args section."""
-    section = re.split(r"\n\w+:\n", text.split("Args:\n")[-1])[0]
-    entries = re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", section, re.MULTILINE)
-    return {name: " ".join(told.split()) for name, told in entries}
-
-
-def _one_line(error: Exception) -> str:
-    """A parser's complaint in one line: which option, and what was wrong with it."""
-    text = str(error)
-    option = re.match(r'Parser key "([^"]+)":', text)
-    given = re.search(r"(?:Given|Got) value: (.*)", text)
-    if not option or not given:
-        return re.sub(r"\b\w+\.models\b", "MODEL", " ".join(text.split()))
-    name = option[1].split(".")[-1].replace("_", "-")
-    choices = re.search(r"Literal\[(.*?)\]", text)
-    wanted = f"one of {choices[1]}" if choices else "another type"
-    for kind, words in {
-        "int": "a whole number",
-        "float": "a number",
-        "bool": "true or false",
-    }.items():
-        if f"<class '{kind}'>" in text:
-            wanted = words
-    return f"--{name} must be {wanted}, not {given[1].strip()!r}"
+if __name__ == "__main__":
+    sys.exit(main())

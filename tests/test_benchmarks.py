@@ -11,7 +11,7 @@ from benchmarks.gates import against_plain, plain_ablated, plain_gradient, plain
 from benchmarks.plain import plain_loss
 from benchmarks.training import best_times, products
 from evaluations.core.text import evaluation_text
-from evaluations.suite.gates.evaluation import GatesConfig
+from evaluations.suite.gates.config import GatesConfig
 from evaluations.suite.gates.masks import SITES, batches
 from evaluations.suite.gates.probe import Features, Probe, gradient
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config

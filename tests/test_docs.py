@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-from evaluations.commands import COMMANDS
+from evaluations.registry import SPECS
 from tests.browser import drive
 
 ROOT = Path(__file__).parents[1]
@@ -25,8 +25,6 @@ LONGEST_README = 9000
 """Bytes."""
 PHONE = 390
 """Pixels across."""
-NO_EVALUATION = {"all", "check", "curves", "report"}
-"""Commands that have no page of their own."""
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 
 
@@ -171,7 +169,7 @@ def test_a_page_opens_from_a_folder_and_its_search_finds_an_evaluation(site):
 
 
 def test_every_evaluation_has_a_page_that_covers_what_a_reader_asks():
-    for name in COMMANDS.keys() - NO_EVALUATION:
+    for name in (spec.name for spec in SPECS):
         text = (DOCS / "evaluations" / f"{name}.md").read_text(encoding="utf-8")
         for heading in ("What is measured", "Output", "Controls", "How to read it",
                         "What it cannot show", "Options"):  # fmt: skip

@@ -10,25 +10,33 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from evaluations.battery.run import Job
+from evaluations.battery.feasibility import Answer
+from evaluations.battery.plan import Job
 from sat_interp._util import escape
 
 
 @contextmanager
 def overview(jobs: Sequence[Job]) -> Iterator[Callable[[Job], None]]:
-    """A line for each part on the terminal; nothing at all where stderr is none.
+    """Show an overview on the terminal; where stderr is none, a line when a job begins or ends.
 
     Yields:
         What to call when a job begins or ends.
     """
-    console = Console(file=sys.stderr)  # this one, also while a part's output is redirected
+    console = Console(file=sys.stderr)
+    if not console.is_terminal:
+        yield lambda job: _write_line(job, jobs)
+        return
     progress = Progress(
-        SpinnerColumn(finished_text=" "), TextColumn("{task.description:8}"), TimeElapsedColumn(),
-        TextColumn("{task.fields[state]}"), console=console, disable=not console.is_terminal,
-        redirect_stdout=False, redirect_stderr=False,
-    )  # fmt: skip
+        SpinnerColumn(finished_text=" "),
+        TextColumn("{task.description:8}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
     tasks: dict[str, TaskID] = {
-        job.name: progress.add_task(job.name, start=False, total=1, state=_told(job))
+        job.name: progress.add_task(job.name, start=False, total=1, state=_state(job))
         for job in jobs
     }
 
@@ -36,14 +44,26 @@ def overview(jobs: Sequence[Job]) -> Iterator[Callable[[Job], None]]:
         task = tasks[job.name]
         if job.state == "running":
             progress.start_task(task)
-        progress.update(task, state=_told(job), completed=int(job.state in ("done", "failed")))
+        progress.update(task, state=_state(job), completed=int(job.state in ("done", "failed")))
 
     with progress:
         yield update
 
 
+def _write_line(job: Job, jobs: Sequence[Job]) -> None:
+    if job.state == "running":
+        estimate = "" if job.estimate is None else f", about {duration(job.estimate)}"
+        waiting = sum(one.state == "waiting" for one in jobs)
+        line = f"{job.name}: running{estimate}; {waiting} to go after it"
+    else:
+        reason = f": {job.reason}" if job.reason else ""
+        line = f"{job.name}: {job.state} in {duration(job.seconds)}{reason}"
+    sys.stderr.write(escape.printable(line) + "\n")
+    sys.stderr.flush()
+
+
 def summary(jobs: Sequence[Job]) -> RichTable:
-    """What became of each part."""
+    """Return a table of what became of each job."""
     table = RichTable(title="Battery", title_justify="left")
     table.add_column("Part", no_wrap=True)
     for heading in ("Models", "Time", "estimated"):
@@ -58,6 +78,23 @@ def summary(jobs: Sequence[Job]) -> RichTable:
     return table
 
 
+def answers_table(answers: Sequence[Answer]) -> RichTable:
+    """Return a table of which evaluations can measure a model."""
+    table = RichTable()
+    for name in ("Evaluation", "Can run", "Budget, or what is missing", "Time on one core"):
+        table.add_column(name)
+    for one in answers:
+        seconds = "unknown" if one.seconds is None else f"about {duration(one.seconds)}"
+        rough = " (extrapolated)" if one.is_rough and one.seconds is not None else ""
+        table.add_row(
+            one.evaluation,
+            "no" if one.reason else "yes",
+            escape.terminal(one.reason or one.budget),
+            "" if one.reason else seconds + rough,
+        )
+    return table
+
+
 def duration(seconds: float) -> str:
     """``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 100:
@@ -67,7 +104,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _told(job: Job) -> str:
+def _state(job: Job) -> str:
     if job.state in ("waiting", "running"):
         estimate = "" if job.estimate is None else f" (about {duration(job.estimate)} in all)"
         return f"{job.state}{estimate}"

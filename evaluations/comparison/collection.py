@@ -24,9 +24,9 @@ from evaluations.comparison.paper_tables import (
 )
 from evaluations.comparison.seeds import Group, groups
 from evaluations.comparison.selection import Model, models
+from evaluations.comparison.versions import older_told
 from evaluations.core.record import Record, read_record
 from evaluations.core.records import Identity, collect, identity
-from evaluations.core.versions import older_told
 from evaluations.tables import Table, draw, markdown
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import file_name, write_atomically

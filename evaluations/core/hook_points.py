@@ -2,5 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Stream = Literal["clean", "ablated"]
+"""The two streams of a model with gates."""
+
 NEURONS = "blocks.*.mlp.hook_post"
 """The neurons of every block's MLP, after the activation function."""

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from evaluations.core.record import Record
 from sat_interp._util.errors import UserError
@@ -13,16 +14,36 @@ from sat_interp._util.errors import UserError
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A record, with the MODEL argument and the configuration it is of."""
+
+    model: Any
+    config: Any
+    record: Record
+
+
 @dataclass
 class Outcome:
     """What became of each model: a record, or the reason why there is none."""
 
-    records: list[Record] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
     """How many records were there already."""
     renewed: int = 0
     """How many were measured again because their record was of an older version."""
+
+    @property
+    def records(self) -> list[Record]:
+        """The records, in the order in which they were made or read."""
+        return [one.record for one in self.measured]
+
+    def add(self, other: Outcome) -> None:
+        """Add the records and counts of another outcome; its failures stay apart."""
+        self.measured += other.measured
+        self.skipped += other.skipped
+        self.renewed += other.renewed
 
     @contextmanager
     def noting(self, name: str, task: str) -> Iterator[None]:

@@ -6,26 +6,25 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
-
-from transformer_lens import HookedTransformer
+from typing import Any, Protocol, runtime_checkable
 
 from evaluations.core import weights
 from evaluations.core.canonical import canonical
-from evaluations.core.model_source import ModelArgument, ModelSource
+from evaluations.core.inputs import load, resolved
+from evaluations.core.model_source import ModelSource
 from evaluations.core.models import LoadedModel
-from evaluations.core.outcome import Outcome
+from evaluations.core.options import Request
+from evaluations.core.outcome import Measured, Outcome
 from evaluations.core.record import (
     SCHEMA,
-    Metric,
     Record,
     hash_of,
     plain,
     read_record,
 )
+from evaluations.core.spec import Spec
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import file_name
@@ -51,130 +50,123 @@ class Data(Protocol):
         ...
 
 
-DataT = TypeVar("DataT", bound=Data)
-ConfigT = TypeVar("ConfigT")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an evaluation's function returns."""
-
-    metrics: list[Metric]
-    extra: dict[str, Any] = field(default_factory=dict)
-    """Small curves and histograms; large things go to files of their own."""
-
-
-@dataclass(frozen=True)
-class Evaluation(Generic[DataT, ConfigT]):
-    """A question asked of a model: a pure function of model, data and configuration.
-
-    Attributes:
-        name: as in ``sat-eval <name>`` and in the record's file name.
-        config_type: a dataclass whose fields decide the result; ``seed`` among them.
-        function: (model, data, config) -> Result; asks nothing of the model but to be a
-            HookedTransformer.
-        version: part of a record's identity; raised by one whenever a change of the code changes
-            a figure, so that records of the old code are measured again.
-        check: raises ``UserError`` where a model of that shape cannot be measured with that
-            configuration; it is given the model on the meta device, before weights are read.
-        fit: (model, data, config) -> the configuration that is used on that data, which is the one
-            of the record and of its identity; the configuration as it is where None.
-    """
-
-    name: str
-    config_type: type[ConfigT]
-    function: Callable[[HookedTransformer, DataT, ConfigT], Result]
-    version: int = 1
-    check: Callable[[HookedTransformer, ConfigT], object] | None = None
-    fit: Callable[[HookedTransformer, DataT, ConfigT], ConfigT] | None = None
-
-
-def run(
-    evaluation: Evaluation[DataT, ConfigT],
-    models: Sequence[ModelArgument],
-    data: Callable[[LoadedModel], DataT],
-    config: ConfigT,
-    out: str | Path,
-    force: bool = False,
-    *,
-    load: Callable[[ModelSource], LoadedModel] = ModelSource.load,
-) -> Outcome:
-    """Run one evaluation on several models, one in memory at a time, and write a record for each.
+def run(spec: Spec, request: Request) -> Outcome:
+    """Run one evaluation on several models, one in memory at a time, and write their records.
 
     A record that is already there is read instead, whatever the model is called by now: it is known
     by the hash of the weights and the hash of everything else that decides the result. One that
-    cannot be read is redone. A model that fails does not stop the others.
+    cannot be read is measured again. A model that fails does not stop the others.
 
-    Args:
-        models: what ``ModelSource.of`` takes.
-        data: gives a model its data (in its own tokens).
-        out: records go to ``out/<model>-<weights>/<evaluation>-<config>.json``.
-        force: run even what is done.
-        load: how a source is loaded, where device or dtype matter.
+    Records go to ``out/<model>-<weights>/<evaluation>-<config>.json``.
 
     Raises:
-        UserError: ``out`` cannot be a directory; told before anything has run.
+        UserError: the options make no sense, or ``out`` cannot be a directory; before anything has
+            run.
+    """
+    request = resolved(request)
+    configs = spec.configs(request)
+    jobs = [(model, config) for config in configs for model in request.models]
+    outcome = _measure_all(spec, request, configs, jobs)
+    for model, config in spec.follow_up(request, outcome.measured):
+        chosen = dataclasses.replace(request, models=[model])
+        beside = _measure_all(spec, chosen, [config], [(model, config)])
+        outcome.add(beside)
+        for name, reason in beside.failures.items():
+            log.warning("%s: the follow-up measurement failed: %s", name, reason)
+    return outcome
+
+
+def _measure_all(
+    spec: Spec, request: Request, configs: Sequence[Any], jobs: Sequence[tuple[ModelSource, Any]]
+) -> Outcome:
+    return measure(
+        spec,
+        jobs,
+        spec.prepare(request, configs),
+        request.out,
+        request.run.force,
+        load=lambda model, config: load(model, spec, request, config),
+    )
+
+
+def measure(
+    spec: Spec,
+    jobs: Sequence[tuple[ModelSource, Any]],
+    prepare: Callable[[LoadedModel], Data],
+    out: str | Path,
+    force: bool = False,
+    *,
+    load: Callable[[ModelSource, Any], LoadedModel],
+) -> Outcome:
+    """Measure each model with its configuration, and note what became of it.
+
+    Args:
+        jobs: models and configurations.
+        prepare: gives a model its data (in its own tokens).
+        out: directory of the records.
+        force: measure again what has a record already.
+        load: (model, configuration) -> the loaded model.
+
+    Raises:
+        UserError: ``out`` cannot be a directory; before anything has run.
     """
     try:
         Path(out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"records cannot be written to {out}: {error.strerror}") from None
     outcome = Outcome()
-    for spec in progress.bar(models, desc=evaluation.name, unit="model"):
-        source = ModelSource.of(spec)
-        with outcome.noting(source.label, evaluation.name):
-            loaded = load(source)
-            record, was_done = run_one(evaluation, loaded, data(loaded), config, out, force)
-            outcome.records.append(record)
+    for source, config in progress.bar(jobs, desc=spec.name, unit="model"):
+        with outcome.noting(source.label, spec.name):
+            loaded = load(source, config)
+            record, was_done = run_one(spec, loaded, prepare(loaded), config, out, force)
+            outcome.measured.append(Measured(source, config, record))
             outcome.skipped += was_done
             outcome.renewed += not was_done and had_older(record, out)
     return outcome
 
 
 def run_one(
-    evaluation: Evaluation[DataT, ConfigT],
+    spec: Spec,
     loaded: LoadedModel,
-    data: DataT,
-    config: ConfigT,
+    data: Data,
+    config: Any,
     out: str | Path,
     force: bool = False,
 ) -> tuple[Record, bool]:
-    """The record of one model, and whether it was there already."""
-    if evaluation.fit is not None:
-        config = evaluation.fit(loaded.model, data, config)
-    config_hash = hash_of(identity(evaluation, loaded, data, config))
-    if not force and (done := find_record(out, evaluation.name, config_hash, loaded)):
+    """Return the record of one model, and whether it was there already."""
+    config = spec.fit(loaded.model, data, config)
+    recorded = config.recorded() if hasattr(config, "recorded") else config
+    config_hash = hash_of(identity(spec, loaded, data, recorded))
+    if not force and (done := find_record(out, spec.name, config_hash, loaded)):
         return done, True
     started, clock, tree = datetime.now(UTC), time.perf_counter(), commit()
-    result = evaluation.function(loaded.model, data, config)
+    measurement = spec.evaluate(loaded.model, data, config)
     record = Record(
-        evaluation=evaluation.name,
+        evaluation=spec.name,
         model=describe_model(loaded),
         data={**data.describe(), **_tokenizer_note(loaded)},
-        config=plain(config),
+        config=plain(recorded),
         config_hash=config_hash,
         seed=int(getattr(config, "seed", 0)),
-        metrics=result.metrics,
-        extra=plain(result.extra),
+        metrics=measurement.metrics,
+        extra=plain(measurement.extra),
         versions=versions(),
         commit=tree,
         started=started.isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - clock, 3),
         device=loaded.device,
-        version=evaluation.version,
+        version=spec.version,
     )
-    record.write(record_path(out, evaluation.name, config_hash, loaded))
+    record.write(record_path(out, spec.name, config_hash, loaded))
     return record, False
 
 
-def identity(
-    evaluation: Evaluation[DataT, ConfigT], loaded: LoadedModel, data: DataT, config: ConfigT
-) -> dict[str, Any]:
+def identity(spec: Spec, loaded: LoadedModel, data: Data, config: Any) -> dict[str, Any]:
     """Everything but the weights that decides a result: equal identities, equal records."""
     return {
         "schema": SCHEMA,
-        "evaluation": evaluation.name,
-        "version": evaluation.version,
+        "evaluation": spec.name,
+        "version": spec.version,
         "config": config,
         "data": data.content,
         "configuration": loaded.configuration,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,13 +14,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from evaluations.core.autoencoder import content_hash, hook_point, open_sae
-from evaluations.core.hook_points import NEURONS
+from evaluations.core.hook_points import NEURONS, Stream
 from sat_interp._util.errors import UserError, suggest
 from sat_interp.model.fast import fast_activations, layer_of
 from sat_interp.model.positions import position_hooks
 from sat_interp.model.transformer import SelfAblatingTransformer
 
-Stream = Literal["clean", "ablated"]
 Values = Float[Tensor, "batch pos units"]
 
 

@@ -44,16 +44,17 @@ def option_parser(
     usage: str | None = None,
     description: str = "",
     examples: str = "",
-    sections: Mapping[str, type] | None = None,
+    sections: Mapping[str, Sequence[type]] | None = None,
     skip: Collection[str] = (),
 ) -> jsonargparse.ArgumentParser:
     """Parser whose options are the fields of dataclasses, for :func:`parse_options`.
 
     A field ``match_runs: int = 12`` becomes ``--match-runs N`` (``--match_runs`` is accepted too),
     its help is the docstring under the field. A bool that is False by default is a flag; one that
-    is True has ``--no-x`` beside ``--x``; ``tuple[float, ...]`` is written with commas. Fields
-    without default are required. ``--config FILE`` reads a YAML file of options, ``--print-config``
-    prints one. Further arguments and defaults come from ``add_argument`` and ``set_defaults``.
+    is True has ``--no-x`` beside ``--x``; ``tuple[float, ...]`` is written with commas; Any
+    is text. Fields without default are required. ``--config FILE`` reads a YAML file of options,
+    ``--print-config`` prints one. Further arguments and defaults come from ``add_argument`` and
+    ``set_defaults``.
 
     Args:
         configs: dataclasses with a docstring per field; a field of several is one option, as the
@@ -63,7 +64,7 @@ def option_parser(
         description: what the command does.
         examples: command lines, shown as they are written.
         sections: dataclasses by the prefix of their options: ``--lm.stories N`` and, in a YAML
-            file, ``lm: {stories: N}``.
+            file, ``lm: {stories: N}``; None where an option is not given.
         skip: fields that are no options.
     """
     parser = jsonargparse.ArgumentParser(
@@ -80,9 +81,11 @@ def option_parser(
     seen = set(skip)
     for config in configs:
         _add_fields(parser, config, "", seen)
-    for section, config in (sections or {}).items():
-        group = parser.add_argument_group(f"options of {section}")
-        _add_fields(group, config, f"{section}.", set())
+    for section, kinds in (sections or {}).items():
+        group, own = parser.add_argument_group(f"options of {section}"), set[str]()
+        for kind in kinds:
+            _add_fields(group, kind, f"{section}.", own)
+        parser.set_defaults({f"{section}.{name}": None for name in own})
     return parser
 
 
@@ -118,13 +121,14 @@ def build(config: type[Config], options: Mapping[str, Any]) -> Config:
 
 def _add_fields(group: Any, config: type, prefix: str, seen: set[str]) -> None:
     """Add an option for each field that is not in ``seen`` yet."""
-    hints, help_texts = get_type_hints(config), _field_docstrings(config)
+    hints, help_texts = get_type_hints(config), field_docstrings(config)
     for field in dataclasses.fields(config):
         if field.name in seen or not field.init:
             continue
         seen.add(field.name)
         option = f"--{prefix}{field.name.replace('_', '-')}"
         hint, default = hints[field.name], _default(field)
+        hint = str | None if hint is Any else hint
         settings: dict[str, Any] = {"help": help_texts.get(field.name, ""), "default": default}
         if hint is bool and default is not dataclasses.MISSING:
             no_prefix: Any = "no-" if default else None
@@ -171,7 +175,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default
 
 
-def _field_docstrings(config: type) -> dict[str, str]:
+def field_docstrings(config: type) -> dict[str, str]:
     """Docstrings under the fields of a dataclass and of its bases, each in one line."""
     texts: dict[str, str] = {}
     for base in reversed(config.__mro__[:-1]):

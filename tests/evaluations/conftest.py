@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, PreTrainedTokenizerFast
 
 from evaluations.core.record import Metric, Record
 from evaluations.core.text import Text, evaluation_text
@@ -96,3 +96,14 @@ def make_record() -> Callable[..., Record]:
         return Record(**{**known, **fields})
 
     return make
+
+
+@pytest.fixture
+def foreign(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A Hugging Face directory without weights: whoever reads them fails."""
+    directory = tmp_path / "foreign"
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=2, n_head=4, n_positions=32)
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory

@@ -1,7 +1,7 @@
 """Golden values: what every evaluation says of small seeded models on a fixed text.
 
 A record is found again by what decides it, and the code decides it through the ``version`` of its
-``Evaluation``. ``test_golden.py`` computes the figures below and compares them with the files in
+``SPEC``. ``test_golden.py`` computes the figures below and compares them with the files in
 ``golden_values/``, one for each evaluation. Where a figure has changed on purpose, raise the
 version and run, from the root of the repository::
 
@@ -15,11 +15,9 @@ their version is ``evaluations.core.activations.FORMAT``.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 import os
-import pkgutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -29,11 +27,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
-import evaluations
 from evaluations.core.excerpts import GatherConfig
 from evaluations.core.record import Metric
-from evaluations.core.runner import Evaluation, Result
+from evaluations.core.spec import Measurement
 from evaluations.core.text import Text, evaluation_text
+from evaluations.registry import SPECS
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp.data.tokenizer import train_bpe
 from sat_interp.model.shape import gpt_neo_config
@@ -66,7 +64,7 @@ def stories() -> list[str]:
     return found
 
 
-def values_of(result: Result) -> Values:
+def values_of(result: Measurement) -> Values:
     """The figures of a result, times left out."""
     return {one.name: _plain(one) for one in result.metrics if one.unit != "s"}
 
@@ -107,8 +105,9 @@ class Golden:
         )
         return SelfAblatingTransformer(cfg, config, tokenizer=self.tokenizer).eval()
 
-    def lm(self) -> dict[str, Result]:
-        from evaluations.suite.lm.evaluation import LanguageConfig, language_model
+    def lm(self) -> dict[str, Measurement]:
+        from evaluations.suite.lm.config import LanguageConfig
+        from evaluations.suite.lm.evaluation import evaluate as language_model
 
         config = LanguageConfig(resamples=50, activation_stories=20)
         return {
@@ -116,8 +115,9 @@ class Golden:
             for variant in ("none", "local")
         }
 
-    def gates(self) -> dict[str, Result]:
-        from evaluations.suite.gates.evaluation import GatesConfig, gates
+    def gates(self) -> dict[str, Measurement]:
+        from evaluations.suite.gates.config import GatesConfig
+        from evaluations.suite.gates.evaluation import evaluate as gates
 
         config = GatesConfig(
             resamples=50, probe_stories=40, probe_classes=16, intervention_stories=8
@@ -127,8 +127,9 @@ class Golden:
             for variant in ("local", "global")
         }
 
-    def acdc(self) -> dict[str, Result]:
-        from evaluations.suite.circuits.evaluation import CircuitConfig, circuits
+    def acdc(self) -> dict[str, Measurement]:
+        from evaluations.suite.circuits.config import CircuitConfig
+        from evaluations.suite.circuits.evaluation import evaluate as circuits
         from evaluations.tasks.registry import make_task
         from tests.evaluations.suite.circuits.cases import doable
 
@@ -142,9 +143,10 @@ class Golden:
             for method in ("acdc", "eap", "eap-ig")
         }
 
-    def sae(self) -> dict[str, Result]:
+    def sae(self) -> dict[str, Measurement]:
         from evaluations.suite.sae.config import preset
-        from evaluations.suite.sae.evaluation import SaeData, sparse_autoencoder
+        from evaluations.suite.sae.evaluation import SaeData
+        from evaluations.suite.sae.evaluation import evaluate as sparse_autoencoder
         from sat_interp.data.corpus import load_corpus
         from sat_interp.data.sources import parse_data
 
@@ -162,9 +164,9 @@ class Golden:
             found[architecture] = sparse_autoencoder(model, data, _with(config, small))
         return found
 
-    def neurons(self) -> dict[str, Result]:
+    def neurons(self) -> dict[str, Measurement]:
         from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
-        from evaluations.suite.neurons.evaluation import explain_neurons
+        from evaluations.suite.neurons.evaluation import evaluate as explain_neurons
         from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 
         examiner = LookupExaminer()
@@ -177,9 +179,10 @@ class Golden:
         )  # fmt: skip
         return {"lookup": explain_neurons(self.model(), data, config)}
 
-    def n2g(self) -> dict[str, Result]:
+    def n2g(self) -> dict[str, Measurement]:
         from evaluations.suite.n2g.config import N2gConfig
-        from evaluations.suite.n2g.evaluation import N2gData, neuron_graphs
+        from evaluations.suite.n2g.evaluation import N2gData
+        from evaluations.suite.n2g.evaluation import evaluate as neuron_graphs
         from evaluations.suite.n2g.substitutes import Neighbours
         from evaluations.suite.n2g.vocabulary import Vocabulary
 
@@ -219,18 +222,7 @@ def all_versions() -> dict[str, int]:
     """The version of every evaluation, and the format of the activations that are kept on disk."""
     from evaluations.core.activations import FORMAT
 
-    found = {name: one.version for name, one in all_evaluations().items()}
-    return {**found, "activations": FORMAT}
-
-
-def all_evaluations() -> dict[str, Evaluation[Any, Any]]:
-    """Every ``Evaluation`` there is in the package, by name."""
-    found = {}
-    for module in pkgutil.walk_packages(evaluations.__path__, "evaluations."):
-        for value in vars(importlib.import_module(module.name)).values():
-            if isinstance(value, Evaluation):
-                found[value.name] = value
-    return found
+    return {**{spec.name: spec.version for spec in SPECS}, "activations": FORMAT}
 
 
 def compute(name: str, directory: Path) -> dict[str, Values]:
@@ -241,9 +233,9 @@ def compute(name: str, directory: Path) -> dict[str, Values]:
     before = os.environ.get("SAT_INTERP_CACHE")
     os.environ["SAT_INTERP_CACHE"] = str(directory / "cache")
     try:
-        method: Callable[[], dict[str, Result | Values]] = getattr(Golden(directory), name)
+        method: Callable[[], dict[str, Measurement | Values]] = getattr(Golden(directory), name)
         return {
-            case: values_of(result) if isinstance(result, Result) else result
+            case: values_of(result) if isinstance(result, Measurement) else result
             for case, result in method().items()
         }
     finally:
@@ -301,7 +293,7 @@ def update(name: str, version: int, cases: dict[str, Values]) -> str:
             listed = "\n  ".join(changed[:20])
             raise ValueError(
                 f"{name}: {len(changed)} values changed under version {version}: raise the version "
-                f"of its Evaluation(...)\n  {listed}"
+                f"of its SPEC\n  {listed}"
             )
     PLACE.mkdir(exist_ok=True)
     content = json.dumps({"version": version, "cases": cases}, indent=1, allow_nan=False)

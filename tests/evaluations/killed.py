@@ -29,8 +29,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluations.battery import run as battery
-from evaluations.cli import main as sat_eval
 from evaluations.comparison.collection import Report
 from evaluations.core.record import read_records
 from evaluations.tables import csv_text, markdown
@@ -77,8 +75,8 @@ class Side:
             kill: when to kill it; never by default.
             alone: kill the process itself, not its group.
         """
-        command = [sys.executable, "-m", "tests.evaluations.killed", "--tiny", "--", "all",
-                   *self.arguments, *more, "--out", str(self.out)]  # fmt: skip
+        command = [sys.executable, "-m", "evaluations.cli", "all", *self.arguments, *more]
+        command += [*tiny_options(), "--parts", ",".join(TINY), "--out", str(self.out)]
         started, seen = time.time(), dict[str, float]()
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self.directory / "printed.txt", "ab") as printed:
@@ -247,12 +245,13 @@ def _directory(named: str | None) -> Iterator[Path]:
         yield Path(made)
 
 
-def _tiny(arguments: Sequence[str]) -> int:
-    """``sat-eval`` with the tiny budgets."""
-    battery.PARTS = tuple(
-        dataclasses.replace(part, settings={"quick": TINY[part.name]}) for part in battery.PARTS
-    )
-    return sat_eval(arguments)
+def tiny_options() -> list[str]:
+    """The tiny budgets as options of ``sat-eval all``."""
+    return [
+        f"--{name}.{option.replace('_', '-')}={value}"
+        for name, options in TINY.items()
+        for option, value in options.items()
+    ]
 
 
 def main() -> int:
@@ -282,6 +281,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:3] == ["--tiny", "--"]:
-        sys.exit(_tiny(sys.argv[3:]))
     sys.exit(main())

@@ -12,40 +12,45 @@ import numpy as np
 import pytest
 import torch
 
-from evaluations.battery.run import PARTS
 from evaluations.core.excerpts import GatherConfig
-from evaluations.core.runner import Result
+from evaluations.core.spec import Measurement
 from evaluations.core.text import Text
-from evaluations.suite.circuits.evaluation import CircuitConfig, circuits
-from evaluations.suite.gates.evaluation import GatesConfig, gates
-from evaluations.suite.lm.evaluation import LanguageConfig, language_model
+from evaluations.registry import SPECS
+from evaluations.suite.circuits.config import CircuitConfig
+from evaluations.suite.circuits.evaluation import evaluate as circuits
+from evaluations.suite.gates.config import GatesConfig
+from evaluations.suite.gates.evaluation import evaluate as gates
+from evaluations.suite.lm.config import LanguageConfig
+from evaluations.suite.lm.evaluation import evaluate as language_model
 from evaluations.suite.n2g.config import N2gConfig
-from evaluations.suite.n2g.evaluation import N2gData, neuron_graphs
+from evaluations.suite.n2g.evaluation import N2gData
+from evaluations.suite.n2g.evaluation import evaluate as neuron_graphs
 from evaluations.suite.n2g.substitutes import Neighbours
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.suite.neurons.evaluation import explain_neurons
+from evaluations.suite.neurons.evaluation import evaluate as explain_neurons
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
-from evaluations.suite.sae.evaluation import SaeData, sparse_autoencoder
+from evaluations.suite.sae.evaluation import SaeData
+from evaluations.suite.sae.evaluation import evaluate as sparse_autoencoder
 from tests.evaluations.suite.circuits.cases import doable, task
 from tests.evaluations.suite.sae.conftest import TINY
 from tests.stand_in import DEVICE, StandIn, accelerator, moved
 
 GATHER = GatherConfig(top=4, sample=4, random=4, width=12)
 TIMES = {"seconds"}
-Measure = Callable[[Any, Text, Path], Result]
+Measure = Callable[[Any, Text, Path], Measurement]
 
 
-def _lm(model: Any, text: Text, out: Path) -> Result:
+def _lm(model: Any, text: Text, out: Path) -> Measurement:
     return language_model(model, text, LanguageConfig(resamples=20))
 
 
-def _gates(model: Any, text: Text, out: Path) -> Result:
+def _gates(model: Any, text: Text, out: Path) -> Measurement:
     return gates(model, text, GatesConfig(resamples=20, probe_classes=20, picture_tokens=6))
 
 
 def _circuits(**settings: object) -> Measure:
-    def measure(model: Any, text: Text, out: Path) -> Result:
+    def measure(model: Any, text: Text, out: Path) -> Measurement:
         prompts = dataclasses.replace(task((5,), n=4), held_out=task((5,), n=3, seed=3))
         with torch.no_grad():
             prompts = _on_cpu(doable(model, prompts))
@@ -64,13 +69,13 @@ def _on_cpu(prompts: Any) -> Any:
     return dataclasses.replace(prompts, batches=batches, held_out=held_out)
 
 
-def _sae(model: Any, text: Text, out: Path) -> Result:
+def _sae(model: Any, text: Text, out: Path) -> Measurement:
     config = dataclasses.replace(TINY, tokens=320, resamples=20)
     data = SaeData(text.corpus, text, out / "sae", {"name": "tiny", "weights": "ab"}, [config])
     return sparse_autoencoder(model, data, config)
 
 
-def _neurons(model: Any, text: Text, out: Path) -> Result:
+def _neurons(model: Any, text: Text, out: Path) -> Measurement:
     data = NeuronsData(text, LookupExaminer(), "tiny", "tiny", out / "own", cache=out / "cache")
     examiner = LookupExaminer().describe()
     return explain_neurons(
@@ -78,7 +83,7 @@ def _neurons(model: Any, text: Text, out: Path) -> Result:
     )
 
 
-def _n2g(model: Any, text: Text, out: Path) -> Result:
+def _n2g(model: Any, text: Text, out: Path) -> Measurement:
     vocabulary = Vocabulary.of(text.tokenizer)
     data = N2gData(text, vocabulary, Neighbours.of(text, vocabulary), out / "n2g", "tiny")
     return neuron_graphs(model, data, N2gConfig(neurons_per_layer=3, examples=4, gather=GATHER))
@@ -87,7 +92,7 @@ def _n2g(model: Any, text: Text, out: Path) -> Result:
 MEASURES: dict[str, Measure] = {
     "lm": _lm,
     "gates": _gates,
-    "acdc": _circuits(taus=(0.05, 0.3)),
+    "acdc": _circuits(tau=(0.05, 0.3)),
     "acdc, eap-ig": _circuits(method="eap-ig", ablation="mean"),
     "sae": _sae,
     "neurons": _neurons,
@@ -96,7 +101,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def test_every_evaluation_of_the_battery_is_tried_here():
-    assert {part.name for part in PARTS} == {name.partition(",")[0] for name in MEASURES}
+    assert {spec.name for spec in SPECS} == {name.partition(",")[0] for name in MEASURES}
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,32 @@
-"""Circuits: which edges of a model's computational graph a task needs."""
+"""acdc: which edges of a model's computational graph a task needs."""
+
+from __future__ import annotations
+
+from evaluations.core.options import TaskOptions
+from evaluations.core.spec import Cost, Spec
+from evaluations.suite.circuits.config import CircuitConfig
+
+SPEC = Spec(
+    package=__name__,
+    name="acdc",
+    summary="Circuits: the edges a task needs, with the controls that give their number a meaning.",
+    description="""\
+ACDC (or EAP, EAP-IG) on the edge-factorised graph with queries, keys and values apart. Beside the
+number of edges: whether the model does the task, the circuit's KL and faithfulness on the prompts
+it was found on and on held-out ones, CPR and CMD of the method, random circuits, the null task, the
+spread over prompts and orders, the margin to tau. The circuits are written as a figure, JSON and
+GraphML.""",
+    examples=(
+        "sat-eval acdc demo:baseline demo:local-k4",
+        "sat-eval acdc demo:baseline --task agreement --tau 0.003,0.01,0.03,0.1",
+        "sat-eval acdc runs/a runs/b --task prompts.json --prompts 200 --bootstrap 10",
+        "sat-eval acdc ./gpt2-directory --method eap-ig --edges 200",
+        "sat-eval acdc runs/a --no-sweep --ablation mean",
+    ),
+    version=2,
+    options=CircuitConfig,
+    shared=(TaskOptions,),
+    # 50 times the edges took 1.6 times as long: a larger graph is searched once, not six times
+    cost=Cost({"quick": 25, "demo": 50, "paper": 20}, grows="edges", power=0.2, guessed=("paper",)),
+    budgets={"quick": {"prompts": 60, "random_circuits": 10}, "paper": {"no_sweep": True}},
+)

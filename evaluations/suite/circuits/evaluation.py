@@ -11,20 +11,24 @@ visiting orders (``controls.py``), and how near to the threshold the nearest edg
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import math
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.core.runner import Evaluation, Result
-from evaluations.core.versions import VERSIONS
+from evaluations.core.inputs import task_prompts
+from evaluations.core.models import LoadedModel
+from evaluations.core.options import Request, TaskOptions
+from evaluations.core.spec import Measurement
 from evaluations.suite.circuits import metrics as told
 from evaluations.suite.circuits.case import Case, finite_case, held_out_case
+from evaluations.suite.circuits.config import LEAST_DRAWS, CircuitConfig, steps_of
 from evaluations.suite.circuits.controls import (
     Spread,
     bootstrap_spread,
@@ -33,121 +37,30 @@ from evaluations.suite.circuits.controls import (
 )
 from evaluations.suite.circuits.faithfulness import Area, Point, curve, faithfulness, tau_ranking
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict
-from evaluations.suite.circuits.methods.acdc.search import check_tau
 from evaluations.suite.circuits.methods.eap import (
-    STEPS,
-    Points,
-    ScoreBy,
-    Selection,
     interpolation,
     ranking,
 )
 from evaluations.suite.circuits.methods.find import (
     DEMO_EDGES,
-    Engine,
     Find,
     Found,
-    Method,
     by_acdc,
     by_attribution,
-    check_method,
-    steps_of,
 )
-from evaluations.suite.circuits.patched import PRECISE, Ablation
+from evaluations.suite.circuits.patched import PRECISE
 from evaluations.tasks.pairs import TaskPrompts, competence
+from evaluations.tasks.registry import make_task
 from sat_interp._util import progress
-from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.errors import UserError
 
 log = logging.getLogger(__name__)
 
-TAU = 0.03
-"""The paper's."""
-SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0)
-"""Thresholds by which ACDC ranks edges where only one is asked for."""
 RESAMPLES_OF_PROMPTS = 2000
-SMALL_SPREAD = told.LEAST_DRAWS
+SMALL_SPREAD = LEAST_DRAWS
 
 
-@dataclass(frozen=True)
-class CircuitConfig:
-    """What decides a circuit and its controls, besides the model and the prompts."""
-
-    seed: int = 0
-    """Of random circuits, the null task, bootstrap samples, orders."""
-
-    method: Method = "acdc"
-
-    engine: Engine = "fast"
-    """Of ACDC."""
-
-    taus: tuple[float, ...] = (TAU,)
-    """ACDC's thresholds in nats: a lower one keeps more edges. The circuit in question is that of
-    0.03 where it is among them, else that of the first."""
-
-    edges: int | None = None
-    """How many edges EAP and EAP-IG keep; by default 5 % of all."""
-
-    score_by: ScoreBy = "logit-difference"
-    """What EAP and EAP-IG attribute."""
-
-    selection: Selection = "greedy"
-    """How EAP and EAP-IG choose edges by score."""
-
-    ablation: Ablation = "resample"
-    """What replaces an edge."""
-
-    random_circuits: int = 20
-
-    null_draws: int = 5
-    """How many times the null task's prompts are drawn and its circuit is found."""
-
-    bootstrap: int | None = None
-    """Bootstrap samples of the prompts, and random orders, the circuit is found again with; by
-    default 5 on graphs of up to 2,000 edges, else none: each costs as much as the circuit. With
-    fewer than 5 there is no standard deviation."""
-
-    steps: int = STEPS
-    """Interpolation points of EAP-IG."""
-
-    points: Points = "paper"
-    """Where they lie: as in the equation of Hanna et al. 2024, or as in their released code."""
-
-    sweep: bool = True
-    """Whether ACDC runs at further thresholds, without which its CPR and CMD do not exist."""
-
-    def __post_init__(self) -> None:
-        for kind, value, choices in (
-            ("method", self.method, Method), ("engine", self.engine, Engine),
-            ("score", self.score_by, ScoreBy), ("selection", self.selection, Selection),
-            ("ablation", self.ablation, Ablation), ("points", self.points, Points),
-        ):  # fmt: skip
-            if value not in get_args(choices):
-                raise UserError(suggest(kind, value, get_args(choices)))
-        if not self.taus:
-            raise UserError("there is no tau: give one or several, such as 0.03")
-        for tau in self.taus:
-            check_tau(tau)
-        if self.edges is not None and self.edges < 0:
-            raise UserError(f"a circuit has no {self.edges} edges")
-        if min(self.random_circuits, self.bootstrap or 0, self.null_draws) < 0:
-            raise UserError("random_circuits, null_draws and bootstrap cannot be negative")
-        check_method(
-            self.method, self.engine, self.ablation, self.score_by, self.steps, self.points
-        )
-
-    @property
-    def tau(self) -> float:
-        """The threshold of the circuit in question."""
-        return TAU if TAU in self.taus else self.taus[0]
-
-    def swept(self) -> list[float]:
-        """All thresholds ACDC runs at, smallest first."""
-        if not self.sweep:
-            return [self.tau]
-        return sorted({*self.taus, *(SWEEP if len(self.taus) == 1 else ())})
-
-
-def circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Result:
+def evaluate(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
     """The circuit of a task in a model, with all its controls.
 
     A model in less than float32 is copied to float32, in which KL steps are not rounding. Prompts
@@ -168,13 +81,51 @@ def circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConf
         model.train(was_training)
 
 
-def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Result:
+def prepare(
+    request: Request, configs: Sequence[CircuitConfig]
+) -> Callable[[LoadedModel], TaskPrompts]:
+    """Return what makes each model's prompts."""
+    (config,) = configs
+    if 0 < (config.bootstrap or 0) < LEAST_DRAWS:
+        log.warning(
+            "--bootstrap %d gives no standard deviation: it takes %d",
+            config.bootstrap,
+            LEAST_DRAWS,
+        )
+
+    def prompts_of(loaded: LoadedModel) -> TaskPrompts:
+        prompts = task_prompts(request, loaded, config.seed)
+        return one_length(prompts) if config.engine == "auto-circuit" else prompts
+
+    return prompts_of
+
+
+def one_length(prompts: TaskPrompts) -> TaskPrompts:
+    """Return the prompts of the commonest length; the others are counted as left out."""
+    sizes = [len(batch) for batch in prompts.batches]
+    largest = sizes.index(max(sizes))
+    first = sum(sizes[:largest])
+    chosen = prompts.subset(range(first, first + sizes[largest]))
+    if not (others := prompts.n - chosen.n):
+        return chosen
+    return dataclasses.replace(
+        chosen, left_out={**chosen.left_out, "not of the commonest length": others}
+    )
+
+
+def preview(subject: Any) -> str:
+    """Return what the defaults read of a model."""
+    prompts = make_task(subject.task, subject.known.tokenizer, TaskOptions().prompts)
+    return f"{subject.task}: {prompts.n} prompts, {Graph.of(subject.known.model).n_edges:,} edges"
+
+
+def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
     skill = competence(model, prompts)
     case, left_out = finite_case(model, prompts, config.ablation)
     _check_edges(case.graph, config)
     held = held_out_case(case, config.ablation)
     sweep, orders = _found(case, config)
-    circuit = sweep[config.tau]
+    circuit = sweep[config.threshold]
     curves = {
         name: curve(held, order) if held and order is not None else []
         for name, order in orders.items()
@@ -196,7 +147,7 @@ def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitCon
         *told.method_metrics(held, curves, *numbers, ranked=orders["cpr"] is not None),
     ]
     metrics += _controls(case, held, circuit, config, extra)
-    return Result(metrics, extra)
+    return Measurement(metrics, extra)
 
 
 def check(model: HookedTransformer, config: CircuitConfig) -> None:
@@ -206,9 +157,6 @@ def check(model: HookedTransformer, config: CircuitConfig) -> None:
         UserError: an architecture that the patched forward pass does not cover, or too few edges.
     """
     _check_edges(Graph.of(model), config)
-
-
-EVALUATION = Evaluation("acdc", CircuitConfig, circuits, version=VERSIONS["acdc"], check=check)
 
 
 def _check_edges(graph: Graph, config: CircuitConfig) -> None:
@@ -256,8 +204,8 @@ def _found(
     """Circuits by tau, and the method's rankings of all edges: signed for CPR, absolute for CMD."""
     areas: dict[Area, bool] = {"cpr": True, "cmd": False}
     if config.method != "acdc":
-        found = _finder(config, config.tau)(case)
-        return {config.tau: found}, {
+        found = _finder(config, config.threshold)(case)
+        return {config.threshold: found}, {
             name: ranking(case.graph, found.scores, config.selection, signed)
             for name, signed in areas.items()
         }
@@ -279,7 +227,7 @@ def _described(
     case: Case, held: Case | None, config: CircuitConfig, sweep: dict[float, Found]
 ) -> dict[str, Any]:
     """The circuits themselves: edges by name, and what each threshold gives."""
-    graph, circuit, is_acdc = case.graph, sweep[config.tau], config.method == "acdc"
+    graph, circuit, is_acdc = case.graph, sweep[config.threshold], config.method == "acdc"
     rows = []
     for tau, found in sorted(sweep.items()):
         outcome = case.outcome(found.kept)
@@ -304,7 +252,7 @@ def _described(
     return {
         "circuit": circuit_to_dict(graph, circuit.kept, circuit.scores),
         "off_paths": circuit_to_dict(graph, circuit.all_chosen & ~circuit.kept)["edges"],
-        "tau": config.tau if is_acdc else None,
+        "tau": config.threshold if is_acdc else None,
         "order": "from the output to the input; edges are listed as visited (Graph.order)",
         "sweep": rows,
         "edges_without_rank": int((~torch.stack(kept_at_no_tau).any(0)).sum()) if is_acdc else 0,
@@ -318,7 +266,7 @@ def _controls(
     case: Case, held: Case | None, circuit: Found, config: CircuitConfig, extra: dict[str, Any]
 ) -> list[Any]:
     """Random circuits, the null task, other prompts, other orders."""
-    graph, find, seed = case.graph, _finder(config, config.tau), config.seed
+    graph, find, seed = case.graph, _finder(config, config.threshold), config.seed
     n, judge = extra["resamplings"], held or case
     drawn = random_circuits(graph, circuit.kept, config.random_circuits, seed)
     outcomes = [judge.outcome(mask) for mask in progress.bar(drawn, desc="random", unit="circuit")]
@@ -369,7 +317,7 @@ def _orders(case: Case, circuit: Found, config: CircuitConfig, n: int) -> tuple[
         return Spread(), "auto-circuit has an order of its own"
 
     def find(order: Tensor) -> Found:
-        return by_acdc(case, config.tau, config.engine, order)
+        return by_acdc(case, config.threshold, config.engine, order)
 
     return order_spread(circuit.kept, find, case.graph, n, config.seed), "--bootstrap 5"
 

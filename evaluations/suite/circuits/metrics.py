@@ -11,6 +11,7 @@ import numpy as np
 from evaluations.core.record import Direction, Interval, Metric
 from evaluations.core.statistics import LEVEL, mean_interval
 from evaluations.suite.circuits.case import Case, Outcome
+from evaluations.suite.circuits.config import LEAST_DRAWS
 from evaluations.suite.circuits.controls import Spread, jaccard
 from evaluations.suite.circuits.faithfulness import (
     UNDEFINED,
@@ -27,9 +28,6 @@ from evaluations.tasks.pairs import Competence, wilson
 
 ABLE = 0.9
 """Below this accuracy a count of edges is marked: it is low for the wrong reason."""
-
-LEAST_DRAWS = 5
-"""Draws that a standard deviation takes: that of two numbers says nothing."""
 
 NOT_ASKED = {"not asked for": 1}
 NO_HELD_OUT = {"no held-out prompts": 1}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,13 +18,13 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components import AbstractAttention, TransformerBlock
 
+from evaluations.suite.circuits.config import Ablation
 from evaluations.suite.circuits.graph import Graph
 from sat_interp._util.errors import UserError
 
 PRECISE = (torch.float32, torch.float64)
 """What circuits are searched in: in less, KL steps are mostly rounding."""
 
-Ablation = Literal["resample", "zero", "mean"]
 Sources = Float[Tensor, "source batch pos d_model"]
 Replacement = Float[Tensor, "source #batch #pos d_model"]
 Constants = Float[Tensor, "source d_model"]

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluations.core.record import Record
 from evaluations.suite.circuits.draw import Panel, draw_circuits
-from evaluations.suite.circuits.export import write_graphml
+from evaluations.suite.circuits.export import to_networkx, write_graphml
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
 from sat_interp._util import escape
 from sat_interp._util.files import file_name, write_atomically
@@ -177,6 +179,19 @@ CIRCUITS = (
 def tables(records: Sequence[Record]) -> list[Table]:
     """Counts and faithfulness of the circuits, and their controls."""
     return make_tables(CIRCUITS, records)
+
+
+def graphs(records: Sequence[Record]) -> dict[str, nx.MultiDiGraph]:
+    """Return the circuit of each model as a graph (see ``export.to_networkx``)."""
+    return {row.model: to_networkx(_extra(row)["circuit"]) for row in _with_circuits(records)}
+
+
+def details(record: Record, out: Path) -> pd.DataFrame:
+    """Return a row for each edge of the circuit: source, destination, score."""
+    columns = ["source", "destination", "score"]
+    edges = pd.DataFrame(record.extra["circuit"]["edges"], columns=columns)
+    edges.insert(0, "model", record.model.get("name"))
+    return edges
 
 
 def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:

@@ -7,15 +7,15 @@ ablated loss under other masks), ``picture.py`` (the units each token of a story
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformer_lens import HookedTransformer
 
-from evaluations.core.runner import Evaluation, Result
+from evaluations.core.inputs import text_data
+from evaluations.core.spec import Measurement
 from evaluations.core.text import Text, check_vocabulary
-from evaluations.core.versions import VERSIONS
+from evaluations.suite.gates.config import GatesConfig
 from evaluations.suite.gates.interventions import measure_interventions
 from evaluations.suite.gates.leak import check_stories, collect, described, measure_leak
 from evaluations.suite.gates.masks import SITES, check_finite, gated
@@ -28,47 +28,12 @@ from evaluations.suite.gates.metrics import (
 )
 from evaluations.suite.gates.picture import picture
 from evaluations.suite.gates.usage import count
-from sat_interp._util.errors import UserError
 from sat_interp.model.transformer import SelfAblatingTransformer
 
-
-@dataclass(frozen=True)
-class GatesConfig:
-    """What decides the figures of ``gates`` besides the model and the text."""
-
-    seed: int = 0
-    """Of samples of stories, shuffles, probes, the bootstrap, and gates that are random."""
-
-    resamples: int = 2000
-    """Bootstrap resamples of the stories."""
-
-    probe_stories: int = 160
-    """Stories (drawn without replacement) the probes are trained, tuned and tested on; 0 for
-    none."""
-
-    probe_classes: int = 512
-    """Next tokens the probes tell apart, the last class being all the others."""
-
-    intervention_stories: int = 40
-    """Stories (drawn without replacement) on which masks are exchanged; 0 for none."""
-
-    picture_story: int = 0
-    """Which story of the text the picture of masks shows."""
-
-    picture_tokens: int = 24
-    """How many of its tokens."""
-
-    def __post_init__(self) -> None:
-        for name in ("resamples", "probe_stories", "intervention_stories", "picture_story"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} cannot be negative")
-        if self.probe_classes < 2:
-            raise UserError(f"probe_classes must be at least 2, not {self.probe_classes}")
-        if self.picture_tokens < 1:
-            raise UserError(f"picture_tokens must be at least 1, not {self.picture_tokens}")
+prepare = text_data
 
 
-def gates(model: HookedTransformer, text: Text, config: GatesConfig) -> Result:
+def evaluate(model: HookedTransformer, text: Text, config: GatesConfig) -> Measurement:
     """Usage, leak and interventions of a model with gates.
 
     Raises:
@@ -96,10 +61,12 @@ def check(model: HookedTransformer, config: GatesConfig) -> None:
     gated(model)
 
 
-EVALUATION = Evaluation("gates", GatesConfig, gates, check=check, version=VERSIONS["gates"])
+def preview(subject: Any) -> str:
+    """Return what the defaults read of a model."""
+    return f"{len(subject.text):,} stories; {GatesConfig().probe_stories} stories probed"
 
 
-def _measure(model: SelfAblatingTransformer, text: Text, config: GatesConfig) -> Result:
+def _measure(model: SelfAblatingTransformer, text: Text, config: GatesConfig) -> Measurement:
     if config.probe_stories:
         check_stories(min(config.probe_stories, len(text)))
     extra: dict[str, Any] = {
@@ -119,7 +86,7 @@ def _measure(model: SelfAblatingTransformer, text: Text, config: GatesConfig) ->
         chosen = text.sample(config.intervention_stories, config.seed)
         losses = measure_interventions(model, chosen, config.seed)
         metrics += intervention_metrics(losses, config.resamples, config.seed)
-    return Result(metrics, extra)
+    return Measurement(metrics, extra)
 
 
 def gates_read(model: SelfAblatingTransformer) -> str:

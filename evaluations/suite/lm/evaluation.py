@@ -22,52 +22,26 @@ from jaxtyping import Float, Int
 from transformer_lens import HookedTransformer
 
 from evaluations.core import weights
+from evaluations.core.inputs import text_data
 from evaluations.core.losses import streams, token_losses
 from evaluations.core.record import Metric
-from evaluations.core.runner import Evaluation, Result
+from evaluations.core.spec import Measurement
 from evaluations.core.statistics import bootstrap, ratio
 from evaluations.core.text import Text, check_vocabulary
-from evaluations.core.versions import VERSIONS
 from evaluations.suite.lm import sparsity
+from evaluations.suite.lm.config import LanguageConfig
 from evaluations.suite.lm.perplexity import (
-    Convention,
     per_story_metric,
     sliding_losses,
     sliding_metric,
 )
 from sat_interp._util import progress
-from sat_interp._util.errors import UserError
 from sat_interp.data.batches import story_batches
 
+prepare = text_data
 BATCH_TOKENS = 4096
 WORSE_THAN_UNIFORM = 0.5
 """Nats per token above the logarithm of the vocabulary: more than an untrained model has."""
-
-
-@dataclass(frozen=True)
-class LanguageConfig:
-    """What decides the figures of ``lm`` besides the model and the text."""
-
-    seed: int = 0
-    """Of the bootstrap, of the stories drawn for activations, and of gates that are random."""
-
-    resamples: int = 2000
-    """Bootstrap resamples of the stories."""
-
-    activation_stories: int = 200
-    """Stories (drawn without replacement) whose activations are measured; 0 for none."""
-
-    l0_threshold: float = 0.01
-    """An activation counts as active above this share of the token's largest."""
-
-    perplexity: Convention | None = None
-    """Another tool's convention, measured beside ours (``evaluations.suite.lm.perplexity``)."""
-
-    def __post_init__(self) -> None:
-        if self.resamples < 0 or self.activation_stories < 0:
-            raise UserError("resamples and activation_stories cannot be negative")
-        if not 0 <= self.l0_threshold < 1:
-            raise UserError(f"l0_threshold is a share in [0, 1), not {self.l0_threshold}")
 
 
 @dataclass(frozen=True)
@@ -93,7 +67,7 @@ class StoryLosses:
     lost: str = ""
 
 
-def language_model(model: HookedTransformer, text: Text, config: LanguageConfig) -> Result:
+def evaluate(model: HookedTransformer, text: Text, config: LanguageConfig) -> Measurement:
     """Perplexity, bits per byte, weight and activation sparsity of any HookedTransformer.
 
     Raises:
@@ -117,7 +91,7 @@ def language_model(model: HookedTransformer, text: Text, config: LanguageConfig)
     extra: dict[str, Any] = {"activations": activations.per_layer()}
     if unhealthy := _health(losses, model):
         extra["health"] = [unhealthy]
-    return Result(metrics, extra)
+    return Measurement(metrics, extra)
 
 
 def _health(losses: StoryLosses, model: HookedTransformer) -> str | None:
@@ -128,7 +102,10 @@ def _health(losses: StoryLosses, model: HookedTransformer) -> str | None:
     return "worse than a uniform guess over all tokens; is the tokenizer the model's own?"
 
 
-EVALUATION = Evaluation("lm", LanguageConfig, language_model, version=VERSIONS["lm"])
+def preview(subject: Any) -> str:
+    """Return what the defaults read of a model."""
+    scored = int(subject.text.scored(int(subject.known.model.cfg.n_ctx)).sum())
+    return f"{len(subject.text):,} stories, {scored:,} tokens"
 
 
 @torch.inference_mode()

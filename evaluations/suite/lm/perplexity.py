@@ -15,7 +15,6 @@ token. Two other conventions are common:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ from evaluations.core.statistics import bootstrap, mean_interval
 from evaluations.core.text import Text
 from sat_interp._util import progress
 
-Convention = Literal["sliding", "per-story"]
 Totals = tuple[Float[np.ndarray, " stories"], Int[np.ndarray, " stories"]]
 """Summed cross-entropy (nats) and number of scored tokens of each story."""
 

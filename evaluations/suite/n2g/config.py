@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from evaluations.core.excerpts import GatherConfig, check_seed
-from evaluations.core.hook_points import NEURONS
-from evaluations.core.units import Stream
+from evaluations.suite.n2g.options import GraphOptions
 from sat_interp._util.errors import UserError
 
 MOST_EXAMPLES = 1000
@@ -35,17 +34,11 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class N2gConfig:
+class N2gConfig(GraphOptions):
     """What decides the graphs, besides model, text and the source of substitutions."""
-
-    seed: int = 0
-    """Of the choice of units, and of the excerpts."""
 
     neurons_per_layer: int | None = 200
     """Drawn without replacement from all of a layer, the same for all models; None for all."""
-
-    examples: int = 20
-    """Top excerpts of each unit."""
 
     thresholds: Thresholds = field(default_factory=Thresholds)
 
@@ -61,8 +54,6 @@ class N2gConfig:
     least_probability: float = 1e-5
     """Of a word that is tried."""
 
-    hook: str = NEURONS
-    stream: Stream = "clean"
     sae: str | None = None
     """Hash of the weights of the autoencoder whose features are the units."""
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,26 @@ import numpy as np
 from transformer_lens import HookedTransformer
 
 from evaluations.core.activations import gather
-from evaluations.core.excerpts import Gathered
+from evaluations.core.excerpts import GatherConfig, Gathered
+from evaluations.core.inputs import load, opened_sae, resolved, text_data
+from evaluations.core.models import LoadedModel
+from evaluations.core.options import Request
+from evaluations.core.outcome import Outcome
 from evaluations.core.record import hash_of
-from evaluations.core.runner import Evaluation, Result
+from evaluations.core.runner import model_directory, model_key
+from evaluations.core.spec import Measurement
 from evaluations.core.text import Text, check_vocabulary
 from evaluations.core.units import Units, find_units
-from evaluations.core.versions import VERSIONS
-from evaluations.suite.n2g.config import N2gConfig
+from evaluations.suite.n2g import SPEC
+from evaluations.suite.n2g.config import N2gConfig, Thresholds
 from evaluations.suite.n2g.layer import Explainer
-from evaluations.suite.n2g.substitutes import Substitutes
+from evaluations.suite.n2g.options import GraphOptions, N2gOptions
+from evaluations.suite.n2g.substitutes import Neighbours, Substitutes
 from evaluations.suite.n2g.table import figures
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from evaluations.suite.n2g.windows import Reader
 from sat_interp._util import progress
+from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 
 FORMAT = 3
@@ -73,7 +81,7 @@ class N2gData:
         """Where the graphs of a layer lie, or will."""
         key = hash_of(
             {
-                "format": FORMAT, "version": EVALUATION.version, "model": self.model,
+                "format": FORMAT, "version": SPEC.version, "model": self.model,
                 "content": self.content,
                 "config": config, "units": units.describe(), "layer": layer,
             }
@@ -81,7 +89,98 @@ class N2gData:
         return self.directory / f"layer-{layer}-{key}{ENDING}"
 
 
-def neuron_graphs(model: HookedTransformer, data: N2gData, config: N2gConfig) -> Result:
+def configs(request: Request) -> list[N2gConfig]:
+    """Return the configuration of the graphs.
+
+    Raises:
+        UserError: the autoencoder cannot be opened.
+    """
+    options: N2gOptions = request.options
+    wanted = options.neurons_per_layer
+    return [
+        N2gConfig(
+            neurons_per_layer=None if wanted == "all" else wanted,
+            thresholds=Thresholds(options.activation, options.importance),
+            sae=opened_sae(options.sae),
+            gather=GatherConfig(seed=options.seed, top=max(options.examples, GatherConfig().top)),
+            **{field.name: getattr(options, field.name) for field in fields(GraphOptions)},
+        )
+    ]
+
+
+def prepare(request: Request, configs: Sequence[N2gConfig]) -> Callable[[LoadedModel], N2gData]:
+    """Return what each model's neurons are explained with."""
+    text_of, options = text_data(request, configs), request.options
+
+    def find(loaded: LoadedModel) -> N2gData:
+        text = text_of(loaded)
+        vocabulary = Vocabulary.of(loaded.tokenizer)
+        return N2gData(
+            text,
+            vocabulary,
+            _substitutes(options.substitutes, text, vocabulary, loaded.device),
+            model_directory(request.out, loaded) / "n2g",
+            model_key(loaded),
+            options.sae,
+            request.run.force,
+        )
+
+    return find
+
+
+def _substitutes(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> Substitutes:
+    """Return the source of substitutions that is asked for.
+
+    Raises:
+        UserError: no such masked language model.
+    """
+    from evaluations.suite.n2g.masked import DISTILBERT, load_masked
+
+    if spec == "auto":
+        try:
+            return load_masked(DISTILBERT, text.tokenizer, device, local_only=True)
+        except UserError:
+            log.info("%s is not on this machine: words come from the text", DISTILBERT)
+    elif spec != "neighbours":
+        return load_masked(spec, text.tokenizer, device)
+    return Neighbours.of(text, vocabulary)
+
+
+def instead(request: Request) -> list[Any] | None:
+    """Draw the graph of one neuron in each model, where one is asked for.
+
+    Returns:
+        The graph of each model as a dictionary, with the names of the files written in ``files``.
+
+    Raises:
+        UserError: a model failed.
+    """
+    from evaluations.suite.n2g.report import write_neuron
+
+    if request.options.neuron is None:
+        return None
+    request = resolved(request)
+    (config,) = configs(request)
+    find, graphs, outcome = prepare(request, [config]), [], Outcome()
+    for source in request.models:
+        with outcome.noting(source.label, "n2g --neuron"):
+            loaded = load(source, SPEC, request, config)
+            data = find(loaded)
+            graph = neuron_graph(loaded.model, data, config, request.options.neuron)
+            written = write_neuron(graph, data.directory)
+            graphs.append({**graph, "model": loaded.name, "files": [str(one) for one in written]})
+    outcome.raise_failures(len(request.models))
+    return graphs
+
+
+def preview(subject: Any) -> str:
+    """Return what the defaults read of a model."""
+    wanted, sizes = N2gConfig().neurons_per_layer, find_units(subject.known.model).sizes
+    total = sum(sizes if wanted is None else (min(wanted, size) for size in sizes))
+    return f"{total:,} of {sum(sizes):,} neurons"
+
+
+def evaluate(model: HookedTransformer, data: N2gData, config: N2gConfig) -> Measurement:
     """The graphs of all chosen units, layer by layer, and the figures of Table 2.
 
     Raises:
@@ -105,7 +204,8 @@ def neuron_graphs(model: HookedTransformer, data: N2gData, config: N2gConfig) ->
         names.append(path.name)
     model.train(was_training)
     metrics, extra = figures(layers)
-    return Result(metrics, {**extra, "files": names, "filler": "the token that begins a story"})
+    extra |= {"files": names, "filler": "the token that begins a story"}
+    return Measurement(metrics, extra)
 
 
 def check(model: HookedTransformer, config: N2gConfig) -> None:
@@ -116,9 +216,6 @@ def check(model: HookedTransformer, config: N2gConfig) -> None:
     """
     if config.sae is None:
         find_units(model, config.hook, config.stream)
-
-
-EVALUATION = Evaluation("n2g", N2gConfig, neuron_graphs, version=VERSIONS["n2g"], check=check)
 
 
 def neuron_graph(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -28,6 +29,7 @@ from evaluations.tables import (
 )
 from evaluations.tables.table import EMPTY, UNSCORED
 from evaluations.tables.view import exact_values, number
+from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 
 TITLES = {
@@ -130,6 +132,49 @@ def tables(records: Sequence[Record]) -> list[Table]:
     if not models:
         return []
     return [*make_tables(SCORES, records), *(_graphs(models, name) for name in CONVENTIONS)]
+
+
+def details(record: Record, out: Path) -> pd.DataFrame:
+    """Return a row for each neuron: layer, index, the metrics and scores of its graph.
+
+    Args:
+        out: directory of the records.
+
+    Raises:
+        UserError: the graphs are missing.
+    """
+    made = []
+    for path in graph_files(record, out):
+        layer = json.loads(path.read_text(encoding="utf-8"))
+        for neuron in layer["neurons"]:
+            scores = {f"{name}_f1": one["f1"] for name, one in neuron.get("scores", {}).items()}
+            index = int(str(neuron["unit"]).rpartition(".")[2])
+            made.append(
+                {
+                    "model": record.model.get("name"),
+                    "layer": layer["layer"],
+                    "index": index,
+                    "reason": neuron["reason"],
+                    **(neuron.get("metrics") or {}),
+                    **scores,
+                }
+            )
+    return pd.DataFrame(made)
+
+
+def graph_files(record: Record, out: Path) -> list[Path]:
+    """Return the files that hold a record's graphs, a layer each.
+
+    Raises:
+        UserError: one is missing.
+    """
+    weights, files = str(record.model["weights_hash"])[:8], []
+    for name in record.extra["files"]:
+        places = sorted(out.glob(f"*-{weights}/n2g/{name}"))
+        if not places:
+            raise UserError(f"the graphs {name} are missing below {out}: run again with --force")
+        files.append(places[0])
+    return files
 
 
 def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:

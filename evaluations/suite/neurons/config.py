@@ -8,36 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.core.excerpts import GatherConfig, check_seed
-from evaluations.core.hook_points import NEURONS
 from evaluations.core.text import Text
-from evaluations.core.units import Stream
 from evaluations.suite.neurons.examiners.base import Examiner
-from evaluations.suite.neurons.scores import SCORES
+from evaluations.suite.neurons.options import SCORES, ScoreOptions
 from evaluations.suite.neurons.shown import Mix
 from sat_interp._util.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
-class NeuronsConfig:
+class NeuronsConfig(ScoreOptions):
     """What decides the scores besides the model and the text."""
 
     examiner: dict[str, Any]
-    """What decides its answers, as it describes itself."""
+    """What decides the examiner's answers, as it describes itself."""
 
-    seed: int = 0
-    """Of the sample of units, the order of excerpts, the wrong markings, the control and the
-    bootstrap."""
-
-    sample: int | None = None
-    """Units of each layer, drawn at random; None for all."""
-
-    hook: str = NEURONS
-    stream: Stream = "clean"
     sae: str | None = None
     """Hash of the weights of the autoencoder whose features are explained."""
-
-    scores: tuple[str, ...] = SCORES
-    """What is scored."""
 
     shown: Mix = Mix(top=10, sample=5, random=5)
     """Excerpts to explain from."""
@@ -46,8 +32,7 @@ class NeuronsConfig:
     """Held-out excerpts."""
 
     gather: GatherConfig = field(default_factory=GatherConfig)
-    resamples: int = 2000
-    """Of the bootstrap over neurons."""
+    """Excerpts that are kept of each unit."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)

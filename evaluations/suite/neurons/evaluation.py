@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 from transformer_lens import HookedTransformer
 
 from evaluations.core.activations import gather
+from evaluations.core.excerpts import GatherConfig
+from evaluations.core.inputs import opened_sae, text_data
+from evaluations.core.models import LoadedModel
+from evaluations.core.options import Request
 from evaluations.core.record import hash_of, plain
-from evaluations.core.runner import Evaluation, Result
+from evaluations.core.runner import model_directory, model_key
+from evaluations.core.spec import Measurement
 from evaluations.core.text import Text
 from evaluations.core.units import Units, find_units
-from evaluations.core.versions import VERSIONS
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.suite.neurons.examiners.base import SPENDING_CAP
+from evaluations.suite.neurons.examiners.base import SPENDING_CAP, Examiner
+from evaluations.suite.neurons.examiners.lookup import LookupExaminer
+from evaluations.suite.neurons.options import NeuronsOptions, ScoreOptions
 from evaluations.suite.neurons.run import Run
 from evaluations.suite.neurons.scores import columns, metrics, unscored
 from evaluations.suite.neurons.shown import token_names
@@ -25,7 +33,7 @@ CHUNK = 256
 """Units of a layer explained and scored at once; the control stays among them."""
 
 
-def explain_neurons(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig) -> Result:
+def evaluate(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig) -> Measurement:
     """Explain units and score the explanations.
 
     Raises:
@@ -59,7 +67,7 @@ def explain_neurons(model: HookedTransformer, data: NeuronsData, config: Neurons
     extra["unscored"] = unscored(run.units, config.scores)
     extra |= {"usage": used} if (used := _since(before, usage())) else {}
     extra |= {"estimate": str(estimate)} if estimate else {}
-    return Result(found, extra)
+    return Measurement(found, extra)
 
 
 def _refuse_unpaid(run: Run) -> None:
@@ -87,6 +95,82 @@ def _since(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return used
 
 
+def configs(request: Request) -> list[NeuronsConfig]:
+    """Return the configuration of the scores, after trying that the examiner can be asked.
+
+    Raises:
+        UserError: options that mean nothing to the examiner, or what it takes to ask it is missing.
+    """
+    options: NeuronsOptions = request.options
+    shared = {field.name: getattr(options, field.name) for field in fields(ScoreOptions)}
+    return [
+        NeuronsConfig(
+            make_examiner(options, request.run.device).describe(),
+            sae=opened_sae(options.sae),
+            gather=GatherConfig(seed=options.seed),
+            **shared,
+        )
+    ]
+
+
+def prepare(
+    request: Request, configs: Sequence[NeuronsConfig]
+) -> Callable[[LoadedModel], NeuronsData]:
+    """Return what each model's neurons are explained with."""
+    text_of = text_data(request, configs)
+    examiner = make_examiner(request.options, request.run.device)
+
+    def find(loaded: LoadedModel) -> NeuronsData:
+        return NeuronsData(
+            text_of(loaded),
+            examiner,
+            model_key(loaded),
+            loaded.name,
+            model_directory(request.out, loaded) / "neurons",
+            request.options.sae,
+        )
+
+    return find
+
+
+def preview(subject: Any) -> str:
+    """Return what the defaults read of a model."""
+    return f"{sum(find_units(subject.known.model).sizes):,} neurons"
+
+
+def make_examiner(options: NeuronsOptions, device: str | None) -> Examiner:
+    """Return what explains.
+
+    Raises:
+        UserError: options that mean nothing to it, or what it takes to ask it is not here.
+    """
+    spending = (options.max_spend, options.price_in, options.price_out)
+    if options.examiner != "openai" and spending != (None, None, None):
+        raise UserError(
+            f"the examiner {options.examiner} costs nothing: --max-spend and prices are openai's"
+        )
+    if options.examiner == "openai":
+        from evaluations.suite.neurons.examiners import openai
+
+        return openai.make(
+            options.model or "gpt-4o-mini",
+            openai.OpenAIConfig(
+                concurrency=options.concurrency,
+                requests_per_minute=options.requests_per_minute,
+                max_spend=options.max_spend,
+                price_in=options.price_in,
+                price_out=options.price_out,
+            ),
+        )
+    if options.examiner == "local":
+        from evaluations.suite.neurons.examiners import local
+
+        return local.make(options.model or local.SMOLLM2, device)
+    if options.model is not None:
+        raise UserError("the examiner lookup has no language model: name --examiner, too")
+    return LookupExaminer()
+
+
 def check(model: HookedTransformer, config: NeuronsConfig) -> None:
     """Refuse a model that has not the units asked for.
 
@@ -95,11 +179,6 @@ def check(model: HookedTransformer, config: NeuronsConfig) -> None:
     """
     if config.sae is None:
         find_units(model, config.hook, config.stream)
-
-
-EVALUATION = Evaluation(
-    "neurons", NeuronsConfig, explain_neurons, version=VERSIONS["neurons"], check=check
-)
 
 
 def drawn(units: Units, config: NeuronsConfig) -> list[tuple[int, np.ndarray]]:

@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluations.core.health import phrases
+from evaluations.core.options import Request
 from evaluations.core.record import Metric, Record
 from evaluations.suite.neurons.compare import Difference, difference
+from evaluations.suite.neurons.reading import read_details
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
 from evaluations.tables.view import number
+from sat_interp._util.errors import UserError
 
 DEFINITIONS = {
     "simulation": "Correlation between a neuron's activations and those predicted from its "
@@ -108,6 +112,50 @@ def tables(records: Sequence[Record]) -> list[Table]:
 def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:
     """Nothing besides tables and figures; the explanations are beside the records."""
     return []
+
+
+def pages(records: Sequence[Record], request: Request) -> list[Path]:
+    """Write a page that shows every neuron of the models, where it is asked for.
+
+    Raises:
+        UserError: the explanations of a record are missing.
+    """
+    if not request.options.html:
+        return []
+    from evaluations.suite.neurons.page import with_graphs, write_page
+
+    models = []
+    for row in rows(records, "neurons"):
+        path = details_file(row.records["neurons"], request.out)
+        shown = {**read_details(path), "model": row.model}
+        models.append(with_graphs(shown, path.parents[1]))
+    return [write_page(models, request.out / "neurons.html", difference_lines(records))]
+
+
+def details(record: Record, out: Path) -> pd.DataFrame:
+    """Return a row for each neuron: layer, index, its scores, and its explanation where kept.
+
+    Args:
+        out: directory of the records.
+    """
+    frame = pd.DataFrame(_units(record))
+    frame.insert(0, "model", record.model.get("name"))
+    try:
+        kept = read_details(details_file(record, out))["units"]
+    except UserError:
+        return frame
+    texts = {(unit["layer"], unit["index"]): unit.get("explanation") for unit in kept}
+    frame["explanation"] = [
+        texts.get(key) for key in zip(frame["layer"], frame["index"], strict=True)
+    ]
+    return frame
+
+
+def details_file(record: Record, out: Path) -> Path:
+    """Return the file that holds a record's explanations and excerpts."""
+    name, weights = str(record.extra["details"]), str(record.model["weights_hash"])[:8]
+    files = sorted(out.glob(f"*-{weights}/neurons/{name}"))
+    return files[0] if files else out / f"{record.model.get('name')}-{weights}" / "neurons" / name
 
 
 def scores_of(record: Record, layer: int | None = None) -> Float[np.ndarray, " units"]:

@@ -30,7 +30,6 @@ from evaluations.core.statistics import bootstrap, share_interval
 from evaluations.suite.neurons.examiners.base import Marked, Unscored
 from evaluations.suite.neurons.shown import HeldOut
 
-SCORES = ("simulation", "detection", "fuzzing", "control")
 TITLES = {
     "simulation": "Simulation score",
     "detection": "Detection, balanced accuracy",

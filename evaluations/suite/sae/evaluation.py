@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,16 +23,22 @@ import numpy as np
 import torch
 from transformer_lens import HookedTransformer
 
-from evaluations.core.autoencoder import open_sae, weights_hash, write_l0
+from evaluations.core.autoencoder import hook_point, open_sae, weights_hash, write_l0
+from evaluations.core.inputs import opened_sae
+from evaluations.core.models import LoadedModel
+from evaluations.core.options import Request
+from evaluations.core.outcome import Measured
 from evaluations.core.record import Metric, hash_of
-from evaluations.core.runner import Evaluation, Result
+from evaluations.core.runner import model_directory, model_key
+from evaluations.core.spec import Measurement
 from evaluations.core.text import HASH_CHUNK, Text, check_vocabulary
-from evaluations.core.versions import VERSIONS
-from evaluations.suite.sae.budget import check_budget, fitted
+from evaluations.core.text_source import training_text_finder
+from evaluations.suite.sae.budget import check_budget, enough_text, fitted
 from evaluations.suite.sae.build import Trainer
-from evaluations.suite.sae.config import SaeConfig
+from evaluations.suite.sae.config import WITH_K, SaeConfig, default_target, preset
 from evaluations.suite.sae.convergence import verdict
-from evaluations.suite.sae.health import phrases
+from evaluations.suite.sae.front import is_converged
+from evaluations.suite.sae.health import is_mostly_dead, phrases
 from evaluations.suite.sae.measure import (
     ce_loss_score,
     density_histogram,
@@ -40,6 +46,7 @@ from evaluations.suite.sae.measure import (
     metrics,
     replicates,
 )
+from evaluations.suite.sae.options import SaeOptions
 from evaluations.suite.sae.search import VERSION as SEARCH_VERSION
 from evaluations.suite.sae.search import Found, find_coefficient, read_found, with_coefficient
 from evaluations.suite.sae.train import TRAINING, VERSION, train
@@ -125,7 +132,92 @@ class SaeData:
         return own
 
 
-def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Result:
+def configs(request: Request) -> list[SaeConfig]:
+    """Return one configuration for each hook point and coefficient that is asked for.
+
+    Raises:
+        UserError: options that mean nothing to the architecture or to a given autoencoder, or one
+            that cannot be opened.
+    """
+    options: SaeOptions = request.options
+    has_k = options.architecture in WITH_K
+    if options.l1 if has_k else options.k:
+        wrong, right = ("--l1", "--k") if has_k else ("--k", "--l1")
+        raise UserError(f"{wrong} means nothing to {options.architecture}: it takes {right}")
+    base = preset(options.preset, options.architecture)
+    base = dataclasses.replace(base, seed=options.seed, resamples=options.resamples)
+    if options.tokens is not None:
+        base = dataclasses.replace(base, tokens=options.tokens)
+    hooks: Sequence[str | None] = options.hook
+    if options.sae is not None:
+        if options.l1 or options.k or options.target_l0:
+            raise UserError(
+                "--sae is measured as it is: --l1, --target-l0 and --k mean nothing to it"
+            )
+        base = dataclasses.replace(base, given=opened_sae(options.sae))
+        hooks = hooks or [hook_point(options.sae, "name it with --hook")]
+    sparsities: list[dict[str, float | None]] = []
+    sparsities += [{"sparsity": value} for value in dict.fromkeys(options.k or options.l1)]
+    for value in dict.fromkeys(options.target_l0):
+        sparsities.append({"sparsity": None, "target_l0": value})
+    return [
+        dataclasses.replace(base, hook=hook, **changes)  # type: ignore[arg-type]
+        for hook in hooks or [None]
+        for changes in sparsities or [{}]
+    ]
+
+
+def prepare(request: Request, configs: Sequence[SaeConfig]) -> Callable[[LoadedModel], SaeData]:
+    """Return the texts of each model: the same held-out stories for all, never trained on here."""
+    text, options = request.text, request.options
+    texts = training_text_finder(request.models, text.data, text.validation, text.stories)
+    trained: set[Path] = set()
+
+    def find(loaded: LoadedModel) -> SaeData:
+        read = texts(loaded)
+        return SaeData(
+            corpus=read.corpus(),
+            text=read.held_out(),
+            directory=model_directory(request.out, loaded) / "sae",
+            model={"name": loaded.name, "key": model_key(loaded)},
+            together=configs,
+            given=options.sae,
+            again=request.run.force,
+            is_fitted=options.tokens is None,
+            trained=trained,
+        )
+
+    return find
+
+
+def follow_up(request: Request, measured: Sequence[Measured]) -> list[tuple[Any, SaeConfig]]:
+    """Return the models whose autoencoder of the default coefficient is not to be relied on.
+
+    Each is measured again with a coefficient that is searched for, unless the user named one.
+    """
+    options: SaeOptions = request.options
+    if options.l1 or options.target_l0 or options.k or options.sae:
+        return []
+    wanted = []
+    for one in measured:
+        is_sound = is_converged(one.record) and not is_mostly_dead(one.record.metrics)
+        if not is_sound and one.config.architecture not in WITH_K:
+            target = default_target(int(one.record.extra["sae"]["d_in"]))
+            config = dataclasses.replace(one.config, sparsity=None, target_l0=target)
+            wanted.append((one.model, config))
+    return wanted
+
+
+def preview(subject: Any) -> str:
+    """Return what the defaults read of a model."""
+    model, config = subject.known.model, preset("demo")
+    held = subject.train_tokens(enough_text(config))
+    budget = fitted(config, config.context_in(model), held)
+    passes = f" ({budget.tokens / held:.1f} passes over the text)" if budget != config else ""
+    return f"{budget.tokens:,} tokens{passes} at {budget.hook_in(model)}"
+
+
+def evaluate(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Measurement:
     """Train an autoencoder where there is none, and measure it over the whole validation split.
 
     The budget is that of the configuration after ``fit``.
@@ -145,7 +237,7 @@ def sparse_autoencoder(model: HookedTransformer, data: SaeData, config: SaeConfi
         model.train(was_training)
 
 
-def _evaluated(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Result:
+def _evaluated(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Measurement:
     hook, search, label = config.hook_in(model), None, config.label
     if config.given is None and config.target_l0 is not None:
         search = _search(model, data, config)
@@ -186,7 +278,7 @@ def _evaluated(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Re
     }
     if search is not None:
         extra["search"] = search.to_dict()
-    return Result(figures, extra)
+    return Measurement(figures, extra)
 
 
 def check(model: HookedTransformer, config: SaeConfig) -> None:
@@ -212,11 +304,6 @@ def fit(model: HookedTransformer, data: SaeData, config: SaeConfig) -> SaeConfig
     if not data.is_fitted:
         return config
     return fitted(config, config.context_in(model), len(data.corpus.tokens))
-
-
-EVALUATION = Evaluation(
-    "sae", SaeConfig, sparse_autoencoder, version=VERSIONS["sae"], check=check, fit=fit
-)
 
 
 def _train_missing(model: HookedTransformer, data: SaeData, config: SaeConfig) -> None:

@@ -19,14 +19,16 @@ from transformers.utils import logging as transformers_logging
 from evaluations.core import hugging_face
 from evaluations.core.model_source import ModelSource, load_model
 from evaluations.core.models import COSMETIC, prepared
-from evaluations.core.runner import model_key, run
+from evaluations.core.runner import model_key
 from evaluations.core.text import evaluation_text
 from evaluations.core.weights import weights_hash
-from evaluations.suite.lm.evaluation import EVALUATION, LanguageConfig
+from evaluations.suite.lm import SPEC
+from evaluations.suite.lm.config import LanguageConfig
 from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import train_bpe, vocabulary_hash
 from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.conftest import STORIES
+from tests.evaluations.toy import run_on
 
 
 @pytest.fixture(autouse=True)
@@ -312,13 +314,13 @@ def test_equal_weights_of_another_configuration_are_another_model(
         return evaluation_text(loaded.tokenizer, str(stories_file))
 
     config = LanguageConfig(resamples=0, activation_stories=0)
-    outcome = run(EVALUATION, models, text, config, tmp_path / "out")
+    outcome = run_on(SPEC, models, text, config, tmp_path / "out")
     first, second = outcome.records
     assert outcome.skipped == 0
     assert first.model["weights_hash"] == second.model["weights_hash"]
     assert first.model["configuration"] != second.model["configuration"]
     assert first.metric("loss").value != second.metric("loss").value
-    assert run(EVALUATION, models, text, config, tmp_path / "out").skipped == 2
+    assert run_on(SPEC, models, text, config, tmp_path / "out").skipped == 2
 
 
 def test_a_tokenizer_that_is_not_the_models_is_told_whatever_its_size(

@@ -8,10 +8,11 @@ import pytest
 
 from evaluations.core.model_source import load_model
 from evaluations.core.record import Metric, read_record
-from evaluations.core.runner import Evaluation, Result, run
+from evaluations.core.spec import Measurement
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import file_name
 from sat_interp.io.pretrained import save_pretrained
+from tests.evaluations.toy import run_on, toy_spec
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Counting:
         self.calls += 1
         if self.fails_for == config.power:
             raise KeyError("a bug")
-        return Result([Metric("x", "X", config.power)], {"curve": [float("nan")]})
+        return Measurement([Metric("x", "X", config.power)], {"curve": [float("nan")]})
 
 
 @pytest.fixture
@@ -47,8 +48,8 @@ def counting() -> Counting:
 
 
 def go(counting, models, out, config=None, force=False, data=None):
-    evaluation = Evaluation("toy", Config, counting)
-    return run(evaluation, models, lambda _: data or Words(), config or Config(), out, force)
+    spec = toy_spec("toy", Config, counting)
+    return run_on(spec, models, lambda _: data or Words(), config or Config(), out, force)
 
 
 def test_a_record_says_all_it_takes_to_run_again(counting, model_directory, tmp_path):

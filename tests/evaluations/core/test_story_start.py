@@ -16,12 +16,14 @@ from evaluations.core.models import prepared
 from evaluations.core.text import evaluation_text
 from evaluations.core.units import find_units
 from evaluations.suite.gates.picture import picture
-from evaluations.suite.lm.evaluation import LanguageConfig, language_model
+from evaluations.suite.lm.config import LanguageConfig
+from evaluations.suite.lm.evaluation import evaluate as language_model
 from evaluations.suite.n2g.config import N2gConfig
 from evaluations.suite.n2g.evaluation import N2gData, _explainer
 from evaluations.suite.n2g.substitutes import Neighbours
 from evaluations.suite.n2g.vocabulary import Vocabulary
-from evaluations.suite.sae.evaluation import SaeData, sparse_autoencoder
+from evaluations.suite.sae.evaluation import SaeData
+from evaluations.suite.sae.evaluation import evaluate as sparse_autoencoder
 from evaluations.tasks.registry import make_task
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp._util.errors import UserError

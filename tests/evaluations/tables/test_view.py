@@ -121,9 +121,10 @@ def test_numbers(value, digits, text):
 
 
 def test_the_language_tables_name_metrics_that_exist(make_model, text):
-    from evaluations.suite.lm.evaluation import LanguageConfig, language_model
+    from evaluations.suite.lm.config import LanguageConfig
+    from evaluations.suite.lm.evaluation import evaluate
 
-    found = language_model(make_model("local"), text, LanguageConfig(resamples=5))
+    found = evaluate(make_model("local"), text, LanguageConfig(resamples=5))
     names = {metric.name for metric in found.metrics}
     assert {column.metric for layout in LANGUAGE for column in layout.columns} <= names
 

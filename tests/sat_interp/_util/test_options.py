@@ -70,7 +70,7 @@ def command(prog: str | None = "tool"):
         prog=prog,
         description="Measure.",
         examples="examples:\n  tool --out here",
-        sections={"lm": Base},
+        sections={"lm": [Base]},
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="Models to measure.")
     return parser

@@ -19,24 +19,23 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case, logit_difference
+from evaluations.suite.circuits.config import (
+    STEPS,
+    Points,
+    ScoreBy,
+    Selection,
+    check_attribution,
+)
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import Bucket, forward, kl_divergence
 from evaluations.tasks.pairs import PairBatch
 from sat_interp._util import progress
-from sat_interp._util.errors import UserError
-
-ScoreBy = Literal["logit-difference", "kl"]
-Selection = Literal["greedy", "top"]
-Points = Literal["paper", "released"]
-STEPS = 5
-"""EAP-IG's, as its authors use; EAP has one."""
 
 
 def attribution(
@@ -72,21 +71,6 @@ def interpolation(steps: int, points: Points = "paper") -> list[float]:
     """
     first = 1 if points == "paper" else 0
     return [(step + first) / steps for step in range(steps)]
-
-
-def check_attribution(score_by: ScoreBy, steps: int, points: Points = "paper") -> None:
-    """Raise UserError for what has no answer: EAP by KL, no step, one step at the replacement."""
-    if steps < 1:
-        raise UserError(f"EAP-IG takes at least one step, not {steps}")
-    if steps == 1 and points == "released":
-        raise UserError(
-            "one step of the released code's points is the corrupted prompt alone: take more steps"
-        )
-    if score_by == "kl" and steps == 1:
-        raise UserError(
-            "EAP by KL is zero for every edge, KL having no gradient at the clean prompt: "
-            "use eap-ig, or the logit difference"
-        )
 
 
 def _effects(

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
-from evaluations.suite.circuits.methods.acdc.autocircuit import autocircuit, available
-from evaluations.suite.circuits.methods.acdc.journal import identity
-from evaluations.suite.circuits.methods.acdc.search import acdc
-from evaluations.suite.circuits.methods.eap import (
+from evaluations.suite.circuits.config import (
     STEPS,
+    Engine,
+    Method,
     Points,
     ScoreBy,
     Selection,
-    attribution,
-    check_attribution,
-    first,
-    ranking,
+    steps_of,
 )
+from evaluations.suite.circuits.methods.acdc.autocircuit import autocircuit
+from evaluations.suite.circuits.methods.acdc.journal import identity
+from evaluations.suite.circuits.methods.acdc.search import acdc
+from evaluations.suite.circuits.methods.eap import attribution, first, ranking
 from evaluations.suite.circuits.paths import on_paths
-from sat_interp._util.errors import UserError
 from sat_interp._util.files import default_cache
 
-Method = Literal["acdc", "eap", "eap-ig"]
-Engine = Literal["fast", "auto-circuit"]
 DEMO_EDGES = 2000
 """Graphs up to this size are searched in seconds: nothing to resume, and resampling is cheap."""
 SHARE = 0.05
@@ -108,32 +104,3 @@ def by_attribution(
     n = int(SHARE * case.graph.n_edges) if edges is None else edges
     chosen = first(ranking(case.graph, scores, selection), n)
     return Found(on_paths(case.graph, chosen), scores, chosen=chosen)
-
-
-def steps_of(method: Method, steps: int = STEPS) -> int:
-    """Integration steps: EAP is EAP-IG with one."""
-    return 1 if method == "eap" else steps
-
-
-def check_method(
-    method: Method,
-    engine: Engine,
-    ablation: object,
-    score_by: ScoreBy,
-    steps: int = STEPS,
-    points: Points = "paper",
-) -> None:
-    """Refuse, before anything has run, what cannot be asked for together.
-
-    Raises:
-        UserError: EAP by KL, or auto-circuit for what it cannot do or where it is not installed.
-    """
-    if method != "acdc":
-        check_attribution(score_by, steps_of(method, steps), points)
-    if engine == "auto-circuit":
-        if method != "acdc" or ablation != "resample":
-            raise UserError("auto-circuit is an engine of acdc with resample ablation only")
-        if not available():
-            raise UserError(
-                "auto-circuit is not installed: run make auto-circuit, or use --engine fast"
-            )

@@ -9,8 +9,9 @@ import pytest
 
 from evaluations import tables
 from evaluations.cli import main
-from evaluations.commands.acdc import _one_length, _taus, default_task
+from evaluations.core.inputs import default_task
 from evaluations.core.record import read_records
+from evaluations.suite.circuits.evaluation import one_length
 from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.suite.circuits.cases import task
 
@@ -110,7 +111,7 @@ def test_the_task_is_the_ioi_of_what_a_model_was_trained_on():
 def test_auto_circuit_gets_the_commonest_length():
     both = task(lengths=(5, 7), n=3)
     made = both.subset([0, 1, 2, 3, 4])
-    chosen = _one_length(made)
+    chosen = one_length(made)
     assert [batch.clean.shape for batch in chosen.batches] == [(3, 5)]
     assert chosen.left_out == {"not of the commonest length": 2}
-    assert _one_length(chosen).content == chosen.content
+    assert one_length(chosen).content == chosen.content

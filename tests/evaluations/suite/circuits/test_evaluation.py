@@ -11,7 +11,8 @@ import torch
 
 from evaluations.core.record import Record
 from evaluations.suite.circuits.case import Case, held_out_case
-from evaluations.suite.circuits.evaluation import CircuitConfig, circuits
+from evaluations.suite.circuits.config import CircuitConfig
+from evaluations.suite.circuits.evaluation import evaluate as circuits
 from evaluations.suite.circuits.faithfulness import cmd, cpr, curve, faithfulness, tau_ranking
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods import find
@@ -25,7 +26,7 @@ from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.cases import doable, task
 from tests.evaluations.suite.circuits.tiny import tiny_model
 
-QUICK = {"taus": (0.05, 0.3), "random_circuits": 4, "bootstrap": 5, "null_draws": 5}
+QUICK = {"tau": (0.05, 0.3), "random_circuits": 4, "bootstrap": 5, "null_draws": 5}
 ALWAYS = {
     "accuracy", "logit_difference", "kl_corrupted", "edges", "edges_chosen", "circuit_kl",
     "held_out_kl", "faithfulness", "held_out_faithfulness", "cpr", "cmd", "random_faithfulness",
@@ -138,7 +139,7 @@ def test_a_bfloat16_models_circuit_is_that_of_its_weights_in_float32(model, prom
     half.to(torch.bfloat16, print_details=False)
     single = copy.deepcopy(half)
     single.to(torch.float32, print_details=False)
-    config = CircuitConfig(taus=(0.05,), sweep=False, bootstrap=0, random_circuits=0, null_draws=0)
+    config = CircuitConfig(tau=(0.05,), no_sweep=True, bootstrap=0, random_circuits=0, null_draws=0)
     found, exact = (circuits(one, prompts, config) for one in (half, single))
     assert found.metrics == exact.metrics
     assert found.extra["circuit"] == exact.extra["circuit"]
@@ -155,7 +156,7 @@ def test_prompts_on_which_the_model_is_not_finite_are_left_out_and_counted(model
         int(((batch.clean == token) | (batch.corrupted == token)).any(1).sum())
         for batch in prompts.batches
     )
-    config = CircuitConfig(taus=(0.05,), sweep=False, bootstrap=0, random_circuits=0, null_draws=0)
+    config = CircuitConfig(tau=(0.05,), no_sweep=True, bootstrap=0, random_circuits=0, null_draws=0)
     found = _figures(circuits(broken, prompts, config))
     assert found["circuit_kl"].n == prompts.n - bad
     assert found["kl_corrupted"].reasons == {"not finite": bad}
@@ -180,8 +181,8 @@ def test_the_circuit_is_acdcs_at_the_first_tau_unless_the_papers_is_among_them(
     names = {(edge["source"], edge["destination"]): edge["score"] for edge in edges}
     kept = circuit.nonzero().flatten().tolist()
     assert names == {case.graph.edge_name(e): pytest.approx(float(direct.steps[e])) for e in kept}
-    assert CircuitConfig(taus=(0.1, 0.03, 0.01)).tau == 0.03
-    assert CircuitConfig(taus=(0.1, 0.01)).tau == 0.1
+    assert CircuitConfig(tau=(0.1, 0.03, 0.01)).threshold == 0.03
+    assert CircuitConfig(tau=(0.1, 0.01)).threshold == 0.1
 
 
 def test_a_sweep_gives_a_circuit_for_each_tau_and_one_tau_a_sweep_of_its_own(result):
@@ -189,8 +190,8 @@ def test_a_sweep_gives_a_circuit_for_each_tau_and_one_tau_a_sweep_of_its_own(res
     few, many = (row["edges"] for row in reversed(result.extra["sweep"]))
     assert few < many
     assert len(result.extra["curve"]) == 10
-    assert CircuitConfig(taus=(0.02,)).swept() == [0.01, 0.02, 0.03, 0.1, 0.3, 1.0]
-    assert CircuitConfig(sweep=False).swept() == [0.03]
+    assert CircuitConfig(tau=(0.02,)).swept() == [0.01, 0.02, 0.03, 0.1, 0.3, 1.0]
+    assert CircuitConfig(no_sweep=True).swept() == [0.03]
 
 
 def test_the_record_survives_its_file_and_the_model_its_evaluation(result, model):
@@ -230,7 +231,7 @@ def test_attribution_has_a_circuit_of_the_size_asked_for_and_no_order(model, pro
 
 def test_what_was_not_asked_for_or_cannot_be_had_says_so(model):
     lone = doable(model, task(n=1))  # no two prompts of one length, none held out
-    config = CircuitConfig(taus=(50.0,), random_circuits=3, bootstrap=0, sweep=False)
+    config = CircuitConfig(tau=(50.0,), random_circuits=3, bootstrap=0, no_sweep=True)
     result = circuits(model, lone, config)
     found = _figures(result)
     assert found["edges"].value == 0
@@ -262,7 +263,7 @@ def test_a_task_without_difference_has_no_faithfulness(model, prompts):
 def test_a_model_that_cannot_do_the_task_is_marked(model, prompts):
     swapped = tuple(PairBatch(b.clean, b.corrupted, b.wrong, b.right) for b in prompts.batches)
     wrong = TaskPrompts("wrong", swapped, prompts.texts)
-    config = CircuitConfig(taus=(1.0,), sweep=False, bootstrap=0, null_draws=1)
+    config = CircuitConfig(tau=(1.0,), no_sweep=True, bootstrap=0, null_draws=1)
     result = circuits(model, wrong, config)
     assert "does not do the task" in result.extra["marked"]
     assert mark(competence(model, prompts)) is None
@@ -273,13 +274,13 @@ def test_a_model_that_cannot_do_the_task_is_marked(model, prompts):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"taus": (0.0,)}, "positive number"),
-        ({"taus": (float("nan"),)}, "positive number"),
-        ({"taus": ()}, "there is no tau"),
+        ({"tau": (0.0,)}, "positive number"),
+        ({"tau": (float("nan"),)}, "positive number"),
+        ({"tau": ()}, "there is no tau"),
         ({"method": "acd"}, "did you mean 'acdc'"),
         ({"engine": "slow"}, "unknown engine"),
         ({"ablation": "noise"}, "unknown ablation"),
-        ({"edges": -1}, "no -1 edges"),
+        ({"edges": -1}, "at least 0, not -1"),
         ({"bootstrap": -1}, "cannot be negative"),
         ({"null_draws": -1}, "cannot be negative"),
         ({"points": "other"}, "unknown points"),
@@ -310,6 +311,6 @@ def test_ours_with_gates_has_a_circuit(make_model):
     corrupted = torch.randint(200, (4, 6), generator=generator)
     batch = PairBatch(clean, corrupted, clean[:, 0], corrupted[:, 0])
     prompts = doable(model, TaskPrompts("any", (batch,), ()))
-    config = CircuitConfig(taus=(1e-4,), sweep=False, bootstrap=0, random_circuits=0)
+    config = CircuitConfig(tau=(1e-4,), no_sweep=True, bootstrap=0, random_circuits=0)
     prompts = dataclasses.replace(prompts, texts=task(n=4, lengths=(6,)).texts)
     assert _figures(circuits(model, prompts, config))["edges"].value > 0

@@ -10,10 +10,12 @@ from transformer_lens import HookedTransformer
 from evaluations.core import statistics
 from evaluations.core.models import prepared
 from evaluations.core.record import Record
-from evaluations.core.runner import run
-from evaluations.suite.gates.evaluation import EVALUATION, GatesConfig, gates
+from evaluations.suite.gates import SPEC
+from evaluations.suite.gates.config import GatesConfig
+from evaluations.suite.gates.evaluation import evaluate as gates
 from evaluations.suite.gates.picture import picture
 from sat_interp._util.errors import UserError
+from tests.evaluations.toy import run_on
 
 CONFIG = GatesConfig(resamples=50, probe_classes=20, picture_tokens=6)
 
@@ -71,7 +73,7 @@ def test_too_few_stories_for_probes_are_refused_before_anything_runs(make_model,
 def test_the_runner_goes_on_after_a_model_without_gates(make_model, text, tokenizer, tmp_path):
     models = [prepared(make_model(variant), variant, tokenizer, "cpu")
               for variant in ("none", "local")]  # fmt: skip
-    outcome = run(EVALUATION, models, lambda loaded: text, CONFIG, tmp_path)
+    outcome = run_on(SPEC, models, lambda loaded: text, CONFIG, tmp_path)
     assert list(outcome.failures) == ["none"]
     (record,) = outcome.records
     again = Record.from_json(record.to_json())

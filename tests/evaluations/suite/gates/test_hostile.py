@@ -11,10 +11,12 @@ from transformer_lens import HookedTransformer
 
 from evaluations.core.models import prepared
 from evaluations.core.record import Record
-from evaluations.core.runner import run
-from evaluations.suite.gates.evaluation import EVALUATION, GatesConfig, gates
+from evaluations.suite.gates import SPEC
+from evaluations.suite.gates.config import GatesConfig
+from evaluations.suite.gates.evaluation import evaluate as gates
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp._util.errors import UserError
+from tests.evaluations.toy import run_on
 
 CONFIG = GatesConfig(resamples=50, probe_classes=20, picture_tokens=6)
 QUICK = replace(CONFIG, probe_stories=0)
@@ -137,7 +139,7 @@ def test_broken_models_cost_no_other_model_its_record(make_model, text, tokenize
             ("one", shaped(tokenizer, {"k_neurons": 1}, d_mlp=1), "float32"),
         )
     ]
-    outcome = run(EVALUATION, models, lambda loaded: text, QUICK, tmp_path)
+    outcome = run_on(SPEC, models, lambda loaded: text, QUICK, tmp_path)
     assert list(outcome.failures) == ["broken"]
     (record,) = outcome.records
     assert Record.from_json(record.to_json()).metric("neuron_entropy_share").value is None

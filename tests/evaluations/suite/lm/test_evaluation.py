@@ -10,7 +10,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations.core.losses import token_losses
 from evaluations.core.text import evaluation_text
-from evaluations.suite.lm.evaluation import LanguageConfig, language_model, story_losses
+from evaluations.suite.lm.config import LanguageConfig
+from evaluations.suite.lm.evaluation import evaluate, story_losses
 from sat_interp._util.errors import UserError
 from sat_interp.model import unembedding
 from tests.sat_interp.model.plain import plain_dual
@@ -19,7 +20,7 @@ CONFIG = LanguageConfig(resamples=100, activation_stories=2)
 
 
 def figures(model, text, config=CONFIG):
-    return {metric.name: metric for metric in language_model(model, text, config).metrics}
+    return {metric.name: metric for metric in evaluate(model, text, config).metrics}
 
 
 @torch.no_grad()
@@ -170,7 +171,7 @@ def test_token_losses_in_half_precision_are_summed_in_float32(make_model):
 
 def test_the_models_mode_is_given_back(make_model, text):
     model = make_model().train()
-    language_model(model, text, CONFIG)
+    evaluate(model, text, CONFIG)
     assert model.training
 
 
@@ -186,7 +187,7 @@ def test_a_model_worse_than_a_guess_is_marked(make_model, text):
     model = make_model()
     config = LanguageConfig(resamples=0, activation_stories=0)
     model.W_E.data *= 0.01
-    assert "health" not in language_model(model, text, config).extra
+    assert "health" not in evaluate(model, text, config).extra
     model.W_E.data *= 1000
-    (told,) = language_model(model, text, config).extra["health"]
+    (told,) = evaluate(model, text, config).extra["health"]
     assert "worse than a uniform guess" in told

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluations.suite.lm.evaluation import LanguageConfig, language_model, story_losses
+from evaluations.suite.lm.config import LanguageConfig
+from evaluations.suite.lm.evaluation import evaluate, story_losses
 from evaluations.suite.lm.perplexity import (
     _windows,
     per_story_metric,
@@ -68,7 +69,7 @@ def test_per_story_is_the_mean_of_the_stories_without_their_closing_token(make_m
         values.append(math.exp(sum(costs) / len(costs)))
     losses = story_losses(model, text)
     assert 0 < (losses.cut == 0).sum() < len(text)  # some whole, some cut
-    result = language_model(model, text, LanguageConfig(perplexity="per-story", resamples=0))
+    result = evaluate(model, text, LanguageConfig(perplexity="per-story", resamples=0))
     metric = next(one for one in result.metrics if one.name == "perplexity_per_story")
     assert metric.value == pytest.approx(np.mean(values), rel=1e-9)
     assert metric.n == len(STORIES)
@@ -76,8 +77,8 @@ def test_per_story_is_the_mean_of_the_stories_without_their_closing_token(make_m
 
 def test_both_streams_have_it_and_ours_stays(make_model, text):
     model = make_model("local")
-    plain = language_model(model, text, LanguageConfig(activation_stories=0))
-    beside = language_model(model, text, LanguageConfig(activation_stories=0, perplexity="sliding"))
+    plain = evaluate(model, text, LanguageConfig(activation_stories=0))
+    beside = evaluate(model, text, LanguageConfig(activation_stories=0, perplexity="sliding"))
     names = {metric.name: metric.value for metric in beside.metrics}
     assert {"perplexity_sliding", "ablated_perplexity_sliding"} <= names.keys()
     assert all(names[metric.name] == metric.value for metric in plain.metrics)

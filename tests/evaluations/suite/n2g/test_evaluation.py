@@ -18,7 +18,8 @@ from evaluations.core.excerpts import GatherConfig
 from evaluations.core.record import read_records
 from evaluations.core.units import find_units
 from evaluations.suite.n2g.config import N2gConfig, Thresholds
-from evaluations.suite.n2g.evaluation import N2gData, choose, neuron_graph, neuron_graphs
+from evaluations.suite.n2g.evaluation import N2gData, choose, neuron_graph
+from evaluations.suite.n2g.evaluation import evaluate as neuron_graphs
 from evaluations.suite.n2g.layer import NO_EXAMPLE, Explainer
 from evaluations.suite.n2g.substitutes import Neighbours
 from evaluations.suite.n2g.table import ROWS, figures

@@ -15,7 +15,7 @@ from evaluations.core.excerpts import GatherConfig
 from evaluations.core.units import find_units
 from evaluations.suite.n2g.config import N2gConfig
 from evaluations.suite.n2g.draw import draw_graph, write_graphml
-from evaluations.suite.n2g.evaluation import N2gData, neuron_graphs
+from evaluations.suite.n2g.evaluation import N2gData, evaluate
 from evaluations.suite.n2g.substitutes import Neighbours
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from sat_interp._util.errors import UserError
@@ -59,7 +59,7 @@ def _tiny(model):
 def test_degenerate_units_have_figures_or_reasons(make_model, data, change):
     model = make_model()
     change(model)
-    result = neuron_graphs(model, data(change.__name__), CONFIG)
+    result = evaluate(model, data(change.__name__), CONFIG)
     for metric in result.metrics:
         assert metric.value is not None or metric.reasons, metric.name
         assert "nan" not in metric.reasons
@@ -95,7 +95,7 @@ def test_a_model_without_an_mlp_is_one_line(data, tokenizer):
         )
     )  # fmt: skip
     with pytest.raises(UserError, match=r"attention only, and no MLP neurons"):
-        neuron_graphs(model, data("attention"), CONFIG)
+        evaluate(model, data("attention"), CONFIG)
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,10 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations import tables
 from evaluations.cli import main
-from evaluations.commands.neurons import _page
 from evaluations.core.models import prepared
 from evaluations.core.record import read_records
-from evaluations.core.runner import run
+from evaluations.suite.neurons import SPEC
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.suite.neurons.evaluation import EVALUATION
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from sat_interp._util.errors import UserError
 from sat_interp.io.pretrained import save_pretrained
@@ -164,8 +162,8 @@ def test_an_odd_model_costs_no_other_its_table(
 
 
 def test_a_model_of_one_neuron_and_one_without_any(tokenizer, text, tmp_path):
-    outcome = run(
-        EVALUATION,
+    outcome = run_on(
+        SPEC,
         [_tiny(tokenizer, "one", d_mlp=1), _tiny(tokenizer, "none", attn_only=True, d_mlp=None)],
         lambda loaded: NeuronsData(
             text, LookupExaminer(), loaded.weights_hash, loaded.name, tmp_path, cache=tmp_path

@@ -10,10 +10,10 @@ from evaluations.core.excerpts import GatherConfig
 from evaluations.core.models import prepared
 from evaluations.core.runner import run_one
 from evaluations.core.units import find_units
-from evaluations.suite.neurons import evaluation
+from evaluations.suite.neurons import SPEC, evaluation
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.suite.neurons.details import WIDTH
-from evaluations.suite.neurons.evaluation import EVALUATION, drawn, explain_neurons
+from evaluations.suite.neurons.evaluation import drawn, evaluate
 from evaluations.suite.neurons.examiners.base import Explanation, Unscored
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from evaluations.suite.neurons.reading import read_details
@@ -54,7 +54,7 @@ def examine(planted, make_data, monkeypatch):
 
     def run(examiner=None, **fields):
         data = make_data(examiner=examiner)
-        result = explain_neurons(model_for(planted), data, config_for(**fields))
+        result = evaluate(model_for(planted), data, config_for(**fields))
         details = read_details(data.directory / result.extra["details"])
         return result, {unit["index"]: unit for unit in details["units"]}, details
 
@@ -175,7 +175,7 @@ def test_a_real_model_gets_a_record(make_model, text, tokenizer, make_data, stre
     loaded = prepared(model, "tiny", tokenizer, "cpu", "float64", "tiny")
     data = make_data(text, key="real")
     config = config_for(stream=stream)
-    record, was_done = run_one(EVALUATION, loaded, data, config, tmp_path / "res")
+    record, was_done = run_one(SPEC, loaded, data, config, tmp_path / "res")
     assert not was_done
     units = record.extra["units"]
     sizes = find_units(model).sizes
@@ -190,7 +190,7 @@ def test_a_real_model_gets_a_record(make_model, text, tokenizer, make_data, stre
         assert record.metric(f"simulation_layer_{layer}").value == pytest.approx(
             np.mean(own), abs=1e-5
         )
-    assert run_one(EVALUATION, loaded, data, config, tmp_path / "res")[1]
+    assert run_one(SPEC, loaded, data, config, tmp_path / "res")[1]
 
 
 def test_a_sample_is_drawn_in_each_layer(make_model):

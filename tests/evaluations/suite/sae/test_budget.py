@@ -8,12 +8,14 @@ import torch
 from evaluations.cli import main
 from evaluations.core.model_source import load_model
 from evaluations.core.record import read_records
-from evaluations.core.runner import Evaluation, Result, run_one
+from evaluations.core.runner import run_one
+from evaluations.core.spec import Measurement
 from evaluations.suite.sae.budget import fitted
 from evaluations.suite.sae.config import PRESETS, SaeConfig
-from evaluations.suite.sae.evaluation import fit, sparse_autoencoder
+from evaluations.suite.sae.evaluation import evaluate, fit
 from sat_interp._util.errors import UserError
 from sat_interp.io.pretrained import save_pretrained
+from tests.evaluations.toy import toy_spec
 
 DEMO = PRESETS["demo"]
 
@@ -70,12 +72,12 @@ def test_the_runner_records_the_configuration_that_was_used(
 
     def ask(model, data, config):
         seen.append(config.tokens)
-        return Result([])
+        return Measurement([])
 
     loaded, used = load_model(str(model_directory)), 20 * len(corpus.tokens) // 32 * 32
     large = dataclasses.replace(tiny, tokens=10**6)
     exact = dataclasses.replace(tiny, tokens=used)
-    asked = Evaluation("sae", SaeConfig, ask, fit=fit)
+    asked = toy_spec("sae", SaeConfig, ask, fit=fit)
     record, was_done = run_one(asked, loaded, make_data(is_fitted=True), large, tmp_path)
     assert (record.config["tokens"], was_done, seen) == (used, False, [used])
     again, was_done = run_one(asked, loaded, make_data(), exact, tmp_path)
@@ -86,7 +88,7 @@ def test_autoencoders_of_one_pass_are_fitted_together(make_model, make_data, tin
     model = make_model().to(torch.float32, print_details=False)
     both = [dataclasses.replace(tiny, tokens=10**6, sparsity=one) for one in (0.1, 1.0)]
     data = make_data(is_fitted=True, together=both)
-    result = sparse_autoencoder(model, data, fit(model, data, both[0]))
+    result = evaluate(model, data, fit(model, data, both[0]))
     used = 20 * len(corpus.tokens) // 32 * 32
     assert result.extra["training"]["tokens"] == used
     assert result.extra["budget"] == {"tokens": used, "passes": used / len(corpus.tokens)}

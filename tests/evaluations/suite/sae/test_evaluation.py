@@ -10,7 +10,7 @@ from sae_lens import SAE
 from evaluations.cli import main
 from evaluations.core.record import read_records
 from evaluations.suite.sae import evaluation, search, train
-from evaluations.suite.sae.evaluation import open_sae, sparse_autoencoder
+from evaluations.suite.sae.evaluation import evaluate, open_sae
 from sat_interp._util.errors import UserError
 from sat_interp.io.pretrained import save_pretrained
 
@@ -26,7 +26,7 @@ def value(result, name):
 
 def test_a_record_says_what_was_trained_and_how_it_went(model, make_data, tiny):
     data = make_data()
-    result = sparse_autoencoder(model, data, tiny)
+    result = evaluate(model, data, tiny)
     told = result.extra
     assert told["sae"]["hook"] == "blocks.0.hook_mlp_out"
     assert told["sae"]["d_sae"] == 64
@@ -52,7 +52,7 @@ def test_a_record_says_what_was_trained_and_how_it_went(model, make_data, tiny):
 def test_what_is_trained_is_not_trained_again(model, make_data, tiny, monkeypatch):
     one, two = tiny, dataclasses.replace(tiny, sparsity=1.0)
     data = make_data(together=[one, two])
-    first = sparse_autoencoder(model, data, one)
+    first = evaluate(model, data, one)
     assert sorted(path.name for path in data.directory.iterdir()) == sorted(
         [data.place(model, one).name, data.place(model, two).name]
     )
@@ -60,11 +60,11 @@ def test_what_is_trained_is_not_trained_again(model, make_data, tiny, monkeypatc
     monkeypatch.setattr(
         evaluation, "train", lambda model, corpus, targets, *rest: trained.append(list(targets))
     )
-    sparse_autoencoder(model, data, two)
-    again = sparse_autoencoder(model, make_data(), dataclasses.replace(one, resamples=20))
+    evaluate(model, data, two)
+    again = evaluate(model, make_data(), dataclasses.replace(one, resamples=20))
     assert trained == []
     assert value(again, "l0") == value(first, "l0")
-    sparse_autoencoder(model, make_data(again=True), one)
+    evaluate(model, make_data(again=True), one)
     assert trained == [[data.place(model, one)]]
     for other in (dataclasses.replace(one, seed=1), dataclasses.replace(one, lr=0.5)):
         assert data.place(model, other) != data.place(model, one)
@@ -77,18 +77,18 @@ def test_what_is_trained_is_not_trained_again(model, make_data, tiny, monkeypatc
 
 def test_measuring_otherwise_does_not_train_again(model, make_data, tiny, monkeypatch, text):
     data = make_data()
-    whole = sparse_autoencoder(model, data, tiny)
+    whole = evaluate(model, data, tiny)
     cfg = json.loads((data.place(model, tiny) / "cfg.json").read_text())
     assert cfg["metadata"]["l0"] == value(whole, "l0")
     assert cfg["metadata"]["l0_measured_on"]["n_stories"] == len(text)
     monkeypatch.setattr(evaluation, "train", lambda *arguments: pytest.fail("trained again"))
     fewer = make_data(text=text.sample(2, seed=0))
-    found = sparse_autoencoder(model, fewer, dataclasses.replace(tiny, resamples=3))
+    found = evaluate(model, fewer, dataclasses.replace(tiny, resamples=3))
     assert found.extra["sae"]["weights"] == whole.extra["sae"]["weights"]
     assert value(found, "dead_features") > value(whole, "dead_features")
     assert value(found, "dead_in_training") == value(whole, "dead_in_training")
     named = dataclasses.replace(tiny, hook="blocks.0.hook_mlp_out")
-    assert sparse_autoencoder(model, make_data(), named).extra["sae"] == whole.extra["sae"]
+    assert evaluate(model, make_data(), named).extra["sae"] == whole.extra["sae"]
     assert fewer.content != data.content  # two records, one autoencoder
     cfg = json.loads((data.place(model, tiny) / "cfg.json").read_text())
     assert cfg["metadata"]["l0"] == value(whole, "l0")
@@ -105,7 +105,7 @@ def test_an_autoencoder_is_found_when_the_model_was_called_otherwise(
     model, make_data, tiny, tmp_path
 ):
     before = make_data(directory=tmp_path / "old-name-abcd" / "sae")
-    sparse_autoencoder(model, before, tiny)
+    evaluate(model, before, tiny)
     after = make_data(directory=tmp_path / "new-abcd" / "sae")
     assert after.place(model, tiny) == before.place(model, tiny)
     elsewhere = make_data(directory=tmp_path / "new-ffff" / "sae")
@@ -115,7 +115,7 @@ def test_an_autoencoder_is_found_when_the_model_was_called_otherwise(
 def test_dead_in_training_is_of_the_last_tenth(model, make_data, tiny):
     data = make_data()
     strong = dataclasses.replace(tiny, sparsity=50.0, lr=0.05)
-    result = sparse_autoencoder(model, data, strong)
+    result = evaluate(model, data, strong)
     told = json.loads((data.place(model, strong) / "training.json").read_text())
     assert told["dead_over_tokens"] == 4 * 32  # of 40 steps
     assert value(result, "dead_in_training") == told["dead_in_training"] / 64 > 0
@@ -125,7 +125,7 @@ def test_dead_in_training_is_of_the_last_tenth(model, make_data, tiny):
 def test_a_wanted_l0_is_searched_for_once(model, make_data, tiny, monkeypatch):
     wanted = dataclasses.replace(tiny, sparsity=None, target_l0=28.0)
     data = make_data()
-    found = sparse_autoencoder(model, data, wanted)
+    found = evaluate(model, data, wanted)
     told = found.extra["search"]
     assert found.extra["sae"]["sparsity"] == told["coefficient"]
     assert found.extra["sae"]["label"].endswith("(found, target L0 28)")
@@ -133,10 +133,10 @@ def test_a_wanted_l0_is_searched_for_once(model, make_data, tiny, monkeypatch):
     assert found.extra["sae"]["directory"] == data.place(model, plain).name
     assert not list(data.directory.glob(".*"))
     monkeypatch.setattr(evaluation, "train", lambda *arguments: pytest.fail("trained again"))
-    again = sparse_autoencoder(model, make_data(), wanted)
+    again = evaluate(model, make_data(), wanted)
     assert value(again, "l0") == value(found, "l0")
     assert (
-        sparse_autoencoder(model, make_data(), plain).extra["sae"]["weights"]
+        evaluate(model, make_data(), plain).extra["sae"]["weights"]
         == (found.extra["sae"]["weights"])
     )
 
@@ -144,7 +144,7 @@ def test_a_wanted_l0_is_searched_for_once(model, make_data, tiny, monkeypatch):
 def test_a_sweep_that_was_cut_off_goes_on_where_it_was(model, make_data, tiny, monkeypatch):
     one, two, three = (dataclasses.replace(tiny, sparsity=value) for value in (0.1, 0.5, 1.0))
     data = make_data(together=[one, two, three])
-    sparse_autoencoder(model, make_data(), one)  # what is there already takes no part
+    evaluate(model, make_data(), one)  # what is there already takes no part
     monkeypatch.setattr(train, "STATE_SECONDS", 0.0)
     calls = []
 
@@ -156,8 +156,8 @@ def test_a_sweep_that_was_cut_off_goes_on_where_it_was(model, make_data, tiny, m
 
     monkeypatch.setattr(evaluation, "ce_loss_score", score)
     with pytest.raises(KeyboardInterrupt):
-        sparse_autoencoder(model, data, two)
-    sparse_autoencoder(model, data, two)
+        evaluate(model, data, two)
+    evaluate(model, data, two)
     assert len(calls) < 2 * 20 + 10  # not twice as many, as from the beginning
     assert len(list(data.directory.iterdir())) == 3
     assert not list(data.directory.glob(".training-*"))
@@ -165,20 +165,20 @@ def test_a_sweep_that_was_cut_off_goes_on_where_it_was(model, make_data, tiny, m
 
 def test_a_given_autoencoder_is_measured_as_it_is(model, make_data, tiny, make_model):
     data = make_data()
-    trained = sparse_autoencoder(model, data, tiny)
+    trained = evaluate(model, data, tiny)
     given = make_data(given=data.place(model, tiny))
-    found = sparse_autoencoder(model, given, dataclasses.replace(tiny, given="ab" * 8))
+    found = evaluate(model, given, dataclasses.replace(tiny, given="ab" * 8))
     assert value(found, "l0") == value(trained, "l0")
     elsewhere = dataclasses.replace(tiny, given="ab" * 8, hook="blocks.0.mlp.hook_post")
     with pytest.raises(UserError, match=r"reads 16 dimensions, but .*hook_post .* has 64"):
-        sparse_autoencoder(model, given, elsewhere)
+        evaluate(model, given, elsewhere)
 
 
 def test_what_is_no_autoencoder_is_refused_in_one_line(tmp_path, model, make_data, tiny):
     with pytest.raises(UserError, match="is no SAELens directory: it has no cfg.json"):
         open_sae(tmp_path, "cpu")
     data = make_data()
-    sparse_autoencoder(model, data, tiny)
+    evaluate(model, data, tiny)
     place = data.place(model, tiny)
     (place / "sae_weights.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match="SAELens cannot open") as told:
@@ -271,7 +271,7 @@ def test_held_out_stories_are_not_trained_on(command):
     [
         (("--hook", "blocks.0.hook_mlp"), "hook point"),
         (("--tokens", "50"), "--tokens 50 is less than one buffer"),
-        (("--l1", "1,two"), "--l1 takes numbers with commas"),
+        (("--l1", "1,two"), "--l1 must be numbers, separated by commas"),
         (("--l1=-1",), "--l1 takes numbers from 0 on"),
         (("--l1", "nan"), "--l1 takes numbers from 0 on"),
         (("--l1", "inf"), "--l1 takes numbers from 0 on"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from evaluations.suite.sae.evaluation import check, sparse_autoencoder
+from evaluations.suite.sae.evaluation import check, evaluate
 from sat_interp._util.errors import UserError
 
 
@@ -31,12 +31,12 @@ def constant(value):
 
 def test_a_model_without_an_mlp(make_data, tiny):
     model = hooked(attn_only=True, d_mlp=None)
-    for run in (lambda: check(model, tiny), lambda: sparse_autoencoder(model, make_data(), tiny)):
+    for run in (lambda: check(model, tiny), lambda: evaluate(model, make_data(), tiny)):
         with pytest.raises(UserError, match="hook point") as told:
             run()
         assert "\n" not in str(told.value)
     elsewhere = dataclasses.replace(tiny, hook="blocks.0.hook_attn_out")
-    assert sparse_autoencoder(model, make_data(), elsewhere).metrics[0].value is not None
+    assert evaluate(model, make_data(), elsewhere).metrics[0].value is not None
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_a_model_without_an_mlp(make_data, tiny):
 def test_activations_that_are_none(make_data, tiny, value, match):
     data = make_data()
     with pytest.raises(UserError, match=match) as told:
-        sparse_autoencoder(constant(value), data, tiny)
+        evaluate(constant(value), data, tiny)
     assert "\n" not in str(told.value)
     assert not list(data.directory.glob("blocks*"))
 
 
 def test_activations_that_do_not_vary(make_data, tiny):
-    result = sparse_autoencoder(constant(0.5), make_data(), tiny)
+    result = evaluate(constant(0.5), make_data(), tiny)
     found = {one.name: one for one in result.metrics}
     assert found["explained_variance"].value is None
     assert found["explained_variance"].reasons == {"the activation does not vary": 1}
@@ -62,7 +62,7 @@ def test_activations_that_do_not_vary(make_data, tiny):
 
 def test_one_neuron(make_data, tiny):
     config = dataclasses.replace(tiny, hook="blocks.0.mlp.hook_post")
-    result = sparse_autoencoder(hooked(d_mlp=1), make_data(), config)
+    result = evaluate(hooked(d_mlp=1), make_data(), config)
     assert result.extra["sae"]["d_in"] == 1
     assert all(one.value is None or math.isfinite(one.value) for one in result.metrics)
 
@@ -70,5 +70,5 @@ def test_one_neuron(make_data, tiny):
 def test_a_model_left_as_it_was_found_when_it_fails(make_data, tiny):
     model = constant(math.nan).train()
     with pytest.raises(UserError):
-        sparse_autoencoder(model, make_data(), tiny)
+        evaluate(model, make_data(), tiny)
     assert model.training

@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
+from evaluations.suite.circuits.config import check_tau
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.acdc.engine import Lane
 from evaluations.suite.circuits.methods.acdc.folded import Folded
@@ -31,7 +32,6 @@ from evaluations.suite.circuits.methods.acdc.journal import Journal, identity
 from evaluations.suite.circuits.methods.acdc.plan import Circuit, Plan
 from evaluations.suite.circuits.methods.acdc.speculation import settle
 from evaluations.suite.circuits.patched import Bucket
-from sat_interp._util.errors import UserError
 from sat_interp._util.progress import bar
 
 MAX_BYTES = 64 * 2**20
@@ -112,12 +112,6 @@ def acdc(
                 _show(progress, graph, destination, search)
     journal.remove()
     return search.result(order)
-
-
-def check_tau(tau: float) -> None:
-    """Raise UserError unless tau is a positive number."""
-    if not (tau > 0 and math.isfinite(tau)):
-        raise UserError(f"tau is {tau}: it must be a positive number, such as 0.03 (nats of KL)")
 
 
 def _visits(graph: Graph, order: Int[Tensor, "edge"]) -> dict[int, list[int]]:

@@ -4,10 +4,16 @@ import re
 
 import pytest
 
-from evaluations.commands.check import check
+from evaluations.battery import command
+from evaluations.core.options import TextOptions
 from sat_interp._util.errors import UserError
 from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.conftest import STORIES
+
+
+def check(models, **text):
+    return command.check(models, TextOptions(**text), None)
+
 
 ALL = ["lm", "gates", "acdc", "sae", "neurons", "n2g"]
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from transformers import LlamaConfig
 
+import evaluations as ev
 from evaluations.cli import main
-from evaluations.commands import COMMANDS
 from evaluations.core.model_source import ModelSource
 from evaluations.core.record import read_records
 from sat_interp._util.errors import UserError
@@ -33,7 +33,7 @@ def test_a_model_of_unknown_training_text_is_not_measured_on_the_toy_corpus(
     command, foreign, tmp_path
 ):
     with pytest.raises(UserError, match="name text to measure it on with --data"):
-        COMMANDS[command]([str(foreign)], out=str(tmp_path / "out"))
+        getattr(ev, command)([str(foreign)], out=str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -52,12 +52,12 @@ def test_a_shape_that_cannot_be_measured_is_refused_before_weights_are_read(
 ):
     data = {} if command == "acdc" else {"data": str(stories_file)}
     with pytest.raises(UserError, match=reason):
-        COMMANDS[command]([str(foreign)], out=str(tmp_path / "out"), **data, **settings)
+        getattr(ev, command)([str(foreign)], out=str(tmp_path / "out"), **data, **settings)
 
 
 def test_an_architecture_without_a_graph_is_named_before_weights_are_read(grouped, tmp_path):
     with pytest.raises(UserError, match="models with n_key_value_heads=2$"):
-        COMMANDS["acdc"]([str(grouped)], out=str(tmp_path / "out"))
+        ev.acdc([str(grouped)], out=str(tmp_path / "out"))
 
 
 def test_a_model_that_is_refused_costs_no_other_its_record(

@@ -9,19 +9,18 @@ import pytest
 
 from evaluations.cli import main
 from evaluations.comparison.selection import is_comparable, models
-from evaluations.core import versions
+from evaluations.comparison.versions import current, is_older, older_told
 from evaluations.core.record import Record, read_record
-from evaluations.core.runner import Evaluation
-from evaluations.core.versions import current, is_older, older_told
+from evaluations.core.spec import Spec
+from evaluations.registry import SPECS
 from tests.evaluations import golden
 from tests.evaluations.comparison.study_records import lm
 
 
 def test_every_evaluation_has_a_version() -> None:
-    found = golden.all_evaluations()
-    assert {name: current(name) for name in versions.VERSIONS} == {
-        name: one.version for name, one in found.items()
-    }
+    assert {
+        spec.name: current(spec.name) for spec in SPECS
+    }.items() <= golden.all_versions().items()
     assert current("nonsense") is None
 
 
@@ -38,12 +37,10 @@ def test_a_record_without_a_version_is_read_and_is_of_an_older_one(make_record) 
 @pytest.fixture
 def as_of_version(monkeypatch):
     """The evaluation lm under another version."""
-    from evaluations.suite.lm import evaluation as language
 
-    def change(version: int) -> Evaluation:
-        changed = dataclasses.replace(language.EVALUATION, version=version)
-        monkeypatch.setattr(language, "EVALUATION", changed)
-        monkeypatch.setitem(versions.VERSIONS, "lm", version)
+    def change(version: int) -> Spec:
+        changed = dataclasses.replace(SPECS[0], version=version)
+        monkeypatch.setitem(SPECS, 0, changed)
         return changed
 
     return change

@@ -6,17 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from evaluations.core.record import Record
-
-VERSIONS = {"lm": 2, "gates": 2, "acdc": 2, "sae": 3, "neurons": 2, "n2g": 2}
-"""Of each evaluation's code, here so that a report need not import the evaluation to know it.
-
-Raised by one whenever a change of the code changes a figure.
-"""
+from evaluations.registry import SPECS
 
 
 def current(evaluation: str) -> int | None:
     """Return the version of an evaluation's code; None for an unknown evaluation."""
-    return VERSIONS.get(evaluation)
+    return next((spec.version for spec in SPECS if spec.name == evaluation), None)
 
 
 def is_older(record: Record) -> bool:

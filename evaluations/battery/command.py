@@ -1,0 +1,137 @@
+"""``sat-eval all`` and ``sat-eval check``: what they print, and in what order they work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evaluations.battery.feasibility import Answer, Subject, answers
+from evaluations.battery.options import BatteryOptions
+from evaluations.battery.plan import Budgets, Job, chosen_specs, estimated_seconds, plan
+from evaluations.battery.progress import answers_table, duration, overview, summary
+from evaluations.battery.run import raise_failures, run
+from evaluations.core.inputs import default_task
+from evaluations.core.model_source import ModelSource, sources
+from evaluations.core.models import LoadedModel
+from evaluations.core.options import DEFAULT_OUT, RunOptions, TextOptions
+from evaluations.core.outcome import Outcome
+from evaluations.core.text import Text
+from evaluations.core.text_source import TrainingText, text_finder, training_text_finder
+from evaluations.output import console, say
+from evaluations.registry import SPECS
+from sat_interp._util.errors import UserError
+from sat_interp.training.study import read_study
+
+
+def run_battery(
+    models: Sequence[str], options: BatteryOptions, settings: Mapping[str, Any]
+) -> list[Job]:
+    """Run the battery and print one table of what became of it.
+
+    Args:
+        models: MODEL arguments, beside those of the study.
+        settings: values of shared options for all evaluations; by name of an evaluation, its own.
+
+    Raises:
+        UserError: there is no model, a part failed, or runs of the study are not trained yet.
+    """
+    chosen, missing = _models(models, options.study)
+    out = str(settings.get("out") or DEFAULT_OUT)
+    common = {"out": out, **_changed(settings)}
+    names = [spec.name for spec in SPECS]
+    own = {name: _given(settings[name]) for name in names if settings.get(name)}
+    jobs = plan(chosen, Budgets(options.preset, common, own), chosen_specs(options.parts))
+    shown = console()
+    shown.print(_forecast(chosen, jobs, options.jobs), highlight=False)
+    with overview(jobs) as update:
+        run(jobs, options.jobs, Path(out) / "logs", update)
+    shown.print(summary(jobs))
+    study = f" --study {options.study}" if options.study else ""
+    say(shown, f"tables: sat-eval report --out {out}{study}")
+    raise_failures(jobs)
+    if missing:
+        raise UserError(
+            f"{len(missing)} runs of the study are not trained yet ({', '.join(missing)}): "
+            f"sat-train --study {options.study}"
+        )
+    return jobs
+
+
+def check(models: Sequence[str], text: TextOptions, tokenizer: str | None) -> list[list[Answer]]:
+    """Print which evaluations will work on each model; no weights are read.
+
+    Raises:
+        UserError: a model cannot be read; the others have been printed.
+    """
+    chosen = sources(list(models), tokenizer)
+    text_of = text_finder(chosen, text.data, text.validation, text.stories)
+    trained_on = training_text_finder(chosen, text.data, text.validation, text.stories)
+    shown, outcome, found = console(), Outcome(), []
+    for source in chosen:
+        try:
+            subject = _subject(source, text_of, trained_on)
+        except UserError as error:
+            outcome.failures[source.label] = str(error)
+            continue
+        found.append(answers(subject))
+        for line in subject.described():
+            say(shown, line)
+        shown.print(answers_table(found[-1]))
+    outcome.raise_failures()
+    return found
+
+
+def _models(models: Sequence[str], study: str | None) -> tuple[list[str], list[str]]:
+    """Return the models of a command line and a study, and the study's runs that are missing."""
+    runs = read_study(study).runs() if study else []
+    trained = [run for run in runs if (run.directory / "summary.json").is_file()]
+    chosen = list(dict.fromkeys([*models, *(str(run.directory) for run in trained)]))
+    if not chosen:
+        hint = f": sat-train --study {study}" if study else ": name one, or --study FILE"
+        raise UserError(f"there is no model to evaluate{hint}")
+    return chosen, [run.name for run in runs if run not in trained]
+
+
+def _changed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shared options that differ from their defaults."""
+    defaults = {**vars(TextOptions()), **vars(RunOptions())}
+    return {
+        name: settings[name]
+        for name, default in defaults.items()
+        if name != "out" and settings.get(name, default) != default
+    }
+
+
+def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of one evaluation that were given."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _forecast(models: Sequence[str], jobs: Sequence[Job], n_processes: int) -> str:
+    seconds = estimated_seconds(jobs, n_processes)
+    time = "an unknown time" if seconds is None else f"about {duration(seconds)}"
+    if rough := [job.name for job in jobs if job.is_rough and job.state == "waiting"]:
+        time += f" (rough: {', '.join(rough)} extrapolated)"
+    return f"{len(models)} models, {len(jobs)} parts: {time}, less what is done"
+
+
+def _subject(
+    source: ModelSource,
+    text_of: Callable[[LoadedModel], Text],
+    trained_on: Callable[[LoadedModel], TrainingText],
+) -> Subject:
+    """Return what can be known of a model without its weights.
+
+    Raises:
+        UserError: the model cannot be read.
+    """
+    known = source.outline
+
+    def train_tokens(enough: int) -> int:
+        return trained_on(known).n_tokens(enough)
+
+    try:
+        return Subject(known, default_task(known), train_tokens, text_of(known))
+    except UserError as error:
+        return Subject(known, default_task(known), train_tokens, no_text=str(error))

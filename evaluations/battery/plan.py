@@ -1,0 +1,204 @@
+"""Which evaluations a battery runs, on which models, with what budget, and how long that takes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from evaluations.core.options import RunOptions
+from evaluations.core.spec import Preset, Spec
+from evaluations.registry import SPECS
+from sat_interp._util.errors import UserError, suggest
+
+State = Literal["waiting", "running", "done", "failed", "nothing to do"]
+NEAR = 2.0
+"""Up to this many times larger or smaller than a built-in model an estimate is no extrapolation."""
+
+
+@dataclass
+class Job:
+    """An evaluation with the models it is for, and its state."""
+
+    spec: Spec
+    models: list[str]
+    settings: dict[str, Any]
+    estimate: float | None
+    state: State = "waiting"
+    seconds: float = 0.0
+    reason: str = ""
+    """Why it failed."""
+    is_rough: bool = False
+    """Whether the estimate is for a size of model that was not measured, or guessed."""
+
+    @property
+    def name(self) -> str:
+        """Name of the evaluation."""
+        return self.spec.name
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line after ``sat-eval``."""
+        return [self.name, *self.models, *map(_argument, self.settings.items())]
+
+
+@dataclass(frozen=True)
+class Size:
+    """What decides an evaluation's time; None where no file tells it without loading the model."""
+
+    operations: float | None = None
+    edges: float | None = None
+    has_gates: bool = False
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The options of a battery's evaluations.
+
+    Attributes:
+        preset: names the budgets of the specifications.
+        common: options for all, such as data and out; each evaluation gets those that it has.
+        own: options by evaluation, which go before all others.
+    """
+
+    preset: Preset = "demo"
+    common: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def settings(self, spec: Spec) -> dict[str, Any]:
+        """Return the options of one evaluation that differ from its defaults."""
+        known = option_names(spec)
+        shared = {
+            name: value
+            for name, value in self.common.items()
+            if name in known and value is not None
+        }
+        return {**spec.budgets.get(self.preset, {}), **shared, **self.own.get(spec.name, {})}
+
+
+def plan(models: Sequence[str], budgets: Budgets, specs: Sequence[Spec] | None = None) -> list[Job]:
+    """Return the jobs of a battery, in the order of the registry.
+
+    Raises:
+        UserError: options for an evaluation that does not exist.
+    """
+    specs = SPECS if specs is None else specs
+    for name in budgets.own:
+        if name not in [spec.name for spec in SPECS]:
+            raise UserError(suggest("evaluation", name, [spec.name for spec in SPECS]))
+    sizes = {model: size_of(model) for model in models}
+    reference = size_of("demo:baseline")
+    return [_job(spec, models, budgets, sizes, reference) for spec in specs]
+
+
+def _job(
+    spec: Spec,
+    models: Sequence[str],
+    budgets: Budgets,
+    sizes: Mapping[str, Size],
+    reference: Size,
+) -> Job:
+    preset, cost = budgets.preset, spec.cost
+    chosen = [one for one in models if "gates" not in spec.needs or sizes[one].has_gates]
+    measured = [sizes[one] for one in chosen]
+    if preset in spec.controlled:
+        measured += measured[:1]
+        chosen += [f"{one} [untrained]" for one in chosen[:1]]
+    factors = [
+        _factor(getattr(one, cost.grows), getattr(reference, cost.grows)) for one in measured
+    ]
+    known = [one for one in factors if one is not None]
+    estimate = sum(one**cost.power for one in known) * cost.seconds[preset]
+    return Job(
+        spec,
+        chosen,
+        budgets.settings(spec),
+        estimate if len(known) == len(factors) else None,
+        "waiting" if chosen else "nothing to do",
+        is_rough=preset in cost.guessed or not all(map(_is_near, known)),
+    )
+
+
+def option_names(spec: Spec) -> list[str]:
+    """Return the names of an evaluation's options, shared ones included."""
+    classes = (RunOptions, *spec.shared, spec.options)
+    return [field.name for kind in classes for field in dataclasses.fields(kind)]
+
+
+def chosen_specs(names: Sequence[str]) -> list[Spec]:
+    """Return the evaluations of these names in the order of the registry; all where none is named.
+
+    Raises:
+        UserError: there is no such evaluation.
+    """
+    known = {spec.name: spec for spec in SPECS}
+    for name in names:
+        if name not in known:
+            raise UserError(suggest("part", name, known))
+    return [spec for spec in SPECS if not names or spec.name in names]
+
+
+def estimated_seconds(jobs: Sequence[Job], n_processes: int) -> float | None:
+    """Return the time of all jobs, none being done yet; None where a model's size is not known."""
+    waiting = [job.estimate for job in jobs if job.state == "waiting"]
+    known = [one for one in waiting if one is not None]
+    if len(known) < len(waiting):
+        return None
+    return max([sum(known) / n_processes, *known]) if known else 0.0
+
+
+def _argument(setting: tuple[str, Any]) -> str:
+    """Return one option as a command line has it."""
+    name, value = setting
+    option = f"--{name.replace('_', '-')}"
+    if value is True:
+        return option
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    return f"{option}={value}"
+
+
+def size_of(spec: str) -> Size:
+    """A model's size and gates, by its configuration file alone; nothing is downloaded."""
+    from sat_interp.io.locate import CONFIG, find_model
+    from sat_interp.model.config import SelfAblationConfig
+
+    path = Path(spec).expanduser()
+    try:
+        directory = path if (path / "config.json").is_file() else None
+        with contextlib.suppress(UserError):
+            directory = find_model(spec) or directory
+        if directory is None:
+            return Size()
+        if not (directory / CONFIG).is_file():
+            told = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+            shape = [told.get(one) or told.get(other) for one, other in (
+                ("n_layer", "num_layers"), ("n_embd", "hidden_size"), ("n_head", "num_heads"),
+                ("vocab_size", "vocab_size"))]  # fmt: skip
+            return _size(*shape) if all(shape) else Size()
+        told = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        shape = [told["shape"][key] for key in ("n_layers", "d_model", "n_heads", "d_vocab")]
+        gates = SelfAblationConfig.from_dict(told["ablation"])
+        return dataclasses.replace(_size(*shape), has_gates=gates.has_gate_weights)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Size()  # what is wrong with it, the evaluations will say
+
+
+def _size(layers: int, width: int, heads: int, vocabulary: int) -> Size:
+    """Operations of a token, and edges of the graph with queries, keys and values apart."""
+    sources = [1 + layer * (heads + 1) for layer in range(layers + 1)]
+    edges = sum(3 * heads * n + (n + heads) for n in sources[:-1]) + sources[-1]
+    return Size(12.0 * layers * width**2 + vocabulary * width, float(edges))
+
+
+def _factor(size: float | None, reference: float | None) -> float | None:
+    return size / reference if size and reference else None
+
+
+def _is_near(factor: float) -> bool:
+    """Whether a model is so like the built-in ones that their times are its own."""
+    return 1 / NEAR <= factor <= NEAR

@@ -1,0 +1,28 @@
+"""The options of ``sat-eval report`` and ``sat-eval curves``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Which records are shown, and how."""
+
+    out: str = "results"
+    """Directory with the records; the report is written to OUT/report. Other files in it, truncated
+    and duplicate records are counted and passed over."""
+
+    study: str | None = None
+    """Study file (sat-train --study): only its runs are shown, and all of them."""
+
+    paper_values: bool = False
+    """Show the paper's own values beside."""
+
+
+@dataclass(frozen=True)
+class CurvesOptions:
+    """Where the figure goes."""
+
+    out: str = "results"
+    """Directory of the figure (curves.png, curves.svg)."""

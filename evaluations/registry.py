@@ -1,0 +1,21 @@
+"""The evaluations there are: the one list that everything else reads."""
+
+from __future__ import annotations
+
+from evaluations.core.spec import Spec
+from evaluations.suite import circuits, gates, lm, n2g, neurons, sae
+from sat_interp._util.errors import UserError, suggest
+
+SPECS: list[Spec] = [lm.SPEC, gates.SPEC, circuits.SPEC, sae.SPEC, neurons.SPEC, n2g.SPEC]
+
+
+def find_spec(name: str) -> Spec:
+    """Return the evaluation of that name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for spec in SPECS:
+        if spec.name == name:
+            return spec
+    raise UserError(suggest("evaluation", name, [spec.name for spec in SPECS]))

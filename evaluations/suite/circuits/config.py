@@ -1,0 +1,163 @@
+"""The options of ``acdc``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
+
+from sat_interp._util.errors import UserError, suggest
+
+log = logging.getLogger(__name__)
+
+Method = Literal["acdc", "eap", "eap-ig"]
+Engine = Literal["fast", "auto-circuit"]
+Ablation = Literal["resample", "zero", "mean"]
+ScoreBy = Literal["logit-difference", "kl"]
+Selection = Literal["greedy", "top"]
+Points = Literal["paper", "released"]
+
+TAU = 0.03
+"""ACDC's threshold in Self-Ablating Transformers, in nats."""
+SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Thresholds by which ACDC ranks edges where one threshold is asked for."""
+STEPS = 5
+"""Interpolation points of EAP-IG, as its authors use; EAP has one."""
+LEAST_DRAWS = 5
+"""Fewest counts that have a standard deviation."""
+
+
+@dataclass(frozen=True)
+class CircuitConfig:
+    """What decides a circuit and its controls, besides the model and the prompts."""
+
+    tau: tuple[float, ...] = (TAU,)
+    """ACDC removes an edge that raises KL by less than this, in nats; several with commas between
+    them. The controls are for 0.03 where it is among them, else for the first."""
+
+    method: Method = "acdc"
+    """Method that finds the circuit."""
+
+    engine: Engine = "fast"
+    """Engine of acdc; auto-circuit runs that package, where it is installed, on the prompts of the
+    commonest length, since it knows no other."""
+
+    ablation: Ablation = "resample"
+    """What replaces an edge: its source on the corrupted prompt, nothing, or its mean."""
+
+    edges: int | None = None
+    """Number of edges that eap and eap-ig choose; by default 5 % of all. Of those, and of ACDC's,
+    the ones on a path from embedding to output are the circuit."""
+
+    score_by: ScoreBy = "logit-difference"
+    """What eap-ig attributes; eap takes logit-difference only."""
+
+    selection: Selection = "greedy"
+    """How eap and eap-ig choose edges by score: connected to the output, or simply the top."""
+
+    steps: int = STEPS
+    """Interpolation points of eap-ig."""
+
+    points: Points = "paper"
+    """Where the points lie from corrupted (0) to clean prompt (1): 1/m ... 1, as in the equation of
+    Hanna et al. 2024; or 0 ... (m - 1)/m, as in their released code."""
+
+    random_circuits: int = 20
+    """Number of random circuits to compare with, connected and matched by layer."""
+
+    null_draws: int = 5
+    """Number of draws of the null task: the frame stays, as many tokens change as in the task, none
+    of them bears on the answer."""
+
+    bootstrap: int | None = None
+    """Number of times the circuit is found again with other prompts, and in other orders; by
+    default 5 where the graph has up to 2,000 edges, else 0. A standard deviation takes 5."""
+
+    no_sweep: bool = False
+    """Only this tau: no ranking of edges, so no CPR and CMD."""
+
+    seed: int = 0
+    """Seed of the prompts, of random circuits, null tasks, bootstrap samples and orders."""
+
+    def __post_init__(self) -> None:
+        for kind, value, choices in (
+            ("method", self.method, Method),
+            ("engine", self.engine, Engine),
+            ("score", self.score_by, ScoreBy),
+            ("selection", self.selection, Selection),
+            ("ablation", self.ablation, Ablation),
+            ("points", self.points, Points),
+        ):
+            if value not in get_args(choices):
+                raise UserError(suggest(kind, value, get_args(choices)))
+        if not self.tau:
+            raise UserError("there is no tau: give one or several, such as 0.03")
+        for tau in self.tau:
+            check_tau(tau)
+        if self.edges is not None and self.edges < 0:
+            raise UserError(f"edges must be at least 0, not {self.edges}")
+        if min(self.random_circuits, self.bootstrap or 0, self.null_draws) < 0:
+            raise UserError("random_circuits, null_draws and bootstrap cannot be negative")
+        if self.method != "acdc":
+            check_attribution(self.score_by, steps_of(self.method, self.steps), self.points)
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.engine != "auto-circuit":
+            return
+        if self.method != "acdc" or self.ablation != "resample":
+            raise UserError("auto-circuit is an engine of acdc with resample ablation only")
+        if not find_spec("auto_circuit"):
+            raise UserError(
+                "auto-circuit is not installed: run make auto-circuit, or use --engine fast"
+            )
+
+    @property
+    def threshold(self) -> float:
+        """The tau of the circuit that the controls are for."""
+        return TAU if TAU in self.tau else self.tau[0]
+
+    def swept(self) -> list[float]:
+        """Return all thresholds that ACDC runs at, smallest first."""
+        if self.no_sweep:
+            return [self.threshold]
+        return sorted({*self.tau, *(SWEEP if len(self.tau) == 1 else ())})
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what a record's identity holds, under the names that records have."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        settings["taus"], settings["sweep"] = settings.pop("tau"), not settings.pop("no_sweep")
+        return settings
+
+
+def check_tau(tau: float) -> None:
+    """Raise UserError unless tau is a positive number."""
+    if not (tau > 0 and math.isfinite(tau)):
+        raise UserError(f"tau is {tau}: it must be a positive number, such as 0.03 (nats of KL)")
+
+
+def steps_of(method: Method, steps: int = STEPS) -> int:
+    """Return the integration steps: EAP is EAP-IG with one."""
+    return 1 if method == "eap" else steps
+
+
+def check_attribution(score_by: ScoreBy, steps: int, points: Points = "paper") -> None:
+    """Refuse what has no answer.
+
+    Raises:
+        UserError: EAP by KL, no step, or one step at the corrupted prompt.
+    """
+    if steps < 1:
+        raise UserError(f"EAP-IG takes at least one step, not {steps}")
+    if steps == 1 and points == "released":
+        raise UserError(
+            "one step of the released code's points is the corrupted prompt alone: take more steps"
+        )
+    if score_by == "kl" and steps == 1:
+        raise UserError(
+            "EAP by KL is zero for every edge, KL having no gradient at the clean prompt: "
+            "use eap-ig, or the logit difference"
+        )
