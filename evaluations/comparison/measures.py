@@ -31,7 +31,7 @@ class Measure:
 
     Attributes:
         shows: its value, or the share of things (neurons) that could be scored.
-        is_fixed: whether values near 0 are shown at fixed digits, too.
+        is_fixed: whether values near 0 are shown at fixed digits, too (differences never are).
         is_counted: whether a single model's interval is shown with its n.
     """
 
@@ -81,7 +81,8 @@ class Measure:
     def shown(self, value: float, sign: bool = False) -> str:
         """A value as a cell shows it: ``-1.20``, with a sign where asked for."""
         size = abs(value)
-        text = f"{size:.{self.digits}f}" if self.is_fixed else number(size, self.digits)
+        is_fixed = self.is_fixed and not sign
+        text = f"{size:.{self.digits}f}" if is_fixed else number(size, self.digits)
         return ("−" if value < 0 else "+" if sign else "") + text
 
 

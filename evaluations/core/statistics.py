@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Num
 
 from evaluations.core.record import Interval, Metric
 
@@ -142,11 +142,25 @@ def bootstrap(
     are paired.
 
     Returns:
-        The interval, or None with fewer than `ENOUGH` stories or with sums that are not finite.
+        The interval, or None with fewer than `ENOUGH` stories, fewer than two resamples, or sums
+        that are not finite.
     """
-    if len(sums) < ENOUGH or resamples < 1 or not np.isfinite(sums).all() or not counts.any():
+    from scipy import stats
+
+    if len(sums) < ENOUGH or resamples < 2 or not np.isfinite(sums).all() or not counts.any():
         return None
-    ratios = transform(_resampled_ratios(sums, counts, resamples, seed))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        drawn = stats.bootstrap(
+            (sums, counts),
+            lambda some, of, axis: some.sum(axis) / of.sum(axis),
+            n_resamples=resamples,
+            batch=max(1, CHUNK // len(sums)),
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    ratios = transform(drawn.bootstrap_distribution)
     ratios = ratios[~np.isnan(ratios)]
     if not len(ratios):
         return None
@@ -154,17 +168,3 @@ def bootstrap(
     low, high = np.quantile(ratios, [tail, 1 - tail])
     method = f"percentile bootstrap over {len(sums)} stories, {resamples} resamples, seed {seed}"
     return Interval(float(low), float(high), LEVEL, method)
-
-
-def _resampled_ratios(
-    sums: np.ndarray, counts: np.ndarray, resamples: int, seed: int
-) -> Float[np.ndarray, " resamples"]:
-    draws = np.random.default_rng(seed)
-    n = len(sums)
-    rows = max(1, CHUNK // n)
-    ratios = []
-    for first in range(0, resamples, rows):
-        drawn = draws.integers(n, size=(min(rows, resamples - first), n))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    return np.concatenate(ratios)

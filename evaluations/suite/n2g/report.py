@@ -218,16 +218,17 @@ def _graphs(models: Sequence[Row], convention: str) -> Table:
 
 
 def _cell(metric: Metric | None, title: str) -> Cell:
-    key = title.lower().replace(" ", "_")
-    names = exact_values(key, None)
-    if metric is None or metric.value is None:
-        text = EMPTY if metric is None else UNSCORED
-        return Cell.none(*names, text=text)
+    names = exact_values(title.lower().replace(" ", "_"), None)
+    if metric is None:
+        return Cell.none(*names)
     interval = interval_of(metric)
     ends = (interval.low, interval.high) if interval else (None, None)
     values = (metric.value, metric.standard_error, *ends, metric.n, metric.n_failed)
+    exact = dict(zip(names, values, strict=True))
+    if metric.value is None:
+        return Cell(UNSCORED, "none", (), exact)
     details = (f"[{_fixed(interval.low)}, {_fixed(interval.high)}]",) if interval else ()
-    return Cell(_fixed(metric.value), "value", details, dict(zip(names, values, strict=True)))
+    return Cell(_fixed(metric.value), "value", details, exact)
 
 
 def _fixed(value: float) -> str:

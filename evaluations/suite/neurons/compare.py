@@ -41,20 +41,25 @@ def difference(
     resamples: int,
 ) -> Difference | None:
     """Of the means of two sets of scores of the same units; None where there are none."""
+    from scipy import stats
+
     n = len(one)
     if not n:
         return None
     value = float(one.mean() - other.mean())
-    if n < ENOUGH or resamples < 1:
+    if n < ENOUGH or resamples < 2:
         return Difference(value, None, None, n)
     error = float(np.sqrt(one.var(ddof=1) / n + other.var(ddof=1) / n))
-    draws = np.random.default_rng(seed)
-    drawn, rows = [], max(1, CHUNK // n)
-    for first in range(0, resamples, rows):
-        count = min(rows, resamples - first)
-        means = [part[draws.integers(n, size=(count, n))].mean(1) for part in (one, other)]
-        drawn.append(means[0] - means[1])
+    drawn = stats.bootstrap(
+        (one, other),
+        lambda mine, theirs, axis: mine.mean(axis) - theirs.mean(axis),
+        n_resamples=resamples,
+        batch=max(1, CHUNK // n),
+        vectorized=True,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
     tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
+    low, high = np.quantile(drawn.bootstrap_distribution, [tail, 1 - tail])
     method = f"percentile bootstrap over the neurons of each, {resamples} resamples, seed {seed}"
     return Difference(value, error, Interval(float(low), float(high), LEVEL, method), n)
