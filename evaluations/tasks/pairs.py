@@ -153,16 +153,6 @@ class TaskPrompts:
         drawn = np.random.default_rng(seed).integers(self.n, size=self.n)
         return self.subset(drawn.tolist())
 
-    def null(self, seed: int) -> TaskPrompts:
-        """Draw the prompts of the null task (``evaluations.tasks.null``).
-
-        Raises:
-            UserError: there is no null prompt at all.
-        """
-        from evaluations.tasks.null import null_prompts
-
-        return null_prompts(self, seed)
-
 
 @dataclass(frozen=True)
 class Competence:

@@ -49,6 +49,7 @@ from evaluations.suite.circuits.methods.find import (
     by_attribution,
 )
 from evaluations.suite.circuits.patched import PRECISE
+from evaluations.tasks.null import null_prompts
 from evaluations.tasks.pairs import TaskPrompts, competence
 from evaluations.tasks.registry import make_task
 from sat_interp._util import progress
@@ -301,7 +302,7 @@ def _nulls(
     sizes: list[dict[str, Any]] = []
     for draw in progress.bar(range(config.null_draws), desc="null task", unit="draw"):
         try:
-            prompts = case.prompts.null(config.seed + draw)
+            prompts = null_prompts(case.prompts, config.seed + draw)
         except UserError as error:
             return [], [], str(error).removeprefix(f"{case.prompts.name}: ")
         nulls.append(find(Case.of(case.model, prompts, config.ablation)))

@@ -10,6 +10,7 @@ import pytest
 
 from evaluations.core.model_tokenizer import numbered_tokenizer
 from evaluations.tasks.language import agreement
+from evaluations.tasks.null import null_prompts
 from evaluations.tasks.pairs import Pair, competence
 from evaluations.tasks.registry import TASKS, Task, make_task
 from evaluations.tasks.tokens import Words
@@ -277,7 +278,7 @@ def test_a_model_without_a_tokenizer_is_asked_in_token_ids():
     assert (prompts.describe()["story_start"], prompts.describe()["n_in_file"]) == (None, 6)
     first = prompts.batches[0].clean[0].tolist()
     assert prompts.texts[0].clean == "".join(f" {token}" for token in first)
-    assert prompts.null(0).n > 0
+    assert null_prompts(prompts, 0).n > 0
     with pytest.raises(UserError, match="has no tokenizer and the prompts are text"):
         make_task([{**entries[0], "clean": "Tom"}], tokenizer)
 
