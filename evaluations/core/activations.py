@@ -132,7 +132,7 @@ class _PassState:
                 for name, tensor in self.tensors().items():
                     tensor.copy_(file.get_tensor(name))
                 self.batches, self.tokens = int(counts["batches"]), int(counts["tokens"])
-                return counts["done"] == "1"
+                return bool(counts["done"] == "1")
         except (SafetensorError, OSError, KeyError, TypeError, RuntimeError) as error:
             log.warning("%s cannot be read (%s); gathered again", path.name, error)
             raise _DamagedError from None
@@ -280,7 +280,7 @@ def _read(
                 buffers[layer] = flat.new_empty((total, flat.shape[1]))
             buffers[layer][filled : filled + len(flat)] = flat
             state.layers[layer].count(flat)
-            parts = [part.amax(1) for part in values.split(state.width, dim=1)]
+            parts = [part.amax(1) for part in torch.split(values, state.width, dim=1)]
             best, place = torch.stack(parts).max(0)  # each (batch, units)
             peaks[layer].append((best, place * state.width))
         filled += len(flat)

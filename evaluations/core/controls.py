@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -151,11 +151,12 @@ def _initialise(model: HookedTransformer, seed: int, embedding_range: object) ->
         else:
             raise UserError(f"no untrained control: it is not known how {name} is initialised")
     biases = [bias for name, bias in model.named_parameters() if name.endswith(".bias")]
+    initialise: Any = model.init_weights
     own, model.cfg.seed = model.cfg.seed, None  # init_weights would seed all generators with it
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            model.init_weights()
+            initialise()
             if isinstance(embedding_range, int | float) and embedding_range > 0:
                 draw_embeddings(model, float(embedding_range))
     finally:

@@ -51,7 +51,7 @@ def configuration(config: Any, path: str, tokenizer_limit: int | None) -> Hooked
         fields |= {"original_architecture": architecture, "dtype": torch.float32, "device": "cpu"}
         fields |= {"init_weights": False, "from_checkpoint": False}
     else:
-        known = loading.get_pretrained_model_config(
+        known: Any = loading.get_pretrained_model_config(
             path, hf_cfg=config.to_dict(), device="cpu", dtype=torch.float32
         )
         fields = known.to_dict()

@@ -103,17 +103,20 @@ class Decoder:
         _compare(model, original, self.name)
         return model
 
-    def _original(self) -> PreTrainedModel:
+    def _original(self) -> Any:
         """Return transformers' model in float32 on the CPU; one in memory stays as it is."""
         from transformers import AutoModelForCausalLM
 
+        original: Any
         try:
-            if not isinstance(self.source, Path):
-                return shared_copy(self.source).cpu().float().eval()
-            with quiet_transformers():
-                return AutoModelForCausalLM.from_pretrained(
-                    self.source, dtype=torch.float32, trust_remote_code=False
-                ).eval()
+            if isinstance(self.source, Path):
+                with quiet_transformers():
+                    original = AutoModelForCausalLM.from_pretrained(
+                        self.source, dtype=torch.float32, trust_remote_code=False
+                    )
+            else:
+                original = shared_copy(self.source)
+            return original.cpu().float().eval()
         except Exception as error:  # transformers raises whatever its reading of the files meets
             raise UserError(f"cannot load a model from {self.name}: {first_line(error)}") from None
 
@@ -199,15 +202,16 @@ def _readable_configuration(configuration: Any) -> Iterator[str]:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Hide the progress bars of transformers while it loads."""
-    from transformers.utils import logging as transformers_logging
+    from transformers.utils import logging
 
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()
+            bars.enable_progress_bar()
 
 
 def _own_initialisation(cfg: Any, config: Any) -> None:

@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders
 from tokenizers.models import WordLevel
@@ -72,7 +73,9 @@ def numbered_tokenizer(d_vocab: int) -> PreTrainedTokenizerFast:
     words = {f" {token}": token for token in range(d_vocab)}
     backend = Tokenizer(WordLevel(words, unk_token=" 0"))
     backend.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(tokenizer_object=backend)
+    make: Any = PreTrainedTokenizerFast
+    tokenizer: PreTrainedTokenizerFast = make(tokenizer_object=backend)
+    return tokenizer
 
 
 def as_trained(

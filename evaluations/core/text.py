@@ -102,7 +102,8 @@ class Text:
 
     def scored(self, context: int) -> Int[np.ndarray, " stories"]:
         """Return how many tokens of each story fit into the context (the rest is cut)."""
-        return self.lengths - cut_tokens(self.corpus, context)
+        scored: np.ndarray = self.lengths - cut_tokens(self.corpus, context)
+        return scored
 
     def scored_bytes(self, context: int) -> Int[np.ndarray, " stories"]:
         """Return the UTF-8 bytes scored of each story: all of it, or the part that was not cut.
