@@ -1,4 +1,4 @@
-"""Training curves of several runs in one figure: the price of a gate, token by token."""
+"""Training curves of several runs in one figure: loss by tokens seen."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ WINDOW = 0.02
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run's name and the lines of its log."""
+class RunLog:
+    """A training run's name and the lines of its log."""
 
     name: str
     lines: list[dict[str, Any]]
@@ -43,7 +43,7 @@ class Run:
         return next((line["tokens"] / line["step"] for line in self.lines if "tokens" in line), 1.0)
 
 
-def read_run(path: str | Path) -> Run:
+def read_run(path: str | Path) -> RunLog:
     """A run from its directory or its log.
 
     Raises:
@@ -60,10 +60,10 @@ def read_run(path: str | Path) -> Run:
         raise UserError(f"{log} is not the log of a training run") from None
     if not kept:
         raise UserError(f"{log} is empty: the run has not logged a step yet")
-    return Run(log.resolve().parent.name, kept)
+    return RunLog(log.resolve().parent.name, kept)
 
 
-def draw_curves(runs: Sequence[Run]) -> Figure:
+def draw_curves(runs: Sequence[RunLog]) -> Figure:
     """Training loss of each stream (averaged over WINDOW of the run) and validations as points."""
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     gated = [run for run in runs if len(run.series("ablated")[0])]
@@ -86,7 +86,7 @@ def draw_curves(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, run: Run, stream: str, color: str) -> None:
+def _draw(axes: Axes, run: RunLog, stream: str, color: str) -> None:
     tokens, losses = run.series(stream)
     width = max(1, round(WINDOW * len(losses)))
     means = np.convolve(losses, np.ones(width) / width, mode="valid")
@@ -104,7 +104,7 @@ def _draw(axes: Axes, run: Run, stream: str, color: str) -> None:
     )
 
 
-def _leave_out_the_start(axes: Axes, runs: Sequence[Run]) -> None:
+def _leave_out_the_start(axes: Axes, runs: Sequence[RunLog]) -> None:
     """The first steps fall from ln(vocabulary): they would press all that matters together."""
     late = [
         losses[len(losses) // 10 :]

@@ -1,4 +1,4 @@
-"""What control models score: the floor that other models' scores are read against."""
+"""Scores of control models: the floor for the scores of other models."""
 
 from __future__ import annotations
 

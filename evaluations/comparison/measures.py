@@ -52,6 +52,7 @@ class Measure:
 
     @property
     def heading(self) -> Heading:
+        """The heading of the measure's column."""
         return Heading(self.title, self.direction, self.definition)
 
     def metric_of(self, model: Model) -> Metric | None:
@@ -102,6 +103,7 @@ class Comparison:
 
     @property
     def models(self) -> list[Model]:
+        """The models of all groups."""
         return [model for group in self.groups for model in group.models]
 
     @cached_property

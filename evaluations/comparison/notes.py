@@ -76,6 +76,7 @@ def health_notes(compared: Comparison, measures: Sequence[Measure]) -> list[str]
 
 
 def unable_note(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
+    """The models whose edge counts are not meaningful."""
     measured = compared.records("acdc")
     unable = [one for one in compared.models if "acdc" in one.records and fails_task(one)]
     if not unable or all(measure.evaluation != "acdc" for measure in measures):

@@ -22,7 +22,7 @@ from sat_interp.training.study import MATCHED_LONGEST, Kind, Study
 
 ENOUGH_SEEDS = 3
 """Fewest training seeds that an interval is given for."""
-# What a record tells of a training run that makes it another recipe.
+# Settings of a training run that make up its recipe.
 RECIPE = (
     "data",
     "tokenizer",
@@ -69,6 +69,7 @@ class Group:
 
     @property
     def models(self) -> list[Model]:
+        """The models of the group, by seed."""
         return list(self.members.values())
 
 
@@ -116,7 +117,7 @@ def references(group: Group, among: Sequence[Group]) -> list[Group]:
     same = [other for other in among if other.recipe == group.recipe and other is not group]
     found = [other for other in same if other.kind == "baseline" and group.kind != "baseline"]
     if group.kind == "learned":
-        # whose perplexity a baseline matches, if nothing tells, there must be but one to match
+        # without a record of what a baseline matches, there must be only one candidate
         alone = not any(other.kind == "learned" for other in same)
         found += [
             other
@@ -163,7 +164,7 @@ def _of_records(models: Sequence[Model]) -> list[Group]:
         recipe = _recipe(model, steps)
         key: Any = [recipe, ablation, training.get("loss_weights"), matched]
         if matched:
-            # seeds of one target have perplexities of their own: older runs tell by their name
+            # seeds of one target have perplexities of their own: in older runs the name says which
             key.append(training.get("match_of") or _stem(model.name, seed))
         key = hash_of(key if isinstance(seed, int) else [key, model.key])
         if isinstance(seed, int) and key in made and seed in made[key].members:
@@ -239,7 +240,7 @@ def _recipe(model: Model, steps: Any) -> str:
 
 
 def _training(model: Model) -> dict[str, Any]:
-    """What the records tell of how it was trained."""
+    """The training settings in the model's records."""
     return model.any.model.get("training") or {}
 
 

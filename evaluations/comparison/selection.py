@@ -19,7 +19,7 @@ class Model:
     """One model, and the record of each evaluation that counts.
 
     Attributes:
-        key: by which models are told apart: weights, gates and configuration.
+        key: identifies the model by weights, gates and configuration.
     """
 
     name: str
@@ -30,39 +30,39 @@ class Model:
 
     @property
     def any(self) -> Record:
-        """A record, for what all of them say of the model."""
+        """The newest record, for what all of them have in common."""
         return max(self.records.values(), key=lambda record: record.started)
 
 
 def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
     """A model for each set of weights, gates and configuration, with one record of each evaluation.
 
-    Of several records of one evaluation the tables take, among those the paper's table is about
-    (:func:`counts`), one of the newest version of its code; among these, one whose settings and
-    text most models share; else the newest.
+    Of several records of one evaluation, among those that the paper's tables use (`counts`), the
+    newest version of its code is preferred; then the settings and text that most models share; then
+    the newest record.
 
     Args:
-        names: of a study's runs; they go before other names of the same weights.
+        names: of a study's runs; they are preferred to other names of the same weights.
     """
     preferred = set(names)
-    found: dict[str, Model] = {}
+    by_key: dict[str, Model] = {}
     ordered = sorted(records, key=lambda record: (_name(record) in preferred, record.started))
     ids = {id(record): known for record, known in zip(ordered, model_ids(ordered), strict=True)}
     for record in ordered:
         weights, key = str(record.model["weights_hash"]), ids[id(record)]
         spec = str(record.model.get("spec", _name(record)))
-        known = found.get(key)
-        found[key] = Model(_name(record), spec, weights, known.records if known else {}, key)
+        known = by_key.get(key)
+        by_key[key] = Model(_name(record), spec, weights, known.records if known else {}, key)
     for name in {record.evaluation for record in records}:
         eligible = [record for record in records if record.evaluation == name and counts(record)]
         rank = _by_share(eligible)
         for record in sorted(eligible, key=lambda one: (one.version, rank[settings(one)])):
-            found[ids[id(record)]].records[name] = record
-    return [model for model in found.values() if model.records]
+            by_key[ids[id(record)]].records[name] = record
+    return [model for model in by_key.values() if model.records]
 
 
 def counts(record: Record) -> bool:
-    """Whether the paper's tables are about such a record.
+    """Whether the paper's tables use such a record.
 
     Of ``acdc``: ACDC with resampled edges at tau 0.03 on IOI. Of ``sae``: a standard autoencoder
     trained here on the default hook point with the L1 coefficient of the presets, 5. Of ``neurons``
@@ -71,7 +71,7 @@ def counts(record: Record) -> bool:
     """
     config = record.config
     if record.model.get("control"):
-        return False  # a control model is no training seed of anything
+        return False  # a control model is not a training seed of a group
     if record.evaluation == "acdc":
         return (
             record.data.get("spec") in TASKS

@@ -52,20 +52,19 @@ TYPES = {
 def results_frame(results: str | Path | Sequence[Record] = "results") -> pd.DataFrame:
     """Return every metric of the records as a row.
 
-    A figure that could not be had is a row whose ``value`` is missing and whose ``reasons`` say
-    why, with how many of each. Of several records of one evaluation of one model with one
-    configuration on one text, the newest is taken. Files that hold no record are left out, with a
-    warning each.
+    A metric without a value is a row whose ``value`` is missing; its ``reasons`` say why, with a
+    count of each. Of several records of the same evaluation, model, configuration and text, the
+    newest is used. Files that are not records are skipped, with a warning.
 
     Args:
         results: a directory that ``sat-eval`` wrote to, or records.
 
     Returns:
         The columns of ``TYPES``. ``seed``, ``variant``, ``k`` and ``gates`` are those the model was
-        trained with (missing where no file tells, or for models without gates); ``low`` and
-        ``high`` are the ends of the interval at ``level``, ``interval`` how it was taken;
+        trained with (missing where unknown, or for models without gates); ``low`` and
+        ``high`` are the ends of the interval at ``level``, ``interval`` is its method;
         ``direction`` is ``lower`` or ``higher``, whichever is better; ``config`` is the
-        evaluation's whole configuration, ``health`` what it found wrong with its own measurement.
+        evaluation's whole configuration; ``health`` lists what is wrong with the measurement.
 
     Raises:
         UserError: there is no such directory.

@@ -1,4 +1,4 @@
-"""In what the records of a table differ, beside the model: said under every table."""
+"""Differences between the records of a table, other than the model: notes under every table."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from evaluations.core.record import Record
 
 
 def differing(records: Sequence[Record]) -> list[str]:
-    """What the settings and texts of records differ in, with the first few values of each."""
-    found: dict[str, list[str]] = {}
+    """The settings and texts that differ between records, with the first few values of each."""
+    by_name: dict[str, list[str]] = {}
     for record in records:
-        told = {**record.config, "version": record.version, "text": _text(record)}
+        settings = {**record.config, "version": record.version, "text": _text(record)}
         if record.data.get("content"):
-            told["content of the text"] = record.data["content"]
-        for name, value in told.items():
-            values = found.setdefault(str(name), [])
+            settings["content of the text"] = record.data["content"]
+        for name, value in settings.items():
+            values = by_name.setdefault(str(name), [])
             values += [str(value)[:40]] * (str(value)[:40] not in values)
     lines = []
-    for name, values in found.items():
+    for name, values in by_name.items():
         if len(values) > 1:
             more = ", ..." if len(values) > 3 else ""
             lines.append(f"{name}: {', '.join(values[:3])}{more}")
@@ -26,28 +26,25 @@ def differing(records: Sequence[Record]) -> list[str]:
 
 
 def mixture(records: Sequence[Record]) -> list[str]:
-    """A sentence for each of architecture, tokenizer and text that records differ in.
-
-    Scores of models that differ in these do not stand in one table without it.
-    """
+    """A warning for each of architecture, tokenizer and text that differs between records."""
     kinds = {
         "architectures": [_architecture(record) for record in records],
         "tokenizers": [str(record.data.get("tokenizer") or "") for record in records],
         "texts": [_text(record) for record in records],
     }
-    told = []
+    lines = []
     for name, values in kinds.items():
         known = list(dict.fromkeys(value for value in values if value))
         if len(known) > 1:
             more = ", ..." if len(known) > 4 else ""
-            told.append(
-                f"these are models of different {name} ({', '.join(known[:4])}{more}): a difference"
-                " between them is not one of training alone"
+            lines.append(
+                f"models of different {name} ({', '.join(known[:4])}{more}): a difference between "
+                "them is not due to training alone"
                 if name != "texts"
-                else f"scored on different texts ({', '.join(known[:4])}{more}): figures of one "
-                "text are no comparison with those of another"
+                else f"scored on different texts ({', '.join(known[:4])}{more}): values on "
+                "different texts cannot be compared"
             )
-    return told
+    return lines
 
 
 def _architecture(record: Record) -> str:

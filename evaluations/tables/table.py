@@ -72,6 +72,7 @@ class Cell:
 
     @property
     def parts(self) -> tuple[str, ...]:
+        """The text and its details."""
         return (self.text, *self.details)
 
     @property
@@ -213,7 +214,8 @@ def _latex_page(
         f"{table.title} (continued)." if page else " ".join([f"{table.title}.", table.caption])
     )
     label = f"{table.label}-{page + 1}" if page else table.label
-    body = [" & ".join(_latex_cell(cell, is_stacked) for cell in row) + " \\\\" for row in rows]
+    lines = [" & ".join(_latex_cell(cell, is_stacked) for cell in row) for row in rows]
+    body = [f"{_after_break(line)} \\\\" for line in lines]
     notes = [
         line
         for note in (table.notes if is_last else ())
@@ -240,6 +242,11 @@ def _latex_page(
     )
 
 
+def _after_break(line: str) -> str:
+    """A line that may follow a line break, which takes ``[`` and ``*`` for its own options."""
+    return f"{{}}{line}" if line[:1] in ("[", "*") else line
+
+
 def _latex_label(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9:.-]+", "-", label)
 
@@ -263,12 +270,12 @@ def _latex_cell(cell: Cell, is_stacked: bool) -> str:
 def _stack(lines: Sequence[str], side: str) -> str:
     if len(lines) < 2:
         return "".join(lines)
-    joined = " \\\\ ".join(lines)
+    joined = " \\\\ ".join(map(_after_break, lines))
     return f"\\begin{{tabular}}[c]{{@{{}}{side}@{{}}}}{joined}\\end{{tabular}}"
 
 
 def html(table: Table) -> str:
-    """The table as HTML; headings link to the glossary, values tell what they are based on."""
+    """The table as HTML; headings link to the glossary, values have a hint."""
     head = "".join(map(_html_heading, table.columns))
     body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>\n" for row in table.rows)
     notes = [

@@ -98,10 +98,30 @@ def test_a_long_wide_table_is_several_in_latex_with_its_notes_once():
     assert len(set(text.split("\\label{")[1:])) == 3
 
 
+ODD = ("[a]", "*b", "a_b", "50 %", "$x^2$", "\\frac{1}", "{", "#&~", "†−±×≤é", "\U0001f600")
+
+
+def test_a_row_that_begins_with_a_bracket_is_no_option_of_the_line_break():
+    rows = [[Cell.label("model", name)] for name in ODD]
+    lines = latex(Table("t", "T", (Heading("Model"),), rows)).splitlines()
+    assert "{}[a] \\\\" in lines
+    assert "{}*b \\\\" in lines
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no TeX")
 def test_latex_compiles(tmp_path):
-    body = f"\\begin{{document}}\n{latex(TABLE)}\n\\end{{document}}\n"
+    value = Cell("0.25", "best", ("[0.20, 0.30]", "n=3"))
+    rows = [
+        [Cell.label("model", f"{name} {place}"), *[value] * 7]
+        for place in range(12)
+        for name in ODD
+    ]
+    heads = (Heading("Model"), *(Heading(f"a heading [of] {name}", "lower") for name in ODD[:7]))
+    odd = Table("odd_name", ODD[-1], heads, rows, "100 % [of] it.", ODD)
+    text = "\n".join(map(latex, [TABLE, odd]))
     head = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n"
+    body = f"\\begin{{document}}\n{text}\n\\end{{document}}\n"
     (tmp_path / "t.tex").write_text(head + body)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
