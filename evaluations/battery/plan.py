@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from evaluations.core.options import RunOptions
@@ -163,29 +160,16 @@ def _argument(setting: tuple[str, Any]) -> str:
 
 
 def size_of(spec: str) -> Size:
-    """A model's size and gates, by its configuration file alone; nothing is downloaded."""
-    from sat_interp.io.locate import CONFIG, find_model
-    from sat_interp.model.config import SelfAblationConfig
+    """Return a model's size and gates; of a model that cannot be read, an unknown size."""
+    from evaluations.core.model_source import ModelSource
 
-    path = Path(spec).expanduser()
     try:
-        directory = path if (path / "config.json").is_file() else None
-        with contextlib.suppress(UserError):
-            directory = find_model(spec) or directory
-        if directory is None:
-            return Size()
-        if not (directory / CONFIG).is_file():
-            told = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-            shape = [told.get(one) or told.get(other) for one, other in (
-                ("n_layer", "num_layers"), ("n_embd", "hidden_size"), ("n_head", "num_heads"),
-                ("vocab_size", "vocab_size"))]  # fmt: skip
-            return _size(*shape) if all(shape) else Size()
-        told = json.loads((directory / CONFIG).read_text(encoding="utf-8"))
-        shape = [told["shape"][key] for key in ("n_layers", "d_model", "n_heads", "d_vocab")]
-        gates = SelfAblationConfig.from_dict(told["ablation"])
-        return dataclasses.replace(_size(*shape), has_gates=gates.has_gate_weights)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Size()  # what is wrong with it, the evaluations will say
+        model = ModelSource.of(spec).meta_model
+    except UserError:
+        return Size()  # the evaluations report what is wrong with it
+    cfg, gates = model.cfg, getattr(model, "ablation", None)
+    size = _size(cfg.n_layers, cfg.d_model, cfg.n_heads, cfg.d_vocab)
+    return dataclasses.replace(size, has_gates=gates is not None and gates.has_gate_weights)
 
 
 def _size(layers: int, width: int, heads: int, vocabulary: int) -> Size:

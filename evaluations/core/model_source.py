@@ -133,6 +133,21 @@ class ModelSource:
         return card_origin(given.card) if isinstance(given, SelfAblatingTransformer) else Origin()
 
     @cached_property
+    def meta_model(self) -> HookedTransformer:
+        """The model on the meta device: shape and hook points. A model in memory as it is.
+
+        Raises:
+            UserError: nothing of that name, or a configuration that describes no model.
+        """
+        if isinstance(self.given, LoadedModel):
+            return self.given.model
+        if isinstance(self.given, HookedTransformer):
+            return self.given
+        if self._decoder is not None:
+            return self._decoder.outline()
+        return SelfAblatingTransformer.outline(self._directory)
+
+    @cached_property
     def outline(self) -> LoadedModel:
         """What is known before weights are read: shape, hook points, tokenizer and origin.
 
@@ -149,12 +164,7 @@ class ModelSource:
         """
         if isinstance(self.given, LoadedModel):
             return self.given
-        if isinstance(self.given, HookedTransformer):
-            model = self.given
-        elif self._decoder is not None:
-            model = self._decoder.outline()
-        else:
-            model = SelfAblatingTransformer.outline(self._directory)
+        model = self.meta_model
         directory = None if self.location is None else self.location.directory
         tokenizer, note = choose_tokenizer(model, directory, self.tokenizer, self._stated_bos)
         base = self.name.removesuffix(f" [{self.control}]")

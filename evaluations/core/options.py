@@ -94,12 +94,13 @@ class Request:
     """What a user asked of an evaluation.
 
     Attributes:
-        models: names, paths or models in memory.
+        models: a name, a path or a model in memory, several of these, or models in memory by name;
+            a list of sources once they are resolved (``inputs.resolved``).
         options: the evaluation's own options.
         run, text, task, control: the shared ones; their defaults where the evaluation has none.
     """
 
-    models: list[Any]
+    models: Any
     options: Any
     run: RunOptions = RunOptions()
     text: TextOptions = TextOptions()
@@ -140,8 +141,7 @@ def make_request(
             raise UserError(suggest("option", name, owners))
         given[owners[name]][name] = value
     made: dict[str, Any] = {name: make(kind, given[kind]) for name, kind in classes.items()}
-    several = list(models) if isinstance(models, list | tuple) else [models]
-    return Request(several, make(options, given[options]), **made)
+    return Request(models, make(options, given[options]), **made)
 
 
 def make(options: type[OptionsT], settings: Mapping[str, Any]) -> OptionsT:

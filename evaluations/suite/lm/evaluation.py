@@ -162,6 +162,15 @@ def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> l
     perplexity = _exp(mean.value)
     n_tokens = int(tokens.sum())
     lossy = f"; text lost: {losses.lost}" if losses.lost else ""
+    no_bytes = Metric(
+        f"{prefix}bits_per_byte",
+        f"Bits per byte, {stream} stream",
+        None,
+        "bits/byte",
+        "lower",
+        n_failed=1,
+        reasons={"the text is token ids": 1},
+    )
 
     def metric(name: str, title: str, unit: str, value: float, error: float | None,
                per: np.ndarray, scale: float, exp: bool, description: str) -> Metric:  # fmt: skip
@@ -182,7 +191,7 @@ def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> l
         metric("bits_per_byte", "Bits per byte", "bits/byte", per_byte.value,
                per_byte.standard_error, sizes, 1 / math.log(2), False,
                "all nats, end-of-text included, over the bytes of the scored text; n: tokens"
-               + lossy),
+               + lossy) if sizes.any() else no_bytes,
     ]  # fmt: skip
 
 

@@ -290,7 +290,10 @@ def check(model: HookedTransformer, config: SaeConfig) -> None:
     hook = config.hook_in(model)
     layer_of(model, hook)
     if model.cfg.attn_only and "mlp" in hook:  # TransformerLens has the hook point all the same
-        raise UserError(f"the model has no MLP, so nothing passes the hook point {hook}")
+        raise UserError(
+            f"the model has no MLP, so nothing passes the hook point {hook}: name another one, "
+            f"such as {hook.split('mlp')[0].removesuffix('hook_')}hook_attn_out"
+        )
     if config.given is None:
         check_budget(config, config.context_in(model))
 

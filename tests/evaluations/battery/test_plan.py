@@ -104,7 +104,8 @@ def test_time_grows_with_the_model_and_is_shared_between_processes():
 
 
 def test_an_estimate_for_a_model_of_another_size_is_called_rough(tmp_path):
-    config = {"n_layer": 8, "n_embd": 128, "n_head": 16, "vocab_size": 10_000}
+    config = {"model_type": "gpt2", "n_layer": 8, "n_embd": 128, "n_head": 16}
+    config["vocab_size"] = 10_000
     (tmp_path / "config.json").write_text(json.dumps(config))
     one = spec("one", cost=Cost({"quick": 10, "paper": 10}, power=0.5, guessed=("paper",)))
     (job,) = plan(["demo:baseline", str(tmp_path)], Budgets("quick"), [one])
@@ -119,7 +120,8 @@ def test_an_estimate_for_a_model_of_another_size_is_called_rough(tmp_path):
 
 def test_estimates_are_within_thrice_of_what_was_measured(tmp_path):
     """On real text: 8 layers of width 128; two models, the second with gates; busy cores."""
-    config = {"n_layer": 8, "n_embd": 128, "n_head": 16, "vocab_size": 10_000}
+    config = {"model_type": "gpt2", "n_layer": 8, "n_embd": 128, "n_head": 16}
+    config["vocab_size"] = 10_000
     (tmp_path / "config.json").write_text(json.dumps(config))
     measured = {"lm": (34, 195), "acdc": (78, 86), "neurons": (140, 176), "n2g": (1047, 1100)}
     for job in plan([str(tmp_path)], Budgets("demo")):
