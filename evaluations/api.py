@@ -162,14 +162,16 @@ def evaluate(spec: Spec, models: Any, **settings: Any) -> Result | list[Any]:
     if is_temporary:
         kept = dataclasses.replace(request.run, out=tempfile.mkdtemp(prefix="sat-eval-"))
         request = dataclasses.replace(request, run=kept)
-    if (other := spec.instead(request)) is not None:
-        return other
-    outcome = run(spec, request)
-    if not outcome.records:
+    if (instead := spec.instead(request)) is not None:
+        made, outcome = instead
+    else:
+        outcome = run(spec, request)
+        made = outcome.records
+    if not made:
         outcome.raise_failures()
     for name, reason in outcome.failures.items():
         log.warning("%s: %s", name, reason)
-    return Result(spec, request, outcome, is_temporary)
+    return made if instead else Result(spec, request, outcome, is_temporary)
 
 
 def function_of(name: str) -> Callable[..., Any]:

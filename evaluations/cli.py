@@ -106,9 +106,11 @@ def _evaluate(spec: Spec, models: list[str], settings: Mapping[str, Any]) -> Non
     from evaluations.output import console, finish, say
 
     request = make_request(models, spec.options, spec.shared, settings)
-    if (made := spec.instead(request)) is not None:
+    if (instead := spec.instead(request)) is not None:
+        made, outcome = instead
         for one in made:
             say(console(), f"{one['model']} {one['unit']}: {', '.join(one['files'])}")
+        outcome.raise_failures(len(models))
         return
     finish(spec, request, run(spec, request))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from evaluations.core.models import LoadedModel
     from evaluations.core.options import Request
-    from evaluations.core.outcome import Measured
+    from evaluations.core.outcome import Measured, Outcome
     from evaluations.core.record import Metric
     from evaluations.core.runner import Data
 
@@ -67,8 +67,8 @@ class Spec:
     - ``fit(model, data, config) -> config`` that is used on that data, and recorded;
     - ``follow_up(request, measured) -> [(model, config)]``: what is measured besides, because of
       the first records;
-    - ``instead(request) -> list | None``: what is done in place of the evaluation, where the
-      options ask for something else;
+    - ``instead(request) -> (list, Outcome) | None``: what is done in place of the evaluation, where
+      the options ask for something else, and which models failed;
     - ``preview(subject) -> str``: what the defaults read and make of a model.
 
     ``report.py`` holds ``tables(records) -> list[Table]``, ``FIGURES`` (by name, functions from
@@ -151,7 +151,7 @@ class Spec:
         follow_up = self._optional("follow_up")
         return follow_up(request, measured) if follow_up else []
 
-    def instead(self, request: Request) -> list[Any] | None:
+    def instead(self, request: Request) -> tuple[list[Any], Outcome] | None:
         """Do what the options ask for in place of the evaluation, if anything."""
         instead = self._optional("instead")
         return instead(request) if instead else None

@@ -76,7 +76,7 @@ class Side:
             alone: kill the process itself, not its group.
         """
         command = [sys.executable, "-m", "evaluations.cli", "all", *self.arguments, *more]
-        command += [*tiny_options(), "--parts", ",".join(TINY), "--out", str(self.out)]
+        command += [*tiny_options(), "--out", str(self.out)]
         started, seen = time.time(), dict[str, float]()
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self.directory / "printed.txt", "ab") as printed:

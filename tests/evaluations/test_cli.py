@@ -188,7 +188,7 @@ def test_help_answers_without_loading_torch():
         (["tiny", "--resamples", "-1"], "resamples"),
         (
             ["tiny", "--dtype", "float8"],
-            "unknown dtype 'float8'; choices: bfloat16, float32, float64",
+            "unknown dtype 'float8': did you mean 'float64'?",
         ),
         (["tiny", "--device", "toaster"], "toaster"),
         (["tiny", "--sead", "1"], "--sead"),

@@ -146,14 +146,12 @@ def _substitutes(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> 
     return Neighbours.of(text, vocabulary)
 
 
-def instead(request: Request) -> list[Any] | None:
+def instead(request: Request) -> tuple[list[Any], Outcome] | None:
     """Draw the graph of one neuron in each model, where one is asked for.
 
     Returns:
-        The graph of each model as a dictionary, with the names of the files written in ``files``.
-
-    Raises:
-        UserError: a model failed.
+        The graph of each model as a dictionary, with the names of the files written in ``files``;
+        and which models failed.
     """
     from evaluations.suite.n2g.report import write_neuron
 
@@ -169,8 +167,7 @@ def instead(request: Request) -> list[Any] | None:
             graph = neuron_graph(loaded.model, data, config, request.options.neuron)
             written = write_neuron(graph, data.directory)
             graphs.append({**graph, "model": loaded.name, "files": [str(one) for one in written]})
-    outcome.raise_failures(len(request.models))
-    return graphs
+    return graphs, outcome
 
 
 def preview(subject: Any) -> str:

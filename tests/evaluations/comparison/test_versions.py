@@ -35,15 +35,17 @@ def test_a_record_without_a_version_is_read_and_is_of_an_older_one(make_record) 
 
 
 @pytest.fixture
-def as_of_version(monkeypatch):
+def as_of_version():
     """The evaluation lm under another version."""
 
     def change(version: int) -> Spec:
         changed = dataclasses.replace(SPECS[0], version=version)
-        monkeypatch.setitem(SPECS, 0, changed)
+        SPECS[0] = changed
         return changed
 
-    return change
+    original = SPECS[0]
+    yield change
+    SPECS[0] = original
 
 
 def test_what_older_code_measured_is_measured_again_and_counted(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from evaluations import tables
 from evaluations.cli import main
 from evaluations.core.inputs import default_task
+from evaluations.core.models import prepared
+from evaluations.core.options import make
 from evaluations.core.record import read_records
+from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.evaluation import one_length
 from sat_interp.io.pretrained import save_pretrained
 from tests.evaluations.suite.circuits.cases import task
@@ -76,15 +79,15 @@ def test_prompts_begin_with_the_end_of_text_token_unless_told_not_to(evaluate):
         (("--tau", "0"), "positive number"),
         (("--tau", "nan"), "positive number"),
         (("--tau", "-0.1"), "positive number"),
-        (("--tau", "much"), "numbers with commas"),
-        (("--method", "acd"), "--method"),
-        (("--engine", "quick"), "--engine"),
+        (("--tau", "much"), "numbers, separated by commas"),
+        (("--method", "acd"), "did you mean 'acdc'"),
+        (("--engine", "quick"), "choices: auto-circuit, fast"),
         (("--task", "oii"), "did you mean 'ioi'"),
         (("--task", "none.json"), "there is no file"),
         (("--method", "eap", "--score-by", "kl"), "zero for every edge"),
         (("--prompts", "0"), "at least one prompt"),
         (("--held-out", "-1"), "0 prompts or more"),
-        (("--method", "eap-ig", "--points", "mine"), "--points"),
+        (("--method", "eap-ig", "--points", "mine"), "choices: paper, released"),
         (("--method", "eap-ig", "--steps", "0"), "at least one step"),
         ((), "ioi-tinystories"),
     ],
@@ -98,14 +101,17 @@ def test_what_cannot_be_done_is_one_line(evaluate, arguments, message):
 
 
 def test_thresholds_may_be_a_number_several_or_text():
-    assert _taus("0.003,0.01") == _taus([0.003, 0.01]) == (0.003, 0.01)
-    assert _taus(0.03) == _taus("0.03") == (0.03,)
+    for given in ("0.003,0.01", [0.003, 0.01], (0.003, 0.01)):
+        assert make(CircuitConfig, {"tau": given}).tau == (0.003, 0.01)
+    for given in (0.03, "0.03"):
+        assert make(CircuitConfig, {"tau": given}).tau == (0.03,)
 
 
-def test_the_task_is_the_ioi_of_what_a_model_was_trained_on():
-    assert default_task(SimpleNamespace(data="demo")) == "ioi"
-    assert default_task(SimpleNamespace(data="roneneldan/TinyStories")) == "ioi-tinystories"
-    assert default_task(SimpleNamespace(data=None)) == "ioi-tinystories"
+def test_the_task_is_the_ioi_of_what_a_model_was_trained_on(make_model, tokenizer):
+    model = prepared(make_model(), "tiny", tokenizer)
+    for data, name in (("demo", "ioi"), ("roneneldan/TinyStories", "ioi-tinystories")):
+        assert default_task(dataclasses.replace(model, data=data)) == name
+    assert default_task(dataclasses.replace(model, data=None)) == "ioi-tinystories"
 
 
 def test_auto_circuit_gets_the_commonest_length():

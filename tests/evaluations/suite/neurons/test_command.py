@@ -9,12 +9,14 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from evaluations import tables
 from evaluations.cli import main
 from evaluations.core.models import prepared
+from evaluations.core.options import make_request
 from evaluations.core.record import read_records
 from evaluations.suite.neurons import SPEC
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from sat_interp._util.errors import UserError
 from sat_interp.io.pretrained import save_pretrained
+from tests.evaluations.toy import run_on
 
 
 @pytest.fixture
@@ -45,15 +47,17 @@ def test_two_models_get_tables_a_figure_and_a_page(evaluate, tmp_path):
     files = [f"{stem}{ending}" for ending in (".md", ".csv", ".png", ".svg", "-differences.csv")]
     for name in ("neurons.html", *files):
         assert (tmp_path / "res" / name).stat().st_size > 100, name
-        assert name in out
+    assert f"{stem}.md, neurons.html, and " in out
     assert "gated minus base" in (tmp_path / "res" / f"{stem}.md").read_text()
     page = (tmp_path / "res" / "neurons.html").read_text()
     assert "gated minus base" in page
     assert 'fires ' in page  # fmt: skip
     for path in tmp_path.glob("res/*/neurons/*.gz"):
         path.unlink()
+    options = {"out": str(tmp_path / "res"), "html": True}
+    asked = make_request([], SPEC.options, SPEC.shared, options)
     with pytest.raises(UserError, match="--force"):
-        _page(records, tmp_path / "res")
+        SPEC.report.pages(records, asked)
 
 
 def test_controls_are_rows_of_their_own(evaluate):
@@ -82,7 +86,7 @@ def test_controls_are_rows_of_their_own(evaluate):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["base", "--examiner", "lokup"], "--examiner must be one of 'lookup', 'openai', 'local'"),
+        (["base", "--examiner", "lokup"], "unknown examiner 'lokup': did you mean 'lookup'?"),
         (["base", "--examiner", "openai"], "OPENAI_API_KEY"),
         (["base", "--max-spend", "2"], "costs nothing"),
         (["base", "--model", "gpt-4o-mini"], "name --examiner, too"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from evaluations.suite.neurons.compare import difference
+from evaluations.suite.neurons.options import SCORES
 from evaluations.suite.neurons.report import (
     FIGURES,
     NOT_OVER_SEEDS,
@@ -16,7 +17,7 @@ from evaluations.suite.neurons.report import (
     scores_of,
     tables,
 )
-from evaluations.suite.neurons.scores import SCORES, UnitScores, columns, metrics
+from evaluations.suite.neurons.scores import UnitScores, columns, metrics
 from evaluations.tables import draw, markdown, rows, write
 
 
