@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -27,7 +28,7 @@ from evaluations.core.record import (
 from evaluations.core.spec import Spec
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
-from sat_interp._util.files import file_name
+from sat_interp._util.files import directory, file_name
 from sat_interp._util.provenance import commit, versions
 
 log = logging.getLogger(__name__)
@@ -110,18 +111,19 @@ def measure(
     Raises:
         UserError: ``out`` cannot be a directory; before anything has run.
     """
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"records cannot be written to {out}: {error.strerror}") from None
     outcome = Outcome()
-    for source, config in progress.bar(jobs, desc=spec.name, unit="model"):
-        with outcome.noting(source.label, spec.name):
-            loaded = load(source, config)
-            record, was_done = run_one(spec, loaded, prepare(loaded), config, out, force)
-            outcome.measured.append(Measured(source, config, record))
-            outcome.skipped += was_done
-            outcome.renewed += not was_done and had_older(record, out)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(directory(out))
+        except OSError as error:
+            raise UserError(f"records cannot be written to {out}: {error.strerror}") from None
+        for source, config in progress.bar(jobs, desc=spec.name, unit="model"):
+            with outcome.noting(source.label, spec.name):
+                loaded = load(source, config)
+                record, was_done = run_one(spec, loaded, prepare(loaded), config, out, force)
+                outcome.measured.append(Measured(source, config, record))
+                outcome.skipped += was_done
+                outcome.renewed += not was_done and had_older(record, out)
     return outcome
 
 

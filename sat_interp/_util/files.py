@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sat_interp._util.errors import UserError
@@ -49,6 +49,24 @@ def naming(path: str | Path) -> Iterator[None]:
             raise
         code = int(number[1])
         raise OSError(code, os.strerror(code), str(path)) from error
+
+
+@contextmanager
+def directory(path: str | Path) -> Iterator[Path]:
+    """Create a directory for the block; what was created and is empty after it is removed again.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    wanted = Path(path)
+    created = [one for one in (wanted, *wanted.parents) if not one.exists()]
+    wanted.mkdir(parents=True, exist_ok=True)
+    try:
+        yield wanted
+    finally:
+        for one in created:  # the innermost first
+            with suppress(OSError):
+                one.rmdir()
 
 
 def _write(path: Path, data: bytes) -> Path:

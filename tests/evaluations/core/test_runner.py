@@ -184,3 +184,12 @@ def test_file_names_are_safe():
     assert file_name("demo:local-k4") == "demo-local-k4"
     assert file_name("owner/name") == "owner-name"
     assert Path(file_name("../..")).name == "model"
+
+
+def test_a_refused_model_leaves_no_directory_behind(counting, tmp_path):
+    outcome = go(counting, ["./nothing-here"], tmp_path / "new" / "out")
+    assert list(outcome.failures) == ["./nothing-here"]
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "kept").mkdir()
+    go(counting, ["./nothing-here"], tmp_path / "kept" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
