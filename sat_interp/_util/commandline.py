@@ -228,7 +228,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpF
         notes = ["required"] if action.required else []
         if action.nargs != 0 and not _choices(hint) and (words := _in_words(hint)):
             notes.append(words.removeprefix("a "))
-        if not any(action.default is one for one in (None, False, argparse.SUPPRESS)):
+        if not any(action.default is item for item in (None, False, argparse.SUPPRESS)):
             notes.append(f"default: {_shown_default(action.default)}")
         return f"{text} ({', '.join(notes)})" if notes else text
 
@@ -257,7 +257,7 @@ class _Context:
     def action(self, name: str) -> argparse.Action | None:
         """Argument of this name, which may begin with the command's."""
         name = name.removeprefix(f"{self.command}.")
-        return next((one for one in self.parser._actions if one.dest == name), None)
+        return next((item for item in self.parser._actions if item.dest == name), None)
 
     def option(self, name: str) -> str:
         """Argument as it is written on the command line."""

@@ -18,9 +18,9 @@ def resolve_device(name: str | None) -> torch.device:
             ``meta``.
     """
     if name is None or name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        if found is not None and _has_float64(found):
-            return found
+        best = torch.accelerator.current_accelerator(check_available=True)
+        if best is not None and _has_float64(best):
+            return best
         return torch.device("cpu")
     try:
         device = torch.device(name)
@@ -46,9 +46,11 @@ def has_bfloat16(device: torch.device) -> bool:
     """
     if device.type != "cpu":
         return True
-    found = torch.cpu.get_capabilities()
+    capabilities = torch.cpu.get_capabilities()
     instructions = ("avx512_bf16", "amx_bf16", "avx10_2")
-    return found.get("architecture") != "x86_64" or any(found.get(one) for one in instructions)
+    return capabilities.get("architecture") != "x86_64" or any(
+        capabilities.get(name) for name in instructions
+    )
 
 
 def _has_float64(device: torch.device) -> bool:

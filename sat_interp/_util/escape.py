@@ -27,7 +27,7 @@ _HIDDEN = re.compile(
 
 def printable(text: object) -> str:
     r"""Write the text in one line, with control characters written out: ESC as ``\x1b``."""
-    return _HIDDEN.sub(lambda found: repr(found[0])[1:-1], str(text))
+    return _HIDDEN.sub(lambda match: repr(match[0])[1:-1], str(text))
 
 
 def terminal(text: object, style: str = "") -> Text:
@@ -57,7 +57,7 @@ _MARKDOWN_SIGNS = re.compile(
 
 def markdown(text: object) -> str:
     """For GitHub's Markdown: no HTML, link, emphasis, code, formula or end of a table's cell."""
-    return _MARKDOWN_SIGNS.sub(lambda found: _MARKDOWN.get(found[0], "\\_"), printable(text))
+    return _MARKDOWN_SIGNS.sub(lambda match: _MARKDOWN.get(match[0], "\\_"), printable(text))
 
 
 def html(text: object) -> str:
@@ -114,7 +114,7 @@ _LATEX_SIGNS = re.compile("|".join(map(re.escape, _LATEX)) + "|[\u0180-\U0010fff
 def latex(text: object) -> str:
     """For LaTeX with any engine: characters beyond the Latin ones as ``U+1F600``."""
     return _LATEX_SIGNS.sub(
-        lambda found: _LATEX.get(found[0]) or f"U+{ord(found[0]):04X}", printable(text)
+        lambda match: _LATEX.get(match[0]) or f"U+{ord(match[0]):04X}", printable(text)
     )
 
 
@@ -124,7 +124,7 @@ def figure(text: object) -> str:
     A label that begins with an underscore is left out of matplotlib's legends: it gets a space.
     """
     known = _glyphs()
-    shown = "".join(one if ord(one) in known else "\ufffd" for one in printable(text))
+    shown = "".join(item if ord(item) in known else "\ufffd" for item in printable(text))
     if len(shown) > LONGEST_LABEL:
         shown = f"{shown[: LONGEST_LABEL - 1]}…"
     shown = shown.replace("$", r"\$")

@@ -34,13 +34,13 @@ def provenance() -> Mapping[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of python and of the libraries that decide a result."""
-    found = {"python": platform.python_version()}
+    result = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            result[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            result[name] = "not installed"
+    return result
 
 
 def commit() -> str | None:

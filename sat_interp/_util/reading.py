@@ -115,7 +115,7 @@ def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
     if isinstance(node, yaml.SequenceNode):
         children = node.value
     elif isinstance(node, yaml.MappingNode):
-        children = [one for pair in node.value for one in pair]
+        children = [item for pair in node.value for item in pair]
     total = 1 + sum(_count(child, counted, depth + 1) for child in children)
     if total > MOST_VALUES:
         raise UnreadableError(

@@ -51,7 +51,7 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
         hint = hints[name]
         options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         choices = [
-            one for option in options if get_origin(option) is Literal for one in get_args(option)
+            item for option in options if get_origin(option) is Literal for item in get_args(option)
         ]
         if choices:
             if not isinstance(value, str) or value not in choices:
@@ -83,9 +83,9 @@ def check_sizes(sizes: Mapping[str, int | None]) -> None:
             raise UserError(f"{name} must be at most {most:,}, not {shown(value)}")
     here = _machine_bytes()
     if (needed := _bytes_of(sizes)) > here:
-        told = ", ".join(f"{name} {sizes[name]:,}" for name in LARGEST if sizes.get(name))
+        listed = ", ".join(f"{name} {sizes[name]:,}" for name in LARGEST if sizes.get(name))
         raise UserError(
-            f"a model of {told} needs {needed / 2**30:,.0f} GiB for its weights and attention "
+            f"a model of {listed} needs {needed / 2**30:,.0f} GiB for its weights and attention "
             f"masks; this machine has {here / 2**30:,.0f}"
         )
 

@@ -305,7 +305,7 @@ class _Kept:
         decoded = self.backend.decode_batch(ids[:some], skip_special_tokens=False)
         # a space before the story is SentencePiece's own
         pairs = zip(texts, decoded, strict=False)
-        self.lossy += sum(text not in (one, one.removeprefix(" ")) for text, one in pairs)
+        self.lossy += sum(text not in (item, item.removeprefix(" ")) for text, item in pairs)
         self.checked += len(decoded)
 
     def described(self) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class HubSource(DataSource):
         chosen = [name for name in rows.column_names if self._leads_to_column(name)]
         for batch in rows.select_columns(chosen).iter(batch_size=1_000):
             for values in zip(*(batch[name] for name in chosen), strict=True):
-                found = fields_named(dict(zip(chosen, values, strict=True)), self.column)
-                yield encodable(next(iter(found), None) or "")
+                texts = fields_named(dict(zip(chosen, values, strict=True)), self.column)
+                yield encodable(next(iter(texts), None) or "")
 
     def hash_part(self, part: str) -> str:
         """The fingerprint ``datasets`` gives the split, with its name and column."""
@@ -77,15 +77,15 @@ class HubSource(DataSource):
         if "train" not in splits and len(splits) != 1:
             raise UserError(f"{self.spec}: {suggest('split', 'train', splits)}")
         for data in splits.values():
-            found = fields_named(data.features, self.column)
-            if not found:
+            columns = fields_named(data.features, self.column)
+            if not columns:
                 known = field_names(data.features)
                 raise UserError(f"{self.spec}: {suggest('column', self.column, known)}")
-            if len(found) > 1:
+            if len(columns) > 1:
                 raise UserError(
-                    f"{self.spec} has {len(found)} columns {self.column!r}: rename one of them"
+                    f"{self.spec} has {len(columns)} columns {self.column!r}: rename one of them"
                 )
-            if getattr(found[0], "dtype", "") not in ("string", "large_string"):
+            if getattr(columns[0], "dtype", "") not in ("string", "large_string"):
                 raise UserError(f"{self.spec}: column {self.column!r} holds no text")
         return splits
 

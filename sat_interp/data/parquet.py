@@ -42,14 +42,14 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
     """
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            found = _find(file.schema_arrow, column, path)
+            place = _find(file.schema_arrow, column, path)
             batches = file.reader.iter_batches(
-                _ROWS, row_groups=range(file.metadata.num_row_groups), column_indices=[found.leaf]
+                _ROWS, row_groups=range(file.metadata.num_row_groups), column_indices=[place.leaf]
             )
             for batch in batches:
                 texts = batch.column(0)
-                if found.depth:  # of each struct only the one field was read
-                    texts = pyarrow.compute.struct_field(texts, [0] * found.depth)
+                if place.depth:  # of each struct only the one field was read
+                    texts = pyarrow.compute.struct_field(texts, [0] * place.depth)
                 for text in texts:
                     yield text.as_py() or ""
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
@@ -66,16 +66,16 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def _find(schema: pyarrow.Schema, column: str, path: Path) -> _Column:
-    found = _search(list(schema), column)
-    if not found:
+    columns = _search(list(schema), column)
+    if not columns:
         raise UserError(f"{path}: {suggest('column', column, _names(list(schema)))}")
-    if len(found) > 1:
-        raise UserError(f"{path} has {len(found)} columns {column!r}: rename one of them")
-    if not _is_text(found[0].kind):
-        kind = str(found[0].kind)
+    if len(columns) > 1:
+        raise UserError(f"{path} has {len(columns)} columns {column!r}: rename one of them")
+    if not _is_text(columns[0].kind):
+        kind = str(columns[0].kind)
         shown = kind if len(kind) < 60 else f"{kind[:60]}..."
         raise UserError(f"{path}: column {column!r} holds {shown}, not text")
-    return found[0]
+    return columns[0]
 
 
 def _search(fields: Sequence[pyarrow.Field], name: str) -> list[_Column]:
@@ -88,7 +88,7 @@ def _search(fields: Sequence[pyarrow.Field], name: str) -> list[_Column]:
             exact.append(_Column(leaf, 0, field.type))
         elif name.startswith(f"{field.name}.") and pyarrow.types.is_struct(field.type):
             inner = _search(list(field.type), name[len(field.name) + 1 :])
-            nested += [_Column(leaf + one.leaf, one.depth + 1, one.kind) for one in inner]
+            nested += [_Column(leaf + item.leaf, item.depth + 1, item.kind) for item in inner]
         leaf += _leaves(field.type)
     return exact or nested
 

@@ -20,7 +20,7 @@ def encode(backend: Tokenizer, texts: list[str], at_once: int) -> list[list[int]
     A text longer than ``PIECE`` is cut before a space where the tokens of the text around it are
     the tokens of both sides. Where there is no such place it stays in one piece.
     """
-    found: list[list[int]] = [[] for _ in texts]
+    tokens: list[list[int]] = [[] for _ in texts]
     waiting: list[tuple[int, str]] = []
     characters = 0
 
@@ -29,7 +29,7 @@ def encode(backend: Tokenizer, texts: list[str], at_once: int) -> list[list[int]
             [piece for _, piece in waiting], add_special_tokens=False
         )
         for (number, _), encoding in zip(waiting, encoded, strict=True):
-            found[number] += encoding.ids
+            tokens[number] += encoding.ids
 
     for number, text in enumerate(texts):
         for piece in pieces(text, lambda around, place: _is_border(backend, around, place)):
@@ -39,7 +39,7 @@ def encode(backend: Tokenizer, texts: list[str], at_once: int) -> list[list[int]
             waiting.append((number, piece))
             characters += len(piece)
     flush()
-    return found
+    return tokens
 
 
 def words_apart(texts: Iterable[str]) -> Iterator[str]:

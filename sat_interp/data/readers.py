@@ -94,10 +94,10 @@ def _read_txt(path: Path, column: str) -> Iterator[str]:
 @functools.lru_cache(maxsize=256)
 def _has_csv_rows(path: Path, size: int, modified: int) -> bool:
     """Whether the file holds rows in CSV's quotes, found out (and said) once for its contents."""
-    found = is_quoted(_lines(path), _LONGEST_ROW)
-    if found:
+    is_csv = is_quoted(_lines(path), _LONGEST_ROW)
+    if is_csv:
         logger.warning("%s holds CSV rows: each is read as a story, without its quotes", path)
-    return found
+    return is_csv
 
 
 def _txt_separator(path: Path) -> re.Pattern[str]:
@@ -197,12 +197,12 @@ def _jsonl_story(line: bytes, column: str, where: str) -> str:
         raise UserError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise UserError(f'{where} is not an object like {{"{column}": "Once upon a time ..."}}')
-    found = fields_named(row, column)
-    if not found:
+    values = fields_named(row, column)
+    if not values:
         raise UserError(f"{where}: {suggest('column', column, field_names(row))}")
-    if len(found) > 1:
-        raise UserError(f"{where} has {len(found)} fields {column!r}: rename one of them")
-    story = found[0]
+    if len(values) > 1:
+        raise UserError(f"{where} has {len(values)} fields {column!r}: rename one of them")
+    story = values[0]
     if story is None:
         return ""
     if not isinstance(story, str):
@@ -214,11 +214,11 @@ def fields_named(row: Mapping[str, Any], name: str) -> list[Any]:
     """Every value of that name: of its whole name if there is one, else inside other objects."""
     if name in row:
         return [row[name]]
-    found = []
+    values = []
     for key, value in row.items():
         if isinstance(value, dict) and name.startswith(f"{key}."):
-            found += fields_named(value, name[len(key) + 1 :])
-    return found
+            values += fields_named(value, name[len(key) + 1 :])
+    return values
 
 
 def field_names(row: Mapping[str, Any], depth: int = 8) -> Iterator[str]:

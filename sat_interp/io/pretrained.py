@@ -310,9 +310,9 @@ def tokenizer_mismatch(model: GatedTransformer, tokenizer: object) -> str | None
     known = model.tokenizer_hash
     if known is None or not isinstance(tokenizer, PreTrainedTokenizerFast):
         return None
-    if (found := vocabulary_hash(tokenizer)) == known:
+    if (actual := vocabulary_hash(tokenizer)) == known:
         return None
-    return f"the tokenizer ({found}) is not the one the model was trained with ({known})"
+    return f"the tokenizer ({actual}) is not the one the model was trained with ({known})"
 
 
 def _bytes_of(path: Path) -> bytes | None:

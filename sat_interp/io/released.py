@@ -61,11 +61,11 @@ def from_released(
             other than ``ablation`` asks for.
     """
     weights = normalised(state_dict)
-    found = _gates_in(weights)
-    ablation = _agreed(ablation, found)
+    variant = _gates_in(weights)
+    ablation = _agreed(ablation, variant)
     cfg = _config_of_released(weights, n_heads)
     model = build(cfg, ablation, tokenizer)
-    fill(model, weights, found)
+    fill(model, weights, variant)
     return model
 
 
@@ -116,21 +116,21 @@ def _gates_in(weights: Mapping[str, Tensor]) -> Variant:
     return "none"
 
 
-def _agreed(ablation: SelfAblationConfig | None, found: Variant) -> SelfAblationConfig:
+def _agreed(ablation: SelfAblationConfig | None, stored: Variant) -> SelfAblationConfig:
     """``ablation``, if it asks for the gates that were found."""
-    if ablation is None and found == "none":
+    if ablation is None and stored == "none":
         return SelfAblationConfig()
     if ablation is None:
         raise UserError(
-            f"these weights hold {found} gates, but not their k: pass "
-            f"ablation=SelfAblationConfig(variant={found!r}, k_attention=..., k_neurons=...)"
+            f"these weights hold {stored} gates, but not their k: pass "
+            f"ablation=SelfAblationConfig(variant={stored!r}, k_attention=..., k_neurons=...)"
         )
     asked: Variant = ablation.variant if ablation.has_gate_weights else "none"
-    if asked != found:
-        holds = "no gates" if found == "none" else f"{found} gates"
+    if asked != stored:
+        holds = "no gates" if stored == "none" else f"{stored} gates"
         raise UserError(
             f"these weights hold {holds}, ablation asks for variant={ablation.variant!r} with "
-            f"gates={ablation.gates!r}; pass variant={found!r}"
+            f"gates={ablation.gates!r}; pass variant={stored!r}"
         )
     return ablation
 

@@ -41,12 +41,12 @@ def read_config(path: Path) -> dict[str, Any]:
         config: dict[str, Any] = read_json(path)
     except UnreadableError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); copy the model again") from error
-    found = config.get("format_version") if isinstance(config, dict) else None
-    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+    version = config.get("format_version") if isinstance(config, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise UserError(f"{path} is no model's configuration (no format_version); copy it again")
-    if found > FORMAT:
+    if version > FORMAT:
         raise UserError(
-            f"{path} has format {shown(found)}, this sat_interp reads up to {FORMAT}: "
+            f"{path} has format {shown(version)}, this sat_interp reads up to {FORMAT}: "
             "pip install -U sat-interp"
         )
     for section in ("shape", "ablation"):
@@ -54,8 +54,8 @@ def read_config(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} has no {section!r}; copy the model again")
     for section in ("weights", "training"):
         if not isinstance(config.get(section) or {}, dict):
-            told = shown(config[section])
-            raise UserError(f"{path}: {section} must be a mapping, not {told}; copy it again")
+            value = shown(config[section])
+            raise UserError(f"{path}: {section} must be a mapping, not {value}; copy it again")
     return config
 
 
@@ -155,12 +155,12 @@ def check_shape(shape: dict[str, Any], tensors: dict[str, Tensor], directory: Pa
                 raise UserError(f"{name} must be finite, not {shape[name]}")
         if shape["dtype"] not in DTYPES:
             raise UserError(suggest("dtype", shape["dtype"], DTYPES))
-        found = {
+        sizes = {
             name: tensors[seen].shape[axis]
             for name, (seen, axis) in _SEEN.items()
             if seen in tensors and tensors[seen].dim() > axis
         }
-        for name, seen in found.items():
+        for name, seen in sizes.items():
             if shape[name] != seen:
                 raise UserError(f"{name} is {shape[name]}, but {WEIGHTS} has {seen}")
     except UserError as error:
@@ -181,5 +181,5 @@ def refuse_missing(missing: set[str], path: Path) -> None:
         UserError: some are, by name.
     """
     if missing:
-        told = some_of(sorted(missing))
-        raise UserError(f"{path} lacks {told}, which {CONFIG} asks for; copy it again")
+        names = some_of(sorted(missing))
+        raise UserError(f"{path} lacks {names}, which {CONFIG} asks for; copy it again")

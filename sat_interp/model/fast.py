@@ -181,18 +181,18 @@ def fast_activations(
                 tokens, names_filter=list(hook_names), stop_at_layer=n_layers
             )
         return {name: cache[name] for name in hook_names}
-    found: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
     stream, wanted = embed(model, tokens, positions), set(hook_names)
     for layer in range(n_layers):
         block, state = model.blocks[layer], {RESIDUAL_IN: stream}
         for site, value in steps(block, state):
             name = f"blocks.{layer}.{site}"
             if name in wanted:
-                found[name] = with_heads(block, site, value)
-            if len(found) == len(wanted):
-                return found
+                activations[name] = with_heads(block, site, value)
+            if len(activations) == len(wanted):
+                return activations
         stream = state[RESIDUAL_OUT]
-    return found
+    return activations
 
 
 def blocks_pass(model: HookedTransformer, stream: Stream, layers: Iterable[int]) -> Stream:
@@ -209,12 +209,14 @@ def layer_of(model: HookedTransformer, hook_name: str) -> int:
         UserError: the model has no such hook point, or it is none whose value is a vector for each
             position (or one for each position and head).
     """
-    found = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
-    if found is None or hook_name not in model.hook_dict or not _is_vector(hook_name):
-        known = [one for one in model.hook_dict if one.startswith("blocks.") and _is_vector(one)]
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
+    if match is None or hook_name not in model.hook_dict or not _is_vector(hook_name):
+        known = [
+            item for item in model.hook_dict if item.startswith("blocks.") and _is_vector(item)
+        ]
         near = suggest("hook point", hook_name, known)
         raise UserError(f"{near} (the model has blocks 0 to {model.cfg.n_layers - 1})")
-    return int(found[1])
+    return int(match[1])
 
 
 def _is_vector(name: str) -> bool:

@@ -39,13 +39,13 @@ def logits(
     if needs_grad or is_elsewhere or is_small:
         return F.linear(states, W_U.T, b_U)
     flat = states.flatten(0, -2)
-    found = _empty(flat, [len(flat), W_U.shape[1]])
+    result = _empty(flat, [len(flat), W_U.shape[1]])
     buffer = flat.new_empty(min(CHUNK, len(flat)) * BLOCK)
     for rows in _pieces(len(flat), CHUNK):
         for block in _pieces(W_U.shape[1], BLOCK):
             product = _product(flat[rows], W_U[:, block], buffer)
-            torch.add(product, b_U[block], out=found[rows, block])
-    return found.view(*states.shape[:-1], -1)
+            torch.add(product, b_U[block], out=result[rows, block])
+    return result.view(*states.shape[:-1], -1)
 
 
 def token_losses(

@@ -113,4 +113,4 @@ def _is_amount(value: Any) -> bool:
 
 
 def _is_of_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())

@@ -68,8 +68,8 @@ def refuse_changed(before: dict[str, str], now: dict[str, str], directory: RunDi
     Raises:
         UserError: the data or the tokenizer changed.
     """
-    for name, found in now.items():
-        if before.get(name) != found:
+    for name, current in now.items():
+        if before.get(name) != current:
             raise UserError(
                 f"the {name} changed since {directory.path} was begun: restore it, or name "
                 "another directory"

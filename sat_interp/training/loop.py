@@ -175,22 +175,24 @@ class _Run:
     def _validate(self) -> None:
         trainer, progress = self.trainer, self.progress
         trainer.recent()  # a model that is no longer finite is not worth validating
-        found = validate(trainer.model, self.inputs.validation, trainer.processes, self.config.seed)
-        if not math.isfinite(found.clean) or not math.isfinite(found.ablated or 0.0):
+        losses = validate(
+            trainer.model, self.inputs.validation, trainer.processes, self.config.seed
+        )
+        if not math.isfinite(losses.clean) or not math.isfinite(losses.ablated or 0.0):
             # The losses of training are from before the last update: this may be the first sign.
             raise NonFiniteLossError(trainer.step, "the validation loss is")
-        facts: dict[str, Any] = {"step": trainer.step, "validation_clean": found.clean}
-        if found.ablated is not None:
-            facts["validation_ablated"] = found.ablated
+        facts: dict[str, Any] = {"step": trainer.step, "validation_clean": losses.clean}
+        if losses.ablated is not None:
+            facts["validation_ablated"] = losses.ablated
         self._write(facts)
         progress.last = facts
         # Before a ramp's end the ablated stream is not yet what it is trained to be.
         counts = self.config.ablated_schedule.is_settled(trainer.step / self.config.steps)
-        if counts and found.clean < progress.best.get("validation_clean", math.inf):
+        if counts and losses.clean < progress.best.get("validation_clean", math.inf):
             progress.best = facts
             self._save_model(self.directory.best, facts)
-        ablated = f", ablated {found.ablated:.4f}" if found.ablated is not None else ""
-        logger.info("step %d: validation clean %.4f%s", trainer.step, found.clean, ablated)
+        ablated = f", ablated {losses.ablated:.4f}" if losses.ablated is not None else ""
+        logger.info("step %d: validation clean %.4f%s", trainer.step, losses.clean, ablated)
         self.tick, self.tick_step = time.perf_counter(), trainer.step
 
     def _checkpoint(self) -> None:
@@ -212,11 +214,11 @@ class _Run:
 
     def _resume(self) -> None:
         """Take up the newest sound checkpoint, or start from nothing."""
-        found = self._sound_state()
-        if found is None:
+        state = self._sound_state()
+        if state is None:
             self.directory.cut_log(0)
             return
-        tensors, facts = found
+        tensors, facts = state
         refuse_changed(facts["inputs"], self.inputs.identity(), self.directory)
         self.trainer.load(facts["step"], tensors)
         self.progress = Progress(facts["last"], facts["best"], facts["seconds"])

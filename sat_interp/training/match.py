@@ -51,9 +51,9 @@ def train_matched(config: TrainConfig, ranks: Processes) -> TrainResult:
         def perplexity_after(steps: int) -> float:
             trial = trial_config(config, steps, directory.path)
             results[steps] = run(trial, ranks, inputs)
-            found = float(results[steps].summary["final"]["clean_perplexity"])
-            logger.info("%d steps end at perplexity %.4f (wanted %.4f)", steps, found, target)
-            return found
+            perplexity = float(results[steps].summary["final"]["clean_perplexity"])
+            logger.info("%d steps end at perplexity %.4f (wanted %.4f)", steps, perplexity, target)
+            return perplexity
 
         trials = search(
             perplexity_after,
@@ -126,7 +126,7 @@ def search(
         return tried[steps]
 
     def is_over() -> bool:
-        near = any(distance(found, target) <= tolerance for found in tried.values())
+        near = any(distance(perplexity, target) <= tolerance for perplexity in tried.values())
         return near or len(tried) >= runs
 
     steps = min(longest, max(shortest, longest // FIRST_SHARE))
@@ -139,8 +139,10 @@ def search(
             break
     _refuse_unreached(tried, target, tolerance, runs)
     while not is_over():
-        below = max((n for n, found in tried.items() if found > target))
-        above = min((n for n, found in tried.items() if found <= target and n > below), default=0)
+        below = max((n for n, perplexity in tried.items() if perplexity > target))
+        above = min(
+            (n for n, perplexity in tried.items() if perplexity <= target and n > below), default=0
+        )
         if above - below <= 1:
             break  # no length between them
         attempt(interpolate((below, tried[below]), (above, tried[above]), target))
@@ -184,7 +186,7 @@ def _refuse(rises: bool, steps: int, tried: dict[int, float], target: float) -> 
 def _refuse_unreached(tried: dict[int, float], target: float, tolerance: float, runs: int) -> None:
     """Runs were spent before any two of them bracketed the target."""
     best = nearest(tried, target)
-    sides = {found > target for found in tried.values()}
+    sides = {perplexity > target for perplexity in tried.values()}
     if len(sides) == 1 and distance(tried[best], target) > tolerance:
         raise UserError(
             f"{runs} runs did not reach perplexity {target:g}: {best} steps end at "

@@ -213,7 +213,7 @@ def read_study(path: str | Path, out: str | None = None) -> Study:
         raise UserError(f"{path} is no study: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is no study: it must be a YAML mapping with name, variants, ...")
-    known = [one.name for one in dataclasses.fields(Study)]
+    known = [item.name for item in dataclasses.fields(Study)]
     for key in content:
         if key not in known:
             raise UserError(f"{path}: {suggest('key', key, known)}")
@@ -261,7 +261,7 @@ def raise_failures(done: Sequence[Trained]) -> None:
     Raises:
         UserError: one line that names each run that failed, and why.
     """
-    failed = [f"{one.run.name}: {one.reason}" for one in done if one.summary is None]
+    failed = [f"{item.run.name}: {item.reason}" for item in done if item.summary is None]
     if failed:
         raise UserError(f"{len(failed)} of {len(done)} runs failed: {'; '.join(failed)}")
 
@@ -289,7 +289,7 @@ def _with_target(run: StudyRun, runs: Iterable[StudyRun]) -> TrainConfig:
 
     if run.kind != "matched":
         return run.config
-    target = next(one for one in runs if (one.group, one.seed) == (run.like, run.seed))
+    target = next(item for item in runs if (item.group, item.seed) == (run.like, run.seed))
     summary = RunDirectory(target.directory).finished()
     if summary is None:
         raise UserError(f"{target.name}, whose perplexity it is to match, has not been trained")
@@ -335,7 +335,7 @@ def _listed(name: str, value: Any) -> tuple[Any, ...] | bool:
         return value or ()
     kind, words = _LISTS[name]
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, kind) and not isinstance(one, bool) for one in values):
+    if not all(isinstance(item, kind) and not isinstance(item, bool) for item in values):
         raise UserError(f"{name} must be a list of {words}, not {value!r}")
     return tuple(dict.fromkeys(values))
 

@@ -17,28 +17,28 @@ def study_table(done: Sequence[Trained]) -> Table:
     for heading in ("Steps", "Tokens", "Perplexity", "ablated", "Minutes"):
         table.add_column(heading, justify="right")
     table.add_column("State")
-    for one in done:
-        table.add_row(escape.terminal(one.run.name), *_figures(one), _state(one))
+    for item in done:
+        table.add_row(escape.terminal(item.run.name), *_figures(item), _state(item))
     return table
 
 
-def _figures(one: Trained) -> list[str]:
-    if one.summary is None:
+def _figures(item: Trained) -> list[str]:
+    if item.summary is None:
         return ["–"] * 5
-    best = one.summary["best"]
+    best = item.summary["best"]
     # a matched run's own figure is that of all its trials
-    seconds = one.summary.get("match", one.summary)["seconds"]
+    seconds = item.summary.get("match", item.summary)["seconds"]
     ablated = best.get("ablated_perplexity")
     return [
-        f"{one.summary['steps']:,}",
-        f"{one.summary['tokens']:,}",
+        f"{item.summary['steps']:,}",
+        f"{item.summary['tokens']:,}",
         f"{best['clean_perplexity']:.3f}",
         "–" if ablated is None else f"{ablated:.3f}",
         f"{seconds / 60:.1f}",
     ]
 
 
-def _state(one: Trained) -> str:
-    if one.summary is None:
+def _state(item: Trained) -> str:
+    if item.summary is None:
         return "failed"
-    return "was there" if one.was_there else "trained"
+    return "was there" if item.was_there else "trained"

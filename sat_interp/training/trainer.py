@@ -141,9 +141,9 @@ class Trainer:
             ValueError: they are another model's, or lack moments, or have other shapes.
         """
         own = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        found = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-        for name in sorted(own.keys() | found.keys()):
-            shapes = [tuple(side[name].shape) if name in side else None for side in (found, own)]
+        given = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        for name in sorted(own.keys() | given.keys()):
+            shapes = [tuple(side[name].shape) if name in side else None for side in (given, own)]
             if shapes[0] != shapes[1]:
                 raise ValueError(
                     f"the checkpoint is another model's: {name.removeprefix('model.')} is "
@@ -152,7 +152,7 @@ class Trainer:
         wanted = {**own, "history": self.history}
         for name, parameter in self.trained.items():
             names = [f"optimizer.{key}.{name}" for key in MOMENTS]
-            if any(one in tensors for one in names):  # a parameter without a gradient has none
+            if any(item in tensors for item in names):  # a parameter without a gradient has none
                 scalar = parameter.new_empty(())
                 wanted |= dict(zip(names, (scalar, parameter, parameter), strict=True))
         for name in sorted(wanted.keys() | tensors.keys()):

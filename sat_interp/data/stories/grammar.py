@@ -52,15 +52,15 @@ def _stable_hash(text: str) -> int:
 
 
 HELD_OUT_PAIRS: frozenset[frozenset[str]] = frozenset(
-    frozenset((str(one), str(two)))
-    for one, two in combinations(NAMES, 2)
-    if _stable_hash("|".join(sorted((one, two)))) % _HELD_OUT_SHARE == 0
+    frozenset((str(item), str(two)))
+    for item, two in combinations(NAMES, 2)
+    if _stable_hash("|".join(sorted((item, two)))) % _HELD_OUT_SHARE == 0
 )
 
 
-def is_held_out(one: str, two: str) -> bool:
+def is_held_out(item: str, two: str) -> bool:
     """Whether the training split never lets one of these two give something to the other."""
-    return frozenset((one, two)) in HELD_OUT_PAIRS
+    return frozenset((item, two)) in HELD_OUT_PAIRS
 
 
 class Slots(dict[str, str]):
@@ -106,8 +106,8 @@ class _Story:
         self.known = 1  # how many of the cast have come in
         self.used: set[object] = set()  # templates and openers, so that no story says a thing twice
 
-    def _may_give(self, one: str, two: str) -> bool:
-        return self.any_pair or not is_held_out(one, two)
+    def _may_give(self, item: str, two: str) -> bool:
+        return self.any_pair or not is_held_out(item, two)
 
     def _draw_cast(self, size: int) -> list[str]:
         """Distinct characters, of whom at least the first two may give things to each other."""

@@ -88,15 +88,15 @@ def _output(command: list[str], seconds: float) -> bytes:
 
 def _kept(folder: Path, stem: str) -> bytes | None:
     """The content of a sound library that was kept; each other one is named in a warning."""
-    found = None
+    content = None
     for path in sorted(folder.glob(f"{stem}-*.so")):
         try:
-            found = _verified(path)
+            content = _verified(path)
         except (OSError, ValueError) as error:
             log.warning("%s is not loaded (%s): the library is compiled anew", path, error)
             with suppress(OSError):
                 path.unlink()
-    return found
+    return content
 
 
 def _verified(path: Path) -> bytes:

@@ -213,8 +213,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _pull_back(ctx: Any, grad_z: Tensor, grad_lse: Tensor) -> tuple[Tensor | None, ...]:
     own, read, z, lse = ctx.saved_tensors
-    found = attention_backward(own, read, z, lse, grad_z, ctx.streams, ctx.scale)
-    return found[0], None if read is None else found[1], None, None
+    gradients = attention_backward(own, read, z, lse, grad_z, ctx.streams, ctx.scale)
+    return gradients[0], None if read is None else gradients[1], None, None
 
 
 attention.register_autograd(_pull_back, setup_context=_keep)
