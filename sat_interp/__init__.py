@@ -1,6 +1,6 @@
 """Self-ablating transformers, their training, and nothing of the evaluations.
 
-The public names are loaded when they are asked for: ``sat-train --help`` need not wait for torch.
+Public names are imported on first use, so that ``sat-train --help`` does not wait for torch.
 """
 
 from __future__ import annotations

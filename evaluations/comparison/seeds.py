@@ -18,7 +18,7 @@ import numpy as np
 from evaluations.comparison.selection import Model
 from evaluations.core.record import hash_of
 from evaluations.core.statistics import t_quantile
-from sat_interp.training.study import MATCHED_LONGEST, Kind, Study
+from sat_interp.training.study import MATCHED_LONGEST, RunKind, Study
 
 ENOUGH_SEEDS = 3
 """Fewest training seeds that an interval is given for."""
@@ -59,7 +59,7 @@ class Group:
     """
 
     name: str
-    kind: Kind
+    kind: RunKind
     variant: str
     k: int | None
     gates: str
@@ -244,7 +244,7 @@ def _training(model: Model) -> dict[str, Any]:
     return model.any.model.get("training") or {}
 
 
-def _kind(ablation: dict[str, Any], matched: bool) -> Kind:
+def _kind(ablation: dict[str, Any], matched: bool) -> RunKind:
     if matched:
         return "matched"
     if not ablation:

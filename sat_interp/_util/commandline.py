@@ -1,4 +1,4 @@
-"""What the commands share: options from dataclasses, failures in one line, the log.
+"""Functions shared by the commands: options from dataclasses, errors in one line, the log.
 
 :func:`option_parser` makes the options, :func:`parse_options` reads a command line, :func:`build`
 makes a configuration of what was read, and :func:`run_command` runs the command.
@@ -65,7 +65,7 @@ def option_parser(
         examples: command lines, shown as they are written.
         sections: dataclasses by the prefix of their options: ``--lm.stories N`` and, in a YAML
             file, ``lm: {stories: N}``; None where an option is not given.
-        skip: fields that are no options.
+        skip: fields that are not options.
     """
     parser = jsonargparse.ArgumentParser(
         prog=prog,
@@ -207,7 +207,7 @@ def _metavar(hint: Any) -> str:
 
 
 def _in_words(hint: Any) -> str:
-    """A type as a reader would say it: ``a whole number or text``."""
+    """Describe a type in words: ``a whole number or text``."""
     if isinstance(hint, _CommaList):
         choices = _choices(hint.kind)
         parts = f"any of {', '.join(choices)}" if choices else _PLURALS.get(hint.kind, "values")
@@ -268,7 +268,7 @@ class _Context:
 
 
 def _explain(message: str, parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> str:
-    """Turn the parser's several lines into one that says what to do."""
+    """Turn the parser's message of several lines into one line that says what to do."""
     subcommands = parser._subcommands_action
     commands = dict(subcommands.choices) if subcommands else {}
     name = next((part for part in arguments if part in commands), "")
@@ -349,7 +349,7 @@ _EXPLANATIONS: dict[str, Callable[[re.Match[str], _Context], str]] = {
     r"Value not boolean: (.*)\.": _no_flag,
     r"argument ([^\s/]+)\S*: ignored explicit argument": _takes_no_value,
 }
-"""What each message of argparse and jsonargparse becomes."""
+"""Patterns of messages of argparse and jsonargparse, and what replaces them."""
 
 
 def hyphenated(argument: str) -> str:
@@ -375,11 +375,11 @@ def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def config_values(arguments: Sequence[str]) -> dict[str, Any]:
     """Content of the files after ``--config``; later files take precedence.
 
-    They are read within bounds, which the parser's own reading has not.
+    They are read with limits on size and nesting, which the parser does not have.
 
     Raises:
         UserError: one does not exist, is not a regular file, too large, not UTF-8, not a YAML
-            mapping, nested too deeply, or grows beyond bounds through its aliases.
+            mapping, nested too deeply, or too large once its aliases are followed.
     """
     values: dict[str, Any] = {}
     for option, path in _options(arguments):
@@ -426,7 +426,7 @@ def underscored(argument: str) -> str:
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Run a command's body and turn what a user can mend into one line and exit code 2."""
+    """Run a command; an error that the user can correct becomes one line and exit code 2."""
     try:
         command()
     except UserError as error:
@@ -444,7 +444,7 @@ def run_command(command: Callable[[], object]) -> int:
         say_error(f"error: {reason}")
         return 2
     except KeyboardInterrupt:
-        say_error("interrupted: finished work is kept, run the same command again")
+        say_error("interrupted: finished work is kept; run the same command again to continue")
         return 130
     return 0
 
@@ -455,13 +455,13 @@ def check_config_files(arguments: Sequence[str]) -> None:
 
 
 def _beyond_this_machine(error: BaseException) -> str | None:
-    """What ran out, where an error means that; None for any other."""
+    """Name the resource that an error says is exhausted; None for any other error."""
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         return "not enough memory: use smaller batches, a shorter context or a smaller model"
     if isinstance(error, RecursionError):
-        return "a value from outside is nested too deeply"
+        return "an input is nested too deeply"
     if isinstance(error, OverflowError):
-        return f"a number from outside is too large ({error})"
+        return f"a number in the input is too large ({error})"
     return None
 
 

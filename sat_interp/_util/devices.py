@@ -1,4 +1,4 @@
-"""Which device a name stands for, on the machine at hand."""
+"""Devices by name, on this machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from sat_interp._util.errors import UserError
 def resolve_device(name: str | None) -> torch.device:
     """The device called ``name``; ``"auto"`` or None: the accelerator, else the CPU.
 
-    An accelerator without float64 (Apple's MPS) is passed over by ``auto``, since losses and
-    metrics are summed in float64 here.
+    ``auto`` does not use an accelerator without float64 (Apple's MPS), since losses and metrics
+    are summed in float64.
 
     Raises:
         UserError: an unknown device, one this machine does not have, one without float64, or
@@ -28,14 +28,17 @@ def resolve_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         if reason.startswith("Expected one of"):
-            reason = "there is no such kind"
+            reason = "unknown kind of device"
         raise UserError(
             f"device {name!r} cannot be used here ({reason}): try --device cpu"
         ) from error
     if device.type == "meta":
         raise UserError("device 'meta' computes nothing: try --device cpu")
     if not _has_float64(device):
-        raise UserError(f"device {name!r} has no float64, which sums need here: try --device cpu")
+        raise UserError(
+            f"device {name!r} does not support float64, in which losses are summed: "
+            "try --device cpu"
+        )
     return device
 
 

@@ -1,4 +1,4 @@
-"""Errors a user can cause: one line that says what to do, never a traceback."""
+"""Errors that a user can correct: one line that says how, without a traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_CHOICES = 30
 
 
 class UserError(ValueError):
-    """Something the user can mend; its text is one line that says how.
+    """An error that the user can correct; its text is one line that says how.
 
     The commands print it as ``error: ...`` on stderr and exit with code 2. It is a ``ValueError``,
     so that notebooks and other libraries can catch it without importing this module.

@@ -1,4 +1,4 @@
-"""Text from outside (names of models, files, metrics; tokens) in each kind of output.
+"""Names of models, files and metrics, and tokens, written safely in each kind of output.
 
 A name may hold anything: control sequences of a terminal, HTML, formulas of a spreadsheet, commands
 of LaTeX. Each writer passes every text through its function here, whole cells included: in the
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST_LABEL = 60
 """Characters of a name in a figure."""
 
-# Marks that reorder text: what is read is then not what is there.
+# Marks that change the direction of text, so that it is shown in another order.
 _DIRECTIONS = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 _HIDDEN = re.compile(
     f"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff{_DIRECTIONS}]"

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written to a temporary name, synced, renamed."""
+"""Files written completely or not at all: under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Give errors of the system the name of the file or directory that could not be written.
+    """Add the name of the file or directory that could not be written to errors of the system.
 
     A full disk is reported without one by the system, and by libraries in Rust (tokenizers,
     safetensors) as exceptions of other classes.
@@ -88,9 +88,9 @@ def _write(path: Path, data: bytes) -> Path:
 
 @contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """A temporary directory beside ``path`` that takes its name when the block ends well.
+    """Yield a temporary directory that is renamed to ``path`` when the block ends without error.
 
-    What stood at ``path`` before is replaced as a whole; a block that raises leaves it as it was.
+    An existing ``path`` is replaced as a whole; a block that raises leaves it unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,13 +123,13 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def put_back_directories(parent: str | Path) -> None:
-    """Finish what a process killed inside :func:`atomic_directory` in ``parent`` left half done.
+    """Restore directories that a process killed inside :func:`atomic_directory` had moved aside.
 
-    Between its two renames the old directory X lies in ``.X.*.old/X`` and nothing at ``X``: it is
-    put back. Only for whoever alone writes in ``parent``.
+    Between its two renames the old directory X is in ``.X.*.old/X`` and nothing is at ``X``: it is
+    moved back. Only safe for the single process that writes in ``parent``.
     """
     asides = sorted(Path(parent).glob(".*.old"), key=lambda aside: aside.stat().st_mtime)
-    for aside in reversed(asides):  # the one that stepped aside last is the one to have back
+    for aside in reversed(asides):  # the last one moved aside is the newest
         for old in list(aside.iterdir()) if aside.is_dir() else []:
             if aside.name.startswith(f".{old.name}.") and not (Path(parent) / old.name).exists():
                 os.replace(old, Path(parent) / old.name)

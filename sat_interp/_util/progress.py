@@ -51,7 +51,7 @@ def bar(
     )
 
 
-class _Lines(tqdm):
+class _Lines(tqdm):  # type: ignore[type-arg]  # the class itself takes no type
     """A bar that writes a line where another one would be drawn again."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:

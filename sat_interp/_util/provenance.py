@@ -1,4 +1,4 @@
-"""What made a result: versions, commit, machine."""
+"""Provenance of a result: versions, commit, machine."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The git commit of the tree this package runs from, ``-dirty`` when it has changes.
 
-    None outside git, and where the package merely lies in someone else's repository.
+    None outside git, and where the package is inside another project's repository.
     """
     here = Path(__file__).resolve()
     try:

@@ -1,8 +1,8 @@
-"""Small files that anybody may have written, JSON and YAML: read within bounds or refused.
+"""JSON and YAML files from any source, read with limits on size and nesting.
 
-The one gate for configurations, checkpoints' facts and studies. What is no regular file (a pipe
-never ends), too large, not UTF-8, nested too deeply, or grows beyond bounds through aliases ends in
-a :class:`UnreadableError` whose text is one line.
+Configurations, checkpoints and studies are read here. A file that is not a regular file (a pipe
+never ends), too large, not UTF-8, nested too deeply, or too large once its aliases are followed
+raises :class:`UnreadableError`, whose text is one line.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ import yaml
 MOST_BYTES = 16 << 20
 """Size of the largest file that is read."""
 MOST_VALUES = 100_000
-"""Values in a YAML file, what an alias stands for counted each time."""
+"""Largest number of values in a YAML file, with the values of an alias counted at each use."""
 MOST_DEPTH = 50
-"""Levels of nesting in a YAML file."""
+"""Largest number of levels of nesting in a YAML file."""
 
 
 class UnreadableError(ValueError):
-    """A file that cannot be read as what it should be; the text says why, in one line."""
+    """A file cannot be read in its format; the text gives the reason in one line."""
 
 
 def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
     """The content of a regular file of at most ``most`` bytes.
 
     Raises:
-        UnreadableError: there is none, it is of another kind, too large, or cannot be read.
+        UnreadableError: the file does not exist, is not a regular file, is too large, or cannot be
+            read.
     """
     try:
         # Without O_NONBLOCK the open itself would wait for a pipe's other end.
@@ -48,7 +49,9 @@ def read_bytes(path: str | Path, most: int = MOST_BYTES) -> bytes:
         try:
             return file.read()
         except (OSError, MemoryError) as error:
-            raise UnreadableError(getattr(error, "strerror", None) or "no memory for it") from error
+            raise UnreadableError(
+                getattr(error, "strerror", None) or "not enough memory"
+            ) from error
 
 
 def read_text(path: str | Path, most: int = MOST_BYTES) -> str:
@@ -69,7 +72,7 @@ def read_json(path: str | Path, most: int = MOST_BYTES) -> Any:
     """A JSON file's content.
 
     Raises:
-        UnreadableError: as :func:`read_text`, or it is no JSON or nested too deeply.
+        UnreadableError: as :func:`read_text`, or it is not valid JSON or nested too deeply.
     """
     text = read_text(path, most)
     try:
@@ -77,15 +80,15 @@ def read_json(path: str | Path, most: int = MOST_BYTES) -> Any:
     except RecursionError as error:
         raise UnreadableError("it is nested too deeply") from error
     except (ValueError, MemoryError) as error:
-        raise UnreadableError(f"it is no JSON: {_one_line(error)}") from error
+        raise UnreadableError(f"it is not valid JSON: {_one_line(error)}") from error
 
 
 def read_yaml(path: str | Path, most: int = 1 << 18) -> Any:
     """A YAML file's content, of plain types.
 
     Raises:
-        UnreadableError: as :func:`read_text`, or it is not YAML, nested too deeply, or holds more
-            than ``MOST_VALUES`` values once its aliases are followed.
+        UnreadableError: as :func:`read_text`, or it is not valid YAML, nested too deeply, or holds
+            more than ``MOST_VALUES`` values once its aliases are followed.
     """
     text = read_text(path, most)
     try:
@@ -99,16 +102,16 @@ def read_yaml(path: str | Path, most: int = 1 << 18) -> Any:
         raise UnreadableError("it is nested too deeply") from error
     # A date such as 2024-99-99 or a number of too many digits is a ValueError of the constructor.
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, MemoryError) as error:
-        raise UnreadableError(f"it is no YAML: {_one_line(error)}") from error
+        raise UnreadableError(f"it is not valid YAML: {_one_line(error)}") from error
 
 
 def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
-    """Values under a node, each alias counted as what it stands for."""
+    """Count the values under a node, following each alias."""
     if depth > MOST_DEPTH:
         raise UnreadableError("it is nested too deeply")
     if id(node) in counted:
-        if not counted[id(node)]:  # it is being counted
-            raise UnreadableError("an alias stands for a value that holds it")
+        if not counted[id(node)]:  # still being counted
+            raise UnreadableError("an alias refers to a value that contains it")
         return counted[id(node)]
     counted[id(node)] = 0
     children: list[yaml.Node] = []

@@ -1,7 +1,7 @@
-"""Settings from outside, checked by name and value before anything is made of them.
+"""Checks of settings by name and value, before anything is built from them.
 
-The one gate for values: their kinds, as a dataclass declares them, and the sizes a model can have
-on this machine. Imports nothing heavy.
+Values must have the types that a dataclass declares, and a model must fit into the machine's
+memory. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGEST = {
     "n_ctx": 1 << 20,
     "d_vocab": 1 << 22,
 }
-"""The largest sizes of a model that are not taken for a mistake."""
+"""Largest accepted sizes of a model; anything larger is refused as a mistake."""
 
 _WORDS = {
     int: "a whole number",
@@ -39,7 +39,7 @@ _MOST_INTEGER = 2**63
 def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
     """Do nothing if every setting is a field of the dataclass ``kind``, and of its type.
 
-    Whole numbers lie within 2^63; text can be encoded and holds no NUL.
+    Whole numbers lie within 2^63; text can be encoded as UTF-8 and contains no NUL.
 
     Raises:
         UserError: the first that is not, by name and value.

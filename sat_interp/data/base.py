@@ -1,4 +1,4 @@
-"""What every source of text can do: two splits that never share a story."""
+"""Base of all sources of text: two splits that never share a story."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 from sat_interp._util.errors import UserError, suggest
 
 Split = Literal["train", "validation"]
-Kind = Literal["demo", "files", "hub", "memory"]
+SourceKind = Literal["demo", "files", "hub", "memory"]
 
 # One story in a hundred is held out where the data has no validation split of its own.
 HELD_OUT = 0.01
@@ -21,7 +21,7 @@ _NO_STORY = 2**64
 
 @dataclass(frozen=True)
 class DataSource:
-    """Text with a train and a validation split; ``spec`` is what the user wrote.
+    """Text with a train and a validation split; ``spec`` is the ``--data`` argument.
 
     The validation split is ``validation`` (another source) where that is given, else the data's
     own, else one story in a hundred, held out by a hash of its text: the same stories whatever
@@ -34,7 +34,7 @@ class DataSource:
     validation: DataSource | None = None
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SourceKind:
         """``demo``, ``files``, ``hub`` or ``memory``."""
         raise NotImplementedError
 
@@ -54,7 +54,7 @@ class DataSource:
         return _Texts(self, split)
 
     def content_id(self, split: Split) -> str:
-        """sha256 of what decides ``texts(split)``: equal for equal data, wherever it lies."""
+        """Return the sha256 of the data behind ``texts(split)``, whatever its path."""
         if split == "validation" and self.validation is not None:
             held = self.validation
             return sha256("explicit", held.hash_part(held.validation_part() or "all"))
@@ -71,11 +71,11 @@ class DataSource:
         raise NotImplementedError
 
     def hash_part(self, part: str) -> str:
-        """sha256 of what decides ``read_part(part)``."""
+        """Return the sha256 of the data behind ``read_part(part)``."""
         raise NotImplementedError
 
     def _whole_part(self, split: Split) -> str | None:
-        """The part that makes up ``split`` as it stands; None where ``all`` must be divided."""
+        """Return the part that is the whole of ``split``; None where ``all`` must be divided."""
         own = self.validation_part()
         if split == "validation":
             return own
@@ -103,10 +103,10 @@ class DataSource:
             if place != _NO_STORY:
                 smallest, largest = min(smallest, place), max(largest, place)
             if smallest <= _BOUND < largest:
-                return _BOUND  # soon found in any corpus of more than a few hundred stories
+                return _BOUND  # reached early in any corpus of more than a few hundred stories
         if smallest == largest:
             raise UserError(
-                f"{self.spec} holds a single story, so none is left to validate on:"
+                f"{self.spec} has only one story, so none is left for validation:"
                 " add stories, or name validation data"
             )
         return smallest
@@ -128,7 +128,7 @@ def sha256(*parts: str) -> str:
 
 
 def _place(text: str) -> int:
-    """Where a story stands between 0 and 2^64, evenly spread; 2^64 for one without text."""
+    """Map a story to a number below 2^64, evenly spread; 2^64 for a story without text."""
     story = text.strip()
     if not story:
         return _NO_STORY

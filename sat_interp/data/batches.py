@@ -35,8 +35,8 @@ def story_batches(
 
     A batch holds at most ``tokens_per_batch`` tokens (one story where that is longer). Each story
     is preceded by ``bos``, by default the token that begins the corpus' stories, closed by the
-    end-of-text token and cut at n_ctx + 1 tokens: n_ctx inputs and their n_ctx targets. What is cut
-    off is never scored; ``cut_tokens`` counts it.
+    end-of-text token and cut at n_ctx + 1 tokens: n_ctx inputs and their n_ctx targets. Tokens
+    that are cut off are not scored; ``cut_tokens`` counts them.
 
     Raises:
         UserError: ``n_ctx`` or ``tokens_per_batch`` is under 1.
@@ -56,7 +56,7 @@ def story_batches(
 
 
 def cut_tokens(corpus: TokenCorpus, n_ctx: int) -> np.ndarray:
-    """How many targets of each story lie beyond ``n_ctx`` inputs: int64 (n_stories)."""
+    """Count the targets of each story beyond ``n_ctx`` inputs: int64 (n_stories)."""
     cut: np.ndarray = np.maximum(_full_lengths(corpus) - (n_ctx + 1), 0)
     return cut
 

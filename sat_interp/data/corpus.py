@@ -1,4 +1,4 @@
-"""Stories as one stream of tokens in a memory map, made once and found again by its content.
+"""Stories as one stream of tokens in a memory map, built once and cached by its content.
 
 The stream is story 0, ``<|endoftext|>``, story 1, ``<|endoftext|>``, ... A corpus lies in
 ``<cache>/<name>-<split>-<hash>/``; the hash covers the text, the tokenizer and the limit, so other
@@ -54,7 +54,7 @@ class TokenCorpus:
     """A tokenised split.
 
     Attributes:
-        directory: where it lies.
+        directory: where it is stored.
         tokens: the stream, a read-only memory map of uint16 (uint32 for ids above 65,535).
         offsets: int64 (n_stories + 1); ``tokens[offsets[i]:offsets[i + 1]]`` is story i with its
             closing end-of-text token.
@@ -148,7 +148,7 @@ def load_corpus(
     """Open the tokenised split, tokenising it first where that was not done yet.
 
     Tokenising runs on all cores (unless ``TOKENIZERS_PARALLELISM=false``), holds a few thousand
-    stories at a time and leaves the whole corpus or none. A map that is damaged is made anew; of
+    stories at a time and leaves the whole corpus or none. A damaged map is built again; of
     two processes that want the same one, the second waits for the first. ``limit`` is the most
     stories to take. ``cache_dir`` is ``$SAT_INTERP_CACHE`` or ``~/.cache/sat_interp`` by default.
 
@@ -158,7 +158,7 @@ def load_corpus(
     if limit is not None and limit < 1:
         raise UserError(f"a limit of {limit} stories leaves no data: use 1 or more")
     if limit is not None and limit >= 2**63:
-        raise UserError(f"a limit of {shown(limit)} stories is none: use a number below 2^63")
+        raise UserError(f"a limit of {shown(limit)} stories is too large: use a number below 2^63")
     if tokenizer.eos_token_id is None:
         raise UserError("the tokenizer has no end-of-text token: load it by load_tokenizer")
     identity = _identity(source, split, tokenizer, limit)
@@ -172,7 +172,7 @@ def load_corpus(
             for left in root.glob(f".{directory.name}.*.tmp"):
                 shutil.rmtree(
                     left, ignore_errors=True
-                )  # of a process killed at work: we hold the lock
+                )  # left by a killed process: this one holds the lock
             described = {**identity, "data": source.spec, "split": split}
             with atomic_directory(directory) as temporary:
                 _build(temporary, source, split, tokenizer, described)
@@ -253,7 +253,7 @@ def _build(
             sizes.append(np.array([len(text.encode()) for text in batch], dtype=np.int64))
             progress.update(len(batch))
     if not lengths:
-        raise UserError(f"data {source.spec!r} holds no text for {split}: check files and column")
+        raise UserError(f"data {source.spec!r} has no text for {split}: check files and column")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype("<i8")
     story_bytes = np.concatenate(sizes).astype("<i8")
     np.save(directory / "offsets.npy", offsets)
@@ -288,7 +288,7 @@ class _Counter:
 
 
 class _Kept:
-    """What the tokens keep of the text: a hash of its bytes, unknown tokens, stories changed."""
+    """Statistics of tokenising: a hash of the text, unknown tokens, stories that change."""
 
     def __init__(self, backend: Tokenizer, tokenizer: PreTrainedTokenizerFast) -> None:
         self.backend, self.unknown_ids = backend, unknown_ids(tokenizer)
@@ -359,7 +359,7 @@ def _open(directory: Path) -> TokenCorpus | None:
                 story_bytes=np.load(directory / "story_bytes.npy"),
                 meta=meta,
             )
-    logger.warning("%s is damaged, or of an older version, and is made anew", directory)
+    logger.warning("%s is damaged, or of an older version: building it again", directory)
     return None
 
 

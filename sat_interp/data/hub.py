@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sat_interp._util.errors import UserError, suggest
-from sat_interp.data.base import DataSource, Kind, sha256
+from sat_interp.data.base import DataSource, SourceKind, sha256
 from sat_interp.data.readers import encodable, field_names, fields_named
 
 TINYSTORIES = "roneneldan/TinyStories"
 DEFAULT_COLUMN = "text"
-# In this order: "test" is the hub's second word for what nothing was trained on.
+# In this order: many datasets call their held-out split "test".
 VALIDATION_SPLITS = ("validation", "valid", "dev", "test")
 
 
@@ -33,7 +33,7 @@ class HubSource(DataSource):
     column: str = DEFAULT_COLUMN
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SourceKind:
         """``hub``."""
         return "hub"
 
@@ -86,7 +86,7 @@ class HubSource(DataSource):
                     f"{self.spec} has {len(columns)} columns {self.column!r}: rename one of them"
                 )
             if getattr(columns[0], "dtype", "") not in ("string", "large_string"):
-                raise UserError(f"{self.spec}: column {self.column!r} holds no text")
+                raise UserError(f"{self.spec}: column {self.column!r} does not hold text")
         return splits
 
 
@@ -116,6 +116,6 @@ def _cannot_load(name: str, config: str | None, error: Exception) -> str:
     hint = f" did you mean {near[0]!r}?" if near else ""
     asked = name if config is None else f"{name}@{config}"
     return (
-        f"dataset {asked!r} is no local file and cannot be loaded from the Hugging Face hub"
+        f"dataset {asked!r} is not a local file and cannot be loaded from the Hugging Face hub"
         f" (offline, or no such name):{hint} 'demo' needs no network; {reason}"
     )

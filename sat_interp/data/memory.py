@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from sat_interp._util.errors import UserError, shown
-from sat_interp.data.base import DataSource, Kind, Split, sha256
+from sat_interp.data.base import DataSource, SourceKind, Split, sha256
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.data.hub import DEFAULT_COLUMN, VALIDATION_SPLITS
 from sat_interp.data.readers import encodable
@@ -39,7 +39,7 @@ class MemorySource(DataSource):
     _hashes: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SourceKind:
         """``memory``."""
         return "memory"
 
@@ -72,7 +72,7 @@ class MemorySource(DataSource):
         if _is_missing(value):
             return ""
         if not isinstance(value, str):
-            raise UserError(f"text {number} is no string but {type(value).__name__}")
+            raise UserError(f"text {number} must be a string, not {type(value).__name__}")
         return encodable(value)
 
 
@@ -88,7 +88,7 @@ class TokenSource(MemorySource):
     def _story(value: object, number: int) -> str:
         ids = value.tolist() if hasattr(value, "tolist") else value
         if not isinstance(ids, Sequence) or not all(map(_is_id, ids)):
-            raise UserError(f"sequence {number} is no list of token ids: {shown(value)}")
+            raise UserError(f"sequence {number} must be a list of token ids, not {shown(value)}")
         return " ".join(map(str, ids))
 
     def corpus(self, split: Split, limit: int | None = None) -> SequenceCorpus:
@@ -99,7 +99,7 @@ class TokenSource(MemorySource):
             limit: at most so many.
 
         Raises:
-            UserError: something is no sequence of ids, or no sequence has two tokens.
+            UserError: an element is not a sequence of ids, or no sequence has two tokens.
         """
         rows = [[int(token) for token in text.split()] for text in self.texts(split)][:limit]
         kept = [row for row in rows if len(row) > 1]

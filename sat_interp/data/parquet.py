@@ -17,11 +17,11 @@ _ROWS = 1_000
 
 @dataclass(frozen=True)
 class _Column:
-    """Where a column lies.
+    """Position and type of a column.
 
     Attributes:
         leaf: its number among the file's leaf columns, depth first, as parquet counts them.
-        depth: how many structs it lies in.
+        depth: number of structs around it.
         kind: its arrow type.
     """
 
@@ -38,7 +38,8 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
             with dots between.
 
     Raises:
-        UserError: this is no parquet file, or has no such column, several, or one without text.
+        UserError: the file is not a parquet file, or has no such column, several, or one that
+            does not hold text.
     """
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -62,7 +63,7 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     reason = str(error).strip().split("\n")[0]
-    return UserError(f"{path} is no readable parquet file: {reason}")
+    return UserError(f"{path} is not a readable parquet file: {reason}")
 
 
 def _find(schema: pyarrow.Schema, column: str, path: Path) -> _Column:

@@ -1,4 +1,4 @@
-"""Long texts in pieces that give the same tokens: tokenising takes over 100 bytes a character."""
+"""Tokenising long texts in pieces, with the same tokens: it takes over 100 bytes a character."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ class NotQuotedError(Exception):
 
 
 class Row(NamedTuple):
-    """One row; ``text`` is what stands between the quotes where ``quoted``, still doubled."""
+    """A row; where ``quoted``, ``text`` is the content of the quotes, with doubled quotes."""
 
     text: str
     quoted: bool

@@ -3,7 +3,7 @@
 A .txt file holds one story between two ``<|endoftext|>``, as TinyStories' files do. A file without
 that mark has its stories parted by blank lines; one without blank lines has a story on each line.
 Surrounding white space is dropped. A .txt file of rows in CSV's quotes (``quoted.py``) is read row
-by row, and a warning says so. The other formats give the column's text as it stands; a column is a
+by row, with a warning. The other formats give the column's text unchanged; a column is a
 name, or names with dots between them for a field inside another.
 """
 
@@ -29,14 +29,14 @@ from sat_interp.data.tokenizer import END_OF_TEXT
 logger = logging.getLogger(__name__)
 
 EXTENSIONS = (".txt", ".jsonl", ".jsonl.gz", ".parquet")
-# Changes when the same bytes would be read as other stories: part of what names a corpus.
+# Raised when the same bytes would be read as other stories; part of a corpus' name.
 READER_VERSIONS = {".txt": 2, ".jsonl": 1, ".jsonl.gz": 1, ".parquet": 1}
 
 _CHUNK = 1 << 20
-# Longer than any story; what is longer is held in memory no further.
+# Longer than any story: reading stops there, to bound the memory.
 _LONGEST = 1 << 28
 _LONGEST_LINE = 64 * _CHUNK
-# A text that stays inside quotes for longer is no CSV row.
+# A text that stays inside quotes for longer is not a CSV row.
 _LONGEST_ROW = 1 << 24
 # Separators may lie across the border of two chunks; none is as long as this.
 _OVERLAP = 4096
@@ -55,8 +55,8 @@ def read_stories(path: Path, column: str) -> Iterator[str]:
     A row whose text is null gives the empty story; halves of surrogate pairs become U+FFFD.
 
     Raises:
-        UserError: the file is not what its name says, names no such column (the message says
-            which there are), holds something else than text in it (named by file and line), a
+        UserError: the file does not have the format of its name, has no such column (the message
+            lists the others), holds something else than text in it (named by file and line), a
             .txt story of more than 268 million characters, or a line of JSON over 64 MiB.
     """
     kind = extension(path)
@@ -70,7 +70,7 @@ def read_stories(path: Path, column: str) -> Iterator[str]:
 
 
 def encodable(text: str) -> str:
-    """``text``, with what UTF-8 cannot express (half a surrogate pair) replaced by U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot express, by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -93,7 +93,7 @@ def _read_txt(path: Path, column: str) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=256)
 def _has_csv_rows(path: Path, size: int, modified: int) -> bool:
-    """Whether the file holds rows in CSV's quotes, found out (and said) once for its contents."""
+    """Whether the file holds rows in CSV's quotes; determined, and warned of, once per content."""
     is_csv = is_quoted(_lines(path), _LONGEST_ROW)
     if is_csv:
         logger.warning("%s holds CSV rows: each is read as a story, without its quotes", path)
@@ -101,7 +101,7 @@ def _has_csv_rows(path: Path, size: int, modified: int) -> bool:
 
 
 def _txt_separator(path: Path) -> re.Pattern[str]:
-    """What parts the stories of this file: the mark, else blank lines, else line ends."""
+    """Separator of this file's stories: the mark, else blank lines, else line ends."""
     marked, blank, tail = False, False, ""
     for chunk in _chunks(path):
         window = tail + chunk
@@ -121,7 +121,7 @@ def _pieces(path: Path, separator: re.Pattern[str]) -> Iterator[str]:
     Raises:
         UserError: a piece is longer than any story.
     """
-    whole: list[str] = []  # of the piece that has not ended yet, what holds no separator
+    whole: list[str] = []  # parts of the current piece without a separator
     tail, size = "", 0
     for chunk in _chunks(path):
         first, *others = separator.split(tail + chunk)
@@ -135,7 +135,7 @@ def _pieces(path: Path, separator: re.Pattern[str]) -> Iterator[str]:
         size += len(first) - len(tail)
         if size > _LONGEST:
             raise UserError(
-                f"{path} holds a story of more than {_LONGEST:,} characters: part stories by "
+                f"{path} holds a story of more than {_LONGEST:,} characters: separate stories by "
                 "blank lines"
             )
     yield "".join([*whole, tail])

@@ -1,7 +1,7 @@
 """Where stories come from: the built-in corpus, local files, the Hugging Face hub.
 
-``parse_data`` turns what a user writes after ``--data`` into a ``DataSource``; nothing is read or
-downloaded before its texts are asked for.
+``parse_data`` turns a ``--data`` argument into a ``DataSource``; nothing is read or downloaded
+before its texts are iterated.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sat_interp._util.errors import UserError, shown
 from sat_interp.data import stories as grammar
-from sat_interp.data.base import DataSource, Kind, sha256
+from sat_interp.data.base import DataSource, SourceKind, sha256
 from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
 from sat_interp.data.readers import EXTENSIONS, READER_VERSIONS, extension, read_stories
 
@@ -44,7 +44,7 @@ class DemoSource(DataSource):
     seed: int = 0
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SourceKind:
         """``demo``."""
         return "demo"
 
@@ -63,7 +63,7 @@ class DemoSource(DataSource):
         return islice(grammar.stories(split, self.seed), self._size(part))
 
     def hash_part(self, part: str) -> str:
-        """The grammar's version, the number of stories and the seed say what they are."""
+        """Hash the grammar's version, the number of stories and the seed."""
         size = str(self._size(part))
         return sha256("demo", str(grammar.GRAMMAR_VERSION), part, size, str(self.seed))
 
@@ -80,7 +80,7 @@ class FilesSource(DataSource):
     column: str = DEFAULT_COLUMN
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> SourceKind:
         """``files``."""
         return "files"
 
@@ -99,7 +99,7 @@ class FilesSource(DataSource):
             yield from read_stories(path, self.column)
 
     def hash_part(self, part: str) -> str:
-        """The files' bytes, what kind they are and the column; not where they lie."""
+        """Hash the files' bytes, their formats and the column; paths are not part of it."""
         hashes = [f"{_reading(path)} {_hash_of(path)}" for path in self._paths(part)]
         return sha256("files", "1", self.column, *hashes)
 
@@ -122,7 +122,7 @@ def parse_data(spec: str, validation: str | None = None) -> DataSource:
     has one) are the validation split.
 
     Raises:
-        UserError: a file does not exist or is of another kind, or the argument makes no sense.
+        UserError: a file does not exist or is of another kind, or the argument is not valid.
     """
     source = _parse(spec)
     if validation is None:
@@ -168,7 +168,7 @@ def _with_paths(spec: str, change: Callable[[Path], str]) -> str:
 def _parse(spec: str) -> DataSource:
     spec = spec.strip()
     if not spec:
-        raise UserError("no data is named: use demo, tinystories, a dataset's name, or files")
+        raise UserError("no data given: use demo, tinystories, a dataset's name, or files")
     head, colon, tail = spec.partition(":")
     if head == "demo":
         return DemoSource(spec, n_stories=_story_count(spec, tail) if colon else DEMO_STORIES)
@@ -177,7 +177,7 @@ def _parse(spec: str) -> DataSource:
     match = _HUB_NAME.fullmatch(spec)
     if not match:
         raise UserError(
-            f"cannot make sense of data {spec!r}: use demo, tinystories, a Hugging Face dataset as"
+            f"data {spec!r} is not valid: use demo, tinystories, a Hugging Face dataset as"
             f" name:column, or {', '.join(EXTENSIONS)} files with commas between them"
         )
     name = TINYSTORIES if match["name"] == "tinystories" else match["name"]
@@ -188,9 +188,9 @@ def _parse(spec: str) -> DataSource:
 
 def _story_count(spec: str, count: str) -> int:
     if not (count.isascii() and count.isdigit() and count.strip("0")):
-        raise UserError(f"data {spec!r}: after 'demo:' comes a number of stories, as in demo:50000")
+        raise UserError(f"data {spec!r}: write a number of stories after 'demo:', as in demo:50000")
     if len(count) > MOST_DIGITS:
-        raise UserError(f"data {shown(spec)}: that is no number of stories to read")
+        raise UserError(f"data {shown(spec)}: that is not a possible number of stories")
     return int(count)
 
 
@@ -230,7 +230,7 @@ def _files(spec: str) -> DataSource:
         files += training
         held += validation
     if not files:
-        raise UserError(f"data {spec!r} names no file to train on")
+        raise UserError(f"data {spec!r} has no file to train on")
     return FilesSource(spec, files=tuple(files), held_files=tuple(held), column=column)
 
 
@@ -240,7 +240,7 @@ def _file(path: Path) -> Path:
     if extension(path) is None:
         raise UserError(f"{path}: only {', '.join(EXTENSIONS)} files can be read")
     if not path.is_file():
-        raise UserError(f"{path} is no regular file: copy what it holds into one")
+        raise UserError(f"{path} is not a regular file: copy its content into one")
     return path
 
 
@@ -254,7 +254,7 @@ def _directory(directory: Path) -> tuple[list[Path], list[Path]]:
         and not any(part.startswith(".") for part in path.relative_to(directory).parts)
     )
     if not files:
-        raise UserError(f"{directory} holds no {', '.join(EXTENSIONS)} file")
+        raise UserError(f"{directory} has no {', '.join(EXTENSIONS)} file")
     groups = [[path for path in files if _words(path) & words] for words in _VALIDATION_WORDS]
     training = [path for path in files if not any(path in group for group in groups)]
     if not training:
@@ -283,6 +283,6 @@ def _hash_of(path: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _file_sha256(path: Path, size: int, modified: int) -> str:
-    """sha256 of a file's bytes, read once per process for as long as its size and time stand."""
+    """sha256 of a file's bytes, read once per process unless its size or time changes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

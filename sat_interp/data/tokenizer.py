@@ -1,8 +1,7 @@
-"""Tokenizers: GPT-2's without a network, a compact one trained on the corpus, or anyone's.
+"""Tokenizers: GPT-2's without a network, a compact one trained on the corpus, or any other.
 
-All of them come back prepared for one use: stories joined by an end-of-text token, models run by
-TransformerLens. ``story_start`` says which token stands before a story; everything that reads
-stories asks it.
+All are prepared for stories joined by an end-of-text token and models run by TransformerLens.
+``story_start`` decides which token precedes a story, for everything that reads stories.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ GPT2_VOCABULARY = 50_257
 SMALLEST_BPE = 257
 # A compact vocabulary settles long before this; TinyStories whole is 1.9 G characters.
 BPE_TRAINING_CHARACTERS = 200_000_000
-# transformers' own "no limit": a corpus is tokenised before it is cut, which is no mistake.
+# transformers' own "no limit": a corpus is tokenised before it is cut, which is intended.
 NO_LIMIT = int(1e30)
 _FILLED_IN = "_sat_interp_bos_filled_in"
 
@@ -41,7 +40,7 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
 
     Raises:
         UserError: there is no such directory, the hub cannot be reached or does not know the name,
-            or what it holds is no fast tokenizer with an end-of-text token.
+            or it is not a fast tokenizer with an end-of-text token.
     """
     if spec == "gpt2":
         return prepare_tokenizer(_gpt2(), spec)
@@ -106,7 +105,7 @@ def resolve_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> PreTrain
     """``bpe:N`` trains a tokenizer of N tokens on ``texts()``; any other name is loaded.
 
     Raises:
-        UserError: N is no number or under 257, or ``load_tokenizer`` refuses the name.
+        UserError: N is not a number or under 257, or ``load_tokenizer`` refuses the name.
     """
     kind, colon, size = spec.partition(":")
     if kind != "bpe":
@@ -121,7 +120,7 @@ def resolve_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> PreTrain
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """16 hex digits of what decides the tokens of a story: the vocabulary, the merges, the rules.
+    """16 hex digits of everything that affects the tokens of a story: vocabulary, merges, rules.
 
     A tokenizer that was saved and loaded keeps its fingerprint; one that has padded or truncated
     a batch does too.
@@ -172,7 +171,7 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrain
         stand_in = END_OF_TEXT if END_OF_TEXT in known else tokenizer.bos_token
         stand_in = stand_in or tokenizer.sep_token
         if stand_in is None:
-            raise UserError(f"tokenizer {name!r} has no end-of-text token to part stories with")
+            raise UserError(f"tokenizer {name!r} has no end-of-text token to separate stories")
         tokenizer.eos_token = stand_in
     setattr(tokenizer, _FILLED_IN, tokenizer.bos_token is None)
     for role in ("bos_token", "pad_token"):
@@ -210,7 +209,7 @@ def unknown_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
-    """16 hex digits of which token has which id: what a model's embedding belongs to.
+    """16 hex digits of which token has which id, as the rows of an embedding depend on it.
 
     Of the vocabulary, the merges, the added tokens and the end-of-text token, not of how a release
     of ``tokenizers`` writes its rules down.
@@ -225,7 +224,7 @@ def vocabulary_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 class _Counted:
-    """The texts until ``most`` characters have gone by; ``characters`` says how many did."""
+    """The first ``most`` characters of texts; ``characters`` counts those that were read."""
 
     def __init__(self, texts: Iterable[str], most: int) -> None:
         self.texts, self.most, self.characters = texts, most, 0
@@ -276,6 +275,6 @@ def _cannot_load(spec: str, is_directory: bool, error: Exception) -> str:
     if is_directory:
         return f"no tokenizer can be loaded from directory {spec!r}: {reason}"
     return (
-        f"tokenizer {spec!r} is neither a directory nor to be had from the Hugging Face hub"
+        f"tokenizer {spec!r} is neither a directory nor available from the Hugging Face hub"
         f" (offline, or no such name): gpt2 and bpe:10000 need no network; {reason}"
     )

@@ -15,7 +15,7 @@ from sat_interp.model.config import SelfAblationConfig
 
 PAPER = "https://arxiv.org/abs/2505.00509"
 CARD_SIGN = "library_name: sat-interp"
-"""What tells a card of ours from any other README.md."""
+"""Line that distinguishes a model card of this package from any other README.md."""
 
 # Facts the card knows by name, in its order; any other fact is shown under its own name.
 _LABELS = {
@@ -63,15 +63,15 @@ logits = model(model.to_tokens("Once upon a time"))
 _LIMITS = """\
 ## Limits
 
-- A small model for research on interpretability. It is no assistant, knows only its training text,
-  and will repeat that text's mistakes and biases.
+- A small model for research on interpretability. It is not an assistant, knows only its training
+  text, and repeats that text's mistakes and biases.
 - Perplexities are comparable between models with the same tokenizer and validation text only.
 - {limit}
 """
 
 
 def model_card(model: GatedTransformer, facts: Mapping[str, Any]) -> str:
-    """A README.md with the hub's front matter; the licence is left to whoever publishes.
+    """A README.md with the hub's front matter; the licence is left to the publisher.
 
     Args:
         facts: about the run. Known names: name, repository, command, commit, data, tokenizer,
@@ -94,7 +94,7 @@ def model_card(model: GatedTransformer, facts: Mapping[str, Any]) -> str:
             limit="The ablated stream and its gates exist for training and for study: use the "
             "clean stream's logits."
             if ablation.is_gated
-            else "It has no gates: it is the baseline others are compared with."
+            else "It has no gates: it is the baseline for comparison."
         ),
     ]
     return "\n".join(section for section in sections if section)
@@ -118,7 +118,7 @@ def _what(ablation: SelfAblationConfig) -> str:
 def _shape(model: GatedTransformer) -> dict[str, object]:
     cfg = model.cfg
     gates = sum(p.numel() for name, p in model.named_parameters() if "gates." in name)
-    # What cannot be trained (TransformerLens' zero biases) is no parameter of GPT-Neo.
+    # Parameters that are not trained (TransformerLens' zero biases) do not exist in GPT-Neo.
     trained = {
         name: parameter.numel()
         for name, parameter in model.named_parameters()
@@ -182,7 +182,7 @@ def _cell(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """A value in one line of Markdown that shows it and does nothing else."""
+    """A value as one line of Markdown, escaped."""
     return escape.markdown(_one_line(value))
 
 
@@ -200,7 +200,7 @@ def _code(value: object) -> str:
 
 
 def _fence(text: str, least: int) -> str:
-    """Backticks that end only what they begin: more of them than anywhere in the text."""
+    """A fence of more backticks than anywhere in the text."""
     return "`" * max(least, 1 + max(map(len, re.findall("`+", text)), default=0))
 
 

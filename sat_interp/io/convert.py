@@ -51,7 +51,7 @@ _ACTIVATIONS = {
 
 
 def to_hooked_transformer(model: GatedTransformer) -> HookedTransformer:
-    """The clean stream as a plain HookedTransformer with weights of its own; the gates stay behind.
+    """The clean stream as a plain HookedTransformer with its own weights and without the gates.
 
     Its W_U is a parameter beside W_E, as everywhere in TransformerLens.
 
@@ -110,13 +110,13 @@ def to_hf(model: GatedTransformer, directory: str | Path | None = None) -> GPTNe
         directory: where to save it, with the tokenizer, for ``AutoModelForCausalLM``.
 
     Raises:
-        UserError: what GPT-Neo cannot hold: processed weights, biases of Q, K, V or of the
-            unembedding, heads that do not fill d_model. Or ``directory`` holds a model of ours.
+        UserError: GPT-Neo cannot represent the model: processed weights, biases of Q, K, V or of
+            the unembedding, heads that do not fill d_model. Or ``directory`` holds a saved model.
     """
     if directory is not None and Path(directory, CONFIG).exists():
         raise UserError(
-            f"{directory} holds a model of ours, whose weights would be overwritten; name another "
-            "directory"
+            f"{directory} holds a model of sat_interp, whose weights would be "
+            "overwritten; name another directory"
         )
     weights = gpt_neo_weights(model, "none")
     with torch.random.fork_rng(devices=[]):  # its random initialisation is not the caller's
@@ -162,12 +162,12 @@ def from_hf(
     ablation: SelfAblationConfig | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Model:
-    """A GPT-Neo of Hugging Face's, its weights copied, with fresh gates. Dropout is left behind.
+    """A GPT-Neo of Hugging Face's, its weights copied, with fresh gates. Dropout is not copied.
 
     Args:
         build: makes the model that is filled, such as its class.
         model: the model, a directory, or a name on the hub.
-        tokenizer: by default the one that lies beside the model.
+        tokenizer: by default the one beside the model.
 
     Raises:
         UserError: no such model, another architecture, local attention, or untied embeddings.

@@ -1,7 +1,7 @@
 """A Hugging Face directory, checked before transformers builds anything of it.
 
-Transformers builds what config.json asks for layer by layer, fills what the weights lack with
-random numbers and passes over what they have too much, so sizes are compared with the weights'
+Transformers builds what config.json asks for layer by layer, fills missing weights with random
+numbers and ignores superfluous ones, so sizes are compared with the weights'
 own names first.
 """
 
@@ -44,7 +44,7 @@ def check_directory(directory: str | Path) -> None:
     """Do nothing if a model of the sizes in ``config.json`` can be built, and is the weights'.
 
     Raises:
-        UserError: a file is a pipe or the like, config.json cannot be read, a size is no whole
+        UserError: a file is a pipe or the like, config.json cannot be read, a size is not a whole
             number or out of bounds, or the weights hold another number of layers or numbers of
             another kind; by name and value.
     """
@@ -52,7 +52,7 @@ def check_directory(directory: str | Path) -> None:
     for pattern in _READ:
         for path in directory.glob(pattern):
             if path.exists() and not path.is_file():
-                raise UserError(f"{path} is no file")
+                raise UserError(f"{path} is not a regular file")
     try:
         config = read_json(directory / "config.json")
     except UnreadableError as error:
@@ -65,9 +65,9 @@ def check_directory(directory: str | Path) -> None:
 
 
 def _check_config(config: Any) -> tuple[str, int] | None:
-    """The name and value of the number of layers, if config.json tells it."""
+    """Name and value of the number of layers, if config.json has it."""
     if not isinstance(config, dict):
-        raise UserError(f"config.json holds no mapping but {shown(config)}")
+        raise UserError(f"config.json must be a mapping, not {shown(config)}")
     if not isinstance(config.get("model_type", ""), str):
         raise UserError(f"model_type must be text, not {shown(config['model_type'])}")
     architectures = [] if config.get("architectures") is None else config["architectures"]
@@ -98,7 +98,7 @@ def _check_weights(directory: Path, layers: tuple[str, int] | None) -> None:
                 for name in here:
                     kind = opened.get_slice(name).get_dtype()
                     if not kind.startswith(("F", "BF")) and not _is_buffer(name):
-                        raise UserError(f"{file.name}: {shown(name)} is of {kind}")
+                        raise UserError(f"{file.name}: {shown(name)} has type {kind}")
                     names.append(name)
         except (SafetensorError, OSError, ValueError) as error:
             if isinstance(error, UserError):

@@ -1,4 +1,4 @@
-"""Which directory a model's name stands for: a path, a run, a bundled model, a hub repository."""
+"""Directories of models by name: a path, a run, a bundled model, a hub repository."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BUNDLED = ("baseline", "local-k4", "global-k4")
 
 
 def find_model(name: str | Path) -> Path | None:
-    """The local directory a model's name stands for; None if only the hub could know it.
+    """Return the local directory of a model's name; None if only the hub could have it.
 
     Raises:
         UserError: an unknown or missing ``demo:`` name, a file, or a directory without a model.
@@ -39,7 +39,7 @@ def find_model(name: str | Path) -> Path | None:
                 return directory
         raise UserError(_no_model_in(path))
     if path.exists():
-        raise UserError(f"{path} is a file; name the directory that holds it")
+        raise UserError(f"{path} is a file; name its directory")
     if isinstance(name, Path) or not _could_be_on_hub(name):
         raise UserError(f"there is no model directory {str(name)!r}")
     return None
@@ -58,7 +58,7 @@ def model_path(name: str) -> Path:
     directory = Path(__file__).parents[1] / "models" / short
     if not (directory / CONFIG).is_file():
         raise UserError(
-            f"{name} is not part of this installation; train one like it: "
+            f"{name} is not part of this installation; train one with "
             f"sat-train --preset builtin-{short} --out runs/{short}"
         )
     return directory
@@ -68,7 +68,7 @@ def download(name: str, revision: str | None) -> Path:
     """A hub repository's snapshot: our files only, from the cache where HF_HUB_OFFLINE is set.
 
     Raises:
-        UserError: offline and not cached, private, no such name, or no model of ours.
+        UserError: offline and not cached, private, no such name, or not saved by sat_interp.
     """
     try:
         snapshot = huggingface_hub.snapshot_download(
@@ -76,12 +76,12 @@ def download(name: str, revision: str | None) -> Path:
         )
     except Exception as error:  # the hub's failures have no common base class
         raise UserError(
-            f"there is no directory {name!r}, and the Hugging Face hub gives no such model "
-            f"(offline, private, or no such name): {first_line(error)}"
+            f"there is no directory {name!r}, and the model cannot be loaded from the "
+            f"Hugging Face hub (offline, private, or no such name): {first_line(error)}"
         ) from error
     if not Path(snapshot, CONFIG).is_file():
         raise UserError(
-            f"{name!r} on the Hugging Face hub holds no {CONFIG}: it is not one of ours"
+            f"{name!r} on the Hugging Face hub has no {CONFIG}: it was not saved by sat_interp"
         )
     return Path(snapshot)
 
@@ -94,12 +94,12 @@ def first_line(error: Exception) -> str:
 def _no_model_in(path: Path) -> str:
     if is_hugging_face(path):
         return (
-            f"{path} holds a Hugging Face model, not one of ours; load it with "
+            f"{path} holds a Hugging Face model, not one of sat_interp; load it with "
             f"SelfAblatingTransformer.from_hf({str(path)!r})"
         )
     if (path / "checkpoints").is_dir():
-        return f"{path} holds a run that has saved no model yet; let sat-train go on with --resume"
-    return f"{path} holds no model: {CONFIG} is missing; name a directory save_pretrained wrote"
+        return f"{path} holds a run without a saved model; continue it with sat-train --resume"
+    return f"{path} does not hold a model: {CONFIG} is missing; name a directory of save_pretrained"
 
 
 def is_hugging_face(directory: Path) -> bool:

@@ -1,7 +1,7 @@
 """A model as a directory: ``cfg.json``, ``model.safetensors``, the tokenizer's files, a model card.
 
-``cfg.json`` is written last and carries the hash of the weights, so that a directory is either one
-whole model or refused by name. Weights are safetensors only: loading runs nobody's code. The tied
+``cfg.json`` is written last and carries the hash of the weights, so that an
+incomplete directory is refused. Weights are safetensors only: loading executes no code. The tied
 embedding is stored once, as ``embed.W_E``.
 """
 
@@ -62,7 +62,7 @@ from sat_interp.io.stored import (
 )
 from sat_interp.model.config import SelfAblationConfig
 
-# What building a model from a damaged description may end in.
+# Errors of building a model from a damaged description.
 _IMPOSSIBLE = (
     LookupError,
     TypeError,
@@ -72,7 +72,7 @@ _IMPOSSIBLE = (
     RuntimeError,
 )
 RETRIES = 2
-"""How often a model that is replaced while it is being read is read anew."""
+"""Number of times a model that is replaced while it is read is read again."""
 SWAP_SECONDS = 0.05
 """Longer than the two renames that put one directory in another's place."""
 
@@ -85,11 +85,11 @@ def save_pretrained(
     card: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write ``model`` to ``directory``; what stands there is replaced when all is written.
+    """Write ``model`` to ``directory``, replacing a model there once everything is written.
 
     Args:
-        directory: made if need be. Files in it that are not ours are left alone, a README.md
-            that is no card of ours among them.
+        directory: created if needed. Other files in it are not changed, including a README.md
+            that is not a model card of this package.
         card: facts about the training, for the model card and ``cfg.json`` (see
             :func:`sat_interp.io.card.model_card` for the names it knows).
         dtype: stored type of the weights; ``torch.float16`` halves the files.
@@ -97,7 +97,7 @@ def save_pretrained(
     Raises:
         UserError: processed weights, weights ``dtype`` cannot hold, or ``directory`` is a
             file or holds a Hugging Face model.
-        OSError: the disk is full, or permission is missing; what stood there is untouched.
+        OSError: the disk is full, or permission is missing; a model there is unchanged.
     """
     directory = Path(directory).expanduser()
     _refuse_target(directory)
@@ -178,7 +178,7 @@ def _is_replaceable(directory: Path) -> bool:
 
 
 def _is_our_card(card: Path) -> bool:
-    """Whether ``card`` is absent or a model card of ours, which may be replaced."""
+    """Whether ``card`` is absent or a model card of this package, which may be replaced."""
     return not card.exists() or CARD_SIGN in card.read_text(encoding="utf-8", errors="replace")
 
 
@@ -189,7 +189,7 @@ def push_to_hub(
     token: str | None = None,
     card: Mapping[str, Any] | None = None,
 ) -> str:
-    """Upload the model to ``repo_id`` (``owner/name``), made if need be; returns its address.
+    """Upload the model to ``repo_id`` (``owner/name``), created if needed; return its address.
 
     Raises:
         UserError: offline, not logged in, or the hub refuses.
@@ -254,7 +254,7 @@ def load_pretrained(
         revision: branch, tag or commit on the hub.
 
     Returns:
-        The model in evaluation mode, as Hugging Face has it; call ``train()`` to go on training.
+        The model in evaluation mode, as Hugging Face has it; call ``train()`` to continue training.
 
     Raises:
         UserError: there is no such model or device, or files are missing, damaged, or too new.
@@ -271,7 +271,7 @@ def load_pretrained(
         else:
             if _bytes_of(directory / CONFIG) == seen:
                 return model
-        # A run saved its best model between two of our reads: the next look finds that one.
+        # A run saved its best model between two reads: the next attempt reads that one.
         time.sleep(SWAP_SECONDS)
         directory = find_model(name) or directory
     return _load(build, directory, device, dtype)
@@ -327,7 +327,7 @@ def _refuse_device(device: str | torch.device) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"there is no device {str(device)!r} here: {reason}") from error
+        raise UserError(f"device {str(device)!r} is not available: {reason}") from error
 
 
 def _make(
@@ -354,9 +354,9 @@ def _make(
     except _IMPOSSIBLE as error:
         reason = repr(error).split("\n")[0][:200]
         raise UserError(
-            f"{directory / CONFIG} describes no model that can be built ({reason}); copy it again"
+            f"{directory / CONFIG} does not describe a valid model ({reason}); copy it again"
         ) from error
-    model.cfg.init_weights = True  # what the shape would do elsewhere
+    model.cfg.init_weights = True
     if isinstance(known := config.get("tokenizer"), str):
         model.tokenizer_hash = known
     return model.eval()

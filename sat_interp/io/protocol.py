@@ -1,4 +1,4 @@
-"""What reading, writing and converting need of a model, whatever its class."""
+"""Interface of models for reading, writing and converting, and checks that these share."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ def from_released(
     Args:
         build: makes the model that is filled, such as its class.
         state_dict: as released; prefixes that torch.compile and DistributedDataParallel leave, and
-            buffers of causal masks, are passed over.
-        n_heads: heads are not to be seen in the shapes; the paper has 16.
+            buffers of causal masks, are ignored.
+        n_heads: number of heads, which the shapes do not show; 16 in the paper.
         ablation: k, the soft weights and the temperature are not stored with the weights. May be
             left out for weights without gates.
 
@@ -73,8 +73,8 @@ def to_released(model: GatedTransformer) -> dict[str, Tensor]:
     """``model``'s weights, copied, under the authors' names, ``lm_head.weight`` included.
 
     Raises:
-        UserError: what their model cannot hold: see :func:`gpt_neo_weights`; any other activation
-            than GELU with the tanh approximation, any other epsilon than 1e-5.
+        UserError: their model cannot represent it: see :func:`gpt_neo_weights`; any other
+            activation than GELU with the tanh approximation, any other epsilon than 1e-5.
     """
     cfg = model.cfg
     if cfg.act_fn not in ("gelu_new", "gelu_fast") or cfg.eps != 1e-5:
@@ -117,7 +117,7 @@ def _gates_in(weights: Mapping[str, Tensor]) -> Variant:
 
 
 def _agreed(ablation: SelfAblationConfig | None, stored: Variant) -> SelfAblationConfig:
-    """``ablation``, if it asks for the gates that were found."""
+    """Return ``ablation`` if it has the gates that are stored with the weights."""
     if ablation is None and stored == "none":
         return SelfAblationConfig()
     if ablation is None:
@@ -159,7 +159,7 @@ def _config_of_released(weights: Mapping[str, Tensor], n_heads: int) -> HookedTr
 
 
 class _Row(NamedTuple):
-    """One parameter under both names, and how its axes lie on either side (einops)."""
+    """A parameter under both names, and the order of its axes on either side (einops)."""
 
     ours: str
     theirs: str
@@ -258,7 +258,7 @@ def fill(model: GatedTransformer, weights: Mapping[str, Tensor], variant: Varian
     with torch.no_grad():
         for row in rows:
             target, given = parameters[row.ours], weights[row.theirs]
-            # What the model's own parameter would look like under their name.
+            # The shape of the model's parameter in their layout.
             shape = row.to_theirs(target, model.cfg.n_heads).shape
             if given.shape != shape:
                 raise UserError(

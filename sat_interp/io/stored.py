@@ -1,4 +1,4 @@
-"""``cfg.json`` and ``model.safetensors``: read within bounds, checked before anything is built."""
+"""``cfg.json`` and ``model.safetensors``: read with limits and checked before a model is built."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as JSON ({error}); copy the model again") from error
     version = config.get("format_version") if isinstance(config, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise UserError(f"{path} is no model's configuration (no format_version); copy it again")
+        raise UserError(f"{path} is not a model's configuration (no format_version); copy it again")
     if version > FORMAT:
         raise UserError(
             f"{path} has format {shown(version)}, this sat_interp reads up to {FORMAT}: "
@@ -88,18 +88,20 @@ def read_weights(path: Path, expected: Any) -> dict[str, Tensor]:
         tensors = parse_safetensors(content)
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise UserError(
-            f"{path} is damaged or no safetensors file ({error}); copy the model again"
+            f"{path} is damaged or not a safetensors file ({error}); copy the model again"
         ) from error
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
-            raise UserError(f"{path}: {shown(name)} is of {kind}, weights are floating-point")
+            raise UserError(
+                f"{path}: {shown(name)} has type {kind}, but weights are floating-point"
+            )
     return tensors
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The section ``shape`` of cfg.json, by field: what a model is built from."""
+    """The section ``shape`` of cfg.json, by field."""
 
     n_layers: int
     d_model: int

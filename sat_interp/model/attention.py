@@ -19,7 +19,7 @@ Heads = Float[Tensor, "batch heads pos d_head"]
 
 
 def causal_attention(clean: Projections, scale: float) -> Z:
-    """Z of an ordinary stream, from its queries, keys and values."""
+    """Attention output z of an ordinary stream, from its queries, keys and values."""
     if (fused := _fused(clean, None, 1, scale)) is not None:
         return fused
     z = F.scaled_dot_product_attention(*_heads(clean), is_causal=True, scale=scale)
@@ -27,7 +27,7 @@ def causal_attention(clean: Projections, scale: float) -> Z:
 
 
 def joint_attention(both: Projections, scale: float) -> Z:
-    """Z of both streams at once, clean rows first in and out."""
+    """Attention output z of both streams at once, clean rows first in and out."""
     if (fused := _fused(both, None, 2, scale)) is not None:
         return fused
     clean, ablated = both.chunk(2)
@@ -35,7 +35,7 @@ def joint_attention(both: Projections, scale: float) -> Z:
 
 
 def ablated_attention(ablated: Projections, clean: Projections, scale: float) -> Z:
-    """Z of the ablated stream over projections that the clean pass has kept."""
+    """Attention output z of the ablated stream over projections that the clean pass has kept."""
     if (fused := _fused(ablated, clean, 1, scale)) is not None:
         return fused
     queries, own_keys, own_values = _heads(ablated)
@@ -51,7 +51,7 @@ def _heads(projections: Projections) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fused(own: Projections, read: Projections | None, streams: int, scale: float) -> Z | None:
-    """Z by the device's kernel, in float32 also from bfloat16; None where there is none."""
+    """Attention output z by the device's kernel, computed in float32; None if there is none."""
     if (attention := kernel("attention", own)) is None:
         return None
     z: Tensor = attention(own.float(), None if read is None else read.float(), streams, scale)[0]
@@ -86,7 +86,7 @@ def mixed_attention(
     own_values: Heads,
     scale: float,
 ) -> Heads:
-    """Z of the ablated stream, without holding the pattern where a fused kernel is at hand."""
+    """Attention output z of the ablated stream, by a fused kernel where there is one."""
     if (fused := kernel("mixed_attention", queries)) is not None:
         z: Tensor = fused(queries, clean_keys, clean_values, own_keys, own_values, scale)
         return z

@@ -151,7 +151,7 @@ def layer_norm(norm: nn.Module, stream: Stream) -> Stream:
 
 
 def attention_scale(block: TransformerBlock) -> float:
-    """What scores are multiplied by: 1 in GPT-Neo, 1/sqrt(d_head) elsewhere."""
+    """Factor on attention scores: 1 in GPT-Neo, 1/sqrt(d_head) elsewhere."""
     return 1.0 / block.attn.attn_scale
 
 

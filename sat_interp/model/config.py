@@ -79,7 +79,7 @@ class SelfAblationConfig:
     def to_dict(self) -> dict[str, Any]:
         """The settings by name, without ``near_ties`` where it is detached_floor.
 
-        So the settings of models that were trained before ``near_ties`` existed stay what they were
+        So the settings of models that were trained before ``near_ties`` existed stay the same as
         when those models were saved and measured; :meth:`from_dict` reads a missing one back.
         """
         settings = asdict(self)

@@ -1,8 +1,8 @@
 """The fast path: the same numbers as the hooked path, fused, and no hook fires.
 
 Attention goes through fused kernels, Q, K and V through one product, that of both streams wherever
-the gates allow it (the local variant; the global one needs the whole clean stream before its gates
-can speak, so it reuses the clean stream's keys and values instead). Where a hard mask keeps few
+the gates allow it (the local variant; the gates of the global one need the end of the clean stream,
+so it reuses the clean stream's keys and values instead). Where a hard mask keeps few
 units, the products it enters go from winner to winner and leave out the rest, which are zeros.
 """
 
@@ -58,7 +58,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
 }
 
-# Hook points that are no vector of one position, or are read as one but decide nothing by it.
+# Hook points whose value is not one vector per position, or does not act through that vector.
 _NO_VECTORS = ("hook_scale", "hook_attn_scores", "hook_pattern", "hook_result")
 
 Masks = tuple[Tensor, Tensor]
@@ -85,7 +85,7 @@ def unembed(model: HookedTransformer, states: Stream) -> Float[Tensor, "batch po
 
 @dataclass
 class CleanPass:
-    """What one pass of the clean stream leaves behind.
+    """Values that one pass of the clean stream keeps.
 
     Attributes:
         final: state after the final LN.
@@ -203,11 +203,11 @@ def blocks_pass(model: HookedTransformer, stream: Stream, layers: Iterable[int])
 
 
 def layer_of(model: HookedTransformer, hook_name: str) -> int:
-    """The block a hook point lies in.
+    """Index of the block of a hook point.
 
     Raises:
-        UserError: the model has no such hook point, or it is none whose value is a vector for each
-            position (or one for each position and head).
+        UserError: the model has no such hook point, or its value is not a vector for each position
+            (or for each position and head).
     """
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
     if match is None or hook_name not in model.hook_dict or not _is_vector(hook_name):
@@ -239,7 +239,7 @@ SITES = (
 
 
 def has_sites(model: HookedTransformer, hook_names: Collection[str]) -> bool:
-    """Whether these hook points are steps of a model of ours whose weights are not processed."""
+    """Whether these are steps of a SelfAblatingTransformer with unprocessed weights."""
     sites = {re.sub(r"^blocks\.\d+\.", "", name) for name in hook_names}
     is_ours = all(isinstance(block, SelfAblatingBlock) for block in model.blocks)
     return is_ours and not getattr(model, "weights_processed", True) and sites <= set(SITES)
@@ -352,7 +352,7 @@ def _masked(
     attention_mask: Tensor,
     neuron_mask: Tensor,
 ) -> Tensor:
-    """What follows attention in a block, on the ablated stream."""
+    """The rest of a block after attention, on the ablated stream."""
     ablation, attn, mlp = block.ablation, block.attn, block.mlp
     coordinates = spread_over_coordinates(attention_mask, attn.W_Q)
     if is_sparse(ablation, ablation.k_attention, attention_mask, z):

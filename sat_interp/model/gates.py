@@ -170,7 +170,7 @@ def _two_linear(
 
 
 class BlockGates(nn.Module):
-    """The gates of one block: scores (its own, or handed in by the global gates) to masks.
+    """The gates of one block: scores (its own, or those of the global gates) to masks.
 
     Hook points, all (batch, pos, units): ``hook_attention_scores``, ``hook_attention_mask``,
     ``hook_neuron_scores``, ``hook_neuron_mask``. Random masks and dropout have no scores, so the
@@ -224,5 +224,5 @@ class BlockGates(nn.Module):
         ones = block_input.new_ones(*block_input.shape[:2], units)
         if self.ablation.gates == "random":
             return random_winners(ones, k)
-        # Dropout as the field knows it: survivors rescaled by n/k in training, identity otherwise.
+        # Ordinary dropout: survivors rescaled by n/k in training, identity otherwise.
         return F.dropout(ones, 1 - k / units, self.training)

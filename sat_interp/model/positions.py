@@ -3,13 +3,13 @@
 A model places the tokens of a row at positions 0, 1, 2, .... With these hooks token i of row r is
 at ``positions[r, i]`` instead: a few tokens of a long text, and the token that begins it, can be
 read where they stand in the text, with nothing else in attention. The result is what the model
-computes of the whole text when the keys of all other tokens are masked. For each way of telling
+computes of the whole text when the keys of all other tokens are masked. For each way of encoding
 positions:
 
 - learned, sinusoidal, shortformer: the embeddings of these positions take the place of the first
   ones, at ``hook_pos_embed``;
 - rotary: queries and keys are turned on by the difference, at ``hook_rot_q`` and ``hook_rot_k``.
-  Only distances count, so tokens that are moved alike do not notice it: a window of consecutive
+  Only distances count, so moving tokens by the same amount changes nothing: a window of consecutive
   tokens differs only in how far the token that begins the text is from it;
 - ALiBi: the bias of the difference is added, at ``hook_attn_scores``;
 - local attention: what is farther away than the layer's window is masked, at ``hook_attn_scores``.
@@ -39,11 +39,11 @@ def position_hooks(model: HookedTransformer, positions: Positions, n_layers: int
     """Return the forward hooks with which the tokens of a row are read at ``positions``.
 
     Args:
-        positions: below ``n_ctx``, rising in each row.
+        positions: below ``n_ctx``, increasing in each row.
         n_layers: how many of the model's blocks will run.
 
     Raises:
-        UserError: the model tells positions in another way than those above.
+        UserError: the model encodes positions in another way than those above.
     """
     kind = model.cfg.positional_embedding_type
     hooks: list[Hook] = []
@@ -108,7 +108,7 @@ def _biased(attention: Any, positions: Positions) -> Callable[..., Tensor]:
 
 
 def _masked(window: int, positions: Positions) -> Callable[..., Tensor]:
-    """Mask what is outside a window of so many positions."""
+    """Mask keys outside a window of this many positions."""
 
     def mask(
         value: Float[Tensor, "batch heads query key"], hook: Any

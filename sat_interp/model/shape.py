@@ -1,4 +1,4 @@
-"""The shape of a self-ablating transformer, and what shapes the gates cover."""
+"""The shape of a self-ablating transformer, and the shapes that the gates support."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformerConfig
 from sat_interp._util.errors import UserError, shown
 from sat_interp.model.config import SelfAblationConfig
 
-# The ablated stream is written for pre-LN GPT blocks; anything else is refused by name.
+# The ablated stream is written for pre-LN GPT blocks; any other value is refused.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "normalization_type": ("LN",),
     "positional_embedding_type": ("standard",),
@@ -39,10 +39,10 @@ def attention_units(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) 
 
 
 def validate(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> None:
-    """Refuse what this shape cannot hold.
+    """Check that a shape supports these gates.
 
     Raises:
-        UserError: k above the number of units, or an architecture the gates do not cover.
+        UserError: k above the number of units, or an architecture that the gates do not support.
     """
     if ablation.is_gated:
         limits = {
@@ -59,7 +59,7 @@ def validate(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> None
         value = getattr(cfg, name, None)
         if value not in wanted:
             raise UserError(
-                f"self-ablation does not cover {name}={shown(value)}; supported: "
+                f"self-ablation does not support {name}={shown(value)}; supported: "
                 + ", ".join(repr(choice) for choice in wanted)
             )
 

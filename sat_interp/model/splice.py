@@ -26,9 +26,9 @@ class Splice:
     """A pass stopped at one hook point.
 
     Attributes:
-        activation: what stands at the hook point, in TransformerLens' shape.
+        activation: value at the hook point, in TransformerLens' shape.
         finish: takes another activation of that shape and returns the clean states after the final
-            LN, (batch, pos, d_model), as the model goes on from it.
+            LN, (batch, pos, d_model), as the model continues from it.
     """
 
     activation: Activation

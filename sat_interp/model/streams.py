@@ -1,4 +1,4 @@
-"""What the two streams hand around: their states, their hook points, the one embedding."""
+"""Containers for both streams: their states, their hook points, the tied embedding."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class DualStates:
 
 @dataclass
 class DualOutput:
-    """What ``dual`` returns: both sets of logits, and the masks of every layer."""
+    """Result of ``dual``: logits of both streams, and the masks of every layer."""
 
     clean_logits: Float[Tensor, "batch pos d_vocab"]
     ablated_logits: Float[Tensor, "batch pos d_vocab"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path as FilePath
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,7 +31,7 @@ from sat_interp.model.streams import (
 )
 from sat_interp.model.unembedding import token_losses
 
-Path = Literal["auto", "fast", "hooked"]
+ForwardPath = Literal["auto", "fast", "hooked"]
 
 
 class SelfAblatingTransformer(HookedTransformer):
@@ -48,7 +48,7 @@ class SelfAblatingTransformer(HookedTransformer):
         tokenizer: as for HookedTransformer.
 
     Raises:
-        UserError: k above the number of units, or an architecture the gates do not cover.
+        UserError: k above the number of units, or an architecture that the gates do not support.
     """
 
     blocks: TypedModuleList[SelfAblatingBlock]  # type: ignore[assignment]
@@ -120,7 +120,7 @@ class SelfAblatingTransformer(HookedTransformer):
         self._check_length(tokens)
         return fast.clean_pass(self, tokens).final
 
-    def dual(self, tokens: Int[Tensor, "batch pos"], path: Path = "auto") -> DualOutput:
+    def dual(self, tokens: Int[Tensor, "batch pos"], path: ForwardPath = "auto") -> DualOutput:
         """Both streams' logits and every layer's masks, in one call.
 
         Args:
@@ -143,8 +143,10 @@ class SelfAblatingTransformer(HookedTransformer):
             torch.stack(states.neuron_masks, dim=2),
         )
 
-    def dual_states(self, tokens: Int[Tensor, "batch pos"], path: Path = "auto") -> DualStates:
-        """Both streams up to the final LN; what training reads, without any logits.
+    def dual_states(
+        self, tokens: Int[Tensor, "batch pos"], path: ForwardPath = "auto"
+    ) -> DualStates:
+        """Both streams up to the final LN, without logits, as training needs them.
 
         Raises:
             UserError: as :meth:`dual`.
@@ -230,7 +232,7 @@ class SelfAblatingTransformer(HookedTransformer):
 
     # Guards ---------------------------------------------------------------------------------
 
-    def _resolve(self, path: Path) -> Path:
+    def _resolve(self, path: ForwardPath) -> ForwardPath:
         if path != "auto":
             return path
         hooked = any(point.fwd_hooks or point.bwd_hooks for point in self.hook_points())
@@ -297,17 +299,17 @@ class SelfAblatingTransformer(HookedTransformer):
     # In and out: sat_interp.io does the work --------------------------------------------
 
     card: Mapping[str, Any] = {}
-    """Facts about the training that :meth:`from_pretrained` found, for the next model card."""
+    """Facts about the training that :meth:`from_pretrained` read, for the next model card."""
 
     tokenizer_hash: str | None = None
-    """Hash of the tokenizer the model was saved with, which :meth:`from_pretrained` found."""
+    """Hash of the tokenizer the model was saved with, which :meth:`from_pretrained` read."""
 
     def save_pretrained(
         self,
-        directory: str | FilePath,
+        directory: str | Path,
         card: Mapping[str, Any] | None = None,
         dtype: torch.dtype | None = None,
-    ) -> FilePath:
+    ) -> Path:
         """Write cfg.json, model.safetensors, the tokenizer and a model card.
 
         See :func:`sat_interp.io.pretrained.save_pretrained`.
@@ -317,19 +319,19 @@ class SelfAblatingTransformer(HookedTransformer):
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls,
-        name: str | FilePath,
+        name: str | Path,
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         revision: str | None = None,
     ) -> SelfAblatingTransformer:
-        """Load a directory of ours, a bundled ``demo:`` model, or one from the hub.
+        """Load a saved model, a bundled ``demo:`` model, or one from the hub.
 
         See :func:`sat_interp.io.pretrained.load_pretrained`.
         """
         return pretrained.load_pretrained(cls, name, device, dtype, revision)
 
     @classmethod
-    def outline(cls, directory: FilePath) -> SelfAblatingTransformer:
+    def outline(cls, directory: Path) -> SelfAblatingTransformer:
         """Build a saved model without its weights, on the meta device: shape and hook points.
 
         See :func:`sat_interp.io.pretrained.outline`.
@@ -357,14 +359,14 @@ class SelfAblatingTransformer(HookedTransformer):
         """Any covered HookedTransformer's weights, with fresh gates; see ``io.convert``."""
         return convert.from_hooked_transformer(cls, model, ablation)
 
-    def to_hf(self, directory: str | FilePath | None = None) -> GPTNeoForCausalLM:
+    def to_hf(self, directory: str | Path | None = None) -> GPTNeoForCausalLM:
         """A GPTNeoForCausalLM, saved with the tokenizer if ``directory`` is given."""
         return convert.to_hf(self, directory)
 
     @classmethod
     def from_hf(
         cls,
-        model: PreTrainedModel | str | FilePath,
+        model: PreTrainedModel | str | Path,
         ablation: SelfAblationConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> SelfAblatingTransformer:

@@ -105,14 +105,14 @@ def cross_entropy(
     _check(targets, W_U.shape[1])
     is_cpu = states.device.type == "cpu"
     if b_U is not None and is_cpu and not b_U.any():
-        b_U = None  # as in any model of ours; elsewhere to look would be to wait
+        b_U = None  # as in any model of ours; elsewhere the check would wait for the device
     run = _not_compiled if is_cpu else _CrossEntropy.apply
     total, means = run(states, W_U, b_U, targets, weights, chunk)
     return total, means
 
 
 class _Summary:
-    """What the cross-entropy of a chunk of rows needs of its logits, gathered block by block."""
+    """Statistics of a chunk's logits that cross-entropy needs, gathered block by block."""
 
     def __init__(self, targets: Int[Tensor, " rows"]) -> None:
         self.targets = targets
@@ -143,7 +143,7 @@ class _Summary:
         return is_here, torch.where(is_here, self.targets - block.start, 0)[:, None]
 
     def result(self) -> tuple[Float[Tensor, " rows"], Float[Tensor, "blocks rows"]]:
-        """Each row's loss in nats, and what makes each block's exponentials probabilities.
+        """Each row's loss in nats, and the factor from each block's exponentials to probabilities.
 
         Differences from a row's largest keep the digits that a common offset would take.
         """
@@ -158,8 +158,8 @@ class _CrossEntropy(torch.autograd.Function):
     """Cross-entropy whose gradient is made in the forward pass, chunk by chunk.
 
     dL/dlogits = weight * (softmax - onehot) / tokens needs nothing from later, so each chunk of
-    logits becomes its share of the gradients of the states and of W_U, and is dropped. What turns
-    exponentials into probabilities is one factor a row and block, applied to the product with the
+    logits becomes its share of the gradients of the states and of W_U, and is dropped. One
+    factor per row and block turns exponentials into probabilities, applied to the product with the
     states, which is far smaller than the logits.
     """
 
@@ -244,7 +244,7 @@ def _add_gradients(
 ) -> None:
     """Add ``weight * (probabilities - onehot)``, times what it is multiplied with, to both.
 
-    Each block comes with its exponentials and what makes them probabilities.
+    Each block comes with its exponentials and the factor that makes them probabilities.
     """
     # p - 1 from the loss itself: near p = 1 the difference of two roundings would be all noise.
     at_target = torch.expm1(-nats)
@@ -263,7 +263,7 @@ def _add_gradients(
 
 
 def _check(targets: Int[Tensor, " tokens"], d_vocab: int) -> None:
-    """Refuse targets outside the vocabulary, on the CPU: elsewhere to look would be to wait."""
+    """Refuse targets outside the vocabulary, on the CPU: an accelerator would have to wait."""
     if targets.device.type != "cpu" or not len(targets):
         return
     low, high = (int(x) for x in targets.aminmax())
@@ -305,7 +305,7 @@ def _block_size(states: Tensor) -> int:
 
 
 def _product_dtype(states: Tensor) -> torch.dtype:
-    """Under autocast, the products' type is autocast's; a custom function is not told by itself."""
+    """Type of products: under autocast its own, which a custom function does not get by itself."""
     device = states.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
 

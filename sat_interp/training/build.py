@@ -19,7 +19,7 @@ def build_model(
     """A model with fresh weights, decided by ``config.seed``.
 
     Raises:
-        UserError: a shape that cannot be, or a vocabulary too small for the tokenizer.
+        UserError: a shape that is not possible, or a vocabulary too small for the tokenizer.
     """
     needed = id_count(tokenizer)
     d_vocab = config.d_vocab or needed
@@ -38,7 +38,7 @@ def build_model(
 
 
 def draw_embeddings(model: HookedTransformer, embedding_range: float) -> None:
-    """Draw token and position embeddings anew, from N(0, embedding_range^2).
+    """Draw new token and position embeddings from N(0, embedding_range^2).
 
     Drawn on the CPU, by torch's global generator: a seed means the same on any device.
     """

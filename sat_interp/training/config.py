@@ -1,4 +1,4 @@
-"""Everything ``sat-train`` can be told, and the presets."""
+"""All settings of ``sat-train``, and the presets."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class TrainConfig(SelfAblationConfig):
     The defaults are the preset ``demo``; :meth:`from_preset` gives any other.
 
     Raises:
-        UserError: a value no run can have (a size below 1, a learning rate of NaN, ...).
+        UserError: a value that is not possible (a size below 1, a learning rate of NaN, ...).
     """
 
     preset: str = "demo"
-    """Where the defaults come from: demo, tinystories-3m (the paper's Table 3), or the models that
-    ship: builtin-baseline, builtin-local-k4, builtin-global-k4."""
+    """Set of defaults: demo, tinystories-3m (the paper's Table 3), or those of the bundled
+    models: builtin-baseline, builtin-local-k4, builtin-global-k4."""
 
     n_layers: int = 4
-    """Blocks."""
+    """Number of blocks."""
 
     d_model: int = 64
     """Width of the residual stream."""
@@ -55,7 +55,7 @@ class TrainConfig(SelfAblationConfig):
 
     embedding_range: float | None = 0.15
     """Standard deviation of the initial token and position embeddings; initializer_range by
-    default. Small ones hide which name is which from the attention for a long time."""
+    default. With small ones attention takes long to distinguish names."""
 
     data: str = "demo"
     """demo (the built-in corpus), tinystories or any Hugging Face dataset (name:column), or local
@@ -121,30 +121,30 @@ class TrainConfig(SelfAblationConfig):
     """float32, or bf16: products in bfloat16 (autocast), weights and optimiser in float32."""
 
     compile: bool = False
-    """Compile the loss with torch.compile; where it cannot, a line says so and training goes on."""
+    """Compile the loss with torch.compile; if that fails, training continues without it."""
 
     seed: int = 0
-    """Of the initial weights, of the windows drawn and of random gates."""
+    """Seed of the initial weights, the windows and random gates."""
 
     out: str | None = None
-    """The run's directory."""
+    """Directory of the run."""
 
     resume: bool = False
-    """Go on where the run in out stopped; an empty directory simply starts."""
+    """Continue the run in out; start it if the directory is empty."""
 
     match_perplexity: float | None = None
-    """Shorten the run until its validation perplexity (clean) is this: the same recipe with a
-    shorter, complete schedule, its length (at most steps) found by short runs."""
+    """Validation perplexity (clean) that the run is to reach: the same recipe with a shorter,
+    complete schedule, whose length (at most steps) is searched by shorter runs."""
 
     match_of: str | None = None
-    """Whose perplexity that is, such as local-k4: told in the run's records, so that baselines
-    matched to different models are kept apart; it decides nothing."""
+    """Model of that perplexity, such as local-k4, for the run's records, so that baselines matched
+    to different models are told apart; it does not affect training."""
 
     match_tolerance: float = 0.01
-    """How near, relatively, the perplexity must come to match_perplexity."""
+    """Largest relative difference from match_perplexity."""
 
     match_runs: int = 12
-    """Most runs spent on the search."""
+    """Largest number of runs in the search."""
 
     wandb: str | None = None
     """Weights & Biases project to log to (needs the extra: pip install 'sat-interp[wandb]')."""
@@ -163,7 +163,7 @@ class TrainConfig(SelfAblationConfig):
         self.ablated_weight = schedule.canonical()  # one identity for one schedule
         if not (self.clean_weight or self.reconstruction_weight or schedule.lowest):
             raise UserError(
-                "loss weights must be not all 0: raise clean_weight, reconstruction_weight or "
+                "loss weights must not all be 0: raise clean_weight, reconstruction_weight or "
                 f"ablated_weight ({self.ablated_weight})"
             )
         if self.warmup_steps >= self.steps:
@@ -178,7 +178,7 @@ class TrainConfig(SelfAblationConfig):
         For example ``TrainConfig.from_preset("demo", variant="local", k=4, out="runs/local")``.
 
         Raises:
-            UserError: an unknown preset or setting, or a value no run can have.
+            UserError: an unknown preset or setting, or a value that is not possible.
         """
         names = [field.name for field in dataclasses.fields(cls)]
         for name in settings:
@@ -195,7 +195,7 @@ class TrainConfig(SelfAblationConfig):
 
     @property
     def sizes(self) -> dict[str, int | None]:
-        """The model's sizes, as far as the configuration says them; d_mlp is 4 d_model."""
+        """The model's sizes, as far as they are given; d_mlp is 4 d_model by default."""
         return {
             "n_layers": self.n_layers,
             "d_model": self.d_model,
@@ -255,9 +255,9 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("beta1", "beta2"), lambda value: 0 <= value < 1, "in [0, 1)"),
     (("match_perplexity",), lambda value: 1 < value < math.inf, "> 1 and finite"),
 )
-"""Names of settings, what each of them must be where it is given, and the words for it."""
+"""Settings, the condition on their values, and the condition in words."""
 
-# What a resumed run may have different: none of it touches a weight or a logged number.
+# Settings that may differ in a resumed run: they affect no weight and no logged number.
 _FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}
 
 # The models that ship were trained before near_ties existed: these presets train the same again.
@@ -307,7 +307,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset_settings(preset: str) -> dict[str, Any]:
-    """What a preset changes in TrainConfig's defaults, its own name included.
+    """Settings of a preset that differ from TrainConfig's defaults, and its name.
 
     Raises:
         UserError: there is no such preset.

@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, its log, what it cost."""
+"""Directory of a run: its settings, its log, its summary."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class RunDirectory:
 
     @contextmanager
     def claim(self, config: TrainConfig, world: int) -> Iterator[None]:
-        """Make the directory this run's, or see that it is; no other process may have it meanwhile.
+        """Reserve the directory for this run; no other process may use it meanwhile.
 
         Raises:
             UserError: it holds another run, other settings, a run while ``resume`` is off, or
@@ -73,8 +73,8 @@ class RunDirectory:
             if self._has_begun():
                 self._check(settings, config.resume)
             else:
-                # Whatever stopped an attempt before its first result must not block the next one;
-                # its tokenizer may be of other data.
+                # An attempt that failed before its first result must not block the next one; its
+                # tokenizer may be of other data.
                 shutil.rmtree(self.tokenizer, ignore_errors=True)
                 write_atomically(
                     self.config,
@@ -88,19 +88,19 @@ class RunDirectory:
         """The summary of a run that has ended, else None.
 
         ``whole``: with every field a run writes; else it must only tell the best perplexity. A
-        damaged one is named in a warning: the run then goes on from its last checkpoint, at its
-        end, and writes the summary anew.
+        damaged one is named in a warning: the run then continues from its last checkpoint, at its
+        end, and writes the summary again.
         """
         if not self.summary.exists():
             return None
         try:
             return check_summary(read_json(self.summary), whole)
         except ValueError as error:
-            logger.warning("%s is damaged (%s): it will be written anew", self.summary, error)
+            logger.warning("%s is damaged (%s): it will be written again", self.summary, error)
             return None
 
     def checkpointed_inputs(self) -> dict[str, Any]:
-        """What the newest checkpoint says about the data; empty where there is none."""
+        """Hashes of the data in the newest checkpoint; empty where there is none."""
         try:
             newest = checkpoints(self.checkpoints)[-1]
             inputs = read_json(newest / "state.json")["inputs"]
@@ -119,12 +119,12 @@ class RunDirectory:
                 check_log(file.read(size))
 
     def cut_log(self, size: int) -> None:
-        """Bring the log back to what it was when it had ``size`` bytes."""
+        """Cut the log to its first ``size`` bytes."""
         if not self.writes:
             return
         with open(self.log, "ab") as file:
             if file.tell() < size:
-                logger.warning("%s has lost lines since the checkpoint", self.log)
+                logger.warning("%s is shorter than at the checkpoint", self.log)
             else:
                 file.truncate(size)
 
@@ -135,7 +135,7 @@ class RunDirectory:
                 file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def log_size(self) -> int:
-        """Bytes in the log, on the disk for good."""
+        """Bytes in the log, after they are synced to the disk."""
         if not self.writes or not self.log.exists():
             return 0
         with open(self.log, "ab") as file:
@@ -143,25 +143,26 @@ class RunDirectory:
             return file.tell()
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Say that the run has ended, and what came of it."""
+        """Write the summary of the finished run."""
         if self.writes:
             write_atomically(self.summary, _json(summary))
 
     def _refuse_foreign(self) -> None:
         for path in (self.config, self.log, self.summary):
             if path.exists() and not path.is_file():
-                raise UserError(f"{path} is no file: name another directory")
+                raise UserError(f"{path} is not a file: name another directory")
         if self.config.exists():
             is_ours = isinstance(_read(self.config).get("settings"), dict)
         else:
             is_ours = all(path.name.startswith(".") for path in self.path.iterdir())
         if not is_ours:
             raise UserError(
-                f"{self.path} is not empty and holds no run of sat-train: name another one"
+                f"{self.path} is not empty and does not hold a run of sat-train: "
+                "name another directory"
             )
 
     def _has_begun(self) -> bool:
-        """Whether there is something to go on from, or to lose: a result, here or in a trial."""
+        """Whether the run, or a trial in it, has a result."""
         if self.summary.exists() or self.best.exists() or checkpoints(self.checkpoints):
             return True
         trials = self.path / "trials"
@@ -173,12 +174,12 @@ class RunDirectory:
         difference = first_difference({**before, **absolute_inputs(before)}, settings)
         if difference:
             raise UserError(
-                f"{self.path} holds a run with other settings, first of all {difference}: name "
+                f"{self.path} holds a run with other settings, first {difference}: name "
                 "another directory, or the same settings and --resume"
             )
         if not resume:
             raise UserError(
-                f"{self.path} already holds this run: pass --resume to go on with it, or name "
+                f"{self.path} already holds this run: pass --resume to continue it, or name "
                 "another directory"
             )
 
@@ -192,8 +193,9 @@ def absolute_inputs(settings: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in named.items() if isinstance(value, str)}
     absolute = {name: absolute_paths(value) for name, value in given.items() if name != "tokenizer"}
     tokenizer = given.get("tokenizer", "")
-    if tokenizer != "gpt2" and Path(tokenizer).expanduser().is_dir():
-        absolute["tokenizer"] = os.path.abspath(Path(tokenizer).expanduser())
+    directory = os.path.expanduser(tokenizer)
+    if tokenizer != "gpt2" and os.path.isdir(directory):
+        absolute["tokenizer"] = os.path.abspath(directory)
     return absolute
 
 

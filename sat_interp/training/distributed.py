@@ -1,4 +1,4 @@
-"""One process, or several under ``torchrun``: who this one is and what they exchange."""
+"""One process, or several under ``torchrun``: their ranks and what they exchange."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Processes:
     """This process among those of the run.
 
     Attributes:
-        rank: 0 for the one that writes files.
-        world: how many there are.
-        device: where this one computes.
+        rank: 0 for the process that writes files.
+        world: number of processes.
+        device: device of this process.
     """
 
     rank: int
@@ -45,13 +45,13 @@ class Processes:
             tensor.copy_(piece.view_as(tensor))
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, in place."""
+        """Sum over the processes, in place."""
         if self.world > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Wait until all processes have come here."""
         if self.world > 1:
             dist.barrier()
 

@@ -1,4 +1,4 @@
-"""What a run writes about itself, checked when it is read back: state.json, summary.json, the log.
+"""Checks of a run's state.json, summary.json and log when they are read again.
 
 Each check raises a ValueError whose text names the field and its value.
 """
@@ -17,7 +17,7 @@ def check_facts(facts: dict[str, Any]) -> None:
     """Do nothing if a checkpoint's facts are what ``sat-train`` writes.
 
     Raises:
-        ValueError: a field is missing or of another kind.
+        ValueError: a field is missing or of another type.
     """
     _need(facts, "seconds", _is_amount)
     _need(facts, "log_bytes", _is_count)
@@ -38,10 +38,10 @@ def check_summary(summary: Any, whole: bool = True) -> dict[str, Any]:
         whole: every field must be there; else the best perplexity is enough.
 
     Raises:
-        ValueError: it is no mapping, or a field is missing or of another kind.
+        ValueError: it is not a mapping, or a field is missing or of another type.
     """
     if not isinstance(summary, dict):
-        raise ValueError(f"it is no mapping but {shown(summary)}")
+        raise ValueError(f"it must be a mapping, not {shown(summary)}")
     checks = {
         "final": lambda value: isinstance(value, dict),
         "steps": _is_count,
@@ -74,7 +74,7 @@ def check_log(content: bytes) -> None:
 
 
 def read_lines(content: bytes) -> tuple[list[dict[str, Any]], int]:
-    """A log's lines, and how many others there are that are none."""
+    """A log's lines, and the number of damaged ones."""
     lines, damaged = [], 0
     for line in content.splitlines():
         try:

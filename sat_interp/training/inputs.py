@@ -1,4 +1,4 @@
-"""What a run reads: a tokenizer, tokens to train on, stories to validate on."""
+"""Inputs of a run: tokenizer, training tokens, validation stories."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Inputs:
     validation: TokenCorpus
 
     def identity(self) -> dict[str, str]:
-        """Hashes of what was read: what a resumed run must find again."""
+        """Hashes of the inputs, which must be the same when the run is resumed."""
         return _identity(
             self.tokenizer,
             self.train.directory.name.rpartition("-")[2],
@@ -47,7 +47,7 @@ def _identity(tokenizer: PreTrainedTokenizerFast, train: str, validation: str) -
 
 
 def current_identity(config: TrainConfig, directory: RunDirectory) -> dict[str, str]:
-    """:meth:`Inputs.identity` of what a finished run would read today; nothing is tokenised.
+    """:meth:`Inputs.identity` of a finished run's inputs as they are now; nothing is tokenised.
 
     Raises:
         UserError: the data or the tokenizer cannot be read.
@@ -63,7 +63,7 @@ def current_identity(config: TrainConfig, directory: RunDirectory) -> dict[str, 
 
 
 def refuse_changed(before: dict[str, str], now: dict[str, str], directory: RunDirectory) -> None:
-    """Do nothing if a run's inputs are what they were.
+    """Do nothing if a run's inputs have not changed.
 
     Raises:
         UserError: the data or the tokenizer changed.
@@ -71,7 +71,7 @@ def refuse_changed(before: dict[str, str], now: dict[str, str], directory: RunDi
     for name, current in now.items():
         if before.get(name) != current:
             raise UserError(
-                f"the {name} changed since {directory.path} was begun: restore it, or name "
+                f"the {name} changed since {directory.path} was started: restore it, or name "
                 "another directory"
             )
 

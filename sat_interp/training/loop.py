@@ -52,7 +52,7 @@ class TrainResult:
     Attributes:
         model: with the weights after the last step, in evaluation mode.
         out: the run's directory.
-        summary: what ``summary.json`` says: cost, final and best validation losses.
+        summary: content of ``summary.json``: cost, final and best validation losses.
     """
 
     model: SelfAblatingTransformer
@@ -62,7 +62,7 @@ class TrainResult:
 
 @dataclass
 class Progress:
-    """What a run knows besides its tensors; part of every checkpoint."""
+    """State of a run besides its tensors; part of every checkpoint."""
 
     last: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
@@ -70,8 +70,8 @@ class Progress:
 
 
 def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> TrainResult:
-    """One run among ``ranks``; ``inputs`` saves loading them again."""
-    shape_of(config)  # what cannot be built is refused before a directory is made for it
+    """Train one run among ``ranks``; ``inputs`` saves loading them again."""
+    shape_of(config)  # an impossible shape is refused before a directory is created
     directory = RunDirectory(config.out or "", writes=ranks.is_first)
     with directory.claim(config, ranks.world):
         ranks.wait()
@@ -81,13 +81,13 @@ def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> 
         model = build_model(config, inputs.tokenizer, ranks.device)
         trainer = Trainer(config, model, inputs.train, ranks)
         with _kept_up_to(directory, trainer):
-            return _Run(config, directory, inputs, trainer).finish()
+            return _TrainingRun(config, directory, inputs, trainer).finish()
 
 
 def finished_result(
     config: TrainConfig, directory: RunDirectory, inputs: Inputs | None = None
 ) -> TrainResult | None:
-    """What a run that has ended left in its directory; None where there is more to do.
+    """Result of a finished run from its directory; None if the run is not finished.
 
     Raises:
         UserError: its data or tokenizer changed since, or cannot be read.
@@ -99,15 +99,17 @@ def finished_result(
     if before := summary.get("inputs") or directory.checkpointed_inputs():
         refuse_changed(before, now, directory)
     else:
-        logger.warning("%s does not say what data it read: cannot check it", directory.path)
-    logger.info("%s has finished: nothing to resume", directory.path)
+        logger.warning(
+            "%s does not record its data: cannot check whether the data changed", directory.path
+        )
+    logger.info("%s has already finished", directory.path)
     return TrainResult(
         SelfAblatingTransformer.from_pretrained(directory.model), directory.path, summary
     )
 
 
-class _Run:
-    """The steps still to do, and what is written between them."""
+class _TrainingRun:
+    """The remaining steps of a run, and the files written between them."""
 
     def __init__(
         self, config: TrainConfig, directory: RunDirectory, inputs: Inputs, trainer: Trainer
@@ -120,7 +122,7 @@ class _Run:
         self.tracker = open_tracker(config, directory)
 
     def finish(self) -> TrainResult:
-        """Do the remaining steps and write what the run leaves."""
+        """Do the remaining steps and write the results."""
         trainer, config = self.trainer, self.config
         with bar(total=config.steps, initial=trainer.step, desc="training", unit="step") as shown:
             while trainer.step < config.steps:
@@ -139,7 +141,7 @@ class _Run:
         return step == self.config.steps or (every > 0 and step % every == 0)
 
     def _log(self, quiet: bool) -> dict[str, str]:
-        """One line of the log; returns what the bar shows."""
+        """Write a line of the log; return the values for the progress bar."""
         trainer = self.trainer
         means = trainer.recent()  # waits for the device
         now = time.perf_counter()
@@ -174,7 +176,7 @@ class _Run:
 
     def _validate(self) -> None:
         trainer, progress = self.trainer, self.progress
-        trainer.recent()  # a model that is no longer finite is not worth validating
+        trainer.recent()  # raises if the model is no longer finite
         losses = validate(
             trainer.model, self.inputs.validation, trainer.processes, self.config.seed
         )
@@ -186,7 +188,7 @@ class _Run:
             facts["validation_ablated"] = losses.ablated
         self._write(facts)
         progress.last = facts
-        # Before a ramp's end the ablated stream is not yet what it is trained to be.
+        # Before the end of a ramp the ablated stream is not yet trained at its full weight.
         counts = self.config.ablated_schedule.is_settled(trainer.step / self.config.steps)
         if counts and losses.clean < progress.best.get("validation_clean", math.inf):
             progress.best = facts
@@ -197,7 +199,7 @@ class _Run:
 
     def _checkpoint(self) -> None:
         trainer, progress = self.trainer, self.progress
-        trainer.recent()  # a state that is no longer finite must not displace a sound one
+        trainer.recent()  # a state that is no longer finite must not replace a valid one
         trainer.check_finite()
         if self.directory.writes:
             facts = {
@@ -213,7 +215,7 @@ class _Run:
         self.tick, self.tick_step = time.perf_counter(), trainer.step
 
     def _resume(self) -> None:
-        """Take up the newest sound checkpoint, or start from nothing."""
+        """Load the newest valid checkpoint, or start from the beginning."""
         state = self._sound_state()
         if state is None:
             self.directory.cut_log(0)
@@ -223,10 +225,10 @@ class _Run:
         self.trainer.load(facts["step"], tensors)
         self.progress = Progress(facts["last"], facts["best"], facts["seconds"])
         self.directory.cut_log(facts["log_bytes"])
-        logger.info("going on from step %d", self.trainer.step)
+        logger.info("continuing from step %d", self.trainer.step)
 
     def _sound_state(self) -> State | None:
-        """The newest checkpoint that can be gone on from, its part of the log included."""
+        """The newest valid checkpoint, including its part of the log."""
 
         def check(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
             check_facts(facts)
@@ -278,16 +280,19 @@ class _Run:
 
 @contextmanager
 def _kept_up_to(directory: RunDirectory, trainer: Trainer) -> Iterator[None]:
-    """Say with every failure what is left: nothing that was checkpointed is lost."""
+    """Add to every error which checkpoint is left."""
     try:
         yield
     except (NonFiniteLossError, OSError) as error:
         kept = checkpoints(directory.checkpoints)
-        left = f"the last checkpoint is {kept[-1]}" if kept else "no checkpoint was written yet"
+        left = (
+            f"the last checkpoint is {kept[-1]}" if kept else "no checkpoint has been written yet"
+        )
         if isinstance(error, OSError):
             where = f" {error.filename}" if error.filename else ""
             raise UserError(
-                f"cannot write{where}: {error.strerror or error}; {left}: make room, then --resume"
+                f"cannot write{where}: {error.strerror or error}; {left}: "
+                "free some space, then --resume"
             ) from error
         raise UserError(
             f"{error}: lower learning_rate ({trainer.config.learning_rate}) or clip_norm; {left}"

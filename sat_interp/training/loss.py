@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sat_interp._util.errors import UserError
 from sat_interp.model.streams import DualStates
-from sat_interp.model.transformer import Path, SelfAblatingTransformer
+from sat_interp.model.transformer import ForwardPath, SelfAblatingTransformer
 from sat_interp.model.unembedding import CHUNK, cross_entropy
 
 
@@ -53,7 +53,7 @@ def training_loss(
     windows: Int[Tensor, "batch pos_plus_1"],
     weights: LossWeights,
     chunk: int = CHUNK,
-    path: Path = "fast",
+    path: ForwardPath = "fast",
 ) -> Losses:
     """Next-token loss of both streams over windows of tokens.
 
@@ -69,7 +69,7 @@ def next_token_loss(
     targets: Int[Tensor, "batch pos"],
     weights: LossWeights,
     chunk: int = CHUNK,
-    path: Path = "fast",
+    path: ForwardPath = "fast",
 ) -> Losses:
     """The loss of given tokens against given targets; see :func:`training_loss`."""
     targets = targets.reshape(-1)

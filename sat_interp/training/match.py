@@ -1,7 +1,7 @@
-"""Perplexity-matched runs: how long must the same recipe be to end at a given perplexity?
+"""Perplexity-matched runs: the length at which the same recipe reaches a given perplexity.
 
-A run cut off in mid-schedule is not what a shorter run is: its learning rate is still high. So each
-length tried is a run of its own, with a complete schedule, in ``OUT/trials/steps-N``.
+A run stopped in the middle of its schedule differs from a shorter run: its learning rate is still
+high. So each length tried is a separate run with a complete schedule, in ``OUT/trials/steps-N``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from sat_interp.training.loop import TrainResult, finished_result, run
 logger = logging.getLogger(__name__)
 
 FIRST_SHARE = 4
-"""The first run tried is this many times shorter than the longest: gates cost a model some
-perplexity, not most of its training, so its equal is sought near the full length."""
+"""The first run tried is this many times shorter than the longest: a model with gates is
+worse by less than most of its training, so the search starts near the full length."""
 
 
 def train_matched(config: TrainConfig, ranks: Processes) -> TrainResult:
     """Find the length whose complete run ends nearest ``config.match_perplexity``.
 
     The chosen trial's model, log and figure are copied to OUT; all trials are in its summary.
-    A search that was interrupted goes on with the trials it has.
+    An interrupted search continues with the trials it has.
 
     Raises:
         UserError: even the full length stays above the perplexity, or the shortest below it.
@@ -162,7 +162,7 @@ def interpolate(short: tuple[int, float], long: tuple[int, float], target: float
 
 
 def distance(perplexity: float, target: float) -> float:
-    """How far, relatively, a perplexity is from the target."""
+    """Relative difference of a perplexity from the target."""
     return abs(perplexity / target - 1)
 
 
@@ -178,7 +178,7 @@ def _refuse(rises: bool, steps: int, tried: dict[int, float], target: float) -> 
             "allow more steps, or ask for a higher perplexity"
         )
     raise UserError(
-        f"perplexity {target:g} is passed at once: {steps} steps end at {tried[steps]:.4f}; "
+        f"perplexity {target:g} is too high: already {steps} steps end at {tried[steps]:.4f}; "
         "ask for a lower perplexity"
     )
 
@@ -227,7 +227,7 @@ def _summary(
 
 
 def _adopt(trial: Path, directory: RunDirectory) -> None:
-    """Copy what a reader of OUT looks for from the chosen trial."""
+    """Copy model, log and figure of the chosen trial to OUT."""
     for name in ("log.jsonl", "loss.png"):
         write_atomically(directory.path / name, (trial / name).read_bytes())
     with atomic_directory(directory.model) as temporary:

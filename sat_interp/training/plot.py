@@ -14,7 +14,7 @@ from sat_interp._util.files import write_atomically
 FEW = 10
 """Fewer points than this do not make a line one can see."""
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 COLORS = {"clean": "#0072B2", "ablated": "#D55E00"}
 
 

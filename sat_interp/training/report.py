@@ -1,4 +1,4 @@
-"""What a run says about itself: its summary, its model card, its figure's title, its tracker."""
+"""Reports of a run: its summary, the facts of its model card, its figure's title, its tracker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sat_interp.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run has spent so far, over all its processes and resumptions."""
+    """Cost of a run so far, over all its processes and resumptions."""
 
     steps: int
     tokens: int
@@ -29,7 +29,7 @@ class Cost:
 def summarise(
     trainer: Trainer, inputs: Inputs, cost: Cost, last: dict[str, Any], best: dict[str, Any]
 ) -> dict[str, Any]:
-    """``summary.json``: what the run cost, and its last and best validation losses."""
+    """Content of ``summary.json``: cost of the run, and its last and best validation losses."""
     config = trainer.config
     return {
         "steps": cost.steps,
@@ -119,7 +119,7 @@ def title(config: TrainConfig) -> str:
 
 
 def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
-    """The Weights & Biases run where one was asked for, else None.
+    """Start the Weights & Biases run if the configuration names a project; else None.
 
     Raises:
         UserError: wandb is not installed, or cannot start (no key, no network, ...).
@@ -142,7 +142,9 @@ def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
             id=f"{place.name}-{config.hash()}",
             resume="allow",
         )
-    except Exception as error:  # wandb's own errors and those of what it stands on share no base
+    except (
+        Exception
+    ) as error:  # wandb's errors and those of its dependencies have no common base class
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise UserError(
             f"wandb cannot start ({reason}): run wandb login, set WANDB_MODE=offline, or leave "

@@ -1,4 +1,4 @@
-"""Exact training state: a directory per checkpoint, checked by its hash before it is believed."""
+"""Exact training state: a directory per checkpoint, verified by its hash when it is read."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def save_state(
 
     Args:
         tensors: weights, optimiser moments, logged numbers not yet written.
-        facts: what else resuming needs; written as JSON beside the hash of the tensors.
+        facts: other values that resuming needs; written as JSON with the hash of the tensors.
 
     Raises:
-        OSError: the disk is full, or cannot be written; earlier checkpoints stand.
+        OSError: the disk is full, or cannot be written; earlier checkpoints are unchanged.
     """
     target = directory / f"step-{step:08d}"
     with atomic_directory(target) as temporary:
@@ -57,16 +57,16 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 def load_latest(
     directory: Path, check: Callable[[dict[str, Tensor], dict[str, Any]], None] | None = None
 ) -> State | None:
-    """Tensors (on the CPU) and facts of the newest sound checkpoint; None where there is none.
+    """Tensors (on the CPU) and facts of the newest valid checkpoint; None where there is none.
 
     One that is truncated, altered, or refused by ``check`` is named in a warning, and the one
     before it is used.
 
     Args:
-        check: raises a ValueError for tensors and facts that cannot be gone on from.
+        check: raises a ValueError for tensors and facts that training cannot continue from.
 
     Raises:
-        UserError: there are checkpoints, and none is sound.
+        UserError: there are checkpoints, and none is valid.
     """
     reasons = []
     for path in reversed(checkpoints(directory)):
@@ -77,13 +77,13 @@ def load_latest(
         except (OSError, ValueError, SafetensorError, MemoryError) as error:
             reasons.append(" ".join(str(error).split())[:300] or type(error).__name__)
             logger.warning(
-                "checkpoint %s is damaged (%s): trying the one before", path, reasons[-1]
+                "checkpoint %s is damaged (%s): trying the previous one", path, reasons[-1]
             )
         else:
             return tensors, facts
     if reasons:
         raise UserError(
-            f"no checkpoint in {directory} is sound (the last: {reasons[0]}): start again in "
+            f"no checkpoint in {directory} is valid (the last: {reasons[0]}): start again in "
             "another directory"
         )
     return None
@@ -100,9 +100,9 @@ def checkpoints(directory: Path) -> list[Path]:
 
 
 def clear_leftovers(out: Path) -> None:
-    """Undo what writing was cut off in the middle of: temporary files and directories.
+    """Remove temporary files and directories of interrupted writes.
 
-    A directory that had stepped aside for one that never came goes back to its place.
+    A directory that was moved aside for a new one that was not written is moved back.
     """
     for directory in (out, out / "checkpoints"):
         put_back_directories(directory)
@@ -117,13 +117,13 @@ def clear_leftovers(out: Path) -> None:
 def _load(path: Path) -> State:
     state = read_json(path / "state.json")
     if not isinstance(state, dict):
-        raise ValueError("state.json holds no mapping")
+        raise ValueError("state.json is not a mapping")
     step = state.get("step")
     if type(step) is not int or step != _step_of(path):
-        raise ValueError(f"state.json says step {shown(step)}")
+        raise ValueError(f"state.json has step {shown(step)}")
     file = path / "tensors.safetensors"
     if not file.is_file():
-        raise ValueError("tensors.safetensors is missing, or no file")
+        raise ValueError("tensors.safetensors is missing, or not a file")
     if _sha256(file) != state.get("tensors_sha256"):
         raise ValueError("its tensors do not have the hash it states")
     return load_file(file), state

@@ -1,4 +1,4 @@
-"""Studies: one file that names many runs (variants x k x seeds x controls), and trains them."""
+"""Studies: many runs (variants x k x seeds x controls) in one file, and their training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sat_interp.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["baseline", "learned", "control", "matched"]
+RunKind = Literal["baseline", "learned", "control", "matched"]
 BASELINE = "baseline"
 CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
 MATCHED_LONGEST = 2
@@ -34,23 +34,24 @@ OWNED = {
     "match_of": "match_perplexity",
     "resume": "out",
 }
-"""Settings of a run that a study decides, and by which of its keys."""
+"""Settings of a run that a study decides, and the key that decides them."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a study's YAML file says; all keys but ``name`` may be left out.
+    """Content of a study's YAML file; all keys but ``name`` are optional.
 
-    A *group* is what differs only in its seed: ``baseline``, ``local-k4``, ``local-k4-random``,
-    ``matched-local-k4``. Its runs are called ``local-k4-s0``, ``local-k4-s1``, ...
+    A *group* is a set of runs that differ only in their seed: ``baseline``, ``local-k4``,
+    ``local-k4-random``, ``matched-local-k4``.
+    Its runs are called ``local-k4-s0``, ``local-k4-s1``, ...
 
     Raises:
-        UserError: a variant, control, group or setting that does not exist, or a value no run can
-            have; told before anything is trained.
+        UserError: a variant, control, group or setting that does not exist, or a value that is
+            not possible; raised before anything is trained.
     """
 
     name: str
-    """What the study is called."""
+    """Name of the study."""
 
     preset: str = "demo"
     """The preset all runs start from (sat-train --help)."""
@@ -109,7 +110,7 @@ class Study:
 
     @property
     def directory(self) -> Path:
-        """Where the runs lie."""
+        """Directory of the runs."""
         return Path(self.out or f"runs/{self.name}").expanduser()
 
     @property
@@ -148,7 +149,7 @@ class Study:
     def _run(
         self,
         group: str,
-        kind: Kind,
+        kind: RunKind,
         seed: int,
         variant: str,
         *,
@@ -173,14 +174,14 @@ class StudyRun:
     """One run of a study.
 
     Attributes:
-        group: what it shares with runs of other seeds.
+        group: name shared with the runs of other seeds.
         like: of a control, the group whose gates it replaces; of a matched baseline, the group
             whose perplexity it has.
     """
 
     name: str
     group: str
-    kind: Kind
+    kind: RunKind
     seed: int
     config: TrainConfig
     like: str | None = None
@@ -192,12 +193,12 @@ class StudyRun:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What became of a run: its summary, or the reason why there is none."""
+class RunOutcome:
+    """Outcome of a run: its summary, or the reason why there is none."""
 
     run: StudyRun
     summary: dict[str, Any] | None
-    was_there: bool = False
+    was_finished: bool = False
     reason: str = ""
 
 
@@ -210,9 +211,11 @@ def read_study(path: str | Path, out: str | None = None) -> Study:
     try:
         content = read_yaml(path)
     except UnreadableError as error:
-        raise UserError(f"{path} is no study: {error}") from None
+        raise UserError(f"{path} is not a valid study file: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no study: it must be a YAML mapping with name, variants, ...")
+        raise UserError(
+            f"{path} is not a valid study file: it must be a YAML mapping with name, variants, ..."
+        )
     known = [item.name for item in dataclasses.fields(Study)]
     for key in content:
         if key not in known:
@@ -226,8 +229,10 @@ def read_study(path: str | Path, out: str | None = None) -> Study:
         raise UserError(f"{path}: a setting is of another type ({error})") from None
 
 
-def train_study(study: Study, train: Callable[[TrainConfig], Any] | None = None) -> list[Trained]:
-    """Train what is missing, in order; a run that was cut off goes on, a failed one stops no other.
+def train_study(
+    study: Study, train: Callable[[TrainConfig], Any] | None = None
+) -> list[RunOutcome]:
+    """Train the missing runs, in order: interrupted runs continue, a failed run stops no other.
 
     Args:
         train: how a run is trained; ``sat_interp.training.loop.train`` by default.
@@ -242,20 +247,20 @@ def train_study(study: Study, train: Callable[[TrainConfig], Any] | None = None)
     for index, run in enumerate(runs):
         logger.info("%s: run %d of %d, %s", study.name, index + 1, len(runs), run.name)
         try:
-            was_there = RunDirectory(run.directory).finished() is not None
+            was_finished = RunDirectory(run.directory).finished() is not None
             result = train(_with_target(run, runs))
-            done.append(Trained(run, result.summary, was_there))
+            done.append(RunOutcome(run, result.summary, was_finished))
         except (UserError, OSError) as error:
             logger.warning("%s failed: %s", run.name, error)
-            done.append(Trained(run, None, reason=str(error)))
+            done.append(RunOutcome(run, None, reason=str(error)))
         except Exception as error:  # a bug that one run meets must not cost the others
             logger.exception("%s failed", run.name)
             text = " ".join(str(error).split())
-            done.append(Trained(run, None, reason=f"{type(error).__name__}: {text}"))
+            done.append(RunOutcome(run, None, reason=f"{type(error).__name__}: {text}"))
     return done
 
 
-def raise_failures(done: Sequence[Trained]) -> None:
+def raise_failures(done: Sequence[RunOutcome]) -> None:
     """Do nothing if all runs went well.
 
     Raises:
@@ -305,7 +310,7 @@ _LISTS: dict[str, tuple[type, str]] = {
     "controls_for": (str, "names"),
     "match_perplexity": (str, "names of groups"),
 }
-"""Keys whose values are lists, what they list, and the words for it."""
+"""Keys whose values are lists, the type of their items, and its name in messages."""
 
 
 def _typed(content: dict[str, Any]) -> dict[str, Any]:

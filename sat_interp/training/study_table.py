@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from sat_interp._util import escape
-from sat_interp.training.study import Trained
+from sat_interp.training.study import RunOutcome
 
 
-def study_table(done: Sequence[Trained]) -> Table:
+def study_table(done: Sequence[RunOutcome]) -> Table:
     """A row for each run: steps, tokens, validation perplexity of both streams, minutes, state."""
     table = Table(title="Runs", title_justify="left")
     table.add_column("Run", no_wrap=True)
-    for heading in ("Steps", "Tokens", "Perplexity", "ablated", "Minutes"):
+    for heading in ("Steps", "Tokens", "Perplexity", "Ablated perplexity", "Minutes"):
         table.add_column(heading, justify="right")
     table.add_column("State")
     for item in done:
@@ -22,7 +22,7 @@ def study_table(done: Sequence[Trained]) -> Table:
     return table
 
 
-def _figures(item: Trained) -> list[str]:
+def _figures(item: RunOutcome) -> list[str]:
     if item.summary is None:
         return ["–"] * 5
     best = item.summary["best"]
@@ -38,7 +38,7 @@ def _figures(item: Trained) -> list[str]:
     ]
 
 
-def _state(item: Trained) -> str:
+def _state(item: RunOutcome) -> str:
     if item.summary is None:
         return "failed"
-    return "was there" if item.was_there else "trained"
+    return "already done" if item.was_finished else "trained"

@@ -1,4 +1,4 @@
-"""One optimiser step after another: what every process of a run does."""
+"""Optimiser steps, as every process of a run does them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sat_interp.training.loss import Losses, LossWeights, training_loss
 logger = logging.getLogger(__name__)
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of a parameter."""
+"""Names of AdamW's state of a parameter."""
 COLUMNS = ("clean", "ablated", "reconstruction", "grad_norm")
 
 
 class NonFiniteLossError(UserError):
-    """The loss, its gradient or what came of it is NaN or infinite from ``step`` on."""
+    """The loss, its gradient or the weights are NaN or infinite from ``step`` on."""
 
     def __init__(self, step: int, what: str = "the loss or its gradient is") -> None:
         super().__init__(f"{what} not finite at step {step}")
@@ -67,7 +67,7 @@ class Trainer:
         self._loss: Callable[..., Losses] = training_loss
         self._is_untried = config.compile
         if config.precision == "bf16" and not has_bfloat16(processes.device):
-            logger.warning("this CPU has no instructions for bf16: float32 is many times faster")
+            logger.warning("this CPU has no bf16 instructions: float32 would be many times faster")
         if config.compile:
             self._loss = torch.compile(training_loss, dynamic=False)
 
@@ -114,7 +114,7 @@ class Trainer:
         return means
 
     def check_finite(self) -> None:
-        """See that the last update left weights and moments that can be gone on from.
+        """Check that weights and moments are finite after the last update.
 
         Raises:
             NonFiniteLossError: one of them is NaN or infinite.
@@ -127,7 +127,7 @@ class Trainer:
             raise NonFiniteLossError(self.step, "the weights are")
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that decides the steps to come, by name."""
+        """All tensors that later steps depend on, by name."""
         state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for name, parameter in self.trained.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -135,7 +135,7 @@ class Trainer:
         return {**state, "history": self.history}
 
     def check(self, tensors: dict[str, Tensor]) -> None:
-        """Do nothing if :meth:`load` can take these tensors up.
+        """Do nothing if :meth:`load` accepts these tensors.
 
         Raises:
             ValueError: they are another model's, or lack moments, or have other shapes.
@@ -166,7 +166,7 @@ class Trainer:
                 raise ValueError(f"{name} is of {tensors[name].dtype}")
 
     def load(self, step: int, tensors: dict[str, Tensor]) -> None:
-        """Take up the state that :meth:`tensors` gave after ``step`` steps; see :meth:`check`."""
+        """Load the state that :meth:`tensors` gave after ``step`` steps; see :meth:`check`."""
         weights = {
             name.removeprefix("model."): tensor
             for name, tensor in tensors.items()
@@ -213,7 +213,7 @@ class Trainer:
             return self._accumulate(windows)
         except Exception as error:  # compilers have no common base class for their failures
             reason = str(error).strip().split("\n")[0][:200]
-            logger.warning("torch.compile cannot compile this (%s): training without", reason)
+            logger.warning("torch.compile failed (%s): training without it", reason)
             self._loss = training_loss
             return self._accumulate(windows)
 

@@ -137,7 +137,7 @@ CASES = {
         ["--ablated_weight=-1"],
         "--ablated-weight must be >= 0 and finite, not -1",
     ),
-    "no loss at all": (["--clean_weight=0", "--ablated_weight=0"], "not all 0"),
+    "no loss at all": (["--clean_weight=0", "--ablated_weight=0"], "not all be 0"),
     "warmup too long": (["--warmup_steps=4"], "--warmup-steps 4 must be below steps 4"),
     "temperature": (["--variant=local", "--temperature=0"], "must be positive and finite, not 0"),
     "negative seed": (["--seed=-1"], "--seed must be >= 0 and finite, not -1"),
@@ -154,14 +154,17 @@ CASES = {
     "data shorter than a window": (["--data={text}/short.txt", "--n_ctx=200"], "smaller --n-ctx"),
     "data that is validation": (["--data={text}/validation.jsonl"], "both training and valid"),
     "no story count": (["--data=demo:few"], "a number of stories"),
-    "more stories than there are": ([f"--data=demo:{'9' * 5000}"], "no number of stories"),
-    "data that is a pipe": (["--data={text}/pipe.jsonl"], "pipe.jsonl is no regular file"),
+    "more stories than there are": (
+        [f"--data=demo:{'9' * 5000}"],
+        "not a possible number of stories",
+    ),
+    "data that is a pipe": (["--data={text}/pipe.jsonl"], "pipe.jsonl is not a regular file"),
     "a vocabulary without end": ([f"--tokenizer=bpe:{'9' * 5000}"], "no vocabulary is so large"),
     "a million layers": (["--n_layers=1000000"], "--n-layers must be at most 1,000, not 1000000"),
     "out is a file": (["--out={text}/short.txt"], "is a file: name a directory"),
     "out under a file": (["--out={text}/short.txt/run"], "cannot make directory"),
     "out cannot be written": (["--out=/proc/run"], "cannot make directory /proc/run"),
-    "out holds something else": (["--out={text}/foreign"], "not empty and holds no run"),
+    "out holds something else": (["--out={text}/foreign"], "not empty and does not hold a run"),
     "missing config": (["--config={text}/nowhere.yaml"], "nowhere.yaml: no such file"),
     "config with unknown key": (
         ["--config={text}/unknown.yaml"],
@@ -249,7 +252,7 @@ def test_a_full_disk_is_one_line(
     monkeypatch.setattr(state, "save_file", full)
     code, error = sat_train()
     assert (code, error.count("\n")) == (2, 1)
-    assert "cannot write tensors: No space left on device; no checkpoint was written" in error
+    assert "cannot write tensors: No space left on device; no checkpoint has been written" in error
 
 
 def test_help_has_examples_and_every_field(capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,7 +262,7 @@ def test_help_has_examples_and_every_field(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert "sat-train --variant local --k 4 --out runs/local" in shown
     assert "Peak learning rate of AdamW" in shown
-    assert "Go on where the run in out stopped" in shown
+    assert "Continue the run in out" in shown
     assert all(f"--{name.replace('_', '-')} " in shown for name in TrainConfig().to_dict())
 
 

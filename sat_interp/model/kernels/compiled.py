@@ -1,9 +1,9 @@
 """A C++ source as a loaded library: compiled once for this processor, tried, kept, verified.
 
-What is kept lies in ``<cache>/native`` under a name that carries the hash of its content, and gets
-there only after a process of its own has run it. It is loaded only if the content has that hash and
-the file is this user's (or root's) and nobody else's to write; what is loaded is a private copy, so
-that nothing that happens to the file later reaches a running process.
+The library is cached in ``<cache>/native`` under a name with the hash of its content, after a
+separate process has run it. It is loaded only if the content has that hash, the file belongs to
+this user or root, and other users cannot write to it. A private copy is loaded, so that later
+changes to the file do not affect a running process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def load_compiled(
     """The library of a source.
 
     Args:
-        probe: a Python program that runs the library, whose path is its argument, and ends well if
+        probe: a Python program that runs the library, whose path is its argument, and succeeds if
             it works; it runs once, after compiling.
 
     Raises:
@@ -62,7 +62,7 @@ def _compile(source: Path, flags: tuple[str, ...], compiler: str) -> bytes:
 
 
 def _output(command: list[str], seconds: float) -> bytes:
-    """What a command says. Files take it, because a grandchild can hold a pipe open for ever.
+    """Output of a command, through files, because a grandchild can keep a pipe open forever.
 
     Raises:
         subprocess.SubprocessError: it fails, or does not end in time.
@@ -93,7 +93,7 @@ def _kept(folder: Path, stem: str) -> bytes | None:
         try:
             content = _verified(path)
         except (OSError, ValueError) as error:
-            log.warning("%s is not loaded (%s): the library is compiled anew", path, error)
+            log.warning("%s is not loaded (%s): compiling the library again", path, error)
             with suppress(OSError):
                 path.unlink()
     return content
@@ -103,14 +103,15 @@ def _verified(path: Path) -> bytes:
     """The content of a library.
 
     Raises:
-        ValueError: another user's, open to other users, no file, or not what its name says.
+        ValueError: it belongs to another user, other users can write to it, it is not a file, or
+            its content does not have the hash in its name.
         OSError: it cannot be read.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
     with open(os.open(path, flags), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         if hasattr(os, "geteuid"):
             if status.st_uid not in (0, os.geteuid()):
                 raise ValueError("it belongs to another user")
@@ -131,11 +132,11 @@ def _keep(folder: Path, stem: str, content: bytes) -> None:
         path.chmod(0o644)
     except OSError as error:
         reason = error.strerror or error
-        log.warning("%s cannot be kept (%s): every command will compile it", path, reason)
+        log.warning("%s cannot be cached (%s): every command will compile it", path, reason)
 
 
 def _try(content: bytes, probe: str) -> None:
-    """Run the library in a process of its own.
+    """Run the library in a separate process.
 
     Raises:
         OSError: it crashes, computes something else, or does not end.
@@ -155,12 +156,12 @@ def _try(content: bytes, probe: str) -> None:
         try:
             code = process.wait(PROBE_SECONDS)
         except subprocess.TimeoutExpired:
-            raise OSError("a trial of what was compiled does not end") from None
+            raise OSError("the compiled library's test does not end") from None
         finally:
             process.kill()
             process.wait()
     if code:
-        raise OSError(f"a trial of what was compiled fails (exit code {code})")
+        raise OSError(f"the compiled library's test fails (exit code {code})")
 
 
 def _load(content: bytes, folder: Path) -> ctypes.CDLL:

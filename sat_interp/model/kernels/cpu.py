@@ -1,8 +1,8 @@
 """The kernels of ``cpu.cpp`` as PyTorch operators.
 
-A compiler is not required: without one, with one that fails or hangs, or with
-``SAT_INTERP_NATIVE=0``, :func:`takes` says no and the callers use PyTorch's own operators: the same
-numbers to rounding, slower.
+A compiler is not required: where there is none, where it fails or does not end,
+or with ``SAT_INTERP_NATIVE=0``, :func:`takes` returns False and the callers use PyTorch's own
+operators: the same numbers to rounding, slower.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from sat_interp.model.kernels.compiled import load_compiled
 
 SOURCE = Path(__file__).with_name("cpu.cpp")
-# Contraction gives fused multiply-adds; no other liberty is taken with the arithmetic.
+# Contraction gives fused multiply-adds; the arithmetic is otherwise exact.
 FLAGS = (
     "-std=c++17",
     "-O3",
@@ -68,7 +68,7 @@ top, total = floats(1, 0), floats(1, 0)
 assert kernels.exponentials(x, top, total, size(1), size(n), one) == 0
 assert top[0] == 1 and abs(total[0] - sum(x)) < 1e-3 * total[0]
 """
-"""Runs every kernel once on a few numbers: what crashes, crashes there."""
+"""Program that runs every kernel once on a few numbers, so that a crash happens there."""
 
 Projections = Float[Tensor, "rows pos 3 heads d_head"]
 
@@ -91,7 +91,7 @@ def takes(name: str, tensor: Tensor) -> bool:
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None, said once, where there are none."""
+    """Return the compiled kernels; None, logged once, where they cannot be built."""
     if os.environ.get("SAT_INTERP_NATIVE") == "0":
         return None
     compiler = shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++")
@@ -136,7 +136,7 @@ def _sizes(own: Tensor, read: Tensor | None, streams: int) -> tuple[int, ...]:
 def attention(
     own: Tensor, read: Tensor | None, streams: int, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Z (rows, pos, heads, d_head) and log-sum-exp (rows, heads, pos) of causal attention.
+    """Attention output z (rows, pos, heads, d_head) and log-sum-exp (rows, heads, pos).
 
     Row r of ``own`` (rows, pos, 3, heads, d_head: queries, keys, values) attends to itself at its
     own position and at earlier ones to row ``r % batch`` of ``read``, by default the first
@@ -306,7 +306,7 @@ def k_winners(
     soft: bool,
     detached_floor: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The mask of the k winners (or the soft weights), and what each row's gradient needs.
+    """The mask of the k winners (or the soft weights), and each row's values for the gradient.
 
     The mask's gradient is that of softmax(scores / T), T = max(temperature * (x_k - x_{k+1}),
     least * max(spread, least_spread)): see :func:`gates.soft_weights`. Rows whose T is
@@ -353,7 +353,7 @@ def _(
 def k_winners_backward(
     scores: Tensor, ranks: Tensor, grad_mask: Tensor, temperature: float, detached_floor: bool
 ) -> Tensor:
-    """The gradient of :func:`k_winners`; the weights are made anew."""
+    """The gradient of :func:`k_winners`; the weights are computed again."""
     rows, grad_scores = _rows(scores), scores.new_empty(scores.shape)
     sizes = (*rows.shape, rows.stride(0))
     _call(

@@ -22,7 +22,7 @@ def mixed_attention(
     own_values: Tensor,
     scale: float,
 ) -> Tensor:
-    """Z of the ablated stream; tensors are (batch, heads, pos, d_head)."""
+    """Attention output z of the ablated stream; tensors are (batch, heads, pos, d_head)."""
     z: Tensor = _FlashMixedAttention.apply(
         queries, clean_keys, clean_values, own_keys, own_values, scale
     )
@@ -93,7 +93,7 @@ class _FlashMixedAttention(torch.autograd.Function):
         grad_score = weight * pull * ctx.scale
         grad_queries = grad_score * own_keys
         grad_queries[..., 1:, :] += grad_past_queries
-        pad = (0, 0, 0, 1)  # the last position is in nobody's past
+        pad = (0, 0, 0, 1)  # no later position attends to the last one
         return (
             grad_queries.to(queries.dtype),
             F.pad(grad_past_keys, pad).to(clean_keys.dtype),

@@ -103,8 +103,8 @@ def test_a_file_of_which_nothing_is_left_is_one_line(written, gpt2):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "is no JSON"),
-        ("", "is no JSON"),
+        ("{", "is not valid JSON"),
+        ("", "is not valid JSON"),
         ("[1, 2]", "has no list of prompts"),
         ('{"prompt": []}', "has no list of prompts"),
         ('{"prompts": {}}', "has no list of prompts"),

@@ -37,7 +37,7 @@ def test_what_has_no_float64_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
 
     assert resolve_device("cpu").type == "cpu"
     monkeypatch.setattr(torch, "ones", ones)
-    with pytest.raises(UserError, match="has no float64"):
+    with pytest.raises(UserError, match="does not support float64"):
         resolve_device("cpu")
 
 

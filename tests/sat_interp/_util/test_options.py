@@ -209,7 +209,7 @@ FILES = {
     "seed: half": "--seed must be a whole number, not 'half'",
     "sizes: [1, b]": "--sizes must be whole numbers, separated by commas",
     "- 3": "{file} is not a YAML mapping of options",
-    "seed: [3": "{file} is not a YAML mapping of options: it is no YAML",
+    "seed: [3": "{file} is not a YAML mapping of options: it is not valid YAML",
 }
 
 

@@ -333,7 +333,7 @@ def test_memory_stays_flat(
 
 def test_an_empty_corpus_is_refused(tmp_path: Path, bpe: PreTrainedTokenizerFast) -> None:
     for stories in ((), ("", "\n ")):
-        with pytest.raises(UserError, match="'test' holds no text for train"):
+        with pytest.raises(UserError, match="'test' has no text for train"):
             tiny(tmp_path, bpe, *stories)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 

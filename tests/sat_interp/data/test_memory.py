@@ -102,8 +102,8 @@ def test_what_is_no_text_is_named(given, reason):
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        (["Tom", 3], "text 2 is no string but int"),
-        ([[1, 2], [3, "x"]], "sequence 2 is no list of token ids"),
+        (["Tom", 3], "text 2 must be a string, not int"),
+        ([[1, 2], [3, "x"]], "sequence 2 must be a list of token ids"),
         ([[1, -2]], "sequence 1"),
         ([[1, True]], "sequence 1"),
         (torch.tensor([1, 2]), "sequence 1"),

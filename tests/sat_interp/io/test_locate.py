@@ -17,7 +17,7 @@ def test_a_run_stands_for_its_best_model_else_its_last(make_model, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="saved no model yet"):
+    with pytest.raises(UserError, match="without a saved model"):
         locate.find_model(run)
     make_model("none").save_pretrained(run / "model")
     assert locate.find_model(run) == run / "model"
@@ -47,8 +47,8 @@ def test_bundled_models_have_names(monkeypatch, make_model, tmp_path):
         ("/absent/model", "no model directory"),
         ("absent", "no model directory"),
         ("a/b/c", "no model directory"),
-        ("nobody/nothing", "neither|gives no such model"),
-        ("runs/absent", "gives no such model"),
+        ("nobody/nothing", "neither|cannot be loaded from the Hugging Face hub"),
+        ("runs/absent", "cannot be loaded from the Hugging Face hub"),
     ],
 )
 def test_a_name_that_stands_for_nothing(name, message):
@@ -94,7 +94,7 @@ def test_only_our_files_are_downloaded(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(UserError, match=r"holds no cfg\.json"):
+    with pytest.raises(UserError, match=r"has no cfg\.json"):
         SelfAblatingTransformer.from_pretrained("owner/name", revision="v2")
     assert asked["name"] == "owner/name"
     assert asked["revision"] == "v2"

@@ -230,7 +230,7 @@ def test_a_file_and_a_hugging_face_model_are_not_written_over(make_model, tmp_pa
         model.save_pretrained(tmp_path / "hf")
     assert _hashes(tmp_path / "hf") == before
     model.save_pretrained(tmp_path / "ours")
-    with pytest.raises(UserError, match="holds a model of ours"):
+    with pytest.raises(UserError, match="holds a model of sat_interp"):
         model.to_hf(tmp_path / "ours")
 
 
@@ -372,7 +372,7 @@ _edit("an unknown dtype")(lambda config: config["shape"].update(dtype="float3"))
 SAYS = {
     "half the weights": r"model\.safetensors is damaged: .* truncated copy",
     "one bit of the weights": r"model\.safetensors is not the file cfg\.json was written with",
-    "a pickle": r"no safetensors file",
+    "a pickle": r"not a safetensors file",
     "weights gone": r"model\.safetensors cannot be read \(No such file",
     "half of cfg.json": r"cfg\.json cannot be read as JSON",
     "a later format": r"has format 2, this sat_interp reads up to 1: pip install -U",
@@ -403,7 +403,7 @@ def test_without_cfg_json_it_is_no_model(saved):
 
 @pytest.mark.parametrize("device", ["no-such-device", "hpu:7"])
 def test_a_device_that_is_not_there_is_one_line(saved, device):
-    with pytest.raises(UserError, match=f"no device '{device}'") as refusal:
+    with pytest.raises(UserError, match=f"device '{device}' is not available") as refusal:
         load(saved, device=device)
     assert "\n" not in str(refusal.value)
 

@@ -189,7 +189,7 @@ def test_resume_on_an_empty_directory_starts_and_on_a_finished_run_returns(
     before = {path: path.stat().st_mtime_ns for path in Path(config.out).rglob("*.*")}
     with caplog.at_level("INFO", "sat_interp"):
         again = train(config)
-    assert "has finished: nothing to resume" in caplog.text
+    assert "has already finished" in caplog.text
     assert again.summary == first.summary
     assert all(
         (a == b).all()
@@ -215,7 +215,7 @@ def test_other_settings_are_refused_by_the_first_that_differs(
 ) -> None:
     config = forty()
     interrupted(config, monkeypatch, step=8)
-    with pytest.raises(UserError, match="other settings, first of all") as caught:
+    with pytest.raises(UserError, match="other settings, first") as caught:
         train(dataclasses.replace(config, resume=True, **change))
     assert named in str(caught.value)
 
@@ -275,7 +275,7 @@ def test_a_config_json_of_somebody_else_is_not_written_over(tiny: Tiny) -> None:
     file = Path(config.out) / "config.json"
     file.write_text('{"model_type": "gpt_neo"}')
     with (
-        pytest.raises(UserError, match="not empty and holds no run"),
+        pytest.raises(UserError, match="not empty and does not hold a run"),
         RunDirectory(config.out).claim(config, 1),
     ):
         pass
@@ -402,7 +402,7 @@ def test_a_file_size_limit_is_met_like_a_full_disk(
     assert child.exitcode == 2
     line = said.read_text()
     assert "File too large" in line
-    assert "no checkpoint was written yet" in line
+    assert "no checkpoint has been written yet" in line
     assert not list((Path(config.out) / "checkpoints").glob("*"))
 
 

@@ -150,9 +150,9 @@ def test_what_is_wrong_with_a_file_is_one_line(
 def test_what_is_no_study_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text)
-    with pytest.raises(UserError, match="is no study"):
+    with pytest.raises(UserError, match="is not a valid study file"):
         read_study(path)
-    with pytest.raises(UserError, match="is no study"):
+    with pytest.raises(UserError, match="is not a valid study file"):
         read_study(tmp_path / "absent.yaml")
 
 
@@ -178,8 +178,8 @@ def test_a_matched_baseline_has_the_perplexity_of_its_seeds_gated_run(tmp_path: 
         (0, 5.0, "none"),
         (1, 6.0, "none"),
     ]
-    assert not any(one.was_there for one in done)
-    assert all(one.was_there for one in train_study(study, fake(lambda _: 5.0, [])))
+    assert not any(one.was_finished for one in done)
+    assert all(one.was_finished for one in train_study(study, fake(lambda _: 5.0, [])))
 
 
 def test_a_failed_run_stops_only_those_that_need_it(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_the_command_trains_what_is_missing_and_skips_the_rest(
     stamps = {path: path.stat().st_mtime_ns for path in out.glob("*/summary.json")}
     (out / "local-k3-s0" / "summary.json").unlink()  # as after a kill before the end
     assert main(arguments) == 0
-    assert capsys.readouterr().out.count("was there") == 2
+    assert capsys.readouterr().out.count("already done") == 2
     for path, stamp in stamps.items():
         assert (path.stat().st_mtime_ns == stamp) == (path.parent.name != "local-k3-s0")
 
@@ -232,7 +232,7 @@ def test_the_command_trains_what_is_missing_and_skips_the_rest(
     [
         (["--study", "{}", "--seed", "3"], "--seed cannot be combined with --study"),
         (["--study"], "--study needs a value"),
-        (["--study", "absent.yaml"], "absent.yaml is no study"),
+        (["--study", "absent.yaml"], "absent.yaml is not a valid study file"),
     ],
 )
 def test_the_command_says_what_is_wrong(
