@@ -159,7 +159,7 @@ def test_every_damage_is_noticed(
     assert tensors["w"].tolist() == [2.0] * 40
     assert "step-00000003 is damaged" in caplog.text
     damage_checkpoint(tmp_path / "step-00000002", damage)
-    with pytest.raises(UserError, match="no checkpoint in .* is sound"):
+    with pytest.raises(UserError, match="no checkpoint in .* is valid"):
         state.load_latest(tmp_path)
 
 
@@ -601,5 +601,5 @@ def test_a_pipe_in_a_runs_directory_is_refused(tiny: Tiny, name: str) -> None:
     train(config)
     (Path(config.out) / name).unlink()
     os.mkfifo(Path(config.out) / name)
-    with pytest.raises(UserError, match=f"{name} is no file"):
+    with pytest.raises(UserError, match=f"{name} is not a file"):
         train(resumed(config))

@@ -111,7 +111,7 @@ def attention_only(model, directory):
         (lambda make: filled(make(), math.nan), save_pretrained, "logits are not finite"),
         (lambda make: filled(make(), math.inf), save_pretrained, "logits are not finite"),
         (lambda make: filled(make(), -math.inf), save_pretrained, "logits are not finite"),
-        (lambda make: make(), attention_only, "does not cover attn_only=True"),
+        (lambda make: make(), attention_only, "does not support attn_only=True"),
     ],
     ids=["NaN", "infinite", "minus infinite", "attention only"],
 )
