@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal
-
-import pandas as pd
+from typing import Literal
 
 from evaluations.comparison.seeds import Group, SeedMean, seed_mean
 from evaluations.comparison.selection import Model, is_comparable
 from evaluations.core import health
-from evaluations.core.frame import results_frame
 from evaluations.core.health import DAGGER
 from evaluations.core.record import Direction, Metric, Record
 from evaluations.core.statistics import LEVEL, interval_of
@@ -99,61 +95,36 @@ class Comparison:
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = list(groups)
-        self._values: dict[Measure, pd.DataFrame] = {}
+        self._values: dict[Measure, dict[str, dict[int, float]]] = {}
 
     @property
     def models(self) -> list[Model]:
         """The models of all groups."""
         return [model for group in self.groups for model in group.models]
 
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """`results_frame` of the models' records, with their group and their place in it."""
-        parts = [
-            results_frame(list(model.records.values())).assign(group=group.name, member=seed)
-            for group in self.groups
-            for seed, model in group.members.items()
-        ]
-        return pd.concat(parts or [results_frame([]).assign(group="", member=0)])
-
-    @cached_property
-    def _by_metric(self) -> dict[object, pd.DataFrame]:
-        return dict(list(self.frame.groupby(["evaluation", "metric"])))
-
-    def values(self, measure: Measure) -> pd.DataFrame:
-        """The values that count: a row for each group, a column for each seed, NaN elsewhere."""
+    def values(self, measure: Measure) -> dict[str, dict[int, float]]:
+        """The values that count, by the group's name and the seed."""
         if measure not in self._values:
-            self._values[measure] = self._wide(measure)
+            self._values[measure] = {
+                group.name: {
+                    seed: value
+                    for seed, model in group.members.items()
+                    if measure.state(model) == "scored"
+                    and (value := measure.read(model)[0]) is not None
+                }
+                for group in self.groups
+            }
         return self._values[measure]
-
-    def _wide(self, measure: Measure) -> pd.DataFrame:
-        names = [group.name for group in self.groups]
-        rows = self._by_metric.get((measure.evaluation, measure.metric))
-        if rows is None:
-            return pd.DataFrame(index=names, dtype="float64")
-        value = rows.value
-        if measure.shows == "scored":
-            value = (rows.n / (rows.n + rows.n_failed)).astype("Float64").astype("float64")
-        table = rows.assign(value=value).drop_duplicates(["group", "member"])
-        wide = table.pivot(index="group", columns="member", values="value").reindex(names)
-        if measure.evaluation == "acdc":
-            for group in self.groups:
-                for seed, model in group.members.items():
-                    if fails_task(model) and seed in wide:
-                        wide.loc[group.name, seed] = float("nan")
-        return wide
 
     def mean(self, measure: Measure, group: Group) -> SeedMean | None:
         """The group's mean over its seeds; None without a value."""
-        return seed_mean(self._row(measure, group).dropna())
+        return seed_mean(self.values(measure)[group.name].values())
 
     def difference(self, measure: Measure, group: Group, other: Group) -> SeedMean | None:
         """The mean of ``group - other`` over the seeds for which both have a value, paired."""
-        return seed_mean((self._row(measure, group) - self._row(measure, other)).dropna())
-
-    def _row(self, measure: Measure, group: Group) -> Any:
-        """The values of a group by seed, as a Series."""
-        return self.values(measure).loc[group.name]
+        values = self.values(measure)
+        own, others = values[group.name], values[other.name]
+        return seed_mean(own[seed] - others[seed] for seed in own if seed in others)
 
     def best(self, measure: Measure) -> set[str]:
         """The group that is better than every other one, over seeds; none where there is none.

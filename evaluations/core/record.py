@@ -15,6 +15,7 @@ import math
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -117,7 +118,11 @@ class Record:
 
     def metric(self, name: str) -> Metric | None:
         """The metric of that name, or None."""
-        return next((metric for metric in self.metrics if metric.name == name), None)
+        return self._by_name.get(name)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Metric]:
+        return {metric.name: metric for metric in reversed(self.metrics)}
 
     def to_json(self) -> str:
         return json.dumps(plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Num
@@ -58,6 +59,7 @@ def ratio(sums: Num[np.ndarray, " stories"], counts: Num[np.ndarray, " stories"]
     return Ratio(value, float(np.sqrt(n / (n - 1) * squares)) / abs(total))
 
 
+@cache
 def t_quantile(degrees: int) -> float:
     """The two-sided 95 % point of Student's t."""
     from scipy.stats import t

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -115,10 +115,14 @@ def rows(records: Sequence[Record], *evaluations: str) -> list[Row]:
     return made
 
 
-def _order(row: Row) -> tuple[int, int, bool, str]:
-    """Baselines first, then local, then global, by k, learned gates before their controls."""
+def _order(row: Row) -> tuple[int, int, int, bool, str]:
+    """The order asked for, where one was; else baselines first, then local, then global, by k.
+
+    Learned gates stand before their controls.
+    """
     ablation = row._any.model.get("ablation") or {}
     return (
+        int(row._any.model.get("order") or 0),
         {"local": 1, "global": 2}.get(str(ablation.get("variant")), 0),
         int(ablation.get("k_attention") or 0),
         ablation.get("gates", "learned") != "learned",
@@ -147,7 +151,7 @@ def make_table(layout: Layout, records: Sequence[Record]) -> Table:
     """
     names = dict.fromkeys(column.evaluation for column in layout.columns)
     models = rows(records, *names)
-    values = _values(models)
+    values = _values(models, {column.metric for column in layout.columns})
     cells = {
         column: [values.get((row.model, column.evaluation, column.metric)) for row in models]
         for column in layout.columns
@@ -177,10 +181,18 @@ def make_table(layout: Layout, records: Sequence[Record]) -> Table:
     )
 
 
-def _values(models: Sequence[Row]) -> dict[tuple[str, ...], Value]:
-    """The rows of `results_frame` by model, evaluation and metric."""
+def _values(models: Sequence[Row], wanted: Collection[str]) -> dict[tuple[str, ...], Value]:
+    """The rows of `results_frame` by model, evaluation and metric.
+
+    Args:
+        wanted: metrics; other rows are not made, which are most of them.
+    """
     records = [
-        replace(record, model={**record.model, "name": row.model})
+        replace(
+            record,
+            model={**record.model, "name": row.model},
+            metrics=[metric for metric in record.metrics if metric.name in wanted],
+        )
         for row in models
         for record in row.records.values()
     ]
