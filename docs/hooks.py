@@ -159,10 +159,10 @@ def columns(study: str, evaluation: str) -> str:
 
 def paper(study: str, name: str) -> str:
     """Return a table of ``sat-eval report`` as Markdown."""
-    from evaluations.comparison.collection import Report
+    from evaluations.comparison.collection import report
     from evaluations.tables import markdown
 
-    made = Report.of(RESULTS / study)
+    made = report(out=RESULTS / study)
     return markdown({table.name: table for table in [*made.tables, *made.details]}[name])
 
 

@@ -27,7 +27,7 @@ _HOMES = {
     "Result": "evaluations.api",
     "UserError": "sat_interp._util.errors",
     "load_model": "evaluations.core.model_source",
-    "report": "evaluations.comparison.command",
+    "report": "evaluations.comparison.collection",
     "results_frame": "evaluations.core.frame",
 }
 

@@ -124,7 +124,7 @@ def _all(models: list[str], settings: Mapping[str, Any]) -> None:
 def _report(models: list[str], settings: Mapping[str, Any]) -> None:
     from evaluations.comparison.command import print_report
 
-    print_report(build(ReportOptions, settings))
+    print_report(models, build(ReportOptions, settings))
 
 
 def _check(models: list[str], settings: Mapping[str, Any]) -> None:
@@ -170,12 +170,15 @@ COMMANDS = (
         "the paired differences to the baseline and, of learned gates, to their controls. A single "
         "model has the interval over its own stories or neurons, where that was recorded. Tables "
         "are printed and written as Markdown, LaTeX and CSV to OUT/report, figures beside them, "
-        "all of it in one HTML page. A record with a field of a wrong type is left out and named, "
-        "and so is a figure that fails: all else is written, and the exit code is 2.",
+        "all of it in one HTML page. MODEL arguments are names in the records (of one model, or of "
+        "all seeds of one kind), in the order of their rows; all are shown by default. A record "
+        "with a field of a wrong type is left out and named, and so is a figure that fails: all "
+        "else is written, and the exit code is 2.",
         (
             "sat-eval report",
             "sat-eval report --out results/demo-study --study studies/demo.yaml",
             "sat-eval report --out results/tinystories-slice --paper-values",
+            "sat-eval report demo:local-k4 demo:baseline --only lm,acdc",
         ),
         (ReportOptions,),
         _report,

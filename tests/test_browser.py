@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from markupsafe import Markup
 
-from evaluations.comparison.page import assemble
+from evaluations.tables.page import Fragment, write
 from tests.browser import chromium, drive
 
 
 def test_errors_and_requests_of_a_page_are_seen(tmp_path):
-    page = assemble(tmp_path / "page.html", "A page", "<p>text</p>")
+    body = Fragment(Markup("<p>text</p>"))
+    page = write(tmp_path / "page.html", "evaluations.tables", "page.html", body, title="A page")
     script = """
     setTimeout(() => { throw new Error("of the page"); });
     new Image().src = "https://example.org/a.png";

@@ -1,69 +1,67 @@
-"""The whole report: tables and figures of all records below a directory, on one Markdown page."""
+"""The report of a directory: which records it shows, and its summary and tables.
+
+`evaluations.comparison.command` prints and writes it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-from evaluations import tables
+import pandas as pd
+from markupsafe import Markup
+
+from evaluations.comparison import paper_tables
 from evaluations.comparison.floors import floors
-from evaluations.comparison.measures import records_of
-from evaluations.comparison.paper_tables import (
-    SCORES,
-    TABLE_2_DIFFERENCES,
-    differences,
-    models_table,
-    neuron_scores,
-    table_1,
-    table_2,
-)
+from evaluations.comparison.measures import Comparison, Measure, records_of
+from evaluations.comparison.options import ReportOptions
 from evaluations.comparison.seeds import Group, groups
 from evaluations.comparison.selection import Model, models
+from evaluations.comparison.summary import Answer, answers
 from evaluations.comparison.versions import older_told
+from evaluations.core.frame import results_frame
 from evaluations.core.record import Record, read_record
-from evaluations.core.records import Identity, collect, identity
-from evaluations.tables import Table, draw, markdown
-from sat_interp._util.errors import UserError
-from sat_interp._util.files import file_name, write_atomically
+from evaluations.core.records import Collected, Identity, collect, identity
+from evaluations.core.spec import Spec
+from evaluations.registry import SPECS, find_spec
+from evaluations.tables import Table, html
+from evaluations.tables.page import render
+from sat_interp._util.errors import UserError, suggest
 from sat_interp.training.study import Study, read_study
-
-BROWSED = 3
-"""Models whose neurons are on the page: megabytes each."""
 
 DRAWN = 24
 """Models in a figure, and on the page with their circuits."""
 
-PARTS = {
-    "acdc": "circuit", "sae": "density", "gates": "usage", "neurons": "units", "n2g": "sensitivity",
-}  # fmt: skip
-"""What a figure is drawn from, of a record's ``extra``."""
-
-BROWSED_UNITS = 1500
-"""Neurons on the report's own page, 2 kB each; more are on a page beside it."""
+DEFAULTS = ReportOptions()
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What is reported.
+    """What is known of the models below a directory.
 
     Attributes:
-        records: all that belong to models of the groups, each once.
-        tables: the tables to print; ``details`` are written only.
-        notes: what was passed over on the way.
-        left_out: records with a field of a wrong type, and which.
-        files: where each record lies: ``records`` are without what only figures read.
+        specs: the evaluations shown.
+        records: all records of the models shown, each once, without what only figures read.
+        groups: the rows of the tables.
+        summary: the answer to each evaluation's question.
+        tables: the paper's tables, and the paired differences of their rows.
+        details: further tables, which are written and not printed.
+        notes: what was skipped, and why.
+        left_out: records with a field of a wrong type.
+        files: the file of each record.
     """
 
     directory: Path
+    specs: list[Spec]
     records: list[Record]
     groups: list[Group]
+    summary: list[Answer]
     tables: list[Table]
     details: list[Table]
     notes: list[str]
@@ -72,227 +70,260 @@ class Report:
     files: Mapping[Identity, Path] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, directory: Path, study: str | None = None, paper_values: bool = False) -> Report:
-        """Read a directory's records and make the tables.
+    def of(cls, names: Sequence[str] = (), options: ReportOptions = DEFAULTS) -> Report:
+        """Read the records of a directory and make the tables.
+
+        Args:
+            names: of models, or of groups of models that differ in their seed, in the order of
+                their rows; all by default.
 
         Raises:
-            UserError: no such directory, no record in it, or no such study.
+            UserError: no such directory, evaluation, model or study, or no record.
         """
-        plan = read_study(study) if study else None
-        found = collect(directory)
-        names = [run.name for run in plan.runs()] if plan else []
-        everyone = models(found.records, names)
-        rows = groups(everyone, plan)
-        weights = {model.weights for group in rows for model in group.models}
+        found, study = collect(options.out), read_study(options.study) if options.study else None
+        specs = _chosen_specs(options)
+        evaluations = {spec.name for spec in specs}
+        known = [record for record in found.records if record.evaluation in evaluations]
+        everyone = models(known, [run.name for run in study.runs()] if study else [])
+        chosen = _chosen_models(everyone, names, options.exclude)
+        rows = groups(chosen, study)
+        if names:
+            places = {model.key: place for place, model in enumerate(chosen)}
+            rows = [group for group in rows if group.members]
+            rows.sort(key=lambda group: min(places[model.key] for model in group.models))
+        weights = [model.weights for group in rows for model in group.models]
         if not weights:
-            whose = f" of the study {plan.name}" if plan else ""
-            raise UserError(f"{directory} holds no record{whose}: run sat-eval all first")
-        notes = [*found.notes(), *floors(found.records)]
-        notes += older_told(
-            record
-            for group in rows for model in group.models for record in model.records.values()
-        )  # fmt: skip
-        if others := [model.name for model in everyone if model.weights not in weights]:
-            notes.append(f"{len(others)} models are not of the study: {', '.join(others)}")
-        if plan and (absent := _absent(plan, everyone)):
-            notes.append(
-                f"{len(absent)} of {len(plan.runs())} runs of the study have no record "
-                f"({', '.join(absent)}): sat-train --study {study}; sat-eval all --study {study}"
-            )
-        shown = [table_1(rows, paper_values)]
-        shown += differences(rows)
-        if records_of(rows, "neurons"):
-            shown += [neuron_scores(rows), *differences(rows, SCORES)]
-        shown.append(table_2(rows, paper_values))
-        shown += differences(rows, TABLE_2_DIFFERENCES)
-        records = [one for one in found.records if str(one.model["weights_hash"]) in weights]
-        notes += _bare(records)
-        return cls(directory, records, rows, shown, [models_table(rows)], notes, plan,
-                   found.left_out(), found.files)  # fmt: skip
+            whose = f" of the study {study.name}" if study else ""
+            raise UserError(f"{options.out} holds no record{whose}: run sat-eval all first")
+        places = {weight: place for place, weight in reversed(list(enumerate(weights)))}
+        records = [record for record in known if str(record.model["weights_hash"]) in places]
+        if names:  # the rows of all tables are in this order
+            records = [_at(record, places[str(record.model["weights_hash"])]) for record in records]
+        tables, details = _tables(rows, evaluations, options.paper_values)
+        present = {record.evaluation for record in records}
+        headlines = {
+            spec.name: spec.report.HEADLINE
+            for spec in specs
+            if spec.name in present and hasattr(spec.report, "HEADLINE")
+        }
+        return cls(
+            Path(options.out),
+            specs,
+            records,
+            rows,
+            answers(Comparison(rows), headlines),
+            tables,
+            details,
+            [
+                *_notes(found, rows, known),
+                *_of_study(study, options, everyone),
+                *_without_figures(specs, records),
+            ],
+            study,
+            found.left_out(),
+            found.files,
+        )
 
-    def whole(self, records: Sequence[Record]) -> list[Record]:
-        """The records as their files have them, with all that figures read."""
-        found = []
-        for record in records:
-            path = self.files.get(identity(record))
-            try:
-                found.append(record if path is None else read_record(path))
-            except UserError as error:
-                log.warning("%s", error)  # it was there a moment ago
-        return found
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row for each metric of each record (see ``results_frame``)."""
+        return results_frame(self.records)
+
+    def shown(self, spec: Spec) -> list[Record]:
+        """The records that the evaluation's own tables show.
+
+        Those the paper's tables take, one of each model; all where these take none, or where the
+        evaluation shows several records of a model together (``report.EVERY_RECORD``).
+        """
+        own = [record for record in self.records if record.evaluation == spec.name]
+        taken = set(map(identity, records_of(self.groups, spec.name)))
+        if getattr(spec.report, "EVERY_RECORD", False) or not taken:
+            return own
+        return [record for record in own if identity(record) in taken]
 
     def drawn(self) -> set[str]:
-        """The weights of the models in figures: more crowd them.
-
-        One of each group, that of its lowest seed; of many groups, the first.
-        """
+        """The weights of the models in figures: one of each group, of the first groups."""
         found = [group for group in self.groups if group.members][:DRAWN]
         return {group.members[min(group.members)].weights for group in found}
 
+    def whole(self, records: Iterable[Record]) -> list[Record]:
+        """The records of the models in figures, read again with all that figures show."""
+        weights = self.drawn()
+        found = []
+        for record in records:
+            if str(record.model["weights_hash"]) not in weights:
+                continue
+            path = self.files.get(identity(record))
+            try:
+                again = record if path is None else read_record(path)
+                found.append(dataclasses.replace(again, model=record.model))
+            except UserError as error:
+                log.warning("%s", error)  # removed, or damaged, since it was read first
+        return found
 
-def _bare(records: Sequence[Record]) -> list[str]:
-    """A line for each part of records that a figure is drawn from and some have not."""
-    names: dict[str, list[str]] = {}
-    for record in records:
-        part = PARTS.get(record.evaluation)
-        if part and not record.extra.get(part):
-            line = f"{record.evaluation}: no figure of records without {part!r}"
-            names.setdefault(line, []).append(str(record.model.get("name", "?")))
-    return [f"{line}: {', '.join(dict.fromkeys(found))}" for line, found in names.items()]
+    def write(self, out: str | Path | None = None) -> list[Path]:
+        """Write tables, figures and pages to a directory, by default ``report`` below the records.
+
+        Raises:
+            UserError: some were left out; all others are written.
+            OSError: they cannot be written.
+        """
+        from evaluations.comparison.command import write
+
+        written, failures = write(self, Path(out) if out else self.directory / "report")
+        if failures:
+            raise UserError("; ".join(failures))
+        return written
+
+    def _repr_html_(self) -> str:
+        summary = render("evaluations.comparison", "summary.html", answers=self.summary)
+        return summary + Markup("\n").join(Markup(html(table)) for table in self.tables)
+
+    def __repr__(self) -> str:
+        names = [group.name for group in self.groups]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        return f"<Report of {self.directory}: {', '.join(names[:4])}{more}>"
 
 
-def _absent(study: Study, found: Sequence[Model]) -> list[str]:
-    names = {model.name for model in found}
-    return [run.name for run in study.runs() if run.name not in names]
+def report(
+    models: str | Path | Sequence[str | Path] | None = None,
+    *,
+    out: str | Path = "results",
+    study: str | Path | None = None,
+    only: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    paper_values: bool = False,
+) -> Report:
+    """Return the report of a directory of records; nothing is written or printed.
 
-
-def write_report(report: Report, out: Path) -> list[Path]:
-    """The tables as Markdown, LaTeX, CSV each, and ``report.md`` with all of them.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    every = [*report.tables, *report.details]
-    text = "\n".join([*map(markdown, every), *(f"- {note}" for note in report.notes), ""])
-    written = [path for table in every for path in tables.write([table], out, table.name)]
-    return [*written, write_atomically(out / "report.md", text)]
-
-
-def write_figures(report: Report, out: Path) -> tuple[list[Path], list[str]]:
-    """Circuits and edges against faithfulness, fronts, scores, curves: one model of each group.
-
-    Then ``report.html``, with the tables and all of them. What fails stops no other.
+    Args:
+        models: names of models, in the order of their rows; all by default.
+        out: directory with the records.
+        study: study file: only its runs are shown.
+        only: evaluations to show; all by default.
+        exclude: evaluations and models to leave out.
+        paper_values: show the paper's own values beside.
 
     Returns:
-        The files written, and a line for each figure or model that is left out, with the reason.
-    """
-    written: list[Path] = []
-    failures: list[str] = []
-    for part in _parts():
-        if not (found := report.whole(part.records(report))):
-            continue
-        try:
-            written += tables.write(part.room.tables(found), out, part.stem)
-            written += part.room.files(found, out, part.stem)
-        except Exception as error:  # costs no figure
-            log.debug("tables of %s fail", part.stem, exc_info=True)
-            failures.append(f"{part.stem} tables: not written ({draw.reason_of(error)})")
-        made = draw.write(part.room.FIGURES, found, out, part.stem)
-        written += made[0]
-        failures += made[1]
-    for name, make in (("training curves", _curves), ("the page", partial(_page, written))):
-        try:
-            written += make(report, out)
-        except Exception as error:  # costs no figure and no table
-            log.debug("%s fails", name, exc_info=True)
-            failures.append(f"{name}: not written ({draw.reason_of(error)})")
-    return written, failures
-
-
-def _page(figures: Sequence[Path], report: Report, out: Path) -> list[Path]:
-    """The report as one HTML file, with the neurons of at most three models to browse.
+        The report: ``.summary``, ``.tables``, ``.frame``, and ``.write()`` for the files.
 
     Raises:
-        OSError: it cannot be written.
+        UserError: no such directory, evaluation, model or study, or no record.
     """
-    from evaluations.comparison.comparison_page import write_comparison
-    from evaluations.suite.neurons.page import write_page
-
-    drawn = report.drawn()
-    chosen = [one for one in report.records if str(one.model["weights_hash"]) in drawn]
-    circuits = {identity(one): one for one in report.whole(
-        [one for one in chosen if one.evaluation == "acdc"])}  # fmt: skip
-    records = [circuits.get(identity(record), record) for record in report.records]
-    neurons = list(_neuron_details(report))
-    beside: list[Path] = []
-    if sum(len(model["units"]) for model in neurons) > BROWSED_UNITS:
-        beside = [write_page(neurons, out / "neurons.html")]
-        neurons = []
-    page = write_comparison(
-        records, out / "report.html", summary=[*report.tables, *report.details],
-        figures=figures, neurons=neurons, drawn=drawn, notes=report.notes, beside=beside,
-        files={key: os.path.relpath(path, out) for key, path in report.files.items()},
-    )  # fmt: skip
-    return [page, *beside]
+    options = ReportOptions(
+        str(out), None if study is None else str(study), _split(only), _split(exclude), paper_values
+    )
+    names = [models] if isinstance(models, str | Path) else models or ()
+    return Report.of([str(name) for name in names], options)
 
 
-def _neuron_details(report: Report) -> Iterator[Mapping[str, Any]]:
-    """What ``neurons`` left of the first models' units, with what ``n2g`` left of them."""
-    from evaluations.suite.neurons.page import with_graphs
-    from evaluations.suite.neurons.reading import read_details
-
-    for record in _of(report, "neurons")[:BROWSED]:
-        for path in report.directory.rglob(f"neurons/{record.extra.get('details')}"):
-            try:
-                yield with_graphs(read_details(path), path.parents[1])
-                break
-            except (UserError, OSError) as error:
-                log.warning("%s", error)
+def _split(names: str | Sequence[str]) -> tuple[str, ...]:
+    parts = names.split(",") if isinstance(names, str) else names
+    return tuple(part.strip() for part in parts if part.strip())
 
 
-def _of(report: Report, evaluation: str) -> list[Record]:
-    """The records the tables took of one model a group."""
-    chosen = report.drawn()
-    found = records_of(report.groups, evaluation)
-    return [record for record in found if str(record.model["weights_hash"]) in chosen]
+def _chosen_specs(options: ReportOptions) -> list[Spec]:
+    wanted = [find_spec(name) for name in options.only] or list(SPECS)
+    return [spec for spec in wanted if spec.name not in options.exclude]
 
 
-@dataclass(frozen=True)
-class Part:
-    """What is written of one evaluation's records, and drawn of them.
+def _chosen_models(
+    everyone: Sequence[Model], names: Sequence[str], exclude: Sequence[str]
+) -> list[Model]:
+    """The models of these names in their order, without those excluded."""
+    evaluations = {spec.name for spec in SPECS}
+    left_out = {
+        model.key
+        for name in exclude
+        if name not in evaluations
+        for model in _named(everyone, name, "model or evaluation", evaluations)
+    }
+    chosen = {model.key: model for name in names for model in _named(everyone, name, "model")}
+    kept = list(chosen.values()) if names else everyone
+    return [model for model in kept if model.key not in left_out]
 
-    Attributes:
-        everything: whether of all records of the models that are drawn, not only of those that the
-            paper's tables take: several coefficients make the front of an autoencoder.
+
+def _named(
+    everyone: Sequence[Model], name: str, kind: str, others: Iterable[str] = ()
+) -> list[Model]:
+    """The models of a name, a directory, or a name without its seed.
+
+    Raises:
+        UserError: there is none.
     """
+    found = [model for model in everyone if name.rstrip("/") in _names(model)]
+    if not found:
+        raise UserError(suggest(kind, name, {model.name for model in everyone} | set(others)))
+    return found
 
-    evaluation: str
-    room: Any
-    stem: str
-    everything: bool = False
 
-    def records(self, report: Report) -> list[Record]:
-        if not self.everything:
-            return _of(report, self.evaluation)
-        chosen = report.drawn()
-        return [
-            record
-            for record in report.records
-            if record.evaluation == self.evaluation and str(record.model["weights_hash"]) in chosen
+def _names(model: Model) -> set[str]:
+    stem = re.sub(r"-s(?:eed)?\d+$", "", model.name)
+    return {model.name, stem, model.spec, Path(model.spec).name}
+
+
+def _at(record: Record, place: int) -> Record:
+    return dataclasses.replace(record, model={**record.model, "order": place})
+
+
+def _tables(
+    rows: Sequence[Group], evaluations: set[str], paper_values: bool
+) -> tuple[list[Table], list[Table]]:
+    """The tables of the evaluations shown: those that are printed, and others."""
+
+    def among(measures: Sequence[Measure]) -> list[Measure]:
+        return [measure for measure in measures if measure.evaluation in evaluations]
+
+    tables, details = list[Table](), list[Table]()
+    if first := among(paper_tables.TABLE_1):
+        tables.append(paper_tables.table_1(rows, paper_values, first))
+        tables += paper_tables.differences(rows, first)
+        details.append(paper_tables.models_table(rows, first))
+    if records_of(rows, "neurons"):
+        tables.append(paper_tables.neuron_scores(rows))
+        tables += paper_tables.differences(rows, paper_tables.SCORES)
+    if "n2g" in evaluations:
+        tables.append(paper_tables.table_2(rows, paper_values))
+        tables += paper_tables.differences(rows, paper_tables.TABLE_2_DIFFERENCES)
+    return tables, details
+
+
+def _notes(found: Collected, rows: Sequence[Group], known: Sequence[Record]) -> list[str]:
+    """What was skipped, the scores of control models, and which records are of older code."""
+    taken = [
+        record for group in rows for model in group.models for record in model.records.values()
+    ]
+    return [*found.notes(), *floors(known), *older_told(taken)]
+
+
+def _without_figures(specs: Iterable[Spec], records: Sequence[Record]) -> list[str]:
+    """A line for each evaluation whose figures need a part that some records do not have."""
+    lines = []
+    for spec in specs:
+        part = getattr(spec.report, "DRAWN_FROM", "")
+        names = [
+            str(record.model.get("name", "?"))
+            for record in records
+            if part and record.evaluation == spec.name and not record.extra.get(part)
         ]
+        if names:
+            names = list(dict.fromkeys(names))
+            lines.append(f"{spec.name}: no figure of records without {part!r}: {', '.join(names)}")
+    return lines
 
 
-def _parts() -> list[Part]:
-    from evaluations.suite.circuits import report as circuits
-    from evaluations.suite.gates import report as gates
-    from evaluations.suite.lm import report as lm
-    from evaluations.suite.n2g import report as n2g
-    from evaluations.suite.neurons import report as neurons
-    from evaluations.suite.sae import report as sae
-
-    return [
-        Part("acdc", circuits, "circuits"),
-        Part("sae", sae, "sae", True),
-        Part("lm", lm, "lm"),
-        Part("gates", gates, "gates"),
-        Part("neurons", neurons, "neurons"),
-        Part("n2g", n2g, "n2g"),
-    ]
-
-
-def _curves(report: Report, out: Path) -> list[Path]:
-    """Of the study's runs, else of logs that lie below the directory under a model's name."""
-    from evaluations.comparison.curves import draw_curves, read_run
-
-    chosen = report.drawn()
-    names = [
-        model.name for group in report.groups for model in group.models if model.weights in chosen
-    ]
-    if report.study:
-        logs = [run.directory for run in report.study.runs() if run.name in names]
-    else:
-        below = sorted(report.directory.rglob("log.jsonl"))
-        wanted = {file_name(name) for name in names}
-        logs = [path.parent for path in below if path.parent.name in wanted]
-    runs = [read_run(path) for path in logs if (path / "log.jsonl").is_file()]
-    return draw.save({"": [draw_curves(runs)]}, out, "curves") if runs else []
+def _of_study(study: Study | None, options: ReportOptions, everyone: Sequence[Model]) -> list[str]:
+    """The models that are not of the study, and its runs without a record."""
+    if study is None:
+        return []
+    notes, runs = [], [run.name for run in study.runs()]
+    if others := [model.name for model in everyone if model.name not in runs]:
+        notes.append(f"{len(others)} models are not of the study: {', '.join(others)}")
+    names = {model.name for model in everyone}
+    if absent := [name for name in runs if name not in names]:
+        notes.append(
+            f"{len(absent)} of {len(runs)} runs of the study have no record "
+            f"({', '.join(absent)}): sat-train --study {options.study}; "
+            f"sat-eval all --study {options.study}"
+        )
+    return notes

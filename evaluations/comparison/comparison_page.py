@@ -1,231 +1,166 @@
-"""A comparison of models as one HTML file: tables, figures, circuits, neurons.
+"""The report as one HTML file: summary, tables, and a section for each evaluation.
 
-Made of records and of the figures drawn from them, with what every figure rests on; see ``page``
-for how it stays whole without a network.
+It needs no network: see `evaluations.tables.page`.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from evaluations.comparison.page import assemble, escaped, fill, template
+from markupsafe import Markup
+
+from evaluations.comparison.collection import Report
 from evaluations.comparison.provenance import provenance
 from evaluations.core.record import Record
-from evaluations.core.records import Identity, identity
-from evaluations.suite.circuits import report as circuits
-from evaluations.suite.circuits.draw import PARTS
-from evaluations.suite.circuits.picture import circuit_picture, part_color
-from evaluations.suite.gates import report as gates
-from evaluations.suite.lm import report as lm
-from evaluations.suite.n2g import report as n2g
-from evaluations.suite.neurons import report as neuron_tables
-from evaluations.suite.neurons.page import SCRIPTS, STYLES, Details, neuron_browser
-from evaluations.suite.sae import report as sae
-from evaluations.suite.sae.front import is_converged
-from evaluations.tables import Row, Table, html, rows
+from evaluations.core.records import identity
+from evaluations.core.spec import Spec
+from evaluations.tables import Table, glossary, html, rows
+from evaluations.tables.page import Fragment, source, write
 
-TOLD_IN_FULL = 60
-"""Records of an evaluation whose every figure is on the page."""
+HERE = "evaluations.comparison"
+FULL = 60
+"""Records of an evaluation of which all values are on the page; of more, those of models in
+figures, and links to the others."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Section:
-    """A part of the page: what one evaluation found.
+    """The part of the page about one evaluation.
 
     Attributes:
-        tables: the tables of its records.
+        records: those its tables show.
+        whole: those its figures show, with all that figures read.
+        figures: PNG and SVG files.
+        pages: pages of their own, in the same directory.
+        files: all files written.
     """
 
-    evaluation: str
-    title: str
-    tables: Callable[[Sequence[Record]], Sequence[Table]]
-    figures: str = ""
-    """What the names of its figures begin with, where that is not the evaluation's name."""
+    spec: Spec
+    records: Sequence[Record]
+    whole: Sequence[Record] = ()
+    tables: Sequence[Table] = ()
+    figures: Sequence[Path] = ()
+    pages: Sequence[Path] = ()
+    files: list[Path] = field(default_factory=list)
 
+    def fragment(self) -> Fragment | None:
+        """What the evaluation draws on a page in place of figures; None for most."""
+        make: Callable[..., Fragment] | None = getattr(self.spec.report, "fragment", None)
+        return make(self.whole) if make else None
 
-SECTIONS = (
-    Section("lm", "Language modelling", lm.tables),
-    Section("acdc", "Circuits", circuits.tables, figures="circuits"),
-    Section("sae", "Sparse autoencoders", sae.tables),
-    Section("gates", "Gates", gates.tables),
-    Section("neurons", "Neuron explanations", neuron_tables.tables),
-    Section("n2g", "Graphs of neurons", n2g.tables),
-)
+    def warnings(self) -> list[str]:
+        """Reasons why values of the records mean little."""
+        warn: Callable[..., list[str]] | None = getattr(self.spec.report, "warnings", None)
+        return warn(self.records) if warn else []
 
 
 def write_comparison(
-    records: Sequence[Record],
-    path: Path,
-    title: str = "Comparison of models",
-    summary: Sequence[Table] = (),
-    figures: Sequence[Path] = (),
-    neurons: Sequence[Details] = (),
-    drawn: Collection[str] = (),
-    notes: Sequence[str] = (),
-    beside: Sequence[Path] = (),
-    files: Mapping[Identity, str] | None = None,
+    report: Report, sections: Sequence[Section], curves: Sequence[Path], path: Path
 ) -> Path:
-    """Write the report.
+    """Write the page.
 
     Args:
-        records: of any evaluations; those no section is about are in none.
-        summary: tables that stand before all others, such as the paper's Table 1 and Table 2.
-        figures: of which the ``.svg`` files are put in, each in the section whose evaluation its
-            name begins with, others at the summary.
-        neurons: of the models whose neurons can be looked at.
-        drawn: weights of the models whose circuits are drawn; all by default.
-        notes: sentences said at the top.
-        beside: pages in the same directory that hold what this one has no room for.
-        files: where records lie, as seen from the page: of many records those whose models are not
-            drawn are linked to, in place of every figure of theirs.
+        curves: figure of the training curves.
 
     Raises:
         OSError: it cannot be written, or a figure cannot be read.
     """
-    drawings = [figure for figure in figures if figure.suffix == ".svg"]
-    places = {figure: _home(figure) for figure in drawings}
-    parts = [
-        part
-        for section in SECTIONS
-        if (
-            part := _section(
-                section,
-                records,
-                [one for one in drawings if places[one] is section],
-                drawn,
-                files or {},
-            )
-        )
-    ]
-    rest = [figure for figure in drawings if places[figure] is None]
-    data, styles, scripts = "", ["comparison.css"], ["circuits.js"]
-    if summary or rest:
-        tables = "".join(map(html, summary)) + "".join(map(_figure, rest))
-        parts.insert(0, _part("summary", "Summary", tables))
-    if neurons:
-        browser, data = neuron_browser(neurons)
-        parts.append(_part("browse", "Neurons, one by one", browser))
-        styles, scripts = [*styles, *STYLES], [*scripts, *SCRIPTS]
-    for page in beside:
-        link = f'<p><a href="{escaped(quote(page.name))}">{escaped(page.name)}</a></p>'
-        parts.append(_part("browse", "Neurons, one by one: a page of their own", link))
-    names = list(dict.fromkeys(str(row.model) for row in rows(records)))
-    head = {
-        "title": escaped(title),
-        "names": escaped(", ".join(names)),
-        "notes": "".join(f"<p>{escaped(note)}</p>" for note in notes),
-        "warnings": _warnings(records),
-        "contents": "".join(
-            f'<a href="#{name}">{escaped(heading)}</a>' for name, heading, _ in parts
+    shown = [_shown(report, section, path.parent) for section in sections]
+    fragments = [one["fragment"] for one in shown if one["fragment"]]
+    tables = [*report.tables, *report.details]
+    return write(
+        path,
+        HERE,
+        "comparison.html",
+        Fragment(
+            Markup(),
+            Markup("\n").join([source(HERE, "comparison.css"), *(one.style for one in fragments)]),
+            Markup("\n").join(one.script for one in fragments),
         ),
-        "parts": "".join(text for _, _, text in parts),
+        title="Comparison of models",
+        names=list(dict.fromkeys(str(row.model) for row in rows(report.records))),
+        notes=report.notes,
+        warnings=_warnings(report.records, sections),
+        answers=report.summary,
+        tables=_html(tables),
+        figures=_images(curves),
+        sections=shown,
+        glossary=_glossary([*tables, *(table for one in sections for table in one.tables)]),
+    )
+
+
+def _shown(report: Report, section: Section, out: Path) -> dict[str, Any]:
+    """The values of a section in the template."""
+    title, _, about = section.spec.summary.partition(": ")
+    fragment = section.fragment()
+    replaced = fragment.replaces if fragment else ()
+    name = section.spec.name
+    records = section.records
+    links: list[tuple[str, str]] = []
+    if len(records) > FULL:
+        links = [_link(report, record, out) for record in records]
+        records = section.whole
+    return {
+        "name": name,
+        "title": title,
+        "about": about,
+        "tables": _html(section.tables),
+        "fragment": fragment,
+        "figures": _images(section.figures, [f"{name}-{one}".strip("-") for one in replaced]),
+        "pages": [(page.name, quote(page.name)) for page in section.pages],
+        "provenance": Markup(provenance(records)),
+        "links": links,
     }
-    body = fill(template("comparison.html"), head)
-    return assemble(path, title, body, styles, scripts, data)
 
 
-def _section(
-    section: Section,
-    records: Sequence[Record],
-    figures: Sequence[Path],
-    drawn: Collection[str],
-    files: Mapping[Identity, str],
-) -> tuple[str, str, str] | None:
-    """A section's place in the page, its title and HTML; None where nothing is known of it."""
-    found = [record for record in records if record.evaluation == section.evaluation]
-    if not found:
-        return None
-    text = "".join(map(html, section.tables(found)))
-    if section.evaluation == "acdc":
-        text += _circuits([one for one in rows(found) if not drawn or _weights(one) in drawn])
-        # circuits are drawn anew, to be pointed at
-        figures = [figure for figure in figures if figure.stem.endswith("-curves")]
-    text += "".join(map(_figure, figures))
-    text += "<details class='provenance'><summary>Every figure, and what it rests on</summary>"
-    if len(found) > TOLD_IN_FULL and files:
-        kept = [record for record in found if str(record.model["weights_hash"]) in drawn]
-        links = [_link(record, files) for record in found if record not in kept]
-        text += f"{provenance(kept)}<p class='small'>{' '.join(links)}</p></details>"
-    else:
-        text += f"{provenance(found)}</details>"
-    return _part(section.evaluation, section.title, text)
+def _link(report: Report, record: Record, out: Path) -> tuple[str, str]:
+    """The name of a record's model, and the address of its file."""
+    path = report.files.get(identity(record))
+    address = quote(os.path.relpath(path, out)) if path else ""
+    return str(record.model.get("name", "?")), address
 
 
-def _link(record: Record, files: Mapping[Identity, str]) -> str:
-    """A link to a record's file."""
-    name, path = escaped(record.model.get("name", "?")), files.get(identity(record))
-    return f'<a href="{escaped(quote(path))}">{name}</a>' if path else name
+def _html(tables: Iterable[Table]) -> list[Markup]:
+    return [Markup(html(table)) for table in tables]
 
 
-def _part(name: str, title: str, text: str) -> tuple[str, str, str]:
-    return name, title, f'<section id="{name}"><h2>{escaped(title)}</h2>\n{text}</section>\n'
+def _images(figures: Iterable[Path], replaced: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Names and data of SVG files.
+
+    They are images, so that ids of two figures cannot clash, and none can run a script.
+    """
+    return [
+        (path.stem, base64.b64encode(path.read_bytes()).decode())
+        for path in figures
+        if path.suffix == ".svg" and not any(_is_numbered(path.stem, one) for one in replaced)
+    ]
 
 
-def _home(figure: Path) -> Section | None:
-    """The section that a figure belongs to, by its name."""
-    first = figure.stem.partition("-")[0]
-    return next(
-        (section for section in SECTIONS if first in (section.evaluation, section.figures)), None
-    )
+def _is_numbered(stem: str, name: str) -> bool:
+    """Whether a figure's file is of that name, or is one of several: ``acdc-2``."""
+    return stem == name or stem.removeprefix(f"{name}-").isdecimal()
 
 
-def _weights(row: Row) -> str:
-    return str(row.records["acdc"].model["weights_hash"])
+def _glossary(tables: Iterable[Table]) -> list[tuple[str, str, list[str]]]:
+    """Anchor, title and definitions of each column; two evaluations may use one title."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for table in tables:
+        for column, definition in glossary([table]).items():
+            definitions = found.setdefault(column.anchor, (column.title, []))[1]
+            definitions += [definition] * (definition not in definitions)
+    return [(anchor, *found[anchor]) for anchor in sorted(found)]
 
 
-def _figure(path: Path) -> str:
-    """As an image, so that two figures' inner names cannot meet, and none can run a script."""
-    content = base64.b64encode(path.read_bytes()).decode()
-    name = escaped(path.stem)
-    return (
-        f'<figure class="drawing"><img alt="{name}" src="data:image/svg+xml;base64,{content}">'
-        "</figure>\n"
-    )
-
-
-def _circuits(found: Sequence[Row]) -> str:
-    """The circuits side by side, each with its warning above it."""
-    panels = []
-    for row in found:
-        record = row.records["acdc"]
-        if "circuit" not in record.extra:
-            continue
-        circuit, marked = record.extra["circuit"], record.extra.get("marked")
-        warning = f"<p class='warning small'>{escaped(marked)}</p>" if marked else ""
-        count = f"{len(circuit['edges']):,} of {circuit['graph']['n_edges']:,} edges"
-        panels.append(
-            f"<figure class='panel'><figcaption><h3>{escaped(row.model)}</h3> "
-            f"<span class='soft'>{count}</span></figcaption>{warning}"
-            f"{circuit_picture(circuit)}<p class='told small soft' aria-live='polite'></p></figure>"
-        )
-    colors = "".join(
-        f'<span style="--c:{part_color(part)}">{escaped(name)}</span> '
-        for part, (name, _) in PARTS.items()
-    )
-    return (
-        f"<p class='small soft circuit-legend'>to {colors} · width: effect · point at a node or an "
-        f"edge; a click holds it</p><div class='panels'>{''.join(panels)}</div>\n"
-    )
-
-
-def _warnings(records: Sequence[Record]) -> str:
-    """What has to be known before any figure is believed."""
-    found = circuits.warnings([record for record in records if record.evaluation == "acdc"])
-    autoencoders = [record for record in records if record.evaluation == "sae"]
-    if autoencoders:
-        found += [
-            f"{record.model['name']}: its autoencoder explains less than half of the variance"
-            for record in autoencoders
-            if not is_converged(record)
-        ]
+def _warnings(records: Sequence[Record], sections: Iterable[Section]) -> list[str]:
+    """What a reader must know before using any value."""
+    lines = [line for section in sections for line in section.warnings()]
     dirty = sum(str(record.commit).endswith("-dirty") for record in records)
     if dirty:
-        found.append(f"{dirty} of {len(records)} records come from a tree with uncommitted changes")
-    if not found:
-        return ""
-    listed = "".join(f"<li>{escaped(one)}</li>" for one in dict.fromkeys(found))
-    return f"<div class='warning' role='note'><ul>{listed}</ul></div>"
+        lines.append(f"{dirty} of {len(records)} records come from a tree with uncommitted changes")
+    return list(dict.fromkeys(lines))

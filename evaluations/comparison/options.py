@@ -11,10 +11,17 @@ class ReportOptions:
 
     out: str = "results"
     """Directory with the records; the report is written to OUT/report. Other files in it, truncated
-    and duplicate records are counted and passed over."""
+    and duplicate records are counted and skipped."""
 
     study: str | None = None
     """Study file (sat-train --study): only its runs are shown, and all of them."""
+
+    only: tuple[str, ...] = ()
+    """Evaluations to show, with commas between them; all by default."""
+
+    exclude: tuple[str, ...] = ()
+    """Evaluations and models to leave out, with commas between them. A name that is both is the
+    evaluation."""
 
     paper_values: bool = False
     """Show the paper's own values beside."""

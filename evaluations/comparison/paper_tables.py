@@ -156,7 +156,9 @@ PAIRED = (
 Rows = list[list[Cell]]
 
 
-def table_1(groups: Sequence[Group], with_paper: bool = False) -> Table:
+def table_1(
+    groups: Sequence[Group], with_paper: bool = False, measures: Sequence[Measure] = TABLE_1
+) -> Table:
     """A row for each group, a column for each measure; the best mean of a column is bold.
 
     The edge count of a model that fails IOI (accuracy below 0.9) is marked with a dagger, left out
@@ -164,13 +166,16 @@ def table_1(groups: Sequence[Group], with_paper: bool = False) -> Table:
 
     Args:
         with_paper: the paper's own values as further columns, where it has such a model.
+        measures: those shown.
     """
     title = "Circuits, autoencoders, language modelling (the paper's Table 1)"
-    made = _over_seeds(Comparison(groups), TABLE_1, "table1", title, "stories")
+    made = _over_seeds(Comparison(groups), measures, "table1", title, "stories")
     if not with_paper:
         return made
-    columns = (*made.columns, *(Heading(f"Paper: {one.title}") for one in TABLE_1))
-    rows = [[*row, *_paper_cells(group)] for row, group in zip(made.rows, groups, strict=True)]
+    columns = (*made.columns, *(Heading(f"Paper: {one.title}") for one in measures))
+    rows = [
+        [*row, *_paper_cells(group, measures)] for row, group in zip(made.rows, groups, strict=True)
+    ]
     note = f"Paper: {paper_values.SOURCE}, Table 1: one model each, other data than here."
     return replace(made, columns=columns, rows=rows, notes=[*made.notes, note])
 
@@ -237,21 +242,19 @@ def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) 
     one, or not: ``cannot tell``.
 
     Returns:
-        One table, of the measures with a difference over two seeds or more; none without one.
+        One table, of the measures and pairs with a difference over two seeds or more; none where
+        there are none.
     """
     compared = Comparison(groups)
     pairs = [(group, other) for group in groups for other in references(group, groups)]
-    name, title = {
-        TABLE_1: ("table1-differences", "Table 1"),
-        SCORES: ("neuron-scores-differences", "Explanations of neurons"),
-        TABLE_2_DIFFERENCES: ("table2-differences", "Graphs of neurons, all layers"),
-    }[tuple(measures)]
-    measures = [
-        measure
-        for measure in measures
-        if any((mean := compared.difference(measure, *pair)) and mean.n > 1 for pair in pairs)
-    ]
-    if not measures:
+
+    def is_paired(measure: Measure, pair: tuple[Group, Group]) -> bool:
+        mean = compared.difference(measure, *pair)
+        return mean is not None and mean.n > 1
+
+    measures = [one for one in measures if any(is_paired(one, pair) for pair in pairs)]
+    pairs = [pair for pair in pairs if any(is_paired(one, pair) for one in measures)]
+    if not pairs:
         return []
     rows = [
         [
@@ -263,10 +266,17 @@ def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) 
     ]
     columns = (Heading("Model"), Heading("Minus"), *(measure.heading for measure in measures))
     notes = health_notes(compared, measures)
-    return [Table(name, f"{title}: paired differences", columns, rows, PAIRED, notes, n_labels=2)]
+    name, title = {
+        "neurons": ("neuron-scores-differences", "Paired differences: explanations of neurons"),
+        "n2g": ("table2-differences", "Paired differences: graphs of neurons, all layers"),
+    }.get(
+        measures[0].evaluation,
+        ("table1-differences", "Paired differences: circuits, autoencoders, language modelling"),
+    )
+    return [Table(name, title, columns, rows, PAIRED, notes, n_labels=2)]
 
 
-def models_table(groups: Sequence[Group]) -> Table:
+def models_table(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) -> Table:
     """Table 1 before any mean: a row for each model."""
     compared = Comparison(groups)
     rows = []
@@ -279,23 +289,16 @@ def models_table(groups: Sequence[Group]) -> Table:
                 "weights": model.weights[:8],
             }
             cells = [Cell.label(name, value) for name, value in labels.items()]
-            rows.append([*cells, *(_model_cell(measure, model) for measure in TABLE_1)])
-    columns = (
-        Heading("Group"),
-        Heading("Seed"),
-        Heading("Model"),
-        Heading("Weights"),
-        *(measure.heading for measure in TABLE_1),
-    )
-    notes = [*health_notes(compared, TABLE_1), *unable_note(compared, TABLE_1)]
+            rows.append([*cells, *(_model_cell(measure, model) for measure in measures)])
+    columns = (Heading("Group"), Heading("Seed"), Heading("Model"), Heading("Weights"),
+               *(measure.heading for measure in measures))  # fmt: skip
     return Table(
         "table1-models",
-        "Table 1: each model",
+        "Each model: circuits, autoencoders, language modelling",
         columns,
         rows,
-        "",
-        notes,
-        commands(compared, TABLE_1),
+        notes=[*health_notes(compared, measures), *unable_note(compared, measures)],
+        commands=commands(compared, measures),
         n_labels=4,
     )
 
@@ -351,13 +354,14 @@ def _of_layer(cell: Cell, layer: int) -> Cell:
     return replace(cell, exact=exact)
 
 
-def _paper_cells(group: Group) -> list[Cell]:
+def _paper_cells(group: Group, measures: Sequence[Measure]) -> list[Cell]:
     known = paper_values.TABLE_1.get((group.variant, group.k))
-    names = [f"paper_{measure.metric}" for measure in TABLE_1]
     if known is None or group.kind not in ("baseline", "learned"):
-        return [Cell.none(name) for name in names]
+        return [Cell.none(f"paper_{measure.metric}") for measure in measures]
+    values = dict(zip(TABLE_1, known, strict=True))
     return [
-        Cell(f"{value:g}", exact={name: value}) for name, value in zip(names, known, strict=True)
+        Cell(f"{values[measure]:g}", exact={f"paper_{measure.metric}": values[measure]})
+        for measure in measures
     ]
 
 

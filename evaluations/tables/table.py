@@ -276,8 +276,14 @@ def _stack(lines: Sequence[str], side: str) -> str:
 
 def html(table: Table) -> str:
     """The table as HTML; headings link to the glossary, values have a hint."""
-    head = "".join(map(_html_heading, table.columns))
-    body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>\n" for row in table.rows)
+    head = "".join(
+        _html_heading(column, all(row[at].kind == "label" for row in table.rows))
+        for at, column in enumerate(table.columns)
+    )
+    body = "".join(
+        f"<tr>{_html_row(row, above, table.n_labels)}</tr>\n"
+        for row, above in zip(table.rows, [(), *table.rows], strict=False)
+    )
     notes = [
         f"<p class='small soft'>{escape.html(note)}</p>"
         for note in (table.caption, *table.notes)
@@ -294,21 +300,28 @@ def html(table: Table) -> str:
     )
 
 
-def _html_heading(column: Heading) -> str:
+def _html_row(row: Sequence[Cell], above: Sequence[Cell], n_labels: int) -> str:
+    """A row; its first label is faint where it repeats that of the row above."""
+    is_repeated = bool(above) and n_labels > 1 and row[0].text == above[0].text
+    return "".join(_html_cell(cell, is_repeated and not at) for at, cell in enumerate(row))
+
+
+def _html_heading(column: Heading, is_label: bool) -> str:
     # the arrow stays with the last word
     text = escape.html(f"{column.title}\u00a0{ARROWS[column.direction]}".rstrip("\u00a0"))
+    kind = " class='label'" if is_label else ""
     if not column.definition:
-        return f"<th>{text}</th>"
-    return (
-        f"<th title='{escape.html(column.definition)}'><a href='#{column.anchor}'>{text}</a></th>"
-    )
+        return f"<th{kind}>{text}</th>"
+    hint = escape.html(column.definition)
+    return f"<th{kind} title='{hint}'><a href='#{column.anchor}'>{text}</a></th>"
 
 
-def _html_cell(cell: Cell) -> str:
+def _html_cell(cell: Cell, is_repeated: bool = False) -> str:
     text, *details = map(escape.html, cell.parts)
     hint = f" title='{escape.html(cell.hint)}'" if cell.hint else ""
     if cell.kind == "label":
-        return f"<th scope='row'>{text}</th>"
+        repeated = " class='repeated'" if is_repeated else ""
+        return f"<th scope='row'{repeated}{hint}>{text}</th>"
     style = {"best": " class='best'", "none": " class='soft'"}.get(cell.kind, "")
     small = f" <span class='interval'>{' '.join(details)}</span>" if details else ""
     return f"<td{style}{hint}>{text}{small}</td>"

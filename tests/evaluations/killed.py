@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluations.comparison.collection import Report
+from evaluations.comparison.collection import report
 from evaluations.core.record import read_records
 from evaluations.tables import csv_text, markdown
 
@@ -124,7 +124,7 @@ class Side:
 
     def tables(self) -> dict[str, str]:
         """The tables that ``sat-eval report`` prints and writes, by name."""
-        made = Report.of(self.out)
+        made = report(out=self.out)
         return {table.name: f"{markdown(table)}\n{csv_text(table)}"
                 for table in (*made.tables, *made.details)}  # fmt: skip
 

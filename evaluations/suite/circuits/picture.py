@@ -6,17 +6,49 @@ MLPs and the output as bars. An edge to or from a bar runs between the columns o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from evaluations.comparison.page import escaped
+from markupsafe import Markup
+
+from evaluations.core.record import Record
 from evaluations.suite.circuits.draw import PARTS, line_width, size_of
 from evaluations.suite.circuits.export import split_destination
+from evaluations.tables.page import Fragment, render, source
+from sat_interp._util import escape
 
+HERE = "evaluations.suite.circuits"
 PITCH, STEP = 62, 52  # between columns, between rows
 BOX, BAR = (46, 24), 14  # a head's width and height, a bar's height
 LEFT, RIGHT, EDGE = 58, 64, 14
 LARGEST = 1.35  # times its own size, however wide the window
 PORTS = {"q": -14, "k": 0, "v": 14}
+
+
+def circuits_fragment(circuits: Iterable[tuple[str, Record]]) -> Fragment:
+    """Circuits side by side, each with its warning above it.
+
+    Args:
+        circuits: the model's name, and a record with its circuit.
+    """
+    panels = []
+    for model, record in circuits:
+        circuit = record.extra["circuit"]
+        panels.append(
+            {
+                "title": model,
+                "count": f"{len(circuit['edges']):,} of {circuit['graph']['n_edges']:,} edges",
+                "warning": record.extra.get("marked"),
+                "picture": Markup(circuit_picture(circuit)),
+            }
+        )
+    parts = [(name, part_color(part)) for part, (name, _) in PARTS.items()]
+    return Fragment(
+        render(HERE, "circuits.html", panels=panels, parts=parts),
+        source(HERE, "circuits.css"),
+        source(HERE, "circuits.js"),
+        replaces=("",),
+    )
 
 
 def circuit_picture(circuit: dict[str, Any]) -> str:
@@ -113,19 +145,19 @@ def _edge(plan: Plan, edge: dict[str, Any], largest: float, dense: float) -> str
     score = edge.get("score")
     width = line_width(score, largest) * (0.35 + 0.65 * dense)
     opacity = min(0.9, 0.35 + 0.5 * dense)
-    told = f"{label(source)} → {label(node)}"
-    told += f", {PARTS[part][0]}" if part in PORTS else ""
-    told += "" if score is None else f": effect {score:.3g} nats"
+    summary = f"{label(source)} → {label(node)}"
+    summary += f", {PARTS[part][0]}" if part in PORTS else ""
+    summary = escape.html(summary + ("" if score is None else f": effect {score:.3g} nats"))
     way, ends = plan.path(source, node, part)
     # an edge that only crosses a bar has no dot on it
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{1.5 + width / 2:.1f}"/>' for x, y in ends
     )
     return (
-        f'<g class="edge" data-from="{source}" data-to="{node}" data-told="{escaped(told)}" '
+        f'<g class="edge" data-from="{source}" data-to="{node}" data-summary="{summary}" '
         f'style="color:{part_color(part)};opacity:{opacity:.2f}">'
         f'<path class="touch" d="{way}"/>'
-        f'<path d="{way}" stroke-width="{width:.2f}"/>{dots}<title>{escaped(told)}</title></g>'
+        f'<path d="{way}" stroke-width="{width:.2f}"/>{dots}<title>{summary}</title></g>'
     )
 
 
@@ -133,7 +165,7 @@ def _box(plan: Plan, name: str, used: bool, edges: list[dict[str, Any]]) -> str:
     x, y = plan.x(name), plan.y(name)
     into = sum(_node(edge) == name for edge in edges)
     out = sum(edge["source"] == name for edge in edges)
-    told = f"{label(name)}: {into} in, {out} out"
+    summary = escape.html(f"{label(name)}: {into} in, {out} out")
     if x is None:
         wide = plan.width - LEFT - 4
         shape = f'<rect x="{LEFT}" y="{y - BAR / 2}" width="{wide}" height="{BAR}" rx="4"/>'
@@ -148,8 +180,8 @@ def _box(plan: Plan, name: str, used: bool, edges: list[dict[str, Any]]) -> str:
     focus = 'tabindex="0"' if used else ""
     kind = "node used" if used else "node"
     return (
-        f'<g class="{kind}" data-name="{name}" data-told="{escaped(told)}" {focus}>'
-        f"{shape}{text}<title>{escaped(told)}</title></g>"
+        f'<g class="{kind}" data-name="{name}" data-summary="{summary}" {focus}>'
+        f"{shape}{text}<title>{summary}</title></g>"
     )
 
 

@@ -18,9 +18,14 @@ from evaluations.core.record import Record
 from evaluations.suite.circuits.draw import Panel, draw_circuits
 from evaluations.suite.circuits.export import to_networkx, write_graphml
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
+from evaluations.tables.headline import Headline
+from evaluations.tables.page import Fragment
 from sat_interp._util import escape
 from sat_interp._util.files import file_name, write_atomically
 
+HEADLINE = Headline("Are its circuits smaller?", "edges", "edges of the circuit", 1, "lower")
+DRAWN_FROM = "circuit"
+"""Entry of ``record.extra`` that figures are drawn from."""
 ABREAST, MANY_HEADS = 4, 8
 """Circuits in one figure; half as many of models with more heads than this."""
 LETTERS = 58
@@ -233,6 +238,14 @@ def _with_circuits(records: Sequence[Record]) -> list[Row]:
     """The models whose record has a circuit."""
     models = rows(records, "acdc")
     return [row for row in models if isinstance(_extra(row).get("circuit"), dict)]
+
+
+def fragment(records: Sequence[Record]) -> Fragment | None:
+    """The circuits on a page, to be pointed at; None where no record has one."""
+    from evaluations.suite.circuits.picture import circuits_fragment
+
+    circuits = [(row.model, row.records["acdc"]) for row in _with_circuits(records)]
+    return circuits_fragment(circuits) if circuits else None
 
 
 def warnings(records: Sequence[Record]) -> list[str]:

@@ -14,8 +14,18 @@ from matplotlib.ticker import MaxNLocator
 
 from evaluations.core.record import Record
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
+from evaluations.tables.headline import Headline
 from sat_interp._util import escape
 
+HEADLINE = Headline(
+    "Do the masks carry the next token, beyond the current one?",
+    "leak_mask_excess",
+    "bits of a token's own masks beyond those of exchanged masks",
+    3,
+    compared_with="zero",
+)
+DRAWN_FROM = "usage"
+"""Entry of ``record.extra`` that figures are drawn from."""
 SITES = {"attention": "attention units", "neuron": "neurons"}
 PROBES = {
     "residual": ("clean stream at the block's input", "#0072B2", "s", "-"),

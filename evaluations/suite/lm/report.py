@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 
 from evaluations.core.record import Metric, Record
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
+from evaluations.tables.headline import Headline
 from sat_interp._util import escape
 
+HEADLINE = Headline("Does it predict text as well?", "perplexity", "perplexity", 3, "lower")
 STREAMS = {"clean": ("", "#0072B2", "o"), "ablated": ("ablated_", "#D55E00", "s")}
 SITES = {"z_hoyer": "Attention (z)", "post_hoyer": "MLP (post-activation)"}
 PERPLEXITY = "exp(mean cross-entropy per token) over the whole text"

@@ -27,11 +27,21 @@ from evaluations.tables import (
     make_tables,
     rows,
 )
+from evaluations.tables.headline import Headline
 from evaluations.tables.table import EMPTY, UNSCORED
 from evaluations.tables.view import exact_values, number
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 
+HEADLINE = Headline(
+    "Are its neurons' graphs simpler?",
+    "density_nonempty",
+    "density of graphs with edges",
+    3,
+    "lower",
+)
+DRAWN_FROM = "sensitivity"
+"""Entry of ``record.extra`` that figures are drawn from."""
 TITLES = {
     "density": "Graph density, E/(N(N-1))",
     "density_undirected": "Graph density, 2E/(N(N-1))",

@@ -1,4 +1,4 @@
-"""What a run leaves of its neurons beside the record: explanations, and a few excerpts of each.
+"""The file a run writes beside its record: for each unit its explanation and all its excerpts.
 
 One JSON value, gzipped; its parts are what ``evaluations.suite.neurons.page`` shows;
 ``evaluations.suite.neurons.reading`` reads it.
@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from evaluations.core.excerpts import Half
+from evaluations.core.excerpts import HALVES, Half
 from evaluations.core.record import Metric, plain
 from evaluations.suite.neurons.examiners.base import HIGHEST
 from evaluations.suite.neurons.scores import UnitScores
 from evaluations.suite.neurons.shown import KINDS, Sight
 from sat_interp._util.files import write_atomically
 
-SHOWN_TO_EXPLAIN = 3
 WIDTH = 48
 """Tokens of an excerpt on the page, about a third of them after its peak."""
 
@@ -49,17 +48,14 @@ class Details:
         density: float,
         maximum: float,
     ) -> None:
-        """A unit and its best excerpts: three to explain from, the first and the middle held out.
+        """Add a unit and all of its excerpts, by falling peak.
 
         Args:
-            place: of the unit in what is seen.
+            place: the unit's index in ``sight``.
         """
-        held = int(sight.held_out.counts[place])
         chosen: list[tuple[Half, int]] = [
-            ("explain", rank)
-            for rank in range(min(SHOWN_TO_EXPLAIN, int(sight.explain.counts[place])))
+            (half, rank) for half in HALVES for rank in range(int(sight.sheaf(half).counts[place]))
         ]
-        chosen += [("held_out", rank) for rank in sorted({0, held // 2}) if rank < held]
         values = {name: round(value, 4) for name, value in scores.values.items()}
         self.units.append(
             {

@@ -1,62 +1,63 @@
-"""A page for looking at neurons: one HTML file with the excerpts, explanations and scores of them.
+"""A page for looking at neurons: one HTML file with their excerpts, explanations and scores.
 
-Thousands of neurons lie in it. What the list shows is written as columns; excerpts are written
-layer by layer, each piece read when one of its neurons is looked at; a level is one digit.
+It holds thousands of neurons. The list's values are written as columns; excerpts are written layer
+by layer, gzipped, and read when one of the layer's neurons is chosen; a level is one digit.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from evaluations.comparison.page import assemble, data_script, escaped, fill, template
+from markupsafe import Markup
+
+from evaluations.tables import page
 from evaluations.tables.view import number
 from sat_interp._util.errors import UserError
 
-STYLES, SCRIPTS = ("neurons.css",), ("histogram.js", "graph.js", "list.js", "neurons.js")
-COLUMNS = ("layer", "index", "score", "detection", "fuzzing", "control", "density", "maximum",
-           "explanation", "reason")  # fmt: skip
-SIGNIFICANT = 4  # digits of a figure
+HERE = "evaluations.suite.neurons"
+SCRIPTS = ("histogram.js", "graph.js", "list.js", "neurons.js")
+COLUMNS = (
+    "layer",
+    "index",
+    "score",
+    "detection",
+    "fuzzing",
+    "control",
+    "density",
+    "maximum",
+    "explanation",
+    "reason",
+)
+SIGNIFICANT = 4
+"""Digits of a value."""
 LEVELS = "0123456789a"
 
 log = logging.getLogger(__name__)
 
 Details = Mapping[str, Any]
-"""What ``neurons`` leaves of a model, as JSON: ``model``, ``examiner``, ``text``, ``figures``,
-``reasons``, ``vocabulary`` and ``units``, each with its figures, explanation and excerpts, and
-perhaps a ``graph``."""
+"""The file that ``neurons`` writes of a model (`evaluations.suite.neurons.details`): ``model``,
+``examiner``, ``text``, ``figures``, ``reasons``, ``vocabulary`` and ``units``, each with scores,
+explanation and excerpts, and a ``graph`` where ``n2g`` made one."""
 
 
-def write_page(models: Sequence[Details], path: Path, notes: Sequence[str] = ()) -> Path:
-    """Write the page of one model, or of several, two of them side by side at a time.
+def write_page(models: Iterable[Details], path: Path, notes: Sequence[str] = ()) -> Path:
+    """Write the page of one model, or of several, of which two are shown side by side.
 
     Args:
-        notes: what is said of all of them, such as the difference of their means.
+        models: read one after the other: the details of a large model are a gigabyte in memory.
+        notes: sentences about all of them, such as the difference of their means.
 
     Raises:
         UserError: there is no model.
         OSError: the page cannot be written.
     """
-    body, data = neuron_browser(models, notes)
-    names = ", ".join(str(model["model"]) for model in models)
-    head = {"names": escaped(names), "browser": body}
-    whole = fill(template("neuron_page.html"), head)
-    return assemble(path, f"Neurons of {names}", whole, STYLES, SCRIPTS, data)
-
-
-def neuron_browser(models: Sequence[Details], notes: Sequence[str] = ()) -> tuple[str, str]:
-    """The part of a page that shows neurons, and its data; it needs `STYLES` and `SCRIPTS`.
-
-    Raises:
-        UserError: there is no model.
-    """
-    if not models:
-        raise UserError("a page of neurons needs at least one model")
-    index, pieces = [], []
+    index: list[dict[str, Any]] = []
+    pieces: list[Markup] = []
     for place, model in enumerate(models):
         units = sorted(model["units"], key=lambda unit: (unit["layer"], unit["index"]))
         index.append(
@@ -69,15 +70,23 @@ def neuron_browser(models: Sequence[Details], notes: Sequence[str] = ()) -> tupl
             }
         )
         for layer, members in groupby(units, key=lambda unit: unit["layer"]):
-            kept = [_excerpts(unit) for unit in members]
-            pieces.append(data_script(f"excerpts-{place}-{layer}", kept))
-    told = "\n".join(f"<p>{escaped(note)}</p>" for note in notes)
-    body = fill(template("neurons.html"), {"notes": told})
-    return body, data_script("neurons", index) + "".join(pieces)
+            excerpts = [_excerpts(unit) for unit in members]
+            pieces.append(page.data_script(f"excerpts-{place}-{layer}", excerpts, packed=True))
+    if not index:
+        raise UserError("a page of neurons needs at least one model")
+    fragment = page.Fragment(
+        Markup("").join([page.data_script("neurons", index), *pieces]),
+        page.source(HERE, "neurons.css"),
+        page.source(HERE, *SCRIPTS),
+    )
+    names = ", ".join(str(model["name"]) for model in index)
+    return page.write(
+        path, HERE, "neuron_page.html", fragment, title="Neurons", names=names, notes=notes
+    )
 
 
 def with_graphs(model: Details, directory: Path) -> Details:
-    """The model with the graphs that ``n2g`` has left of its neurons, where it has any.
+    """The model with the graphs that ``n2g`` made of its neurons, where there are any.
 
     Args:
         directory: of the model's records: ``directory/n2g/*.graphs``.
@@ -86,53 +95,65 @@ def with_graphs(model: Details, directory: Path) -> Details:
     for path in sorted((directory / "n2g").glob("*.graphs")):
         try:
             layer = json.loads(path.read_text(encoding="utf-8"))
-            found = {one["unit"]: one["graph"] for one in layer["neurons"] if one["graph"]["nodes"]}
-            if layer.get("read") == model.get("read"):  # of other units, or on other text
-                graphs.update(found)
+            if layer.get("read") == model.get("read"):  # the same units on the same text
+                graphs |= {
+                    neuron["unit"]: neuron["graph"]
+                    for neuron in layer["neurons"]
+                    if neuron["graph"]["nodes"]
+                }
         except (OSError, ValueError, KeyError, TypeError):
-            log.warning("%s holds no graphs; it is passed over", path)
+            log.warning("%s holds no graphs; it is skipped", path)
     units = [{**unit, "graph": graphs.get(unit["unit"])} for unit in model["units"]]
     return {**model, "units": units}
 
 
 def _notes(model: Details) -> list[str]:
-    """What was read and asked, the figures with their intervals, and what could not be scored."""
-    read = [str(model[name]) for name in ("text", "hook", "stream") if model.get(name)]
-    asked = f"Explained by {model['examiner']}. " if model.get("examiner") else ""
-    figures = [_figure(one) for one in model.get("figures", ()) if one.get("value") is not None]
+    """The text and the examiner, the values with their intervals, and what was not scored."""
+    text = [str(model[name]) for name in ("text", "hook", "stream") if model.get(name)]
+    examiner = f"Explained by {model['examiner']}. " if model.get("examiner") else ""
+    values = [_value(one) for one in model.get("figures", ()) if one.get("value") is not None]
     lost = [f"{count:,} {reason}" for reason, count in model.get("reasons", {}).items() if count]
-    lines = [asked + ", ".join(read), ". ".join(figures), lost and f"Unscored: {', '.join(lost)}."]
+    lines = [
+        examiner + ", ".join(text),
+        ". ".join(values),
+        f"Not scored: {', '.join(lost)}." if lost else "",
+    ]
     return [line for line in lines if line]
 
 
-def _figure(figure: Mapping[str, Any]) -> str:
-    value = figure["value"]
-    text = f"{figure['title']} {number(value, 0 if value == int(value) else 3)}"
-    if figure.get("low") is not None and figure.get("high") is not None:
-        text += f" [{number(figure['low'], 3)}, {number(figure['high'], 3)}]"
-    return text + (f", n = {figure['n']:,}" if figure.get("n") is not None else "")
+def _value(metric: Mapping[str, Any]) -> str:
+    value = metric["value"]
+    text = f"{metric['title']} {number(value, 0 if value == int(value) else 3)}"
+    if metric.get("low") is not None and metric.get("high") is not None:
+        text += f" [{number(metric['low'], 3)}, {number(metric['high'], 3)}]"
+    return text + (f", n = {metric['n']:,}" if metric.get("n") is not None else "")
 
 
 def _peaks(unit: Mapping[str, Any]) -> list[int]:
-    """The tokens it fires on most in its excerpts, each once: what a search for a token finds."""
+    """The most active token of each excerpt, each once: a search for a token finds these."""
     peaks = {
-        one["tokens"][one["levels"].index(max(one["levels"]))]: None
-        for one in unit["excerpts"]
-        if max(one["levels"], default=0) > 0
+        excerpt["tokens"][excerpt["levels"].index(max(excerpt["levels"]))]: None
+        for excerpt in unit["excerpts"]
+        if max(excerpt["levels"], default=0) > 0
     }
     return list(peaks)
 
 
 def _excerpts(unit: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of a unit once it is looked at."""
-    kept: dict[str, Any] = {
-        "excerpts": [
-            [one["half"], one["kind"], one["story"], one["start"], one["tokens"],
-             _digits(one["levels"]), one["simulated"] and _digits(one["simulated"])]
-            for one in unit["excerpts"]
+    """The part of a unit that is shown once it is chosen."""
+    excerpts = [
+        [
+            excerpt["half"],
+            excerpt["kind"],
+            excerpt["story"],
+            excerpt["start"],
+            excerpt["tokens"],
+            _digits(excerpt["levels"]),
+            excerpt["simulated"] and _digits(excerpt["simulated"]),
         ]
-    }  # fmt: skip
-    return {**kept, "graph": unit["graph"]} if unit.get("graph") else kept
+        for excerpt in unit["excerpts"]
+    ]
+    return {"excerpts": excerpts} | ({"graph": unit["graph"]} if unit.get("graph") else {})
 
 
 def _digits(levels: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,17 @@ from evaluations.core.record import Metric, Record
 from evaluations.suite.neurons.compare import Difference, difference
 from evaluations.suite.neurons.reading import read_details
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
+from evaluations.tables.headline import Headline
 from evaluations.tables.view import number
 from sat_interp._util.errors import UserError
 
+HEADLINE = Headline(
+    "Are its neurons better explained?", "simulation", "mean simulation score", 3, "higher"
+)
+DRAWN_FROM = "units"
+"""Entry of ``record.extra`` that figures are drawn from."""
+BROWSED = 3
+"""Models on the page of a report: several megabytes each."""
 DEFINITIONS = {
     "simulation": "Correlation between a neuron's activations and those predicted from its "
     "explanation, on held-out excerpts; mean over neurons",
@@ -122,14 +130,43 @@ def pages(records: Sequence[Record], request: Request) -> list[Path]:
     """
     if not request.options.html:
         return []
-    from evaluations.suite.neurons.page import with_graphs, write_page
+    from evaluations.suite.neurons.page import write_page
 
-    models = []
-    for row in rows(records, "neurons"):
-        path = details_file(row.records["neurons"], request.out)
-        shown = {**read_details(path), "model": row.model}
-        models.append(with_graphs(shown, path.parents[1]))
-    return [write_page(models, request.out / "neurons.html", difference_lines(records))]
+    path, models = request.out / "neurons.html", rows(records, "neurons")
+    return [write_page(_shown(models, request.out), path, difference_lines(records))]
+
+
+def browse(records: Sequence[Record], out: Path, path: Path) -> list[Path]:
+    """Write a page that shows every neuron of the first models whose explanations are kept.
+
+    Args:
+        out: directory of the records.
+        path: of the page.
+
+    Returns:
+        The page; none where no explanations are kept.
+    """
+    from evaluations.suite.neurons.page import write_page
+
+    models = [
+        row
+        for row in rows(records, "neurons")
+        if row.records["neurons"].extra.get("details")
+        and details_file(row.records["neurons"], out).is_file()
+    ][:BROWSED]
+    if not models:
+        return []
+    notes = difference_lines([row.records["neurons"] for row in models])
+    return [write_page(_shown(models, out), path, notes)]
+
+
+def _shown(models: Sequence[Row], out: Path) -> Iterator[Mapping[str, Any]]:
+    """The explanations and excerpts of models, with the graphs of their neurons."""
+    from evaluations.suite.neurons.page import with_graphs
+
+    for row in models:
+        path = details_file(row.records["neurons"], out)
+        yield with_graphs({**read_details(path), "model": row.model}, path.parents[1])
 
 
 def details(record: Record, out: Path) -> pd.DataFrame:
@@ -154,7 +191,7 @@ def details(record: Record, out: Path) -> pd.DataFrame:
 def details_file(record: Record, out: Path) -> Path:
     """Return the file that holds a record's explanations and excerpts."""
     name, weights = str(record.extra["details"]), str(record.model["weights_hash"])[:8]
-    files = sorted(out.glob(f"*-{weights}/neurons/{name}"))
+    files = sorted(out.rglob(f"*-{weights}/neurons/{name}"))
     return files[0] if files else out / f"{record.model.get('name')}-{weights}" / "neurons" / name
 
 

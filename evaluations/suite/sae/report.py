@@ -15,8 +15,16 @@ from evaluations.core.record import Record
 from evaluations.suite.sae.figures import paired_difference
 from evaluations.suite.sae.front import coefficient, common_score, fronts, is_converged, l0_at
 from evaluations.tables import Column, Layout, Table, draw, make_tables, rows
+from evaluations.tables.headline import Headline
 from sat_interp._util import escape
 
+HEADLINE = Headline(
+    "Are its features more concentrated?", "l0", "active features of a token", 2, "lower"
+)
+DRAWN_FROM = "density"
+"""Entry of ``record.extra`` that figures are drawn from."""
+EVERY_RECORD = True
+"""Records of several coefficients make a front."""
 QUALITY = Layout(
     "sae",
     "Sparse autoencoders",
@@ -134,6 +142,15 @@ def tables(records: Sequence[Record]) -> list[Table]:
     )
     score, points = front_records(own)
     return [*make_tables([quality, LOSSES], named), *make_tables([_front_layout(score)], points)]
+
+
+def warnings(records: Sequence[Record]) -> list[str]:
+    """A line for each autoencoder that explains less than half of the variance."""
+    return [
+        f"{record.model['name']}: its autoencoder explains less than half of the variance"
+        for record in records
+        if not is_converged(record)
+    ]
 
 
 def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:

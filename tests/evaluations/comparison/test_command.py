@@ -42,7 +42,7 @@ def test_the_report_of_a_directory_with_everything_in_it(results, capsys):
     assert main(["report", "--out", str(results), "--paper-values"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
-    for words in ("Circuits, autoencoders", "paired differences", "Graphs of neurons (N2G)",
+    for words in ("Circuits, autoencoders", "Paired differences", "Graphs of neurons (N2G)",
                   "1 duplicate", "2 of the JSON files skipped: not a record",
                   "1 of the JSON files skipped: truncated"):  # fmt: skip
         assert words in told.out

@@ -8,12 +8,11 @@ import re
 import pytest
 import torch
 
-from evaluations.comparison.comparison_page import write_comparison
+from evaluations.comparison.collection import report
+from evaluations.comparison.command import write
 from evaluations.core.record import Interval, Metric
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict
 from evaluations.suite.circuits.picture import Plan, circuit_picture
-from evaluations.suite.lm.report import LANGUAGE
-from evaluations.tables import Cell, Heading, Table, html, make_table
 from tests.browser import drive
 
 GRAPH = Graph(2, 2)
@@ -26,6 +25,7 @@ CIRCUIT = {
         {"source": "m1", "destination": "resid_final", "score": 0.125},
     ],
 }
+IOI = {"method": "acdc", "ablation": "resample"}
 UNABLE = "does not do the task: accuracy 0.44"
 
 
@@ -45,84 +45,76 @@ def records(make_record):
             metrics=[Metric("edges", "Edges", 4.0, "", "lower", n=79)],
             extra={"circuit": CIRCUIT, "tau": 0.03, "marked": marked},
         )  # fmt: skip
-        return [lm, dataclasses.replace(acdc, data={"spec": "ioi"}, config={"method": "acdc"})]
+        return [lm, dataclasses.replace(acdc, data={"spec": "ioi"}, config=IOI)]
 
     return [*make("base", "ab" * 32, 12.5), *make("gated <b>", "cd" * 32, 11.5, UNABLE)]
 
 
 @pytest.fixture
-def neurons():
-    unit = {
-        "unit": "0.0", "layer": 0, "index": 0, "score": 0.5, "detection": None, "fuzzing": None,
-        "control": None, "reason": None, "explanation": "fires on cats", "density": 0.1,
-        "maximum": 1.0, "excerpts": [], "graph": None,
-    }  # fmt: skip
-    return {"model": "base", "vocabulary": [], "units": [unit]}
+def page(records, tmp_path):
+    """The text of the page of records, and its path."""
 
-
-@pytest.fixture
-def figure(tmp_path):
-    def make(name: str):
-        path = tmp_path / f"{name}.svg"
-        path.write_text(
-            '<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><script>fetch("x")'
-            '</script><rect id="a" width="9" height="9"/></svg>'
-        )
-        return path
+    def make(records=records):
+        for record in records:
+            folder = tmp_path / "results" / str(record.model["weights_hash"])[:8]
+            record.write(folder / f"{record.evaluation}-{record.config_hash}.json")
+        made = report(out=tmp_path / "results")
+        written, failures = write(made, tmp_path / "results" / "report")
+        assert failures == []
+        path = tmp_path / "results" / "report" / "report.html"
+        assert path in written
+        return path.read_text(encoding="utf-8"), path
 
     return make
 
 
-def test_the_page_has_a_section_for_each_evaluation_and_names_no_other_file(
-    records, figure, neurons, tmp_path
-):
-    figures = [figure("lm"), figure("circuits"), figure("circuits-curves"), figure("curves"),
-               tmp_path / "lm.png"]  # fmt: skip
-    summary = Table("t", "Table 1", (Heading("Model"),), [[Cell("base")]])
-    path = write_comparison(
-        records, tmp_path / "report.html", "A & B", [summary], figures, [neurons], notes=["n < 3"]
-    )
-    text = path.read_text(encoding="utf-8")
-    assert re.findall(r'<section id="(\w+)">', text) == ["summary", "lm", "acdc", "browse"]
-    assert re.findall(r'img alt="([\w-]+)"', text) == ["curves", "lm", "circuits-curves"]
-    assert "<h1>A &amp; B</h1>" in text
-    assert "<p>n &lt; 3</p>" in text
+def test_the_page_has_a_section_for_each_evaluation_and_names_no_other_file(page):
+    text, _ = page()
+    sections = ["summary", "tables", "lm", "acdc", "glossary"]
+    assert re.findall(r'<section id="(\w+)">', text) == sections
+    assert re.findall(r'img alt="([\w-]+)"', text) == ["lm", "acdc-curves"]
+    assert "gated &lt;b&gt;" in text
     assert "<b>" not in text
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
     assert not re.search(r"@import|url\(|https?://(?!www\.w3\.org/2000/svg)", text)
     assert "{{" not in text
+    assert "{%" not in text
 
 
-def test_what_has_to_be_known_first_stands_on_top(records, tmp_path):
-    text = write_comparison(records, tmp_path / "r.html").read_text(encoding="utf-8")
-    top = text.split("<main")[0]
+def test_the_summary_stands_first_with_what_must_be_known(page, records):
+    text, _ = page()
+    top = text.split('<section id="tables">')[0]
+    assert "Does it predict text as well?" in top
+    assert "Are its circuits smaller?" in top
     assert f"<li>gated &lt;b&gt; {UNABLE}</li>" in top
     assert "2 of 4 records come from a tree with uncommitted changes" in top
-    fine = [dataclasses.replace(one, commit="abc", extra={}) for one in records[:1]]
-    text = write_comparison(fine, tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "role='note'" not in text
 
 
-def test_a_table_tells_the_missing_and_what_a_figure_rests_on(records):
-    text = html(make_table(LANGUAGE[0], records))
-    cells = re.findall(r"<td(?: class='([\w ]*)')?(?: title='([^']*)')?>(.*?)</td>", text)
-    # single models: none is the best
-    assert [name for name, _, _ in cells] == ["", "soft", "soft"] * 2
-    assert cells[0][2] == "12.50 <span class='interval'>[11.50, 13.50]</span>"
-    assert cells[0][1] == (
-        "Perplexity &lt;clean&gt;, 12.5, 95% [11.5, 13.5] (bootstrap, 2000 resamples), "
-        "standard error 0.25, n 100, seed 1"
-    )
-    assert cells[1][2] == "–"
-    assert "Not measured: Bits per byte (no bytes)." in text
+def test_without_warnings_there_is_no_box_of_them(page, records):
+    text, _ = page([dataclasses.replace(one, commit="abc", extra={}) for one in records[:1]])
+    assert 'role="note"' not in text
 
 
-def test_every_figure_is_listed_with_what_it_rests_on(records, tmp_path):
-    text = write_comparison(records, tmp_path / "r.html").read_text(encoding="utf-8")
-    details = text.split('<section id="lm">')[1].split("class='provenance'")[1]
-    for told in ("abc123", "torch 2.13", "0123456789ab", "demo (c0ffee)", "3: no bytes (3)",
-                 "[11.5, 13.5] 95%, bootstrap, 2000 resamples"):  # fmt: skip
-        assert told in details, told
+def test_every_heading_leads_to_its_definition(page):
+    text, _ = page()
+    anchors = set(re.findall(r"<th[^>]*><a href='#([\w-]+)'>", text))
+    assert "column-perplexity" in anchors
+    defined = re.findall(r'<dt id="([\w-]+)">', text)
+    assert anchors <= set(defined)
+    assert len(defined) == len(set(defined))
+    assert text.count("What the columns mean") == text.count("<caption>")
+
+
+def test_every_value_is_listed_with_how_it_was_measured(page):
+    text, _ = page()
+    details = text.split('<section id="lm">')[1].split('class="provenance"')[1]
+    for words in ("abc123", "torch 2.13", "0123456789ab", "demo (c0ffee)", "3: no bytes (3)",
+                  "[11.5, 13.5] 95%, bootstrap, 2000 resamples"):  # fmt: skip
+        assert words in details, words
+
+
+def test_paired_differences_of_single_models_are_not_shown(page):
+    assert "Paired differences" not in page()[0]
 
 
 def test_every_edge_of_a_circuit_leads_upwards_between_its_ends():
@@ -140,34 +132,26 @@ def test_every_edge_of_a_circuit_leads_upwards_between_its_ends():
     assert text.count('class="node') == 2 + 2 * 3
 
 
-def test_circuits_of_chosen_models_are_drawn(records, tmp_path):
-    path = write_comparison(records, tmp_path / "r.html", drawn={"ab" * 32})
-    assert path.read_text(encoding="utf-8").count('<svg class="circuit"') == 1
-
-
-def test_in_a_browser_what_is_pointed_at_lights_up(records, figure, neurons, tmp_path):
-    path = write_comparison(
-        records, tmp_path / "report.html", figures=[figure("lm")], neurons=[neurons]
-    )
+def test_in_a_browser_what_is_pointed_at_lights_up(page):
+    _, path = page()
     script = """
     const panel = document.querySelector(".panel");
     const picture = panel.querySelector(".circuit");
-    const over = (thing, kind) => thing.dispatchEvent(new PointerEvent(kind, {bubbles: true}));
+    const over = (node, kind) => node.dispatchEvent(new PointerEvent(kind, {bubbles: true}));
     const lit = () => [...picture.querySelectorAll(".lit")]
-      .map((one) => one.dataset.name ?? one.dataset.told);
-    const told = () => panel.querySelector(".told").textContent;
+      .map((node) => node.dataset.name ?? node.dataset.summary);
+    const description = () => panel.querySelector(".pointed-at").textContent;
     const head = picture.querySelector('[data-name="a1.h0"]');
     over(head.querySelector("rect"), "pointerover");
-    const node = [told(), lit().length, lit().includes("m1"), lit().includes("embed")];
+    const node = [description(), lit().length, lit().includes("m1"), lit().includes("embed")];
     over(picture, "pointerleave");
-    const none = [told(), lit()];
+    const none = [description(), lit()];
     const edge = picture.querySelector('.edge[data-from="embed"]');
     edge.querySelector("path").dispatchEvent(new MouseEvent("click", {bubbles: true}));
-    over(head, "pointerover");  // held by the click
+    over(head, "pointerover");  // kept by the click
     const image = document.querySelector(".drawing img");
     await image.decode();
-    return {node, none, held: told(), image: image.naturalWidth,
-      neuron: document.querySelector("#browse .row").dataset.name,
+    return {node, none, kept: description(), image: image.naturalWidth > 100,
       wide: document.documentElement.scrollWidth <= innerWidth};
     """
     driven = drive(path, script, "acdc")
@@ -176,16 +160,25 @@ def test_in_a_browser_what_is_pointed_at_lights_up(records, figure, neurons, tmp
         "node": ["head 1.0: 1 in, 1 out; strongest: head 1.0 → MLP 1: effect -1 nats", 5, True,
                  False],
         "none": ["", []],
-        "held": "embed → head 0.1, queries: effect 0.5 nats",
-        "image": 9,
-        "neuron": "0.0",
+        "kept": "embed → head 0.1, queries: effect 0.5 nats",
+        "image": True,
         "wide": True,
     }  # fmt: skip
 
 
-def test_a_narrow_window_has_no_page_wider_than_itself(records, figure, tmp_path):
-    path = write_comparison(records, tmp_path / "report.html", figures=[figure("lm")])
-    script = "return [innerWidth, document.documentElement.scrollWidth];"
-    driven = drive(path, script, size="520,900")
-    assert (driven.errors, driven.requests) == ([], [])
-    assert driven.value[1] <= driven.value[0]
+def test_tables_use_the_width_and_scroll_in_a_box_of_their_own_on_a_phone(page):
+    _, path = page()
+    script = """
+    const main = document.querySelector("main").getBoundingClientRect().width;
+    const boxes = [...document.querySelectorAll(".table .scroll-x")];
+    const widths = boxes.map((box) => box.querySelector("table").offsetWidth - box.offsetWidth);
+    return [innerWidth, document.documentElement.scrollWidth, Math.min(...widths),
+      boxes.every((box) => Math.abs(box.offsetWidth - main) < 2)];
+    """
+    for size in ("1400,1000", "500,900"):
+        driven = drive(path, script, size=size)
+        assert (driven.errors, driven.requests) == ([], [])
+        inner, scrolled, narrowest, full = driven.value
+        assert scrolled <= inner
+        assert narrowest >= -1
+        assert full

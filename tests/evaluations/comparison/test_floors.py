@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluations.comparison.collection import Report
+from evaluations.comparison.collection import report
 from evaluations.comparison.floors import floors
 from evaluations.core.record import Interval, Metric
 
@@ -23,10 +23,10 @@ def test_controls_are_told_below_the_tables_and_in_none(make_record, tmp_path):
     )
     own.write(tmp_path / "mine-abababab" / "neurons-0123456789ab.json")
     control.write(tmp_path / "mine-untrained-cdcdcdcd" / "neurons-0123456789ab.json")
-    report = Report.of(tmp_path)
-    (told,) = (note for note in report.notes if note.startswith("Control"))
+    shown = report(out=tmp_path)
+    (told,) = (note for note in shown.notes if note.startswith("Control"))
     assert "mine [untrained], neurons: simulation score 0.500 [0.490, 0.510]" in told
-    names = [row[0].text for table in report.tables for row in table.rows]
+    names = [row[0].text for table in shown.tables for row in table.rows]
     assert "mine" in names
     assert not any("untrained" in name for name in names)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 
 import pytest
 
-from evaluations.comparison.page import data_script, fill
-from evaluations.suite.neurons.page import neuron_browser, with_graphs, write_page
+from evaluations.suite.neurons.page import with_graphs, write_page
+from evaluations.tables.page import data_script
 from sat_interp._util.errors import UserError
 from tests.browser import drive
 
@@ -63,9 +65,9 @@ def details():
     return make
 
 
-def held(text: str, identity: str):
-    found = re.search(rf'<script type="application/json" id="{identity}">(.*?)</script>', text)
-    return json.loads(found[1])
+def page_data(text: str, identity: str):
+    kind, data = re.search(rf'<script type="(\S+)" id="{identity}">(.*?)</script>', text).groups()
+    return json.loads(gzip.decompress(base64.b64decode(data)) if kind.endswith("gzip") else data)
 
 
 def test_data_in_a_page_reads_back_and_cannot_end_its_element():
@@ -75,19 +77,15 @@ def test_data_in_a_page_reads_back_and_cannot_end_its_element():
     }
     text = data_script("x", data)
     assert text.count("<") == 2
-    assert held(text.strip(), "x") == {**data, "none": None}
+    packed = data_script("x", data, packed=True)
+    for one in (text, packed):
+        assert page_data(one.strip(), "x") == {**data, "none": None}
     assert "\ud800" not in data_script("x", "\ud800")
 
 
-def test_what_is_put_into_a_template_is_not_looked_at_again():
-    assert fill("<{{a}}>{{b}}", {"a": "{{b}}", "b": "2"}) == "<{{b}}>2"
-    with pytest.raises(KeyError):
-        fill("{{c}}", {})
-
-
-def test_the_data_is_written_by_columns_and_layers(details):
-    _, data = neuron_browser([details()])
-    (model,) = held(data, "neurons")
+def test_the_data_is_written_by_columns_and_layers(details, tmp_path):
+    data = write_page([details()], tmp_path / "neurons.html").read_text(encoding="utf-8")
+    (model,) = page_data(data, "neurons")
     assert model["columns"]["index"] == [0, 2, 1, 3]
     assert model["columns"]["score"] == [0.25, None, 0.9, -0.1]
     assert model["columns"]["density"][0] == 0.01235  # few digits
@@ -95,9 +93,9 @@ def test_the_data_is_written_by_columns_and_layers(details):
     assert model["notes"] == [
         "Explained by lookup. demo: 3 stories, blocks.*.mlp.hook_post, clean",
         "Score 0.350 [0.100, 0.600], n = 3",
-        "Unscored: 1 dead.",
+        "Not scored: 1 dead.",
     ]
-    first, _ = held(data, "excerpts-0-1")
+    first, _ = page_data(data, "excerpts-0-1")
     assert first["excerpts"] == [
         ["explain", "top", 3, 7, [0, 1, 8], "0a2", None],
         ["held_out", "top", 3, 0, [2, 1, 3], "070", "091"],
@@ -110,6 +108,7 @@ def test_the_page_is_one_file_that_names_no_other(details, tmp_path):
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", text)
     assert not re.search(r"@import|url\(|https?://(?!www\.w3\.org/2000/svg)", text)
     assert "{{" not in text
+    assert "{%" not in text
 
 
 def test_a_page_of_no_model_is_refused(tmp_path):
@@ -140,6 +139,10 @@ const set = (name, value) => {
 const press = (key, target = document.body) =>
   target.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
 const detail = (place = 0) => panes[place].querySelector(".detail");
+const excerpts = async () => {
+  while (!detail().querySelector(".excerpt")) await new Promise((done) => setTimeout(done, 10));
+  return [...detail().querySelectorAll(".excerpt")];
+};
 """
 
 
@@ -171,7 +174,7 @@ def test_it_sorts_and_filters(details, tmp_path):
         "layer": ["1.1", "1.3"],
         "explanation": ["0.0"],
         "token": ["1.1"],
-        "none": [[], "no neuron is like that"],
+        "none": [[], "no neuron matches"],
     }
 
 
@@ -183,7 +186,7 @@ def test_it_shows_the_right_excerpts(details, tmp_path):
     const levels = ({style}) => [style.getPropertyValue("--a"), style.getPropertyValue("--s")];
     const tokens = (line) => [...line.querySelectorAll(".token")].map((token) =>
       [token.textContent, ...levels(token)]);
-    const lines = [...detail().querySelectorAll(".excerpt")];
+    const lines = await excerpts();
     const told = {
       explanation: detail().querySelector(".explanation").textContent,
       tokens: lines.map(tokens), cut: lines.map((line) => line.textContent.includes("… ")),
@@ -206,16 +209,53 @@ def test_it_shows_the_right_excerpts(details, tmp_path):
     assert driven.value == {
         "explanation": "fires on </script> & “cat”",
         "tokens": [
-            [[" the", "0", "0"], [" cat", "1", "0"], [" ran", "0.2", "0"]],
-            [["</script>", "0", "0"], [" cat", "0.7", "0.9"], ["↵", "0", "0.1"]],
+            [[" the", "", ""], [" cat", "1", "0"], [" ran", "0.2", "0"]],
+            [["</script>", "", ""], [" cat", "0.7", "0.9"], ["↵", "0", "0.1"]],
         ],
         "cut": [True, False],
-        "heads": ["explained from: most active", "held out: most active", "Neuron to Graph"],
+        "heads": [
+            "explained from: most active (1)",
+            "held out: most active (1)",
+            "Neuron to Graph",
+        ],
         "graph": ["␣cat", "␣the", "any"],
         "simulating": False,
         "next": "Neuron 0.0",
         "last": "Not scored: dead",
-        "address": "#simulated=0&neuron0=0.2",
+        "address": "#simulated=0&neuron=0.2",
+    }
+
+
+def test_an_address_opens_its_neuron_and_follows_the_reader(details, tmp_path):
+    model = details()
+    model["units"][0]["excerpts"] += [
+        {**excerpt([6, 2], [level, 0]), "kind": kind}
+        for kind, level in [("random", 1), ("sample", 4), ("random", 0), ("sample", 2)]
+    ]
+    page = write_page([model], tmp_path / "neurons.html")
+    script = """
+    const shownNeuron = () => detail().querySelector("h3").textContent;
+    const opened = [shownNeuron(), (await excerpts()).length];
+    const folded = [...detail().querySelectorAll("details summary")].map((one) => one.textContent);
+    press("j");
+    const next = [shownNeuron(), location.hash, detail().querySelector("h3 a").hash];
+    location.hash = "neuron=1.3";
+    await new Promise((done) => setTimeout(done, 50));
+    const followed = shownNeuron();
+    location.hash = "neuron=7.7";
+    await new Promise((done) => setTimeout(done, 50));
+    return {opened, folded, next, followed, kept: shownNeuron(),
+      missing: document.querySelector("header .warning").textContent};
+    """
+    driven = drive(page, SHOWN + script, "neuron=0.0")
+    assert (driven.errors, driven.requests) == ([], [])
+    assert driven.value == {
+        "opened": ["Neuron 0.0", 5],
+        "folded": ["explained from: random stories (2)"],
+        "next": ["Neuron 1.3", "#neuron=1.3", "#neuron=1.3"],
+        "followed": "Neuron 1.3",
+        "kept": "Neuron 1.3",
+        "missing": "There is no neuron 7.7 of this model here.",
     }
 
 
@@ -232,7 +272,7 @@ def test_two_models_stand_side_by_side_and_an_address_is_opened_again(details, t
       notes: document.querySelector(".overview p").textContent,
     };
     """
-    driven = drive(page, SHOWN + script, "sort=name&layer=1&neuron1=1.3")
+    driven = drive(page, SHOWN + script, "sort=name&layer=1&neuron2=1.3")
     assert (driven.errors, driven.requests) == ([], [])
     assert driven.value == {
         "names": ["demo:baseline", "demo:local-k4"],
@@ -272,7 +312,7 @@ def test_of_thousands_of_neurons_only_those_in_view_are_in_the_page(details, tmp
     press("End", view);
     return [...few, seen, shown()[0].length < 100, shown()[0].at(-1)];
     """
-    driven = drive(page, SHOWN + script, "neuron0=0.1000")
+    driven = drive(page, SHOWN + script, "neuron=0.1000")
     assert (driven.errors, driven.requests) == ([], [])
     assert driven.value == [True, True, True, "0.0"]
     assert page.stat().st_size < 1.2e6

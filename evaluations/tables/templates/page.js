@@ -1,12 +1,12 @@
-// What every page shares: elements, data, numbers, tokens, light and dark.
+// Shared by all pages: elements, data, numbers, tokens, light and dark.
 
-/** An element; `attributes` are set as given, a function as a listener; null children are left out. */
+/** An element; a function among the attributes is a listener; null children are left out. */
 function element(name, attributes = {}, ...children) {
   return build(document.createElement(name), attributes, children);
 }
 
-/** The same for a picture's elements. */
-function drawn(name, attributes = {}, ...children) {
+/** The same for SVG. */
+function svgElement(name, attributes = {}, ...children) {
   return build(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 }
 
@@ -19,10 +19,17 @@ function build(node, attributes, children) {
   return node;
 }
 
-/** The data an element of the page holds, or null. */
-function held(identity) {
-  const found = document.getElementById(identity);
-  return found && JSON.parse(found.textContent);
+/** The JSON that an element of the page holds, or null. */
+function pageData(id) {
+  const node = document.getElementById(id);
+  return node && JSON.parse(node.textContent);
+}
+
+/** The same of gzipped JSON, as a promise. */
+async function unpacked(id) {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (char) => char.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
 }
 
 function number(value, digits = 2) {
@@ -37,12 +44,12 @@ function share(value) {
   return `${(100 * value).toFixed(value < 0.1 ? 2 : 1)} %`;
 }
 
-/** A token as it is told apart: its spaces and line ends made visible. */
+/** A token with its spaces and line ends made visible. */
 function visible(token) {
   return token.replace(/ /g, "␣").replace(/\n/g, "↵").replace(/\r/g, "␍").replace(/\t/g, "⇥");
 }
 
-/** What the address says after #, as `key=value` pairs; empty where it names a place in the page. */
+/** The `key=value` pairs after # in the address; empty where it names a place in the page. */
 function address() {
   const text = location.hash.slice(1);
   return new URLSearchParams(text.includes("=") ? text : "");
@@ -50,8 +57,8 @@ function address() {
 
 for (const button of document.querySelectorAll(".theme")) {
   const root = document.documentElement;
-  const dark = () => root.style.colorScheme
+  const isDark = () => root.style.colorScheme
     ? root.style.colorScheme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   if (address().get("theme")) root.style.colorScheme = address().get("theme");
-  button.addEventListener("click", () => { root.style.colorScheme = dark() ? "light" : "dark"; });
+  button.addEventListener("click", () => { root.style.colorScheme = isDark() ? "light" : "dark"; });
 }

@@ -1,4 +1,4 @@
-// A list of thousands of neurons, of which only the rows in view are in the page.
+// A list of thousands of neurons: only the rows in view are elements of the page.
 
 const SPARE = 6; // rows above and below what is in view
 
@@ -23,7 +23,7 @@ function neuronList(label, choose, sort) {
     const first = Math.max(0, Math.floor(view.scrollTop / height) - SPARE);
     const last = Math.min(rows.length, first + Math.ceil(view.clientHeight / height) + 2 * SPARE);
     spacer.replaceChildren(...rows.slice(first, last).map((row, i) => line(row, first + i)));
-    if (!rows.length) spacer.append(element("div", {class: "none soft"}, "no neuron is like that"));
+    if (!rows.length) spacer.append(element("div", {class: "none soft"}, "no neuron matches"));
   }
 
   function line(row, place) {
@@ -57,11 +57,11 @@ function neuronList(label, choose, sort) {
   }
 
   /** Show these rows, the chosen one in view. */
-  function show(found, picked, sorting) {
-    rows = found;
+  function show(shown, picked, sorting) {
+    rows = shown;
     chosen = picked;
     for (const button of head.children) button.setAttribute("aria-pressed", button.dataset.key === sorting);
-    draw();  // makes the room that is scrolled in
+    draw();  // sets the height that is scrolled
     const top = rows.indexOf(chosen) * height;
     if (top >= 0 && (top < view.scrollTop || top + height > view.scrollTop + view.clientHeight)) {
       view.scrollTop = top - view.clientHeight / 3;
