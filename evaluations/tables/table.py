@@ -25,7 +25,7 @@ EMPTY = "–"
 UNSCORED = "n/a"
 """Shown where a measurement gave no value; a note has the reason."""
 PAGE_ROWS = 45
-"""Rows of a table that fit on a page of LaTeX."""
+"""Rows of one line that fit on a page of LaTeX, with caption and notes."""
 SCALED = "\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"
 """LaTeX that scales what follows down to the width of the text; a brace ends it."""
 LINE_LETTERS = 95
@@ -174,7 +174,8 @@ def _markdown_cell(cell: Cell) -> str:
 def latex(table: Table) -> str:
     """The table as LaTeX, several where it is longer than a page; needs booktabs and graphicx."""
     is_stacked = _letters(table) > LINE_LETTERS
-    pages = _pages(table, PAGE_ROWS // 2 if is_stacked else PAGE_ROWS)
+    lines = max((len(cell.parts) for row in table.rows for cell in row), default=1)
+    pages = _pages(table, PAGE_ROWS // lines if is_stacked else PAGE_ROWS)
     return "\n".join(
         _latex_page(table, rows, page, is_stacked, is_last=page == len(pages) - 1)
         for page, rows in enumerate(pages)

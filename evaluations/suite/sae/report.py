@@ -137,11 +137,11 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """Quality and losses of each autoencoder, and what the models' fronts cost at one score."""
     own = [record for record in records if record.evaluation == "sae"]
     named = labelled(own)
-    quality = dataclasses.replace(
-        QUALITY, caption=" ".join(filter(None, [read_again(named), not_distinguished(named)]))
-    )
+    notes = [note for note in (read_again(named), not_distinguished(named)) if note]
+    made = make_tables([QUALITY, LOSSES], named)
+    made[:1] = [dataclasses.replace(one, notes=[*one.notes, *notes]) for one in made[:1]]
     score, points = front_records(own)
-    return [*make_tables([quality, LOSSES], named), *make_tables([_front_layout(score)], points)]
+    return [*made, *make_tables([_front_layout(score)], points)]
 
 
 def warnings(records: Sequence[Record]) -> list[str]:
