@@ -1,0 +1,386 @@
+"""Optimal constants: the vectors that minimise what an ablation costs (arXiv 2409.09951, eq. 4).
+
+All problems of a group are fitted together by full-batch L-BFGS, from several starts:
+
+1. Starts (means, zero, activations of random prompts, random vectors of their spread) are descended
+   on a small sample of the prompts; problems that have converged are dropped from the batch.
+2. The best start of each problem is fitted on three quarters of the prompts while the cost on the
+   other quarter is watched: the best iterate is ``oa_stopped``.
+3. From there on all prompts to convergence: ``oa``. A start is dropped where it cannot win: the
+   values of the starts on the sample, their *spread*, say whether there are several minima.
+4. The end is checked in float64, and gone on with where the certificate does not hold.
+
+The certificate of a figure is the largest entry of the gradient at the constants and the *gap*: by
+how much the value fell in the second half of the evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluations.core.ablation import Group
+from evaluations.core.ablation_lbfgs import Memory, Minimum, Tolerance, minimise
+from evaluations.core.ablation_run import CleanRun, Piece
+from evaluations.core.ablation_values import (
+    Constants,
+    Slots,
+    activations,
+    constant_kl,
+    mean_constants,
+    spread,
+    zero_constants,
+)
+
+SAMPLE = 50
+"""Prompts of the small sample."""
+CAP = 20.0
+"""A constant is held below so many times the 99 % quantile of the activations' norms."""
+PATIENCE = 8
+"""Accepted iterates without a better cost on the watched quarter, after which a fit is stopped."""
+SCAN = 9
+PARABOLA = 4
+AGREE = 1e-3
+"""Starts agree where their values differ by less than this share."""
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How constants are fitted."""
+
+    starts: int = 5
+    """Starts on the small sample, at least two."""
+
+    rounds: int = 4
+    """Rounds of starts: problems whose starts disagree get as many new ones each time."""
+
+    sample: int = SAMPLE
+    """Prompts of the small sample; with fewer than twice as many prompts, all starts are descended
+    on all of them."""
+
+    gradient: float = 1e-5
+    gap: float = 1e-4
+    evaluations: int = 200
+    seed: int = 0
+
+
+@dataclass
+class Fit:
+    """Fitted constants of a group and their certificate, an entry for each problem.
+
+    Attributes:
+        constants: for each part.
+        delta: cost on the prompts fitted on.
+        gradient, gap: the certificate (see the module).
+        converged: whether both are small enough.
+        capped: whether a constant touches the cap: its best value may lie at infinity.
+        spread: worst minus best value over the starts, on the sample they were descended on.
+        evaluations: evaluations of value and gradient, in full passes over the prompts.
+        stopped: constants of the best iterate on the watched quarter.
+    """
+
+    constants: Constants
+    delta: Float[Tensor, " problem"]
+    gradient: Float[Tensor, " problem"]
+    gap: Float[Tensor, " problem"]
+    converged: Tensor
+    capped: Tensor
+    spread: Float[Tensor, " problem"]
+    evaluations: Float[Tensor, " problem"]
+    stopped: Constants = field(default_factory=list)
+
+
+class Objective:
+    """The mean cost of a group's constants on a run, with its gradient.
+
+    Constants of a problem are laid out flat: part after part, slot after slot.
+    """
+
+    def __init__(
+        self, run: CleanRun, group: Group, slots: Slots, caps: Float[Tensor, "part problem"],
+        weights: Float[Tensor, "problem prompt"] | None = None,
+    ) -> None:  # fmt: skip
+        self.run, self.group, self.slots, self.caps = run, group, slots, caps
+        self.weights = weights
+        self.sizes = [slots.n * part.index.shape[1] for part in group.parts]
+        self.prompts_read = torch.zeros(len(group), dtype=torch.float64)
+
+    def flat(self, constants: Constants) -> Float[Tensor, "problem size"]:
+        """Lay out constants; one vector is repeated for all slots."""
+        return torch.cat([one.expand(-1, self.slots.n, -1).flatten(1) for one in constants], 1)
+
+    def constants(self, flat: Float[Tensor, "problem size"], problems: Tensor) -> Constants:
+        """The constants of some problems, held below the cap."""
+        return [
+            _capped(one.unflatten(1, (self.slots.n, -1)), cap[problems])
+            for one, cap in zip(flat.split(self.sizes, 1), self.caps, strict=True)
+        ]
+
+    def __call__(self, flat: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and gradient of some problems (``ablation_lbfgs.Evaluate``)."""
+        value = torch.zeros(len(flat), dtype=torch.float64)
+        gradient = torch.zeros(flat.shape, dtype=torch.float64)
+        group, run = self.group.take(problems), self.run
+        for piece in run.pieces(group, torch.arange(len(flat))):
+            leaf = flat[piece.problems].detach().requires_grad_()
+            with torch.enable_grad():
+                constants = self.constants(leaf, problems[piece.problems])
+                new = spread(constants, run.bucket_run(piece.bucket))[0]
+                kl = run.piece_kl(group, piece, new)
+                weighted = (kl * self._weights(problems[piece.problems], piece)).sum(1)
+                (found,) = torch.autograd.grad(weighted.sum(), leaf)
+            value[piece.problems] += weighted.detach().double().cpu()
+            gradient[piece.problems] += found
+        self.prompts_read[problems] += len(run)
+        return value, gradient
+
+    def _weights(self, problems: Tensor, piece: Piece) -> Tensor | float:
+        if self.weights is None:
+            return 1 / len(self.run)
+        first = piece.offset + piece.rows.start
+        own = self.weights[problems, first : first + piece.rows.stop - piece.rows.start]
+        return own.to(self.run.model.W_E)
+
+
+def _capped(constants: Tensor, cap: Tensor) -> Tensor:
+    norm = constants.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    return constants * (cap[:, None, None] / norm).clamp(max=1.0)
+
+
+def fit(
+    run: CleanRun,
+    group: Group,
+    slots: Slots,
+    config: FitConfig,
+    extra: Sequence[Constants] = (),
+) -> Fit:
+    """Fit the constants of all problems of a group.
+
+    Args:
+        run: the prompts fitted on, all of them.
+        slots: one vector for all positions, or one for each.
+        extra: further starts, such as the fit with one vector where ``slots`` has several.
+    """
+    return _Fitting(run, group, slots, config).fit(extra)
+
+
+class _Fitting:
+    """The stages of one fit."""
+
+    def __init__(self, run: CleanRun, group: Group, slots: Slots, config: FitConfig) -> None:
+        self.run, self.group, self.slots, self.config = run, group, slots, config
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.caps = _caps(run, group)
+        order = torch.randperm(len(run), generator=self.generator)
+        quarter = len(order) // 4
+        self.watched = run.subset(order[:quarter]) if quarter else None
+        self.rest = run.subset(order[quarter:])
+        self.is_small = len(run) < 2 * config.sample
+        self.sample = run if self.is_small else run.subset(order[quarter:][: config.sample])
+        self.tight = Tolerance(config.gradient, config.gap, config.evaluations)
+        self.loose = Tolerance(None, 1e-3, config.evaluations // 4)
+        self.reading = torch.zeros(len(group), dtype=torch.float64)
+
+    def fit(self, extra: Sequence[Constants]) -> Fit:
+        if sum(part.index.shape[1] for part in self.group.parts) * self.slots.n == 1:
+            return self._fit_scalars()
+        every = torch.arange(len(self.group))
+        means = mean_constants(self.rest, self.group, self.slots)
+        begin, memory, spread_of_starts = self._begin([means, *extra])
+        stopped = means
+        if self.watched is not None:
+            watcher = _Watcher(self.watched, self.group, self.slots, self.caps)
+            watcher(self._objective(self.run, every).flat(means), every)
+            # a start that has seen the watched prompts would spoil the choice
+            if self.is_small:
+                self._descend(self.rest, every, means, self.tight, watcher)
+            else:
+                middle = Tolerance(None, self.config.gap, self.config.evaluations // 2)
+                found = self._descend(self.rest, every, begin, middle, watcher, memory)
+                begin, memory = self._constants(found.point), found.memory
+            stopped = watcher.best()
+        found = self._descend(self.run, every, begin, self.tight, memory=memory)
+        return self._certified(found, spread_of_starts, stopped)
+
+    def _fit_scalars(self) -> Fit:
+        """Fit one number for each problem: a scan, then parabolas through three points.
+
+        The scan has ``SCAN`` points from two standard deviations below the least activation to two
+        above the largest. One number is not overfitted, so that nothing is stopped early.
+        """
+        every = torch.arange(len(self.group))
+        flat = torch.cat(
+            [v[:, :, self.run.first :].flatten(1) for v in self.run.read(self.group.parts[0])], 1
+        )
+        flat = flat.double().cpu()
+        reach = 2 * flat.std(1)
+        low, high = flat.amin(1) - reach, flat.amax(1) + reach
+        grid = low + torch.linspace(0, 1, SCAN, dtype=torch.float64)[:, None] * (high - low)
+        grid = torch.minimum(torch.maximum(grid, -self.caps[0]), self.caps[0])
+        cost = torch.stack([self._cost(point) for point in grid])
+        spread_of_starts = cost.amax(0) - cost.amin(0)
+        centre = cost.argmin(0).clamp(1, SCAN - 2)
+        x, y = ([table[centre + step, every] for step in (-1, 0, 1)] for table in (grid, cost))
+        for _ in range(PARABOLA):
+            new = _vertex(x, y)
+            x, y = _narrowed(x, y, new, self._cost(new))
+        found = self._descend(self.run, every, [x[1][:, None, None]], self.tight)
+        return self._certified(found, spread_of_starts, self._constants(found.point))
+
+    def _cost(self, point: Float[Tensor, " problem"]) -> Float[Tensor, " problem"]:
+        self.reading += 1
+        return constant_kl(self.run, self.group, [point[:, None, None]]).mean(1)
+
+    def _constants(self, point: Tensor) -> Constants:
+        every = torch.arange(len(self.group))
+        return self._objective(self.run, every).constants(point, every)
+
+    def _objective(self, run: CleanRun, problems: Tensor) -> Objective:
+        return Objective(run, self.group.take(problems), self.slots, self.caps[:, problems])
+
+    def _descend(
+        self, run: CleanRun, problems: Tensor, start: Constants, tolerance: Tolerance,
+        watcher: _Watcher | None = None, memory: Memory | None = None,
+    ) -> Minimum:  # fmt: skip
+        objective = self._objective(run, problems)
+        found = minimise(objective, objective.flat(start), tolerance, watcher, memory)
+        self.reading.index_add_(0, problems, objective.prompts_read / len(self.run))
+        return found
+
+    def _begin(self, given: list[Constants]) -> tuple[Constants, Memory, Float[Tensor, " problem"]]:
+        """Descend from the starts on the sample; problems whose starts disagree get more of them.
+
+        Returns:
+            The best end of each problem with its memory, and by how much the worst is above it.
+        """
+        tolerance = self.tight if self.is_small else self.loose
+        problems = torch.arange(len(self.group))
+        best = self._objective(self.run, problems).flat(given[0])
+        memory = Memory.empty(best)
+        low = torch.full((len(problems),), torch.inf, dtype=torch.float64)
+        high = torch.full_like(low, -torch.inf)
+        for _ in range(self.config.rounds):
+            starts = [*given, *self._starts(self.config.starts - len(given))]
+            rows = problems.repeat(len(starts))
+            chosen = [torch.cat([one[i][problems].expand(-1, self.slots.n, -1) for one in starts])
+                      for i in range(len(self.group.parts))]  # fmt: skip
+            found = self._descend(self.sample, rows, chosen, tolerance)
+            value, first = found.value.nan_to_num(nan=torch.inf).view(len(starts), -1).min(0)
+            is_better = value < low[problems]
+            row = (first * len(problems) + torch.arange(len(problems)))[is_better]
+            best[problems[is_better]] = found.point[row]
+            memory.put(problems[is_better], found.memory.take(row))
+            worst = found.value.nan_to_num(nan=-torch.inf).view(len(starts), -1).amax(0)
+            low[problems] = torch.minimum(low[problems], value)
+            high[problems] = torch.maximum(high[problems], worst)
+            apart = AGREE * (1 if self.is_small else 10)  # ends on the sample are rough
+            problems = (high - low > apart * low.clamp(min=1e-3)).nonzero().flatten()
+            given = []
+            if not len(problems):
+                break
+        return self._constants(best), memory, high - low
+
+    def _starts(self, count: int) -> list[Constants]:
+        """Zero, then activations of random prompts, twice as far from the mean as they are.
+
+        With one vector the activation is that of a random position. Such starts reached the best
+        known minimum more often than the activations themselves or Gaussian ones.
+        """
+        means = mean_constants(self.rest, self.group, self.slots)
+        starts = [zero_constants(self.group)]
+        while len(starts) < max(1, count):
+            number = torch.randint(len(self.rest), (1,), generator=self.generator)
+            one = self.rest.subset(number)
+            if self.slots.n > 1:
+                own = mean_constants(one, self.group, self.slots)
+                own = [x.where(x.isfinite(), mean) for x, mean in zip(own, means, strict=True)]
+            else:
+                span = one.lengths[0] - one.first
+                at = one.first + int(torch.randint(span, (1,), generator=self.generator))
+                own = [v[0][:, :, at].double().cpu() for v in activations(one, self.group)]
+            starts.append([mean + 2 * (x - mean) for x, mean in zip(own, means, strict=True)])
+        return starts
+
+    def _certified(self, end: Minimum, spread_of_starts: Tensor, stopped: Constants) -> Fit:
+        """The fit that ends here, checked in float64 and gone on with where that takes more."""
+        every = torch.arange(len(self.group))
+        found = end
+        if self.run.model.W_E.dtype != torch.float64:
+            begin, exact = self._constants(end.point), self.run.double()
+            found = self._descend(exact, every, begin, self.tight, memory=end.memory)
+        constants = self._constants(found.point)
+        norms = torch.stack([one.norm(dim=-1).amax(1) for one in constants])
+        capped = (norms >= self.caps * (1 - 1e-9)).any(0)
+        gap = torch.maximum(end.gap, found.gap)
+        converged = found.converged & (gap <= self.config.gap * found.value.clamp(min=1e-3))
+        return Fit(
+            constants, found.value, found.gradient, gap, converged, capped, spread_of_starts,
+            self.reading, stopped,
+        )  # fmt: skip
+
+
+def _vertex(x: list[Tensor], y: list[Tensor]) -> Tensor:
+    """The minimum of the parabola through three points, kept off them; else a golden section."""
+    left, right = x[1] - x[0], x[2] - x[1]
+    slopes = (y[1] - y[0]) / left, (y[2] - y[1]) / right
+    curvature = (slopes[1] - slopes[0]) / (left + right)
+    new = (x[0] + x[1]) / 2 - slopes[0] / (2 * curvature)
+    is_inside = (curvature > 0) & (new > x[0]) & (new < x[2])
+    section = torch.where(right > left, x[1] + 0.38 * right, x[1] - 0.38 * left)
+    new = torch.where(is_inside, new, section)
+    near = 0.02 * (x[2] - x[0])
+    apart = torch.where(right > left, x[1] + near, x[1] - near)
+    return torch.where((new - x[1]).abs() < 1e-3 * near, apart, new)
+
+
+def _narrowed(
+    x: list[Tensor], y: list[Tensor], new: Tensor, cost: Tensor
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Three points around the least of four."""
+    points, values = torch.stack([*x, new]), torch.stack([*y, cost])
+    order = points.argsort(0)
+    points, values = points.gather(0, order), values.gather(0, order)
+    centre = values.argmin(0).clamp(1, 2)
+    every = torch.arange(points.shape[1])
+    return (
+        [points[centre + step, every] for step in (-1, 0, 1)],
+        [values[centre + step, every] for step in (-1, 0, 1)],
+    )
+
+
+def _caps(run: CleanRun, group: Group) -> Float[Tensor, "part problem"]:
+    """The largest norm of a constant."""
+    found = []
+    for values in activations(run, group):
+        norms = torch.cat([v[:, :, run.first :].norm(dim=-1).flatten(1) for v in values], 1)
+        found.append(CAP * norms.double().quantile(0.99, dim=1).cpu())
+    return torch.stack(found).clamp(min=1e-12)
+
+
+class _Watcher:
+    """The best iterate of each problem on prompts that it is not fitted on."""
+
+    def __init__(self, run: CleanRun, group: Group, slots: Slots, caps: Tensor) -> None:
+        self.run, self.group = run, group
+        self.objective = Objective(run, group, slots, caps)
+        n = len(group)
+        self.value = torch.full((n,), torch.inf, dtype=torch.float64)
+        self.point = torch.zeros(n, sum(self.objective.sizes), dtype=torch.float64)
+        self.waited = torch.zeros(n, dtype=torch.long)
+
+    def __call__(self, point: Tensor, problems: Tensor) -> Tensor:
+        """Note accepted iterates; says which problems have waited too long for a better one."""
+        constants = self.objective.constants(point, problems)
+        value = constant_kl(self.run, self.group.take(problems), constants).mean(1)
+        is_better = value < self.value[problems]
+        better = problems[is_better]
+        self.value[better], self.point[better] = value[is_better], point[is_better]
+        self.waited[problems] = torch.where(is_better, 0, self.waited[problems] + 1)
+        return self.waited[problems] > PATIENCE
+
+    def best(self) -> Constants:
+        return self.objective.constants(self.point, torch.arange(len(self.group)))

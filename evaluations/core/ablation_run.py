@@ -1,0 +1,252 @@
+"""A model on prompts, run once: what any ablation costs on them (``ablation``)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from evaluations.core.ablation import Group, Part
+from evaluations.core.ablation_pass import State, passes, unembed
+from sat_interp._util.errors import UserError
+
+Scored = Literal["last", "all"]
+Replacement = Sequence[Float[Tensor, "problem _ _ _"]]
+"""What replaces each part of a group on one bucket of prompts."""
+
+MEMORY = 256 * 2**20
+"""Bytes of activations that one pass may hold, by default."""
+
+
+@dataclass(frozen=True)
+class CleanBucket:
+    """Prompts of one length and the residual stream before every block and after the last."""
+
+    tokens: Int[Tensor, "prompt pos"]
+    streams: list[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class CleanRun:
+    """A model on prompts, run once; what any ablation of it costs on them.
+
+    Args:
+        batches: prompts, each batch of one length; never padded.
+        first: the first position that is ablated: 1 where prompts begin with BOS, else 0.
+        scored: whether the KL is that at the last position, or the mean over all from ``first`` on.
+        memory: bytes of activations that one pass may hold.
+
+    Raises:
+        UserError: no prompts, prompts too short to be ablated, or activations that are not finite.
+    """
+
+    def __init__(
+        self,
+        model: HookedTransformer,
+        batches: Sequence[Int[Tensor, "_ _"]],
+        first: int = 1,
+        scored: Scored = "last",
+        memory: int = MEMORY,
+    ) -> None:
+        self.model, self.first, self.scored, self.memory = model, first, scored, memory
+        self.passes = passes(model)
+        kept = [batch for batch in batches if len(batch)]
+        if not kept:
+            raise UserError("there are no prompts to ablate on")
+        if min(batch.shape[1] for batch in kept) <= first:
+            raise UserError(f"a prompt has no position to ablate: it has {first} tokens or fewer")
+        with torch.no_grad():
+            self.buckets = [self._run(batch.to(model.W_E.device)) for batch in kept]
+        if not all(bool(bucket.streams[-1].isfinite().all()) for bucket in self.buckets):
+            raise UserError("the model's activations are not finite (NaN) on these prompts")
+        self._states: dict[tuple[int, int], State] = {}
+        self._targets: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def subset(self, prompts: Int[Tensor, " some"]) -> CleanRun:
+        """Return the run of some of the prompts, by number; nothing is computed again."""
+        chosen, offset = copy.copy(self), 0
+        chosen._states, chosen._targets, chosen.buckets = {}, {}, []
+        for bucket in self.buckets:
+            own = prompts[(prompts >= offset) & (prompts < offset + len(bucket))] - offset
+            offset += len(bucket)
+            if len(own):
+                own = own.to(bucket.tokens.device)
+                streams = [stream[own] for stream in bucket.streams]
+                chosen.buckets.append(CleanBucket(bucket.tokens[own], streams))
+        return chosen
+
+    def double(self) -> CleanRun:
+        """Return the run of the same prompts and model in float64."""
+        if self.model.W_E.dtype == torch.float64:
+            return self
+        model = copy.deepcopy(self.model)
+        model.to(torch.float64, print_details=False)
+        batches = [bucket.tokens for bucket in self.buckets]
+        return CleanRun(model, batches, self.first, self.scored, self.memory)
+
+    def bucket_run(self, number: int) -> CleanRun:
+        """Return the run of one bucket."""
+        chosen = copy.copy(self)
+        chosen._states, chosen._targets, chosen.buckets = {}, {}, [self.buckets[number]]
+        return chosen
+
+    def _run(self, tokens: Int[Tensor, "prompt pos"]) -> CleanBucket:
+        rows = self._rows(0, tokens.shape[1])
+        parts = [self.passes.streams(piece) for piece in tokens.split(rows)]
+        return CleanBucket(tokens, [torch.cat(pieces) for pieces in zip(*parts, strict=True)])
+
+    def __len__(self) -> int:
+        return sum(map(len, self.buckets))
+
+    @property
+    def lengths(self) -> list[int]:
+        """The prompts' lengths in tokens, bucket by bucket."""
+        return [bucket.tokens.shape[1] for bucket in self.buckets]
+
+    def _rows(self, layer: int, n_pos: int) -> int:
+        """How many rows from this layer on one pass may hold."""
+        cfg, size = self.model.cfg, self.model.W_E.element_size()
+        attention = 4 * cfg.n_heads * cfg.d_head
+        per_position = 8 * cfg.d_model + attention + 4 * (cfg.d_mlp or 0) + cfg.n_heads * n_pos
+        scored = 1 if self.scored == "last" else n_pos
+        row = (cfg.n_layers - layer) * n_pos * per_position + 4 * scored * cfg.d_vocab_out
+        return max(1, self.memory // (row * size))
+
+    def state(self, number: int, layer: int) -> State:
+        """Return the clean values of a block's sites on one bucket; the last ones are kept."""
+        key = (number, layer)
+        if key not in self._states:
+            if any(known[1] != layer for known in self._states):
+                self._states.clear()
+            with torch.no_grad():
+                stream = self.buckets[number].streams[layer]
+                self._states[key] = self.passes.state(layer, stream)
+        return self._states[key]
+
+    def read(self, part: Part) -> list[Float[Tensor, "problem _ _ size"]]:
+        """Return a part's clean activations, for each bucket."""
+        layer, site = part.place
+        with torch.no_grad():
+            return [
+                part.read(self.state(number, layer)[site][0]) for number in range(len(self.buckets))
+            ]
+
+    def log_probs(
+        self, number: int, rows: slice = slice(None)
+    ) -> Float[Tensor, "prompt pos d_vocab"]:
+        """Return the model's own log-probabilities at the scored positions, as float64."""
+        with torch.no_grad():
+            logits = self._scored(self.buckets[number].streams[-1][rows])
+            return logits.double().log_softmax(-1)
+
+    def _scored(self, stream: Tensor) -> Tensor:
+        """Logits at the scored positions; ``stream`` may hold the last position only."""
+        keep = stream[..., -1:, :] if self.scored == "last" else stream[..., self.first :, :]
+        return unembed(self.model, keep)
+
+    def kl(
+        self, group: Group, replacements: Sequence[Replacement]
+    ) -> Float[Tensor, "problem prompt"]:
+        """Return what each problem costs on each prompt, in nats, as float64 on the CPU.
+
+        Args:
+            replacements: for each bucket, what replaces each part: (problem, prompt or 1, pos or
+                1, size).
+        """
+        found = torch.zeros(len(group), len(self), dtype=torch.float64)
+        with torch.no_grad():
+            for piece in self.pieces(group, torch.arange(len(group))):
+                new = [one[piece.problems] for one in replacements[piece.bucket]]
+                new = [one[:, piece.rows] if one.shape[1] > 1 else one for one in new]
+                kl = self.piece_kl(group, piece, new)
+                columns = slice(piece.offset + piece.rows.start, piece.offset + piece.rows.stop)
+                found[piece.problems, columns] = kl.double().cpu()
+        return found
+
+    def pieces(self, group: Group, problems: Int[Tensor, " active"]) -> Iterator[Piece]:
+        """Yield problems and prompts in pieces small enough for one pass."""
+        offset = 0
+        for number, bucket in enumerate(self.buckets):
+            size = self._rows(group.start[0], bucket.tokens.shape[1])
+            n_rows = min(len(bucket), size)
+            n_problems = max(1, size // n_rows)
+            for start in range(0, len(bucket), n_rows):
+                rows = slice(start, min(start + n_rows, len(bucket)))
+                for some in problems.split(n_problems):
+                    yield Piece(number, offset, rows, some)
+            offset += len(bucket)
+
+    def piece_kl(
+        self, group: Group, piece: Piece, new: Sequence[Tensor]
+    ) -> Float[Tensor, "problem prompt"]:
+        """Return the KL of a piece's problems on its prompts; differentiable in ``new``."""
+        taken, number, rows = group.take(piece.problems), piece.bucket, piece.rows
+        layer, site = group.start
+        bucket = self.buckets[number]
+        n_pos = bucket.tokens.shape[1]
+        ablated = torch.arange(n_pos, device=bucket.tokens.device) >= self.first
+        state = {name: value[:, rows] for name, value in self.state(number, layer).items()}
+        edits = {
+            part.place: _editor(part, one, ablated, number, rows)
+            for part, one in zip(taken.parts, new, strict=True)
+        }
+        value = edits.pop(group.start)(state[site], False)
+        end = self.passes.tail((layer, site), state, value, edits, self.scored == "last")
+        logits = self._scored(end)
+        if logits.requires_grad:
+            p, entropy = self._target(number, rows)
+            return -(entropy + (p * logits.log_softmax(-1)).sum(-1)).mean(-1)
+        target = self.log_probs(number, rows)
+        return (target.exp() * (target - logits.double().log_softmax(-1))).sum(-1).mean(-1)
+
+    def _target(self, number: int, rows: slice) -> tuple[Tensor, Tensor]:
+        """The model's own probabilities on some prompts and their entropy, in its precision.
+
+        Those of all prompts are kept where they take little memory.
+        """
+        if number in self._targets:
+            p, entropy = self._targets[number]
+            return p[rows], entropy[rows]
+        bucket = self.buckets[number]
+        scored = 1 if self.scored == "last" else bucket.tokens.shape[1] - self.first
+        size = len(bucket) * scored * self.model.cfg.d_vocab_out * self.model.W_E.element_size()
+        chosen = slice(None) if size <= self.memory // 2 else rows
+        target = self.log_probs(number, chosen)
+        p = target.exp()
+        found = (p.to(self.model.W_E.dtype), -(p * target).sum(-1).to(self.model.W_E.dtype))
+        if chosen is rows:
+            return found
+        self._targets[number] = found
+        return found[0][rows], found[1][rows]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some problems on some prompts of one bucket, whose first prompt has number ``offset``."""
+
+    bucket: int
+    offset: int
+    rows: slice
+    problems: Int[Tensor, " active"]
+
+
+def _editor(
+    part: Part, new: Tensor, ablated: Tensor, bucket: int, rows: slice
+) -> Callable[[Tensor, bool], Tensor]:
+    mask = None if part.mask is None else part.mask[bucket][rows]
+
+    def edit(value: Tensor, narrowed: bool) -> Tensor:
+        if not narrowed:
+            return part.edit(value, new, ablated, mask)
+        last = new[:, :, -1:]
+        return part.edit(value, last, ablated[-1:], None if mask is None else mask[:, -1:])
+
+    return edit
