@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from evaluations.core.spec import Spec
-from evaluations.suite import circuits, gates, lm, n2g, neurons, sae
+from evaluations.suite import ablate, circuits, gates, lm, n2g, neurons, sae
 from sat_interp._util.errors import UserError, suggest
 
-SPECS: list[Spec] = [lm.SPEC, gates.SPEC, circuits.SPEC, sae.SPEC, neurons.SPEC, n2g.SPEC]
+SPECS: list[Spec] = [
+    lm.SPEC,
+    gates.SPEC,
+    circuits.SPEC,
+    sae.SPEC,
+    neurons.SPEC,
+    n2g.SPEC,
+    ablate.SPEC,
+]
 
 
 def find_spec(name: str) -> Spec:

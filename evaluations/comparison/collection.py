@@ -285,6 +285,9 @@ def _tables(
     if "n2g" in evaluations:
         tables.append(paper_tables.table_2(rows, paper_values))
         tables += paper_tables.differences(rows, paper_tables.TABLE_2_DIFFERENCES)
+    if records_of(rows, "ablate"):
+        tables.append(paper_tables.table_3(rows))
+        tables += paper_tables.differences(rows, paper_tables.TABLE_3)
     return tables, details
 
 

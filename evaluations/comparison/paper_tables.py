@@ -115,6 +115,27 @@ SCORES = (
         "separate marked tokens that activate a neuron from marked ones that do not",
     ),
 )
+TABLE_3 = (
+    Measure(
+        "ablate",
+        "spoof_share",
+        "Spoof share R",
+        3,
+        "lower",
+        definition="(Sum of Delta_zero - sum of Delta_oa) / sum of Delta_zero over heads and "
+        "MLPs: what of the cost of zero is not lost information",
+    ),
+    Measure("ablate", "spoof_share_heads", "R, heads", 3, "lower", definition="R over heads"),
+    Measure("ablate", "spoof_share_mlps", "R, MLPs", 3, "lower", definition="R over MLPs"),
+    Measure(
+        "ablate",
+        "effective_components",
+        "Effective components",
+        1,
+        None,
+        definition="exp of the entropy of Delta_oa over heads and MLPs",
+    ),
+)
 _SHAPE = ("density", "density_undirected", "transitivity", "edges_to_activation", "out_degree")
 _DIGITS = {"edges_to_activation": 2, "out_degree": 2, "entropy": 2, "diversity": 2}
 
@@ -187,6 +208,14 @@ def neuron_scores(groups: Sequence[Group]) -> Table:
     )
     notes = [*made.notes, "The value of a model is the mean over its neurons."]
     return replace(made, notes=[*notes, *count_notes(records_of(groups, "neurons"), SCORES)])
+
+
+def table_3(groups: Sequence[Group]) -> Table:
+    """What of the cost of ablation by zero is spoofing, over seeds (arXiv 2409.09951)."""
+    title = "Table 3: ablation by zero against optimal constants"
+    made = _over_seeds(Comparison(groups), TABLE_3, "table3", title, "windows")
+    note = "Self-ablation predicts a smaller spoof share than the baseline's."
+    return replace(made, notes=[*made.notes, note])
 
 
 def table_2(groups: Sequence[Group], with_paper: bool = False) -> Table:
@@ -269,6 +298,7 @@ def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) 
     name, title = {
         "neurons": ("neuron-scores-differences", "Paired differences: explanations of neurons"),
         "n2g": ("table2-differences", "Paired differences: graphs of neurons, all layers"),
+        "ablate": ("table3-differences", "Paired differences: ablation by zero, optimal constants"),
     }.get(
         measures[0].evaluation,
         ("table1-differences", "Paired differences: circuits, autoencoders, language modelling"),

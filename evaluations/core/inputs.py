@@ -39,7 +39,8 @@ def load(source: ModelSource, spec: Spec, request: Request, config: Any) -> Load
         UserError: there is no such model, or the evaluation cannot measure one of its shape.
     """
     outline = source.outline
-    if TextOptions in spec.shared and request.text.data is request.text.validation is None:
+    reads_text = TextOptions in spec.shared and getattr(config, "reads_text", True)
+    if reads_text and request.text.data is request.text.validation is None:
         text_to_score(source.origin, None, None, None)
     spec.check(outline.model, config)
     return source.load(request.run.device, request.run.dtype)

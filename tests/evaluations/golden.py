@@ -143,6 +143,17 @@ class Golden:
             for method in ("acdc", "eap", "eap-ig")
         }
 
+    def ablate(self) -> dict[str, Measurement]:
+        from evaluations.suite.ablate.config import AblateConfig
+        from evaluations.suite.ablate.evaluation import evaluate as ablate
+
+        # fits are at their minima, which other processors reach by other steps
+        config = AblateConfig(
+            text=True, components=("heads", "m0", "m1"), methods=("zero", "mean_all", "oa"),
+            fit_windows=20, held_windows=12, window=10, starts=2, resamples=50, no_bridge=True,
+        )  # fmt: skip
+        return {"local": ablate(self.model("local"), self.text, config)}
+
     def sae(self) -> dict[str, Measurement]:
         from evaluations.suite.sae.config import preset
         from evaluations.suite.sae.evaluation import SaeData

@@ -1,0 +1,129 @@
+"""The configuration of ``sat-eval ablate``; imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluations.core.options import Object
+from sat_interp._util.errors import UserError, suggest
+
+TASK_METHODS = (
+    "zero", "mean", "mean_all", "resample", "cf", "cf_mean", "noise", "oa", "oa_stopped", "oa_pos",
+)  # fmt: skip
+TEXT_METHODS = ("zero", "mean_all", "resample", "noise", "oa", "oa_stopped")
+"""Methods that text has: no counterfactuals, and constants shared by all positions."""
+METHODS = (*TASK_METHODS, "resample_all")
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """Which components are ablated, by what, and how constants are fitted."""
+
+    task: Object = None
+    """Task, as for acdc: ioi, ioi-tinystories, greater-than, gender, quotes, agreement, induction,
+    object, or a .json file in auto-circuit's format. By default ioi for models trained on the
+    built-in corpus, ioi-tinystories for all others."""
+
+    text: bool = False
+    """Measure on windows of held-out stories in place of a task: works for models that cannot do
+    any task."""
+
+    no_bos: bool = False
+    """Leave out the token that begins a task's prompts (BOS, or end-of-text). The first position
+    is then ablated, too."""
+
+    seed: int = 0
+    """Seed of the prompts, the starts, the resampling and the bootstrap."""
+
+    components: tuple[str, ...] = ("heads", "mlps", "attention", "embedding")
+    """What is ablated: heads, mlps, attention, embedding, head-sets (all heads of a layer),
+    neurons, coordinates (of z), features (of an autoencoder), single ones such as a2.h3, attn2,
+    m2, m2.n17, a2.z5, embed, and sets such as a0.h1+m2."""
+
+    methods: tuple[str, ...] = TASK_METHODS
+    """What replaces an activation. Of these, text has zero, mean_all, resample, noise, oa and
+    oa_stopped. resample_all (all cyclic shifts) grows with the square of the prompts."""
+
+    fit_prompts: int = 400
+    """Prompts that constants are fitted on."""
+
+    fit_prompts_large: int = 1000
+    """Prompts for constants of many numbers: oa_pos, attention layers, sets of heads."""
+
+    held_prompts: int = 300
+    """Further prompts that the figures are measured on."""
+
+    fit_windows: int = 100
+    """Windows of text that constants are fitted on."""
+
+    held_windows: int = 100
+    """Windows of other stories that the figures are measured on."""
+
+    window: int = 64
+    """Tokens of a window, the one before the story included."""
+
+    sae: str | None = None
+    """Directory of a SAELens autoencoder whose features are components."""
+
+    starts: int = 4
+    """Starts of a fit on a small sample of the prompts, at least two."""
+
+    sample: int = 50
+    """Prompts of that sample."""
+
+    evaluations: int = 200
+    """At most so many evaluations of value and gradient in a stage of a fit."""
+
+    no_bridge: bool = False
+    """Leave out the units that the model's own gates switch off, and a layer's heads together."""
+
+    losers_k: int | None = None
+    """Units per layer and kind that stay where the rest is switched off; by default the gates' own
+    k, or 4 for models without gates."""
+
+    resamples: int = 2000
+    """Bootstrap resamples of the held-out prompts."""
+
+    memory: int = 256
+    """MiB of activations that one pass may hold."""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what decides the figures, besides the model and the prompts."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("task", "no_bos", "memory"):
+            del settings[name]
+        if self.sae is not None:
+            from evaluations.core.autoencoder import content_hash
+
+            settings["sae"] = content_hash(Path(self.sae).expanduser())
+        return settings
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a text is needed."""
+        return self.text
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: an unknown method, a number that is too small, or a task and text.
+        """
+        if self.text and (self.task is not None or self.no_bos):
+            raise UserError("--text takes no task: leave out --task and --no-bos, or --text")
+        for method in self.methods:
+            if method not in METHODS:
+                raise UserError(suggest("method", method, METHODS))
+        if not self.methods or not self.components:
+            raise UserError("name at least one component and one method")
+        least = {
+            "fit_prompts": 8, "fit_prompts_large": 8, "held_prompts": 8, "fit_windows": 8,
+            "held_windows": 8, "window": 3, "starts": 2, "sample": 4, "evaluations": 4,
+            "resamples": 1, "memory": 1,
+        }  # fmt: skip
+        for name, fewest in least.items():
+            if getattr(self, name) < fewest:
+                raise UserError(f"{name} must be at least {fewest}, not {getattr(self, name)}")

@@ -1,0 +1,410 @@
+"""The figures of a model: its components together, and the bridge to self-ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from evaluations.core.record import Interval, Metric
+from evaluations.core.statistics import bootstrap
+from evaluations.suite.ablate.compare import (
+    SMALL,
+    Comparison,
+    Statistic,
+    compare,
+    costs,
+    draw_counts,
+    log_pearson,
+    mean_share,
+    median_share,
+    percentile,
+    resampled,
+    spearman,
+    total_share,
+)
+from evaluations.suite.ablate.config import AblateConfig
+from evaluations.suite.ablate.losers import AblatedStream, Losers
+from evaluations.suite.ablate.measure import Measured
+from evaluations.tasks.pairs import Competence
+
+UNITS = ("head", "mlp")
+"""Kinds that figures of a whole model are made of."""
+LEAST_ZERO = 1e-3
+"""Costs of zero below which a component has no spoof share, in nats."""
+SKILLED = 0.9
+TITLES = {"own": "own gates", "top": "outside the top k", "random": "all but k random"}
+
+
+def units(measured: Sequence[Measured]) -> list[Measured]:
+    """Return heads and MLPs."""
+    return [one for one in measured if one.kind in UNITS]
+
+
+def mark(skill: Competence) -> str | None:
+    """Return why figures on a task say little of this model; None where it does the task."""
+    return None if skill.accuracy >= SKILLED else f"accuracy below {SKILLED}"
+
+
+def task_metrics(skill: Competence) -> list[Metric]:
+    """Return how well the model does the task."""
+    interval = Interval(skill.low, skill.high, 0.95, f"Wilson, {skill.n:,} prompts")
+    return [
+        Metric(
+            "task_accuracy", "Task accuracy", skill.accuracy, "", "higher", interval=interval,
+            n=skill.n, n_failed=skill.n_failed,
+            description="share of prompts whose right answer has the higher logit",
+        )
+    ]  # fmt: skip
+
+
+def component_metrics(
+    measured: Sequence[Measured], prior: float, config: AblateConfig
+) -> list[Metric]:
+    """Return counts, the ceiling I, sums of costs, correlations and shares over heads and MLPs."""
+    chosen = units(measured)
+    fitted = [one for one in measured if "oa" in one.certificates]
+    n_open = sum(not one.is_converged("oa") for one in fitted)
+    n_overfit = sum(one.is_overfit("oa") for one in fitted)
+    found = [
+        Metric("components", "Components", len(measured), n=len(measured)),
+        Metric(
+            "not_converged", "Fits not converged", n_open, direction="lower", n=len(fitted),
+            description="components whose gradient or gap is too large",
+        ),
+        Metric(
+            "overfit", "Overfitted components", n_overfit, direction="lower", n=len(fitted),
+            description="held-out cost above the fitted one by more than a fifth; in no comparison",
+        ),
+        Metric(
+            "prior_kl", "Ceiling I", prior, "nats",
+            description="KL of the predictions from their mean: the cost of knowing nothing",
+        ),
+    ]  # fmt: skip
+    if chosen:
+        for method in chosen[0].kl:
+            found.append(_sum_metric(chosen, method, config))
+    for pair in (
+        ("oa", "zero"),
+        ("oa", "mean"),
+        ("oa", "mean_all"),
+        ("oa", "resample"),
+        ("oa", "cf"),
+    ):
+        if chosen and all(method in chosen[0].kl for method in pair):
+            found += _pair_metrics(chosen, pair, config)
+    return found
+
+
+def _sum_metric(chosen: Sequence[Measured], method: str, config: AblateConfig) -> Metric:
+    """The sum over heads and MLPs of a method's held-out costs."""
+    kl = costs(chosen, method)
+    kept = np.isfinite(kl).all(0)
+    sums = kl[:, kept].sum(0)
+    return Metric(
+        f"delta_{method}", f"Sum of Delta, {method}", float(sums.mean()) if kept.any() else None,
+        "nats", interval=_over_prompts(sums, np.ones_like(sums), config), n=int(kept.sum()),
+        n_failed=int((~kept).sum()), reasons=_alone(kept),
+        description="over heads and MLPs, held-out prompts",
+    )  # fmt: skip
+
+
+def _alone(kept: np.ndarray) -> dict[str, int]:
+    return {"no other prompt of this length": int((~kept).sum())} if not kept.all() else {}
+
+
+def _over_prompts(sums: np.ndarray, counts: np.ndarray, config: AblateConfig) -> Interval | None:
+    found = bootstrap(sums, counts, resamples=config.resamples, seed=config.seed)
+    if found is None:
+        return None
+    return Interval(found.low, found.high, found.level, found.method.replace("stories", "prompts"))
+
+
+def comparable(measured: Sequence[Measured], methods: Sequence[str]) -> list[Measured]:
+    """Return the components none of whose fits by these methods is overfitted."""
+    return [one for one in measured if not any(one.is_overfit(method) for method in methods)]
+
+
+def _pair_metrics(
+    chosen: Sequence[Measured], pair: tuple[str, str], config: AblateConfig
+) -> list[Metric]:
+    kept = comparable(chosen, pair)
+    statistics: tuple[tuple[str, str, Statistic], ...] = (
+        ("spearman", "Rank correlation", spearman),
+        ("log_pearson", "Correlation of logs", log_pearson),
+        ("mean_share", "Mean share", mean_share),
+        ("median_share", "Median share", median_share),
+    )
+    return [
+        _comparison_metric(
+            f"{name}_{pair[0]}_{pair[1]}", f"{title}, {pair[0]} and {pair[1]}",
+            compare(kept, pair, statistic, config.resamples, config.seed), len(chosen) - len(kept),
+        )
+        for name, title, statistic in statistics
+    ]  # fmt: skip
+
+
+def _comparison_metric(name: str, title: str, found: Comparison, n_overfit: int) -> Metric:
+    reasons = {"overfitted": n_overfit} if n_overfit else {}
+    if found.value is None:
+        reasons["too few components"] = 1
+    return Metric(
+        name, title, found.value, interval=found.interval, n=found.n, n_failed=n_overfit,
+        reasons=reasons, description="over heads and MLPs, held-out prompts",
+    )  # fmt: skip
+
+
+# The bridge --------------------------------------------------------------------------------------
+
+
+def bridge_metrics(
+    measured: Sequence[Measured], losers: Sequence[Losers], stream: AblatedStream | None,
+    config: AblateConfig,
+) -> list[Metric]:  # fmt: skip
+    """Return spoofing (B1, B2), switched-off units (B3), concentration (B5) and redundancy (B6)."""
+    chosen = units(measured)
+    found: list[Metric] = []
+    if chosen and {"oa", "zero"} <= set(chosen[0].kl):
+        found += _spoofing(chosen, config)
+        found += _concentration(chosen, config)
+    found += _redundancy(measured, config)
+    for one in losers:
+        found += _losers_metrics(one, config)
+    return found + (_stream_metrics(stream, config) if stream else [])
+
+
+def _spoofing(chosen: Sequence[Measured], config: AblateConfig) -> list[Metric]:
+    found = []
+    kinds = (
+        ("", "heads and MLPs", UNITS),
+        ("_heads", "heads", ("head",)),
+        ("_mlps", "MLPs", ("mlp",)),
+    )
+    for method, word in (
+        ("zero", "Spoof share R"),
+        ("mean", "Share of mean beyond oa"),
+        ("mean_all", "Share of mean_all beyond oa"),
+    ):
+        if method not in chosen[0].kl:
+            continue
+        for suffix, title, of in kinds:
+            some = [one for one in chosen if one.kind in of]
+            if some:
+                found.append(_share_metric(some, method, f"{word}, {title}", suffix, config))
+    sizes = [one.size for one in chosen if one.size is not None]
+    cosines = [one.cosine for one in chosen if one.cosine is not None]
+    for name, title, values in (
+        ("constant_size", "Median |a*| / rms |A|", sizes),
+        ("constant_cosine", "Median cosine of a* and mean", cosines),
+    ):
+        found.append(
+            Metric(name, title, float(np.median(values)) if values else None, n=len(values))
+        )
+    return found
+
+
+def _share_metric(
+    some: Sequence[Measured], method: str, title: str, suffix: str, config: AblateConfig
+) -> Metric:
+    """(sum of Delta by the method - sum of Delta_oa) / sum of Delta by the method."""
+    other, best = costs(some, method), costs(some, "oa")
+    kept = np.isfinite(other).all(0)
+    sums, counts = (other - best)[:, kept].sum(0), other[:, kept].sum(0)
+    total = float(counts.sum())
+    n_overfit = sum(one.is_overfit("oa") for one in some)
+    name = "spoof_share" if method == "zero" else f"beyond_oa_{method}"
+    return Metric(
+        f"{name}{suffix}", title, float(sums.sum()) / total if total > 0 else None,
+        direction="lower" if method == "zero" else None,
+        interval=_over_prompts(sums, counts, config), n=int(kept.sum()),
+        reasons={"overfitted components": n_overfit} if n_overfit else {},
+        description="(sum of Delta - sum of Delta_oa) / sum of Delta, held-out prompts",
+    )  # fmt: skip
+
+
+def _concentration(chosen: Sequence[Measured], config: AblateConfig) -> list[Metric]:
+    """N_eff = exp(entropy of Delta_oa / sum) and the share of the top tenth of the components."""
+    kl = costs(chosen, "oa")
+    counts = draw_counts(kl.shape[1], config.resamples, config.seed)
+    top = max(1, round(0.1 * len(chosen)))
+
+    def effective(means: np.ndarray) -> np.ndarray:
+        p = means / means.sum(1, keepdims=True)
+        return np.exp(-(p * np.log(np.maximum(p, 1e-300))).sum(1))
+
+    def share(means: np.ndarray) -> np.ndarray:
+        return np.sort(means, 1)[:, -top:].sum(1) / means.sum(1)
+
+    found = []
+    for name, title, statistic in (
+        ("effective_components", "Effective number of components", effective),
+        ("top_share", f"Share of the top {top} components", share),
+    ):
+        value = float(statistic(resampled(kl, np.ones((1, kl.shape[1]))))[0])
+        interval = percentile(
+            statistic(resampled(kl, counts)), f"bootstrap over {kl.shape[1]} prompts"
+        )
+        found.append(Metric(name, title, value, interval=interval, n=len(chosen)))
+    return found
+
+
+def _redundancy(measured: Sequence[Measured], config: AblateConfig) -> list[Metric]:
+    """Delta_oa of all heads of a layer minus the sum over its heads; the mean over layers."""
+    sets = {one.layer: one for one in measured if one.kind == "heads" and "oa" in one.kl}
+    gains = []
+    for layer, together in sets.items():
+        heads = [one for one in measured if one.kind == "head" and one.layer == layer]
+        if heads:
+            gains.append(costs([together], "oa")[0] - costs(heads, "oa").sum(0))
+    if not gains:
+        return []
+    mean = np.mean(gains, axis=0)
+    return [
+        Metric(
+            "redundancy", "Redundancy of heads", float(mean.mean()), "nats",
+            interval=_over_prompts(mean, np.ones_like(mean), config), n=len(gains),
+            description="Delta_oa of all heads of a layer minus the sum over its heads, mean over "
+            "layers; above 0 where heads stand in for each other",
+        )
+    ]  # fmt: skip
+
+
+def _losers_metrics(losers: Losers, config: AblateConfig) -> list[Metric]:
+    zero, best = _numpy(losers.zero), _numpy(losers.constants)
+    total, title = float(zero.sum()), TITLES[losers.choice]
+    common: dict[str, Any] = {"n": len(zero)}
+    return [
+        Metric(
+            f"losers_{losers.choice}_zero", f"Delta_zero, {title}", float(zero.mean()), "nats",
+            interval=_over_prompts(zero, np.ones_like(zero), config), **common,
+            description="units of all layers replaced by 0 in the clean stream",
+        ),
+        Metric(
+            f"losers_{losers.choice}_oa", f"Delta_oa, {title}", float(best.mean()), "nats",
+            interval=_over_prompts(best, np.ones_like(best), config), **common,
+            description="the same units replaced by a constant each, fitted together",
+        ),
+        Metric(
+            f"losers_{losers.choice}_share", f"Spoof share, {title}",
+            float((zero - best).sum()) / total if total > 0 else None, direction="lower",
+            interval=_over_prompts(zero - best, zero, config), **common,
+            reasons={} if losers.converged else {"fit stopped early: a lower bound": 1},
+        ),
+    ]  # fmt: skip
+
+
+def _stream_metrics(stream: AblatedStream, config: AblateConfig) -> list[Metric]:
+    zero, best = _numpy(stream.zero), _numpy(stream.constants)
+    found = []
+    for name, title, values in (
+        ("ablated_ce_zero", "Ablated stream's CE, zeros", zero),
+        ("ablated_ce_constants", "Ablated stream's CE, constants", best),
+        ("ablated_ce_gain", "Ablated stream's CE, zeros - constants", zero - best),
+    ):
+        interval = _over_prompts(values, np.ones_like(values), config)
+        found.append(
+            Metric(name, title, float(values.mean()), "nats", interval=interval, n=len(values))
+        )
+    return found
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return np.asarray(tensor.tolist(), dtype=np.float64)
+
+
+# What a record holds besides ---------------------------------------------------------------------
+
+
+def row(one: Measured, config: AblateConfig) -> dict[str, Any]:
+    """Return a component as a record holds it: without the costs of single prompts."""
+    held = {}
+    for method in one.kl:
+        values = np.array([value for value in one.kl[method] if value is not None])
+        interval = _over_prompts(values, np.ones_like(values), config)
+        held[method] = {
+            "delta": one.held(method), "low": interval and interval.low,
+            "high": interval and interval.high, "n": len(values),
+            "n_failed": len(one.kl[method]) - len(values), "overfit": one.is_overfit(method),
+        }  # fmt: skip
+    zero, best = one.held("zero"), one.held("oa")
+    has_share = zero is not None and best is not None and zero >= LEAST_ZERO
+    return {
+        "name": one.name, "kind": one.kind, "layer": one.layer, "index": one.index,
+        "numbers": one.numbers, "fit": one.fit, "held": held, "certificates": one.certificates,
+        "size": one.size, "cosine": one.cosine,
+        "spoof_share": (zero - best) / zero if has_share and zero and best is not None else None,
+    }  # fmt: skip
+
+
+def correlations(measured: Sequence[Measured], config: AblateConfig) -> list[dict[str, Any]]:
+    """Return rank and log correlations between all pairs of methods, over heads and MLPs.
+
+    ``without_small`` leaves out components that cost less than ``SMALL`` by either method.
+    """
+    chosen = units(measured)
+    found = []
+    for pair in combinations(chosen[0].kl if chosen else (), 2):
+        kept = comparable(chosen, pair)
+        large = [one for one in kept if all((one.held(m) or 0) >= SMALL for m in pair)]
+        row: dict[str, Any] = {"methods": pair, "overfit": len(chosen) - len(kept)}
+        for name, statistic, some in (
+            ("spearman", spearman, kept), ("log_pearson", log_pearson, kept),
+            ("spearman_without_small", spearman, large),
+        ):  # fmt: skip
+            row[name] = compare(some, pair, statistic, config.resamples, config.seed)
+        found.append(row)
+    return found
+
+
+def shares(measured: Sequence[Measured], config: AblateConfig) -> list[dict[str, Any]]:
+    """Return Delta_oa as a share of Delta by every other method, over heads and MLPs."""
+    chosen, found = units(measured), []
+    for method in chosen[0].kl if chosen and "oa" in chosen[0].kl else ():
+        if method != "oa":
+            kept = comparable(chosen, ("oa", method))
+            one: dict[str, Any] = {"method": method}
+            for name, statistic in (
+                ("mean", mean_share),
+                ("median", median_share),
+                ("total", total_share),
+            ):
+                one[name] = compare(kept, ("oa", method), statistic, config.resamples, config.seed)
+            found.append(one)
+    return found
+
+
+def checks(measured: Sequence[Measured], prior: float) -> dict[str, Any]:
+    """Return the inequalities that hold on fitted prompts, and the components that break them.
+
+    C1: oa is at most zero and mean_all. C2: oa_pos is at most oa, zero, mean, mean_all and cf_mean.
+    C3: no cost is negative. C4: a constant embedding costs at least I. C5: an attention layer's oa
+    is at most that of all its heads. Only fits that converged are checked; the others are counted.
+    """
+    found: dict[str, Any] = {}
+
+    def check(name: str, one: Measured, low: float, high: float, method: str) -> None:
+        known = found.setdefault(name, {"n": 0, "not_converged": 0, "broken": []})
+        if not one.is_converged(method):
+            known["not_converged"] += 1
+            return
+        known["n"] += 1
+        gap = one.certificates.get(method, {}).get("gap", 0.0)
+        if low > high + 1e-6 + gap:
+            known["broken"].append(one.name)
+
+    joint = {one.layer: one for one in measured if one.kind == "heads" and "oa" in one.fit}
+    for one in measured:
+        for method in ("zero", "mean_all"):
+            if {"oa", method} <= set(one.fit):
+                check("C1", one, one.fit["oa"], one.fit[method], "oa")
+        for method in set(one.fit_positions) - {"oa_pos"}:
+            check("C2", one, one.fit_positions["oa_pos"], one.fit_positions[method], "oa_pos")
+        check("C3", one, -min(one.fit.values()), 0.0, "none")
+        if one.kind == "embedding" and "oa" in one.fit:
+            check("C4", one, prior, one.fit["oa"], "oa")
+        if one.kind == "attention" and "oa" in one.fit and one.layer in joint:
+            check("C5", one, one.fit["oa"], joint[one.layer].fit["oa"], "oa")
+    return found

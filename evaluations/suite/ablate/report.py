@@ -1,0 +1,285 @@
+"""Tables and figures of ``ablate``: the bridge to self-ablation (Table 3), components, methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from evaluations.core.record import Record
+from evaluations.suite.ablate.config import METHODS
+from evaluations.tables import Cell, Column, Heading, Layout, Table, make_tables, rows
+
+WORDS = {
+    "zero": "zero", "mean": "mean", "mean_all": "mean, all positions", "resample": "resample",
+    "resample_all": "resample, all pairs", "cf": "counterfactual", "cf_mean": "counterfactual mean",
+    "noise": "Gaussian noise", "oa": "optimal", "oa_stopped": "optimal, stopped",
+    "oa_pos": "optimal, by position",
+}  # fmt: skip
+MARKERS = {"head": ("o", "#0072B2"), "mlp": ("s", "#D55E00")}
+OTHERS = ("attention", "embedding", "heads", "set", "neuron", "z", "feature")
+SMALLEST = 1e-5
+"""Costs below are drawn here on log axes, in nats."""
+
+
+def _column(
+    metric: str, heading: str, digits: int, definition: str, interval: bool = True
+) -> Column:
+    return Column("ablate", metric, heading, digits, interval, definition=definition)
+
+
+BRIDGE = Layout(
+    "ablate-bridge",
+    "Spoofing: what of the cost of zero is not lost information",
+    (
+        _column("spoof_share", "Spoof share R", 3,
+                "(Sum of Delta_zero - sum of Delta_oa) / sum of Delta_zero over heads and MLPs: "
+                "what of the cost of zero is not lost information"),
+        _column("spoof_share_heads", "R, heads", 3, "The same over heads"),
+        _column("spoof_share_mlps", "R, MLPs", 3, "The same over MLPs"),
+        _column("beyond_oa_mean_all", "Mean beyond optimal", 3,
+                "The same with the mean over prompts and positions in place of zero"),
+        _column("constant_size", "|a*| / rms", 2,
+                "Median over heads and MLPs of the optimal constant's norm over the root mean "
+                "square of the activation: 0 where zero is optimal", False),
+        _column("losers_own_share", "R, units off by gates", 3,
+                "Spoof share of the units that the model's own gates switch off, constants fitted "
+                "together"),
+        _column("losers_top_share", "R, units outside top k", 3,
+                "Spoof share of the units outside the top k by absolute activation"),
+        _column("losers_random_share", "R, random units", 3,
+                "Spoof share of all but k random units"),
+        _column("effective_components", "Effective components", 1,
+                "exp of the entropy of Delta_oa over heads and MLPs: how many carry the cost"),
+        _column("redundancy", "Redundancy of heads", 3,
+                "Delta_oa of all heads of a layer minus the sum over its heads, mean over layers"),
+        _column("prior_kl", "Ceiling I", 2,
+                "KL of the predictions from their mean: the cost of knowing nothing", False),
+    ),
+    "Lower R: zero is nearer to the best constant. Self-ablation predicts R below the baseline's.",
+)  # fmt: skip
+
+COMPONENTS = Layout(
+    "ablate-components",
+    "Cost of ablating heads and MLPs, summed (nats)",
+    (
+        _column("task_accuracy", "Task accuracy", 2, "Share of prompts answered right", False),
+        *(_column(f"delta_{method}", WORDS[method].capitalize(), 2,
+                  f"Sum over heads and MLPs of Delta with {WORDS[method]} in their place, "
+                  "held-out prompts") for method in METHODS if method != "resample_all"),
+        _column("not_converged", "Not converged", 0, "Fits whose certificate does not hold", False),
+        _column("overfit", "Overfitted", 0,
+                "Components whose held-out Delta_oa exceeds the fitted one by more than a fifth; "
+                "they are in no comparison", False),
+    ),
+)  # fmt: skip
+
+METHODS_TABLE = Layout(
+    "ablate-methods",
+    "Optimal ablation against other methods, over heads and MLPs",
+    tuple(
+        _column(f"{metric}_oa_{method}", f"{heading}, {WORDS[method]}", 2,
+                f"{definition} {WORDS[method]}")
+        for metric, heading, definition in (
+            ("spearman", "Rank r", "Rank correlation over components of Delta_oa and Delta by"),
+            ("median_share", "Median share", "Median of min(1, Delta_oa / Delta), Delta by"),
+        )
+        for method in ("zero", "mean", "mean_all", "resample", "cf")
+    ),
+)  # fmt: skip
+
+LAYOUTS = (BRIDGE, COMPONENTS, METHODS_TABLE)
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """Table 3, sums over components, methods compared, and each model's components."""
+    own = [record for record in records if record.evaluation == "ablate"]
+    if not own:
+        return []
+    return [*make_tables(LAYOUTS, own), *(_components_table(record) for record in own)]
+
+
+def _components_table(record: Record) -> Table:
+    """The held-out costs of each component of one model."""
+    components = record.extra.get("components", [])
+    methods = [m for m in METHODS if any(m in one["held"] for one in components)]
+    body = [
+        [
+            Cell(one["name"], "label", (), {"component": one["name"]}),
+            *(_cost(one, method) for method in methods),
+            _plain(one, "size", 2),
+        ]
+        for one in components
+    ]
+    name = str(record.model.get("name", "?"))
+    headings = (
+        Heading("Component"),
+        *(
+            Heading(WORDS[m].capitalize(), None, f"Held-out Delta, nats: {WORDS[m]}")
+            for m in methods
+        ),
+        Heading("|a*| / rms", None, "The optimal constant's norm over the activation's"),
+    )
+    notes = ["* overfitted: held-out cost above the fitted one by more than a fifth."]
+    return Table(
+        f"ablate-components-{name}", f"Components of {name}: held-out Delta, nats", headings, body,
+        "", notes, [],
+    )  # fmt: skip
+
+
+def _cost(one: Mapping[str, Any], method: str) -> Cell:
+    held = one["held"].get(method) or {}
+    value = held.get("delta")
+    exact = {
+        f"{method}{end}": held.get(key)
+        for end, key in (("", "delta"), ("_low", "low"), ("_high", "high"))
+    }
+    exact[f"{method}_fit"] = one["fit"].get(method)
+    if value is None:
+        return Cell("n/a", "none", (), exact)
+    return Cell(f"{value:.4f}" + (" *" if held.get("overfit") else ""), "value", (), exact)
+
+
+def _plain(one: Mapping[str, Any], key: str, digits: int) -> Cell:
+    value = one.get(key)
+    return Cell("n/a" if value is None else f"{value:.{digits}f}", "value", (), {key: value})
+
+
+# Figures -----------------------------------------------------------------------------------------
+
+
+def heat_maps(records: Sequence[Record]) -> list[Figure]:
+    """Heads by layer, the MLPs beside them: a map for each method, all on one scale."""
+    return [
+        figure
+        for row in rows(records, "ablate")
+        if (figure := _heat_map(row.records["ablate"], row.label))
+    ]
+
+
+def _heat_map(record: Record, label: str) -> Figure | None:
+    components = [one for one in record.extra.get("components", []) if one["kind"] in MARKERS]
+    methods = [m for m in METHODS if any(m in one["held"] for one in components)]
+    if not components or not methods:
+        return None
+    n_layers = 1 + max(one["layer"] for one in components)
+    n_heads = 1 + max(
+        (one["index"] or 0 for one in components if one["kind"] == "head"), default=-1
+    )
+    maps = {m: _map(components, m, n_layers, n_heads) for m in methods}
+    known = np.concatenate([grid[np.isfinite(grid)] for grid in maps.values()])
+    if not len(known):
+        return None
+    norm = LogNorm(max(SMALLEST, known.min()), max(10 * SMALLEST, known.max()))
+    across = min(5, len(methods))
+    down = -(-len(methods) // across)
+    figure = Figure(
+        figsize=(2.2 * across + 1, 0.34 * n_layers * down + 1.5 * down), layout="constrained"
+    )
+    figure.set_label(record.model.get("name", ""))
+    axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    for place, axis in enumerate(axes.flat):
+        if place >= len(methods):
+            axis.set_axis_off()
+            continue
+        image = axis.imshow(maps[methods[place]], norm=norm, cmap="viridis", aspect="auto")
+        axis.set_title(WORDS[methods[place]], fontsize=8)
+        axis.set_xticks(range(n_heads + 1), [*(str(h) for h in range(n_heads)), "MLP"], fontsize=7)
+        axis.set_yticks(range(n_layers))
+        axis.axvline(n_heads - 0.5, color="white", linewidth=1.5)
+    figure.supxlabel("head", fontsize=8)
+    figure.supylabel("layer", fontsize=8)
+    figure.colorbar(image, ax=axes, label="Δ, nats (held out)", shrink=0.8)
+    figure.suptitle(f"{label}: cost of ablating each component", fontsize=10)
+    return figure
+
+
+def _map(
+    components: Sequence[Mapping[str, Any]], method: str, n_layers: int, n_heads: int
+) -> np.ndarray:
+    grid = np.full((n_layers, n_heads + 1), np.nan)
+    for one in components:
+        value = (one["held"].get(method) or {}).get("delta")
+        if value is not None:
+            column = n_heads if one["kind"] == "mlp" else one["index"]
+            grid[one["layer"], column] = max(value, SMALLEST)
+    return grid
+
+
+def scatters(records: Sequence[Record]) -> list[Figure]:
+    """Delta_oa against Delta by zero and by the mean, on log axes with the identity line."""
+    models = rows(records, "ablate")
+    figures = []
+    for row in models:
+        components = row.records["ablate"].extra.get("components", [])
+        others = [
+            m for m in ("zero", "mean", "mean_all") if any(m in one["held"] for one in components)
+        ][:2]
+        if not others or not any("oa" in one["held"] for one in components):
+            continue
+        figure = Figure(figsize=(3.6 * len(others) + 0.6, 3.6), layout="constrained")
+        figure.set_label(row.records["ablate"].model.get("name", ""))
+        for axis, other in zip(
+            figure.subplots(1, len(others), squeeze=False)[0], others, strict=True
+        ):
+            _scatter(axis, components, other)
+        figure.suptitle(f"{row.label}: what optimal constants leave of the cost", fontsize=10)
+        figures.append(figure)
+    return figures
+
+
+def _scatter(axis: Any, components: Sequence[Mapping[str, Any]], other: str) -> None:
+    values: list[float] = []
+    kinds = {**MARKERS, **dict.fromkeys(OTHERS, ("^", "#009E73"))}
+    labels: set[str] = set()
+    for one in components:
+        pair = [(one["held"].get(m) or {}).get("delta") for m in (other, "oa")]
+        known = [max(float(value), SMALLEST) for value in pair if value is not None]
+        if one["kind"] == "heads" or len(known) < 2:
+            continue
+        x, y = known
+        values += [x, y]
+        marker, color = kinds[one["kind"]]
+        label = {"head": "head", "mlp": "MLP"}.get(one["kind"], "other")
+        is_overfit = one["held"]["oa"].get("overfit")
+        face = "none" if is_overfit else color
+        axis.plot(x, y, marker, color=color, markersize=5, markerfacecolor=face,
+                  label=None if label in labels else label)  # fmt: skip
+        labels.add(label)
+        axis.annotate(one["name"], (x, y), fontsize=5, xytext=(3, 2), textcoords="offset points")
+    ends = [min(values) / 1.5, max(values) * 1.5]
+    axis.plot(ends, ends, color="#999999", linewidth=1, linestyle="--", label="equal")
+    axis.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    axis.set_xlabel(f"Δ, {WORDS[other]} (nats)")
+    axis.set_ylabel("Δ, optimal (nats)")
+    axis.legend(fontsize=7, loc="upper left", title="hollow: overfitted", title_fontsize=6)
+
+
+FIGURES: Mapping[str, Callable[[Sequence[Record]], list[Figure]]] = {
+    "": scatters,
+    "maps": heat_maps,
+}
+
+
+def details(record: Record, out: Path) -> pd.DataFrame:
+    """A row for each component and method: its costs with their interval, fitted and held out."""
+    return pd.DataFrame(
+        {
+            "model": record.model.get("name"), "component": one["name"], "kind": one["kind"],
+            "layer": one["layer"], "index": one["index"], "method": method, **held,
+            "delta_fit": one["fit"].get(method), "size": one["size"], "cosine": one["cosine"],
+            **{f"oa_{key}": one["certificates"].get("oa", {}).get(key)
+               for key in ("gradient", "gap", "converged", "capped", "spread")},
+        }
+        for one in record.extra.get("components", []) for method, held in one["held"].items()
+    )  # fmt: skip
+
+
+def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:
+    """Nothing besides tables and figures."""
+    return []

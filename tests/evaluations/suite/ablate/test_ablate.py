@@ -1,0 +1,286 @@
+"""The evaluation as a whole on tiny models: both modes, splits, resuming, comparisons, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import PreTrainedTokenizerFast
+
+from evaluations.core.ablation import find_components
+from evaluations.core.ablation_run import CleanRun
+from evaluations.core.record import Record, plain
+from evaluations.core.spec import Measurement
+from evaluations.core.text import Text, evaluation_text
+from evaluations.suite.ablate import compare, measure, report
+from evaluations.suite.ablate.config import METHODS, AblateConfig
+from evaluations.suite.ablate.data import assert_apart, split_prompts, split_text
+from evaluations.suite.ablate.evaluation import check, evaluate, prior_kl
+from evaluations.suite.ablate.measure import Bench
+from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
+from sat_interp._util.errors import UserError
+from tests.evaluations.conftest import ModelMaker
+
+FAST = AblateConfig(
+    components=("heads", "mlps", "embedding"), methods=("zero", "mean_all", "cf", "oa"),
+    fit_prompts=20, fit_prompts_large=24,
+    held_prompts=12, fit_windows=16, held_windows=12, window=8, starts=2, evaluations=40,
+    resamples=50,
+)  # fmt: skip
+
+
+def task(n: int, seed: int = 0, names: int = 20) -> TaskPrompts:
+    """Prompts of two lengths about pairs of names, which are tokens 20 to 20 + names."""
+    draws = np.random.default_rng(seed)
+    batches = []
+    for length, count in ((6, n // 2), (7, n - n // 2)):
+        clean = draws.integers(50, 200, size=(count, length))
+        pairs = np.array([draws.choice(names, 2, replace=False) + 20 for _ in range(count)])
+        clean[:, 0], clean[:, 2:4] = 0, pairs
+        corrupted = clean.copy()
+        corrupted[:, 2:4] = draws.integers(200, 250, size=(count, 2))
+        batches.append(
+            PairBatch(*(torch.tensor(x) for x in (clean, corrupted, pairs[:, 0], pairs[:, 1])))
+        )
+    texts = tuple(Pair(str(i), str(i), "a", "b") for i in range(n))
+    return TaskPrompts("toy", tuple(batches), texts, note={"story_start": "<|endoftext|>"})
+
+
+def stories(tokenizer: PreTrainedTokenizerFast, path: Path, n: int = 40) -> Text:
+    words = ["Tom", "Anna", "park", "ball", "cat", "happy", "sad", "day", "gave", "went", "The"]
+    draws = np.random.default_rng(0)
+    lines = [json.dumps({"text": " ".join(draws.choice(words, 14)) + "."}) for _ in range(n)]
+    (path / "stories.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return evaluation_text(tokenizer, str(path / "stories.jsonl"))
+
+
+def names(prompts: TaskPrompts) -> set[frozenset[int]]:
+    return {
+        frozenset(pair)
+        for batch in prompts.batches
+        for pair in zip(batch.right.tolist(), batch.wrong.tolist(), strict=True)
+    }
+
+
+# Splits ------------------------------------------------------------------------------------------
+
+
+def test_no_pair_of_names_is_on_both_sides() -> None:
+    split = split_prompts(task(80), 50, 20, seed=1)
+    assert len(split.fit) <= 50
+    assert 8 <= len(split.held) <= 20
+    assert split.first == 1
+    pairs = [
+        {frozenset(row[2:4].tolist()) for batch in side.clean for row in batch}
+        for side in (split.fit, split.held)
+    ]
+    assert not pairs[0] & pairs[1]
+    assert split.fit.counterfactual is not None
+
+
+def test_prompts_of_one_pair_cannot_be_split() -> None:
+    with pytest.raises(UserError, match="no text and no pair of names in both"):
+        split_prompts(task(60, names=2), 40, 20, seed=0)
+    with pytest.raises(UserError, match="it takes 8 of each"):
+        split_prompts(task(9), 40, 20, seed=0)
+
+
+def test_sides_that_share_something_are_refused() -> None:
+    prompts = task(20)
+    with pytest.raises(AssertionError, match="share"):
+        assert_apart(prompts, prompts.subset([3]))
+
+
+def test_given_held_out_prompts_are_used_where_they_share_nothing() -> None:
+    prompts = replace(task(40), held_out=task(40, seed=5))
+    split = split_prompts(prompts, 40, 40, seed=0)
+    assert len(split.fit) == 40
+    assert 8 <= len(split.held) < 40
+    assert prompts.held_out is not None
+    assert names(prompts) & names(prompts.held_out)
+
+
+def test_windows_are_of_different_stories(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    text = stories(tokenizer, tmp_path)
+    split = split_text(text, 20, 10, 8, seed=0)
+    rows = [{tuple(row.tolist()) for row in side.clean[0]} for side in (split.fit, split.held)]
+    assert not rows[0] & rows[1]
+    assert all(row[0] == text.start for row in rows[0])
+    with pytest.raises(UserError, match="try --window"):
+        split_text(text, 20, 10, 500, seed=0)
+
+
+# The evaluation ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ablation")
+
+
+def deltas(result: Measurement) -> dict[str, dict[str, float]]:
+    return {
+        one["name"]: {m: v["delta"] for m, v in one["held"].items()}
+        for one in result.extra["components"]
+    }
+
+
+def test_a_task(make_model: ModelMaker) -> None:
+    result = evaluate(make_model(), task(60), FAST)
+    metrics = {metric.name: metric for metric in result.metrics}
+    found = deltas(result)
+    assert set(found) == {"embed", *(f"a{n}.h{h}" for n in (0, 1) for h in range(4)), "m0", "m1",
+                          "a0.heads", "a1.heads"}  # fmt: skip
+    assert set(found["m0"]) == set(FAST.methods)
+    units = [one for one in result.extra["components"] if one["kind"] in ("head", "mlp")]
+    total = {m: sum(one["held"][m]["delta"] for one in units) for m in ("zero", "oa")}
+    assert metrics["delta_zero"].value == pytest.approx(total["zero"])
+    assert metrics["spoof_share"].value == pytest.approx(1 - total["oa"] / total["zero"])
+    assert metrics["spoof_share"].interval is not None
+    assert metrics["task_accuracy"].n == 60
+    for name, rule in result.extra["checks"].items():
+        assert not rule["broken"], name
+    assert set(result.extra["checks"]) == {"C1", "C3", "C4"}
+    assert {row["choice"] for row in result.extra["losers"]} == {"top", "random"}
+    json.dumps(plain(result.extra), allow_nan=False)
+
+
+@pytest.mark.parametrize("variant", ["local", "global"])
+def test_text_and_gates(
+    make_model: ModelMaker, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, variant: str
+) -> None:
+    config = replace(FAST, components=("heads", "mlps"))
+    result = evaluate(make_model(variant), stories(tokenizer, tmp_path), config)
+    assert set(deltas(result)["a0.h0"]) == {"zero", "mean_all", "oa"}
+    losers = {row["choice"]: row for row in result.extra["losers"]}
+    assert set(losers) == {"own", "top", "random"}
+    for row in losers.values():
+        assert row["fit_constants"] <= row["fit_zero"] + 1e-9
+    metrics = {metric.name: metric.value for metric in result.metrics}
+    assert metrics["ablated_ce_gain"] == pytest.approx(
+        metrics["ablated_ce_zero"] - metrics["ablated_ce_constants"]
+    )
+
+
+def test_zeros_of_the_ablated_stream_are_its_own_loss(
+    make_model: ModelMaker, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    from evaluations.suite.ablate.losers import measure_ablated_stream
+
+    model = make_model("local")
+    split = split_text(stories(tokenizer, tmp_path), 16, 12, 8, seed=0)
+    found = measure_ablated_stream(model, split.fit.clean, split.held.clean, 5)
+    batch = split.held.clean[0]
+    logits = model.dual(batch).ablated_logits[:, :-1].log_softmax(-1)
+    own = -logits.gather(-1, batch[:, 1:, None])[..., 0].mean(1)
+    torch.testing.assert_close(found.zero, own.detach())
+
+
+def test_every_method(make_model: ModelMaker) -> None:
+    config = replace(FAST, components=("a1.h0",), methods=METHODS, no_bridge=True)
+    result = evaluate(make_model(), task(60), config)
+    found = deltas(result)["a1.h0"]
+    assert set(found) == set(METHODS)
+    assert all(value > 0 for value in found.values())
+    assert result.extra["checks"]["C2"] == {"n": 5, "not_converged": 0, "broken": []}
+
+
+def test_an_interrupted_run_goes_on(
+    make_model: ModelMaker, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, config = make_model(), replace(FAST, components=("heads", "mlps"))
+    split = split_prompts(task(60), 24, 12, seed=0)
+    sets = find_components(model, config.components)
+    bench, done = Bench(model, split, config, "last"), []
+    real = measure.fit
+
+    def failing(*arguments: object, **named: object) -> object:
+        done.append(1)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(measure, "fit", failing)
+    with pytest.raises(KeyboardInterrupt):
+        bench.measure(sets, cache)
+    kept = sorted(path.stem for path in cache.rglob("*.json"))
+    assert kept == ["a0.h0", "a0.h1", "a0.h2", "a0.h3", "m0"]
+    (whole,) = (bench.measure(sets, cache),)
+    assert [one.name for one in whole] == [one.name for one in bench.measure(sets, cache)]
+    again = Bench(model, split, config, "last").measure(sets)
+    assert [one.fit for one in again] == [one.fit for one in whole]
+    damaged = next(cache.rglob("m1.json"))
+    damaged.write_text("{")
+    assert [one.kl for one in bench.measure(sets, cache)] == [one.kl for one in whole]
+
+
+def test_unknown_components_and_settings_are_refused(make_model: ModelMaker) -> None:
+    with pytest.raises(UserError, match="component"):
+        check(make_model(), replace(FAST, components=("haeds",)))
+    with pytest.raises(UserError, match="method"):
+        replace(FAST, methods=("zerro",))
+    with pytest.raises(UserError, match="starts"):
+        replace(FAST, starts=1)
+
+
+def test_models_in_half_precision_are_measured_in_float32(make_model: ModelMaker) -> None:
+    model = make_model()
+    model.to(torch.bfloat16)
+    result = evaluate(model, task(40), replace(FAST, methods=("zero",), no_bridge=True))
+    assert deltas(result)["m0"]["zero"] > 0
+    assert model.W_E.dtype == torch.bfloat16
+
+
+# Figures of the model ----------------------------------------------------------------------------
+
+
+def test_the_ceiling_is_the_kl_from_the_mean_prediction(make_model: ModelMaker) -> None:
+    model = make_model()
+    run = CleanRun(model, [batch.clean for batch in task(12).batches])
+    p = torch.cat([run.log_probs(number)[:, 0] for number in range(2)])
+    expected = (p.exp() * (p - p.exp().mean(0).log())).sum(-1).mean()
+    assert prior_kl([run]) == pytest.approx(float(expected))
+
+
+def test_correlations_are_scipys() -> None:
+    draws = np.random.default_rng(0)
+    first, second = draws.random((3, 9)), draws.random((3, 9))
+    first[:, 2] = first[:, 4]
+    for row in range(3):
+        rank = stats.spearmanr(first[row], second[row]).statistic
+        log = stats.pearsonr(np.log(first[row]), np.log(second[row])).statistic
+        assert compare.spearman(first, second)[row] == pytest.approx(rank)
+        assert compare.log_pearson(first, second)[row] == pytest.approx(log)
+
+
+def test_overfitted_components_take_part_in_no_comparison() -> None:
+    def one(name: str, fitted: float, held: float) -> measure.Measured:
+        costs = {"oa": fitted, "zero": 1.0}
+        return measure.Measured(name, "head", 0, 0, 4, costs, {"oa": [held] * 8, "zero": [1.0] * 8})
+
+    measured = [one("a", 1.0, 1.1), one("b", 1.0, 1.3)]
+    assert [x.is_overfit("oa") for x in measured] == [False, True]
+    assert not measured[1].is_overfit("zero")
+    found = compare.compare(measured, ("oa", "zero"), compare.spearman, 10, 0)
+    assert found.value is None
+    assert found.n == 2
+
+
+def test_tables_and_figures(make_model: ModelMaker, make_record: object) -> None:
+    result = evaluate(make_model(), task(40), FAST)
+    record: Record = make_record(  # type: ignore[operator]
+        evaluation="ablate", metrics=result.metrics, extra=plain(result.extra)
+    )
+    tables = {table.name: table for table in report.tables([record])}
+    assert {"ablate-bridge", "ablate-components", "ablate-methods"} <= set(tables)
+    assert report.tables([make_record()]) == []  # type: ignore[operator]
+    for draw in report.FIGURES.values():
+        (figure,) = draw([record])
+        figure.canvas.draw()
