@@ -7,6 +7,7 @@ A page asks for it in a line of its own:
     <!-- paper: builtin table1 -->       a table of ``sat-eval report``
     <!-- terminal: builtin lm -->        the tables as a terminal of 100 columns shows them
     <!-- figure: builtin acdc curves Some words -->      a figure of the records; . is the main one
+    <!-- options: acdc -->               the options of an evaluation
     <!-- help: sat-eval acdc -->         what ``--help`` prints
     <!-- frame: builtin perplexity -->   rows of ``results_frame``
     <!-- public: sat_interp -->          the documentation of a package's public names
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import functools
 import io
 import os
@@ -120,10 +122,29 @@ def of(study: str, evaluation: str) -> list[Any]:
 
 def room(evaluation: str) -> Any:
     """Return the module with the tables and figures of an evaluation."""
-    import importlib
+    from evaluations.registry import find_spec
 
-    folder = {"acdc": "circuits"}.get(evaluation, evaluation)
-    return importlib.import_module(f"evaluations.suite.{folder}.report")
+    return find_spec(evaluation).report
+
+
+DEFAULTS_NOT_SHOWN = (None, (), "", dataclasses.MISSING)
+
+
+def options(evaluation: str) -> str:
+    """Return the options of an evaluation: names, defaults, and the docstrings of their fields."""
+    from evaluations.core.options import RunOptions
+    from evaluations.registry import find_spec
+    from sat_interp._util.commandline import field_docstrings
+
+    spec = find_spec(evaluation)
+    rows = []
+    for kind in (spec.options, *spec.shared, RunOptions):
+        texts = field_docstrings(kind)
+        for one in dataclasses.fields(kind):
+            name = one.name.replace("_", "-")
+            default = "" if one.default in DEFAULTS_NOT_SHOWN else f" Default: {one.default}."
+            rows.append((f"`--{name}`", texts[one.name] + default))
+    return listed("Option", rows)
 
 
 def table(study: str, evaluation: str, place: str = "") -> str:
@@ -151,10 +172,7 @@ def columns(study: str, evaluation: str) -> str:
     from evaluations.tables.table import glossary
 
     meaning = glossary(room(evaluation).tables(of(study, evaluation)))
-    lines = [
-        f"| {head.title} | {text.replace('|', chr(92) + '|')} |" for head, text in meaning.items()
-    ]
-    return "\n".join(["| Column | |", "| :-- | :-- |", *lines])
+    return listed("Column", [(head.title, text) for head, text in meaning.items()])
 
 
 def paper(study: str, name: str) -> str:
@@ -206,13 +224,28 @@ def public_names(package: str) -> str:
     """Return what mkdocstrings turns into the documentation of a package's public names."""
     import importlib
 
-    names = importlib.import_module(package).__all__
-    return "\n\n".join(f"::: {package}.{name}" for name in names)
+    module = importlib.import_module(package)
+    values = {name: getattr(module, name) for name in module.__all__}
+    ours = {name: one for name, one in values.items() if one.__module__.startswith(package)}
+    return "\n\n".join(documented(name, one) for name, one in ours.items())
+
+
+def documented(name: str, value: Any) -> str:
+    """Return the request for a name's docstring; evaluations have pages of their own."""
+    from evaluations.registry import SPECS
+
+    summaries = {spec.name: spec.summary for spec in SPECS}
+    if value.__module__ == "evaluations" and name in summaries:
+        text = f"`evaluations.{name}(models, **options)` returns a `Result`."
+        return (
+            f"### {name}\n\n{summaries[name]}\n\n{text} [Options](evaluations/{name}.md#options)."
+        )
+    return f"::: {value.__module__}.{value.__qualname__}"
 
 
 def module_map(package: str) -> str:
     """Return a line for each module of a package: its path and what its docstring says first."""
-    lines = []
+    rows = []
     for path in sorted((ROOT / package).rglob("*.py"), key=_place):
         said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         inside = path.relative_to(ROOT / package).parts
@@ -220,8 +253,8 @@ def module_map(package: str) -> str:
         if inside[-1] == "__init__.py":
             name = "/".join(inside[:-1]) + "/" if len(inside) > 1 else f"{package}/"
         if said:
-            lines.append(f"| `{name}` | {said.splitlines()[0].replace('|', chr(92) + '|')} |")
-    return "\n".join(["| Module | |", "| :-- | :-- |", *lines])
+            rows.append((f"`{name}`", said.splitlines()[0]))
+    return listed("Module", rows)
 
 
 def _place(path: Path) -> tuple[str, ...]:
@@ -241,6 +274,14 @@ def figure(study: str, evaluation: str, name: str) -> bytes:
     return content.getvalue()
 
 
+def listed(heading: str, rows: list[tuple[str, str]]) -> str:
+    """Return a table of two columns: names as they are, and what they mean."""
+    from sat_interp._util import escape
+
+    lines = [f"| {name} | {escape.markdown(' '.join(text.split()))} |" for name, text in rows]
+    return "\n".join([f"| {heading} | |", "| :-- | :-- |", *lines])
+
+
 def fenced(text: str) -> str:
     """Return text as a block of code."""
     return f"```text\n{text}\n```"
@@ -249,6 +290,7 @@ def fenced(text: str) -> str:
 REQUESTS: dict[str, Callable[..., str]] = {
     "table": table,
     "columns": columns,
+    "options": options,
     "terminal": terminal,
     "paper": paper,
     "frame": frame,

@@ -7,9 +7,11 @@ the command's options, under the same names.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import logging
 import shutil
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Mapping
@@ -126,17 +128,26 @@ class Result:
         drawn: list[Figure] = figures[name](self.records)
         if not drawn:
             raise UserError(f"{self.spec.name} has nothing to draw of these records")
+        _show_in_notebooks()
         return drawn[0]
 
     def _repr_html_(self) -> str:
         from evaluations.tables.table import html
 
-        return "\n".join(map(html, self.tables))
+        return "\n".join(html(table, has_glossary=False) for table in self.tables)
 
     def __repr__(self) -> str:
         names = ", ".join(dict.fromkeys(str(record.model["name"]) for record in self.records))
         failed = f", {len(self.failures)} failed" if self.failures else ""
         return f"<Result of {self.spec.name}: {names}{failed}>"
+
+
+def _show_in_notebooks() -> None:
+    """Have a notebook show figures as pictures; by itself it does so only for those of pyplot."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is not None:
+        tools = importlib.import_module("IPython.core.pylabtools")
+        tools.select_figure_formats(shell, {"png"})
 
 
 def evaluate(spec: Spec, models: Any, **settings: Any) -> Result | list[Any]:

@@ -210,3 +210,18 @@ def test_the_readme_is_short_and_its_table_is_the_records(monkeypatch):
     assert hooks.filled(text) == text, "python docs/hooks.py writes the table anew"
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / link).exists(), link
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md"])
+def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    (tmp_path / "results").symlink_to(ROOT / "results")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAT_INTERP_CACHE", str(tmp_path / "cache"))
+    names: dict[str, object] = {}
+    found = list(blocks(ROOT / page, "python"))
+    assert found
+    for block in found:
+        exec(compile(block, page, "exec"), names)
+    left = {path.name for path in tmp_path.iterdir()} - {"results", "cache"}
+    assert left <= {"perplexity.png"}  # what the page itself saves

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +35,45 @@ def test_every_notebook_is_tried_here():
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == tried
 
 
+def test_the_outputs_that_are_committed_are_whole():
+    """Each cell that draws has a picture; no error and no path of a machine is left."""
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        assert "Traceback" not in text
+        assert "/tmp/" not in text
+        for cell in json.loads(text)["cells"]:
+            if ".plot()" in "".join(cell["source"]):
+                assert any("image/png" in output.get("data", {}) for output in cell["outputs"])
+
+
+def test_notebooks_use_the_public_face_alone():
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        assert not re.findall(r"(?:from|import) (?:evaluations|sat_interp)\.", text), path
+
+
 def test_first_look(capsys):
     names = execute("first_look")
-    assert "clean    says ' Anna'" in capsys.readouterr().out
+    assert "clean    predicts ' Anna'" in capsys.readouterr().out
     # the hook changes both streams
     for stream in ("clean_logits", "ablated_logits"):
-        before, after = (getattr(names[one], stream) for one in ("out", "hooked"))
+        before, after = (getattr(names[name], stream) for name in ("out", "hooked"))
         assert not before.equal(after)
+    assert names["result"].record.metric("leak_mask").value > 0
 
 
 def test_reading_a_circuit(capsys):
     names = execute("reading_a_circuit")
-    told = capsys.readouterr().out
-    assert names["done"].accuracy > 0.9
-    assert 5 < names["found"].n < 100
-    assert names["faithfulness"](names["case"], names["case"].full).value == pytest.approx(1)
-    assert "without head of layer 3" in told
+    record = names["result"].record
+    assert record.metric("accuracy").value > 0.9
+    assert names["graph"].number_of_edges() == record.metric("edges").value
+    assert names["without_head"](3, 0) < 0 < names["without_head"](3, 1)
+    assert "without head of layer 3" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_own_model():
     names = execute("own_model")
-    written = {path.name.partition("-")[0] for path in Path(names["out"]).glob("*.md")}
-    assert {"lm", "sae", "neurons", "n2g"} <= written
+    assert {"sae", "neurons", "n2g"} == set(names["frame"]["evaluation"])
+    assert set(names["frame"]["model"]) == {"none", "local-k4"}
+    assert len([*Path(names["out"]).glob("*/n2g-*.json")]) == 2

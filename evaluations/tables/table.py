@@ -275,10 +275,10 @@ def _stack(lines: Sequence[str], side: str) -> str:
     return f"\\begin{{tabular}}[c]{{@{{}}{side}@{{}}}}{joined}\\end{{tabular}}"
 
 
-def html(table: Table) -> str:
-    """The table as HTML; headings link to the glossary, values have a hint."""
+def html(table: Table, has_glossary: bool = True) -> str:
+    """The table as HTML; headings link to the glossary of the page, values have a hint."""
     head = "".join(
-        _html_heading(column, all(row[at].kind == "label" for row in table.rows))
+        _html_heading(column, has_glossary, all(row[at].kind == "label" for row in table.rows))
         for at, column in enumerate(table.columns)
     )
     body = "".join(
@@ -307,14 +307,15 @@ def _html_row(row: Sequence[Cell], above: Sequence[Cell], n_labels: int) -> str:
     return "".join(_html_cell(cell, is_repeated and not at) for at, cell in enumerate(row))
 
 
-def _html_heading(column: Heading, is_label: bool) -> str:
+def _html_heading(column: Heading, is_link: bool, is_label: bool) -> str:
     # the arrow stays with the last word
     text = escape.html(f"{column.title}\u00a0{ARROWS[column.direction]}".rstrip("\u00a0"))
     kind = " class='label'" if is_label else ""
     if not column.definition:
         return f"<th{kind}>{text}</th>"
     hint = escape.html(column.definition)
-    return f"<th{kind} title='{hint}'><a href='#{column.anchor}'>{text}</a></th>"
+    shown = f"<a href='#{column.anchor}'>{text}</a>" if is_link else text
+    return f"<th{kind} title='{hint}'>{shown}</th>"
 
 
 def _html_cell(cell: Cell, is_repeated: bool = False) -> str:
