@@ -9,12 +9,12 @@ from evaluations.suite.circuits.config import CircuitConfig
 SPEC = Spec(
     package=__name__,
     name="acdc",
-    summary="Circuits: the edges a task needs, with the controls that give their number a meaning.",
+    summary="Circuits: the edges a task needs, with controls for their number.",
     description="""\
-ACDC (or EAP, EAP-IG) on the edge-factorised graph with queries, keys and values apart. Beside the
-number of edges: whether the model does the task, the circuit's KL and faithfulness on the prompts
-it was found on and on held-out ones, CPR and CMD of the method, random circuits, the null task, the
-spread over prompts and orders, the margin to tau. The circuits are written as a figure, JSON and
+ACDC (or EAP, EAP-IG) on the edge-factorised graph with separate queries, keys and values. Reported
+with the number of edges: task accuracy, the circuit's KL and faithfulness on the discovery prompts
+and on held-out prompts, CPR and CMD of the method, random circuits, the null task, the spread over
+prompts and visiting orders, the margin to tau. The circuits are written as a figure, JSON and
 GraphML.""",
     examples=(
         "sat-eval acdc demo:baseline demo:local-k4",
@@ -26,7 +26,7 @@ GraphML.""",
     version=2,
     options=CircuitConfig,
     shared=(TaskOptions,),
-    # 50 times the edges took 1.6 times as long: a larger graph is searched once, not six times
+    # 50 times the edges took 1.6 times as long: on a larger graph the search is not repeated
     cost=Cost({"quick": 25, "demo": 50, "paper": 20}, grows="edges", power=0.2, guessed=("paper",)),
     budgets={"quick": {"prompts": 60, "random_circuits": 10}, "paper": {"no_sweep": True}},
 )

@@ -1,4 +1,4 @@
-"""A model on a task's prompts, run once: what every question about its circuits starts from."""
+"""Cases: a model, its graph, and the cached activations of a task's prompts."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ MAX_BYTES = 256 * 2**20  # activations of one patched forward pass, roughly
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a circuit does on each prompt, in the prompts' order, in float64 on the CPU.
+class CircuitOutcome:
+    """A circuit's KL and logit difference on each prompt, in order, in float64 on the CPU.
 
     Attributes:
         kl: KL(whole model || circuit) at the last position, in nats.
@@ -45,7 +45,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its graph, and prompts with what replaces the edges that are not kept."""
+    """A model, its graph, and prompts with the replacements of ablated edges."""
 
     model: HookedTransformer
     graph: Graph
@@ -69,8 +69,8 @@ class Case:
         graph = Graph.of(model)
         return cls(model, graph, prompts, prepare(model, graph, prompts.batches, ablation))
 
-    def outcome(self, kept: Kept) -> Outcome:
-        """The circuit of these edges, all others replaced."""
+    def outcome(self, kept: Kept) -> CircuitOutcome:
+        """Return the outcome of the circuit of these edges, all others ablated."""
         logits = []
         with torch.no_grad():
             for bucket, _ in self.parts():
@@ -78,17 +78,17 @@ class Case:
         return self._outcome(logits)
 
     @cached_property
-    def full(self) -> Outcome:
-        """The whole model; its KL is zero."""
+    def full(self) -> CircuitOutcome:
+        """The outcome of the whole model; its KL is zero."""
         return self._outcome([bucket.logits for bucket, _ in self.parts()])
 
     @cached_property
-    def empty(self) -> Outcome:
-        """No edge kept: the fully corrupted model."""
+    def empty(self) -> CircuitOutcome:
+        """The outcome of the fully corrupted model, in which no edge is kept."""
         return self.outcome(torch.zeros(self.graph.n_edges, dtype=torch.bool))
 
     def parts(self) -> Iterator[tuple[Bucket, PairBatch]]:
-        """The prompts in pieces small enough for one forward pass, with their answers."""
+        """Iterate over parts of the prompts small enough for one forward pass, with answers."""
         for bucket, batch in zip(self.buckets, self.prompts.batches, strict=True):
             _, n, positions, width = bucket.clean.shape
             nodes = self.graph.n_sources + self.graph.n_destinations
@@ -103,24 +103,24 @@ class Case:
                     batch[range(n)[rows]],
                 )
 
-    def _outcome(self, logits: list[Float[Tensor, "_ d_vocab"]]) -> Outcome:
+    def _outcome(self, logits: list[Float[Tensor, "_ d_vocab"]]) -> CircuitOutcome:
         kls, differences = [], []
-        for (bucket, batch), found in zip(self.parts(), logits, strict=True):
-            kls.append(kl_divergence(bucket.logits.double(), found.double()).cpu())
-            differences.append(logit_difference(found.double(), batch).cpu())
-        return Outcome(torch.cat(kls), torch.cat(differences))
+        for (bucket, batch), patched in zip(self.parts(), logits, strict=True):
+            kls.append(kl_divergence(bucket.logits.double(), patched.double()).cpu())
+            differences.append(logit_difference(patched.double(), batch).cpu())
+        return CircuitOutcome(torch.cat(kls), torch.cat(differences))
 
 
 def finite_case(
     model: HookedTransformer, prompts: TaskPrompts, ablation: Ablation | Constants
 ) -> tuple[Case, int]:
-    """The case of the prompts on which everything the model computes is finite.
+    """Return the case of the prompts on which all activations are finite.
 
     Returns:
-        The case, and how many prompts were left out.
+        The case, and the number of prompts left out.
 
     Raises:
-        UserError: as ``Case.of``; or nothing is finite on any prompt.
+        UserError: as ``Case.of``; or the activations are finite on no prompt.
     """
     case = Case.of(model, prompts, ablation)
     finite = torch.cat([_finite_rows(bucket) for bucket in case.buckets])
@@ -134,20 +134,20 @@ def finite_case(
 
 
 def _finite_rows(bucket: Bucket) -> Bool[Tensor, "batch"]:
-    """Whether logits, clean outputs and replacements of each prompt are finite."""
+    """Return whether logits, clean outputs and replacements of each prompt are finite."""
     finite = bucket.logits.isfinite().all(-1)
-    for written in (bucket.clean, bucket.replacement):
-        finite = finite & written.isfinite().flatten(2).all(-1).all(0)
+    for outputs in (bucket.clean, bucket.replacement):
+        finite = finite & outputs.isfinite().flatten(2).all(-1).all(0)
     return finite.cpu()
 
 
 def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
-    """The case of the held-out prompts, edges being replaced as in the case itself.
+    """Return the case of the held-out prompts, with edges replaced as in the case itself.
 
-    Constants (zeros, means) are those of the prompts a circuit is found on.
+    Constants (zeros, means) are those of the discovery prompts.
 
     Returns:
-        None where no prompt is held out, or none on which everything is finite.
+        The case; None if no prompt is held out, or activations are finite on none of them.
     """
     prompts = case.prompts.held_out
     if prompts is None or not prompts.n:
@@ -167,7 +167,7 @@ def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
 def logit_difference(
     logits: Float[Tensor, "batch d_vocab"], batch: PairBatch
 ) -> Float[Tensor, "batch"]:
-    """logit(right) - logit(wrong) of each prompt."""
+    """Return logit(right) - logit(wrong) of each prompt."""
     rows = torch.arange(len(batch), device=logits.device)
     right, wrong = batch.right.to(logits.device), batch.wrong.to(logits.device)
     return logits[rows, right] - logits[rows, wrong]

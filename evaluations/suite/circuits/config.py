@@ -23,61 +23,62 @@ Points = Literal["paper", "released"]
 TAU = 0.03
 """ACDC's threshold in Self-Ablating Transformers, in nats."""
 SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0)
-"""Thresholds by which ACDC ranks edges where one threshold is asked for."""
+"""Thresholds by which ACDC ranks edges if a single threshold is given."""
 STEPS = 5
-"""Interpolation points of EAP-IG, as its authors use; EAP has one."""
+"""Number of interpolation points of EAP-IG, as in its paper; EAP has one."""
 LEAST_DRAWS = 5
-"""Fewest counts that have a standard deviation."""
+"""Fewest counts for which a standard deviation is reported."""
 
 
 @dataclass(frozen=True)
 class CircuitConfig:
-    """What decides a circuit and its controls, besides the model and the prompts."""
+    """Settings of circuit discovery and its controls."""
 
     tau: tuple[float, ...] = (TAU,)
-    """ACDC removes an edge that raises KL by less than this, in nats; several with commas between
-    them. The controls are for 0.03 where it is among them, else for the first."""
+    """Threshold of ACDC in nats: an edge whose removal raises KL by less is removed. Several are
+    separated by commas; the controls are for 0.03 if it is among them, else for the first."""
 
     method: Method = "acdc"
     """Method that finds the circuit."""
 
     engine: Engine = "fast"
-    """Engine of acdc; auto-circuit runs that package, where it is installed, on the prompts of the
-    commonest length, since it knows no other."""
+    """Engine of acdc. auto-circuit is an external package that takes prompts of one length only;
+    the most common length is used."""
 
     ablation: Ablation = "resample"
-    """What replaces an edge: its source on the corrupted prompt, nothing, or its mean."""
+    """Replacement of an ablated edge: its source's output on the corrupted prompt (resample), zero,
+    or its source's mean output on corrupted prompts."""
 
     edges: int | None = None
-    """Number of edges that eap and eap-ig choose; by default 5 % of all. Of those, and of ACDC's,
-    the ones on a path from embedding to output are the circuit."""
+    """Number of edges that eap and eap-ig choose; by default 5 % of all edges. The circuit is the
+    chosen edges on a path from embedding to output."""
 
     score_by: ScoreBy = "logit-difference"
-    """What eap-ig attributes; eap takes logit-difference only."""
+    """Metric that eap-ig attributes; eap supports logit-difference only."""
 
     selection: Selection = "greedy"
-    """How eap and eap-ig choose edges by score: connected to the output, or simply the top."""
+    """Selection of edges by eap and eap-ig: greedy (connected to the output), or top by score."""
 
     steps: int = STEPS
-    """Interpolation points of eap-ig."""
+    """Number of interpolation points of eap-ig."""
 
     points: Points = "paper"
-    """Where the points lie from corrupted (0) to clean prompt (1): 1/m ... 1, as in the equation of
-    Hanna et al. 2024; or 0 ... (m - 1)/m, as in their released code."""
+    """Interpolation points from corrupted (0) to clean prompt (1): 1/m ... 1, as in the equation of
+    Hanna et al. 2024 (paper), or 0 ... (m - 1)/m, as in their code (released)."""
 
     random_circuits: int = 20
-    """Number of random circuits to compare with, connected and matched by layer."""
+    """Number of random circuits for comparison, connected and matched by layer."""
 
     null_draws: int = 5
-    """Number of draws of the null task: the frame stays, as many tokens change as in the task, none
-    of them bears on the answer."""
+    """Number of draws of the null task: same template, as many tokens changed as in the task, none
+    of them relevant to the answer."""
 
     bootstrap: int | None = None
-    """Number of times the circuit is found again with other prompts, and in other orders; by
-    default 5 where the graph has up to 2,000 edges, else 0. A standard deviation takes 5."""
+    """Number of repetitions of the search with resampled prompts, and with other visiting orders;
+    by default 5 for graphs of up to 2,000 edges, else 0. A standard deviation takes 5."""
 
     no_sweep: bool = False
-    """Only this tau: no ranking of edges, so no CPR and CMD."""
+    """Use this tau only: no ranking of edges, hence no CPR and CMD."""
 
     seed: int = 0
     """Seed of the prompts, of random circuits, null tasks, bootstrap samples and orders."""
@@ -117,17 +118,17 @@ class CircuitConfig:
 
     @property
     def threshold(self) -> float:
-        """The tau of the circuit that the controls are for."""
+        """The tau of the reported circuit and its controls."""
         return TAU if TAU in self.tau else self.tau[0]
 
     def swept(self) -> list[float]:
-        """Return all thresholds that ACDC runs at, smallest first."""
+        """Return the thresholds that ACDC runs at, in increasing order."""
         if self.no_sweep:
             return [self.threshold]
         return sorted({*self.tau, *(SWEEP if len(self.tau) == 1 else ())})
 
     def recorded(self) -> dict[str, Any]:
-        """Return what a record's identity holds, under the names that records have."""
+        """Return the settings under the names used in records."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         settings["taus"], settings["sweep"] = settings.pop("tau"), not settings.pop("no_sweep")
         return settings
@@ -140,15 +141,15 @@ def check_tau(tau: float) -> None:
 
 
 def steps_of(method: Method, steps: int = STEPS) -> int:
-    """Return the integration steps: EAP is EAP-IG with one."""
+    """Return the number of integration steps; EAP is EAP-IG with a single step."""
     return 1 if method == "eap" else steps
 
 
 def check_attribution(score_by: ScoreBy, steps: int, points: Points = "paper") -> None:
-    """Refuse what has no answer.
+    """Raise UserError for attribution settings that are not defined.
 
     Raises:
-        UserError: EAP by KL, no step, or one step at the corrupted prompt.
+        UserError: EAP by KL, no step, or a single step at the corrupted prompt.
     """
     if steps < 1:
         raise UserError(f"EAP-IG takes at least one step, not {steps}")

@@ -1,10 +1,10 @@
-"""What a circuit's size and faithfulness have to be compared with.
+"""Controls for a circuit's size and faithfulness.
 
-- Random circuits, connected and layer-matched: edges drawn freely almost never connect embedding
-  and output, and would be the empty circuit under another name.
-- Resampling: how many edges, and which, with other prompts (bootstrap) or another visiting order.
+- Random circuits, connected and layer-matched: edges drawn without these constraints almost never
+  connect embedding and output, so they are equivalent to the empty circuit.
+- Resampling: number and identity of edges under other prompts (bootstrap) or visiting orders.
 
-The null task is ``evaluations.tasks.null``.
+The null task is in ``evaluations.tasks.null``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
-from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.methods.find import Find, Found
+from evaluations.suite.circuits.graph import Graph, ends, on_paths
+from evaluations.suite.circuits.methods.find import CircuitFinder, FoundCircuit
 from evaluations.suite.circuits.patched import Ablation, Constants
-from evaluations.suite.circuits.paths import ends, on_paths
 from sat_interp._util import progress
 
 MOVES, LEAST = 30, 600
-"""Moves of the chain from one random circuit to the next: per edge, and at least."""
+"""Moves of the chain from one random circuit to the next: per edge, and the minimum."""
 MOST_AT_ONCE = 3
 """Edges exchanged in one move, at most."""
 
@@ -33,16 +32,16 @@ MOST_AT_ONCE = 3
 def random_circuits(
     graph: Graph, kept: Bool[Tensor, "edge"], n: int, seed: int
 ) -> list[Bool[Tensor, "edge"]]:
-    """Random circuits like this one: as many edges into each layer, every edge on a path.
+    """Draw random circuits with as many edges into each layer, every edge on a path.
 
-    Of a circuit whose edges do not all lie on paths from embedding to output, the part that does is
-    matched. A Markov chain draws them: it starts from the circuit with its heads renamed at random
-    within each layer, and exchanges one to three edges for as many others of their layers, where
-    all edges then still lie on paths. Moves are symmetric, so that the chain is uniform over the
-    circuits it reaches, in the limit.
+    Only the circuit's edges on paths from embedding to output are matched. The circuits are drawn
+    by a Markov chain. It starts from the circuit with its heads permuted at random within each
+    layer. A move exchanges one to three edges for as many others of the same layers, provided that
+    all edges still lie on paths. Moves are symmetric, so the stationary distribution is uniform
+    over the circuits it can reach.
 
     Returns:
-        None at all where no edge lies on a path: there is nothing to match.
+        The circuits; an empty list if no edge lies on a path.
     """
     live = on_paths(graph, kept).nonzero().flatten().tolist()
     if not live:
@@ -61,7 +60,7 @@ def random_circuits(
 
 
 def _renamed(graph: Graph, edges: list[int], draws: random.Random) -> list[int]:
-    """The edges with the heads of every layer permuted: as connected as before."""
+    """Return the edges with the heads of every layer permuted, which preserves connectivity."""
     names = [draws.sample(range(graph.n_heads), graph.n_heads) for _ in range(graph.n_layers)]
     renamed = []
     for edge in edges:
@@ -77,11 +76,11 @@ def _renamed(graph: Graph, edges: list[int], draws: random.Random) -> list[int]:
 
 
 class _Chain:
-    """A connected circuit that changes by exchanges of edges within layers.
+    """A connected circuit, changed by exchanging edges within layers.
 
-    The graph has no cycles, so every edge lies on a path from embedding to output exactly if every
-    node that some edge leaves is entered by one (but the embedding), and the other way round (but
-    the output): counting edges at nodes is enough.
+    The graph is acyclic. So every edge lies on a path from embedding to output exactly if every
+    node with an outgoing edge has an incoming edge (except the embedding) and vice versa (except
+    the output). It is enough to count the edges at each node.
     """
 
     def __init__(self, graph: Graph, draws: random.Random) -> None:
@@ -96,7 +95,7 @@ class _Chain:
             self.width[layer] = edge - self.first[layer] + 1
 
     def start(self, edges: list[int]) -> None:
-        """Begin with these edges, all of them on paths."""
+        """Set the current edges, all of which must lie on paths."""
         self.edges = list(edges)
         self.present: set[int] = set()
         self.entered, self.left = [0] * self.n_nodes, [0] * self.n_nodes
@@ -104,7 +103,7 @@ class _Chain:
         self._exchange([], edges)
 
     def move(self) -> None:
-        """Exchange a few edges at random, unless that would cut a path."""
+        """Exchange a few edges at random, unless an edge would then lie on no path."""
         size = self.draws.randint(1, min(MOST_AT_ONCE, len(self.edges)))
         places = self.draws.sample(range(len(self.edges)), size)
         old = [self.edges[place] for place in places]
@@ -131,12 +130,12 @@ class _Chain:
 
 @dataclass(frozen=True)
 class Spread:
-    """The circuit found again and again under other circumstances.
+    """Circuits from repetitions of the search, compared with a reference circuit.
 
     Attributes:
-        edges: number of its edges each time (those on a path).
-        jaccard: each time its overlap with the circuit in question; two empty ones have none.
-        failed: how many times there was no circuit, by reason.
+        edges: number of edges of each circuit (those on a path).
+        jaccard: overlap of each circuit with the reference; not defined if both are empty.
+        failed: number of undefined overlaps, by reason.
     """
 
     edges: list[int] = field(default_factory=list)
@@ -145,35 +144,31 @@ class Spread:
 
 
 def jaccard(a: Bool[Tensor, "edge"], b: Bool[Tensor, "edge"]) -> float | None:
-    """Edges in both, as a share of edges in either; None where there is none in either."""
+    """Return the Jaccard overlap, |a and b| / |a or b|; None if both are empty."""
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else None
 
 
-def spread(circuit: Bool[Tensor, "edge"], again: Iterable[Found]) -> Spread:
-    """Size of every circuit of ``again``, and its overlap with the one in question."""
-    result = Spread()
-    for found in again:
-        result.edges.append(found.n)
-        overlap = jaccard(circuit, found.kept)
-        if overlap is not None:
-            result.jaccard.append(overlap)
-        else:
-            result.failed["both circuits are empty"] = result.failed.get(
-                "both circuits are empty", 0
-            ) + 1  # fmt: skip
-    return result
+def spread(reference: Bool[Tensor, "edge"], circuits: Iterable[FoundCircuit]) -> Spread:
+    """Return the size of every circuit and its overlap with the reference circuit."""
+    edges, overlaps = [], []
+    for circuit in circuits:
+        edges.append(circuit.n)
+        overlaps.append(jaccard(reference, circuit.kept))
+    known = [overlap for overlap in overlaps if overlap is not None]
+    empty = len(overlaps) - len(known)
+    return Spread(edges, known, {"both circuits are empty": empty} if empty else {})
 
 
 def bootstrap_spread(
     case: Case,
     circuit: Bool[Tensor, "edge"],
-    find: Find,
+    find: CircuitFinder,
     n: int,
     seed: int,
     ablation: Ablation | Constants = "resample",
 ) -> Spread:
-    """The circuit over ``n`` bootstrap samples of the prompts (Efron 1979)."""
+    """Repeat the search on ``n`` bootstrap samples of the prompts (Efron 1979)."""
     return spread(
         circuit,
         (
@@ -185,12 +180,12 @@ def bootstrap_spread(
 
 def order_spread(
     circuit: Bool[Tensor, "edge"],
-    find: Callable[[Tensor], Found],
+    find: Callable[[Tensor], FoundCircuit],
     graph: Graph,
     n: int,
     seed: int,
 ) -> Spread:
-    """The circuit over ``n`` random visiting orders (``Graph.order``)."""
+    """Repeat the search with ``n`` random visiting orders (``Graph.order``)."""
     return spread(
         circuit,
         (

@@ -1,10 +1,10 @@
 """Circuits as layered figures: the embedding at the bottom, heads and MLPs by layer, the output.
 
 The embedding, MLPs and the output are bars across a layer, heads are boxes in columns. An edge
-leaves its source at the top and enters its destination at the bottom; a head's queries, keys and
-values are entered left, middle and right, each in a colour. Edges to and from bars run between the
-columns, edges between bars at the right. Width grows with the square root of the effect, on one
-scale for all circuits of a figure.
+leaves its source at the top and enters its destination at the bottom; edges to a head's queries,
+keys and values end left, middle and right, each in its own colour. Edges to and from bars run
+between the columns, edges between bars at the right. Line width is proportional to the square root
+of the effect, on the same scale for all circuits of a figure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matplotlib.path import Path as Curve
 from evaluations.suite.circuits.export import split_destination
 from evaluations.suite.circuits.shape import GraphShape
 
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
 PARTS = {
     "q": ("queries", "#0072B2"),
     "k": ("keys", "#E69F00"),
@@ -40,11 +40,13 @@ WIDEST = 5.0  # points
 
 @dataclass(frozen=True)
 class Panel:
-    """One circuit of a figure: its title, what is said below it, and its edges.
+    """One circuit of a figure.
 
     Attributes:
-        circuit: as ``graph.circuit_to_dict`` gives it; without scores all edges are of one width.
-        warning: said above the circuit, in red, where the circuit means little.
+        title: title of the panel.
+        circuit: as returned by ``graph.circuit_to_dict``; without scores all edges have one width.
+        note: text below the circuit.
+        warning: text above the circuit, in red.
     """
 
     title: str
@@ -54,7 +56,7 @@ class Panel:
 
 
 def draw_circuits(panels: Sequence[Panel]) -> Figure:
-    """The circuits side by side."""
+    """Draw the circuits side by side."""
     graphs = [_graph(panel.circuit) for panel in panels]
     widths = [_width(graph) for graph in graphs]
     height = max(1.5 + 0.55 * _rows(graph) for graph in graphs)
@@ -74,7 +76,7 @@ def _graph(circuit: dict[str, Any]) -> GraphShape:
 
 
 def _width(graph: GraphShape) -> float:
-    """Inches."""
+    """Return the width of a panel in inches."""
     return max(5.0, 1.6 + (0.62 if graph.n_heads <= 8 else 0.46) * graph.n_heads)
 
 
@@ -95,12 +97,10 @@ def _draw(axes: Axes, panel: Panel, graph: GraphShape, largest: float) -> None:
                 width = line_width(edge.get("score"), largest)
                 widths.append(width * (0.35 + 0.65 * dense))
                 alphas.append(min(0.9, 0.3 + 0.55 * dense + 0.6 * (1 - dense) * width / WIDEST))
+        style: dict[str, Any] = {"edgecolors": color, "linewidths": widths, "alpha": alphas or None}
         axes.add_collection(
-            PathCollection(
-                curves, facecolors="none", edgecolors=color, linewidths=widths,
-                alpha=alphas or None, zorder=4, capstyle="butt",
-            )
-        )  # fmt: skip
+            PathCollection(curves, facecolors="none", zorder=4, capstyle="butt", **style)
+        )
         if dots:
             x, y = zip(*dots, strict=True)
             axes.scatter(x, y, s=4 + 14 * dense, color=color, zorder=5)
@@ -117,25 +117,28 @@ def _draw(axes: Axes, panel: Panel, graph: GraphShape, largest: float) -> None:
     axes.set_ylim(-0.6, _rows(graph) - 0.5 + 0.45 * warning)
     axes.set_axis_off()
     axes.set_title(panel.title, fontsize=10, loc="left")
-    told: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
-    axes.text(0.0, 1.0, panel.warning, color="#B00020", **told)
-    axes.text(0.0, -0.01, panel.note, color="0.35", **told)
+    style = {"transform": axes.transAxes, "fontsize": 8, "va": "top"}
+    axes.text(0.0, 1.0, panel.warning, color="#B00020", **style)
+    axes.text(0.0, -0.01, panel.note, color="0.35", **style)
 
 
 def size_of(edge: dict[str, Any]) -> float:
-    """The size of an edge's effect in nats; 0 where it is not known."""
+    """Return the absolute effect of an edge in nats; 0 if it has no score."""
     return abs(edge.get("score") or 0.0)
 
 
 def line_width(score: float | None, largest: float) -> float:
-    """Points; the square root, so that an edge a hundred times weaker is still to be seen."""
+    """Return a line width in points.
+
+    It is proportional to the square root, so that an edge a hundred times weaker stays visible.
+    """
     if score is None or not largest:
         return 1.2
     return 0.5 + (WIDEST - 0.5) * math.sqrt(abs(score) / largest)
 
 
 def _place(graph: GraphShape, name: str) -> tuple[float | None, float]:
-    """Column (None for a bar) and row of a node."""
+    """Return column (None for a bar) and row of a node."""
     if name == "embed":
         return None, 0.0
     if name == "resid_final":
@@ -148,7 +151,7 @@ def _place(graph: GraphShape, name: str) -> tuple[float | None, float]:
 
 
 def _bar(graph: GraphShape) -> tuple[float, float]:
-    """Where bars begin and end; right of the columns there is room for edges between bars."""
+    """Return the left and right ends of bars, with room for edges between bars at the right."""
     return -0.7, graph.n_heads - 0.3 + _margin(graph)
 
 
@@ -157,7 +160,7 @@ def _margin(graph: GraphShape) -> float:
 
 
 def _curve(graph: GraphShape, source: str, node: str, part: str) -> Curve:
-    """The way of an edge."""
+    """Return the curve of an edge."""
     (left, below), (right, above) = _place(graph, source), _place(graph, node)
     bottom = below + (0.0 if left is None else TALL)
     top = above - (0.0 if right is None else TALL)
@@ -173,14 +176,14 @@ def _curve(graph: GraphShape, source: str, node: str, part: str) -> Curve:
     assert left is not None
     assert right is not None
     port, lift = right + PORTS[part], 0.4 * (top - bottom)
-    # Straight up or down it would run behind the heads between.
+    # A straight line would run behind the heads in between.
     bow = -0.8 if left == right and top - bottom > 2 else 0.0
     points = [(left, bottom), (left + bow, bottom + lift), (port + bow, top - lift), (port, top)]
     return Curve(points, [Curve.MOVETO, *[Curve.CURVE4] * 3])
 
 
 def _lane(graph: GraphShape, column: float, side: int, head: float, bar: float) -> float:
-    """Beside a column of heads, queries and what leaves on the left; a track for each way."""
+    """Return the x of an edge between two columns of heads, distinct for each pair of rows."""
     rows = _rows(graph)
     track = (head + bar / rows) / rows - 0.5
     return column + side * 0.41 + 0.15 * track
@@ -189,7 +192,7 @@ def _lane(graph: GraphShape, column: float, side: int, head: float, bar: float) 
 def _bend(
     start: tuple[float, float], corner: tuple[float, float], end: tuple[float, float]
 ) -> Curve:
-    """Straight along a lane, then in a curve to a head."""
+    """Return a curve that runs straight along a lane, then bends to a head."""
     middle = (corner[1] + end[1]) / 2
     points = [start, corner, (corner[0], middle), (end[0], middle), end]
     return Curve(points, [Curve.MOVETO, Curve.LINETO, *[Curve.CURVE4] * 3])
@@ -198,14 +201,14 @@ def _bend(
 def _ends_on_bars(
     graph: GraphShape, source: str, node: str, curve: Curve
 ) -> list[tuple[float, float]]:
-    """Where an edge begins or ends on a bar, and does not only cross it."""
+    """Return the points at which an edge begins or ends on a bar (not where it crosses one)."""
     rows = [row for column, row in (_place(graph, source), _place(graph, node)) if column is None]
     points = np.asarray(curve.vertices)[[0, -1]].tolist()
     return [(x, y) for x, y in points if y in rows]
 
 
 def _beside(graph: GraphShape, below: float, above: float) -> Curve:
-    """An edge between bars: upwards at the right, a track for each pair of rows."""
+    """Return the curve of an edge between bars: a vertical line at the right."""
     rows = _rows(graph)
     share = (below * rows + above) / (rows * rows)
     x = graph.n_heads - 0.2 + _margin(graph) * 0.85 * share
@@ -228,26 +231,22 @@ def _node(axes: Axes, graph: GraphShape, name: str, used: bool) -> None:
         axes.text(
             column, row, label, ha="center", va="center", fontsize=size, color=ink, zorder=over + 1
         )
-    axes.add_patch(
-        FancyBboxPatch(
-            box[:2], box[2], box[3], boxstyle="round,pad=0,rounding_size=0.08", linewidth=0.8,
-            edgecolor=ink, facecolor=paper, zorder=over,
-        )
-    )  # fmt: skip
+    style: dict[str, Any] = {"linewidth": 0.8, "edgecolor": ink, "facecolor": paper, "zorder": over}
+    shape = "round,pad=0,rounding_size=0.08"
+    axes.add_patch(FancyBboxPatch(box[:2], box[2], box[3], boxstyle=shape, **style))
 
 
 def _legend(figure: Figure, largest: float) -> None:
-    """Colours, and what a width means."""
-    handles = [
-        Line2D([], [], color=color, linewidth=2, label=f"to {name}")
-        for name, color in PARTS.values()
-    ]
+    """Add a legend of colours and line widths."""
+    lines = [(color, 2.0, f"to {name}") for name, color in PARTS.values()]
     if largest:
-        handles += [
-            Line2D([], [], color="0.5", linewidth=line_width(value, largest),
-                   label=f"effect {value:.2g} nats")
+        lines += [
+            ("0.5", line_width(value, largest), f"effect {value:.2g} nats")
             for value in (largest, largest / 10, largest / 100)
-        ]  # fmt: skip
+        ]
+    handles = [
+        Line2D([], [], color=color, linewidth=width, label=label) for color, width, label in lines
+    ]
     columns = len(handles) if figure.get_figwidth() > 9.5 else 4
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=8

@@ -1,11 +1,11 @@
-"""acdc: the circuit of a task, and everything it takes to believe its size.
+"""acdc: the circuit of a task, with controls.
 
-A circuit is found by ACDC (``acdc.py``), EAP or EAP-IG (``attribution.py``) on the edge-factorised
-graph (``graph.py``); edges off every path are not part of it. Beside it, always: how well the model
-does the task at all, the KL of the fully corrupted model, the circuit's own KL and faithfulness on
-the prompts it was found on and on held-out ones, the method's CPR and CMD on held-out prompts
-(``faithfulness.py``), random circuits, several draws of the null task, the spread over prompts and
-visiting orders (``controls.py``), and how near to the threshold the nearest edge was.
+The circuit is found by ACDC (``methods/acdc``), EAP or EAP-IG (``methods/eap.py``) on the
+edge-factorised graph (``graph.py``); edges on no path from embedding to output are removed. It is
+reported with the model's accuracy on the task, the KL of the fully corrupted model, the circuit's
+KL and faithfulness on discovery and held-out prompts, the method's CPR and CMD on held-out prompts
+(``faithfulness.py``), random circuits, draws of the null task, the spread over prompts and visiting
+orders (``controls.py``), and the smallest margin to the threshold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evaluations.core.inputs import task_prompts
 from evaluations.core.models import LoadedModel
 from evaluations.core.options import Request, TaskOptions
 from evaluations.core.spec import Measurement
-from evaluations.suite.circuits import metrics as told
+from evaluations.suite.circuits import metrics
 from evaluations.suite.circuits.case import Case, finite_case, held_out_case
 from evaluations.suite.circuits.config import LEAST_DRAWS, CircuitConfig, steps_of
 from evaluations.suite.circuits.controls import (
@@ -43,8 +43,8 @@ from evaluations.suite.circuits.methods.eap import (
 )
 from evaluations.suite.circuits.methods.find import (
     DEMO_EDGES,
-    Find,
-    Found,
+    CircuitFinder,
+    FoundCircuit,
     by_acdc,
     by_attribution,
 )
@@ -62,17 +62,19 @@ SMALL_SPREAD = LEAST_DRAWS
 
 
 def evaluate(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
-    """The circuit of a task in a model, with all its controls.
+    """Find the circuit of a task in a model and measure it and its controls.
 
-    A model in less than float32 is copied to float32, in which KL steps are not rounding. Prompts
-    on which the model's logits are not finite are left out, and counted.
+    A model in lower precision is copied to float32, since rounding would exceed most KL steps.
+    Prompts on which the model's logits are not finite are left out, and counted.
 
     Args:
-        prompts: what the circuit is found on; ``prompts.held_out`` what it is then measured on.
+        model: the model.
+        prompts: the discovery prompts; ``prompts.held_out`` are used for evaluation only.
+        config: the settings.
 
     Raises:
-        UserError: an architecture that is not covered, or prompts that do not fit the model, or no
-            prompt on which its logits are finite.
+        UserError: the architecture is not supported, the prompts do not fit the model, or its
+            logits are finite on no prompt.
     """
     was_training = model.training
     model.eval()
@@ -85,7 +87,7 @@ def evaluate(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConf
 def prepare(
     request: Request, configs: Sequence[CircuitConfig]
 ) -> Callable[[LoadedModel], TaskPrompts]:
-    """Return what makes each model's prompts."""
+    """Return a function that makes the prompts for a model."""
     (config,) = configs
     if 0 < (config.bootstrap or 0) < LEAST_DRAWS:
         log.warning(
@@ -102,7 +104,7 @@ def prepare(
 
 
 def one_length(prompts: TaskPrompts) -> TaskPrompts:
-    """Return the prompts of the commonest length; the others are counted as left out."""
+    """Return the prompts of the most common length; the others are counted as left out."""
     sizes = [len(batch) for batch in prompts.batches]
     largest = sizes.index(max(sizes))
     first = sum(sizes[:largest])
@@ -115,7 +117,7 @@ def one_length(prompts: TaskPrompts) -> TaskPrompts:
 
 
 def preview(subject: Any) -> str:
-    """Return what the defaults read of a model."""
+    """Describe the number of prompts and edges under default settings."""
     prompts = make_task(subject.task, subject.known.tokenizer, TaskOptions().prompts)
     return f"{subject.task}: {prompts.n} prompts, {Graph.of(subject.known.model).n_edges:,} edges"
 
@@ -125,16 +127,16 @@ def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitCon
     case, left_out = finite_case(model, prompts, config.ablation)
     _check_edges(case.graph, config)
     held = held_out_case(case, config.ablation)
-    sweep, orders = _found(case, config)
+    sweep, rankings = _circuits_and_rankings(case, config)
     circuit = sweep[config.threshold]
     curves = {
         name: curve(held, order) if held and order is not None else []
-        for name, order in orders.items()
+        for name, order in rankings.items()
     }
     extra: dict[str, Any] = {
         **_described(case, held, config, sweep),
         "competence": skill,
-        "marked": told.mark(skill),
+        "marked": metrics.mark(skill),
         "curve": _plain_points(curves["cpr"]),
         "absolute_curve": _plain_points(curves["cmd"]),
         "resamplings": _resamplings(case, config),
@@ -142,20 +144,22 @@ def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitCon
         "precision": str(model.W_E.dtype).removeprefix("torch."),
     }
     numbers = (RESAMPLES_OF_PROMPTS, config.seed)
-    metrics = [
-        *told.task_metrics(skill, case, *numbers, left_out),
-        *told.circuit_metrics(case, held, circuit, *numbers),
-        *told.method_metrics(held, curves, *numbers, ranked=orders["cpr"] is not None),
+    is_ranked = rankings["cpr"] is not None
+    measured = [
+        *metrics.task_metrics(skill, case, *numbers, left_out),
+        *metrics.circuit_metrics(case, held, circuit, *numbers),
+        *metrics.method_metrics(held, curves, *numbers, ranked=is_ranked),
+        *_controls(case, held, circuit, config, extra),
     ]
-    metrics += _controls(case, held, circuit, config, extra)
-    return Measurement(metrics, extra)
+    return Measurement(measured, extra)
 
 
 def check(model: HookedTransformer, config: CircuitConfig) -> None:
-    """Refuse a model whose graph cannot be drawn, or has fewer edges than are asked for.
+    """Check that the model's architecture is supported and its graph has enough edges.
 
     Raises:
-        UserError: an architecture that the patched forward pass does not cover, or too few edges.
+        UserError: the patched forward pass does not support it, or ``config.edges`` is larger than
+            the graph.
     """
     _check_edges(Graph.of(model), config)
 
@@ -166,7 +170,7 @@ def _check_edges(graph: Graph, config: CircuitConfig) -> None:
 
 
 def _precise(model: HookedTransformer) -> HookedTransformer:
-    """The model, or a copy in float32 of one in less."""
+    """Return the model, or a float32 copy of a model in lower precision."""
     if model.W_E.dtype in PRECISE:
         return model
     kind = str(model.W_E.dtype).removeprefix("torch.")
@@ -177,37 +181,26 @@ def _precise(model: HookedTransformer) -> HookedTransformer:
 
 
 def _plain_points(points: list[Point]) -> list[dict[str, Any]]:
-    """A curve as a record holds it."""
-    return [
-        {
-            "share": one.share,
-            "edges": one.edges,
-            "edges_on_paths": one.edges_on_paths,
-            "faithfulness": one.faithfulness,
-            "kl": one.kl,
-        }
-        for one in points
-    ]
+    """Return a curve for the record."""
+    names = ("share", "edges", "edges_on_paths", "faithfulness", "kl")
+    return [{name: getattr(point, name) for name in names} for point in points]
 
 
-def _finder(config: CircuitConfig, tau: float) -> Find:
+def _finder(config: CircuitConfig, tau: float) -> CircuitFinder:
     if config.method == "acdc":
         return lambda case: by_acdc(case, tau, config.engine)
-    return lambda case: by_attribution(
-        case, config.method, config.score_by, config.selection, config.edges, config.steps,
-        config.points,
-    )  # fmt: skip
+    return lambda case: by_attribution(case, config)
 
 
-def _found(
+def _circuits_and_rankings(
     case: Case, config: CircuitConfig
-) -> tuple[dict[float, Found], dict[Area, Int[Tensor, "edge"] | None]]:
-    """Circuits by tau, and the method's rankings of all edges: signed for CPR, absolute for CMD."""
+) -> tuple[dict[float, FoundCircuit], dict[Area, Int[Tensor, "edge"] | None]]:
+    """Return circuits by tau, and rankings of all edges: signed for CPR, absolute for CMD."""
     areas: dict[Area, bool] = {"cpr": True, "cmd": False}
     if config.method != "acdc":
-        found = _finder(config, config.threshold)(case)
-        return {config.threshold: found}, {
-            name: ranking(case.graph, found.scores, config.selection, signed)
+        circuit = _finder(config, config.threshold)(case)
+        return {config.threshold: circuit}, {
+            name: ranking(case.graph, circuit.scores, config.selection, signed)
             for name, signed in areas.items()
         }
     taus = progress.bar(config.swept(), desc="tau", unit="circuit")
@@ -225,80 +218,86 @@ def _resamplings(case: Case, config: CircuitConfig) -> int:
 
 
 def _described(
-    case: Case, held: Case | None, config: CircuitConfig, sweep: dict[float, Found]
+    case: Case, held: Case | None, config: CircuitConfig, sweep: dict[float, FoundCircuit]
 ) -> dict[str, Any]:
-    """The circuits themselves: edges by name, and what each threshold gives."""
+    """Return the circuit's edges by name, and the circuit of each threshold in numbers."""
     graph, circuit, is_acdc = case.graph, sweep[config.threshold], config.method == "acdc"
-    rows = []
-    for tau, found in sorted(sweep.items()):
-        outcome = case.outcome(found.kept)
-        value = faithfulness(case, outcome, RESAMPLES_OF_PROMPTS, config.seed)
-        row: dict[str, Any] = {
-            "tau": tau if is_acdc else None,
-            "edges": found.n,
-            "edges_chosen": int(found.all_chosen.sum()),
-            "edges_tested": found.tested,
-            "margin": _finite(found.margin),
-            "kl": _finite(float(outcome.kl.mean())),
-            "faithfulness": value,
-        }
-        if held:
-            other = held.outcome(found.kept)
-            row["held_out_kl"] = _finite(float(other.kl.mean()))
-            row["held_out_faithfulness"] = faithfulness(
-                held, other, RESAMPLES_OF_PROMPTS, config.seed
-            )
-        rows.append(row)
-    kept_at_no_tau = [found.all_chosen for found in sweep.values()]
+    rows = [_swept(case, held, config, tau, swept) for tau, swept in sorted(sweep.items())]
+    kept = torch.stack([swept.all_chosen for swept in sweep.values()]).any(0)
     return {
         "circuit": circuit_to_dict(graph, circuit.kept, circuit.scores),
         "off_paths": circuit_to_dict(graph, circuit.all_chosen & ~circuit.kept)["edges"],
         "tau": config.threshold if is_acdc else None,
         "order": "from the output to the input; edges are listed as visited (Graph.order)",
         "sweep": rows,
-        "edges_without_rank": int((~torch.stack(kept_at_no_tau).any(0)).sum()) if is_acdc else 0,
+        "edges_without_rank": int((~kept).sum()) if is_acdc else 0,
         "interpolation": None
         if is_acdc
         else interpolation(steps_of(config.method, config.steps), config.points),
     }
 
 
+def _swept(
+    case: Case, held: Case | None, config: CircuitConfig, tau: float, circuit: FoundCircuit
+) -> dict[str, Any]:
+    """Return size, KL and faithfulness of the circuit of one threshold."""
+    row: dict[str, Any] = {
+        "tau": tau if config.method == "acdc" else None,
+        "edges": circuit.n,
+        "edges_chosen": int(circuit.all_chosen.sum()),
+        "edges_tested": circuit.tested,
+        "margin": _finite(circuit.margin),
+    }
+    for prefix, prompts in (("", case), ("held_out_", held)):
+        if prompts:
+            outcome = prompts.outcome(circuit.kept)
+            row[f"{prefix}kl"] = _finite(float(outcome.kl.mean()))
+            row[f"{prefix}faithfulness"] = faithfulness(
+                prompts, outcome, RESAMPLES_OF_PROMPTS, config.seed
+            )
+    return row
+
+
 def _controls(
-    case: Case, held: Case | None, circuit: Found, config: CircuitConfig, extra: dict[str, Any]
+    case: Case,
+    held: Case | None,
+    circuit: FoundCircuit,
+    config: CircuitConfig,
+    extra: dict[str, Any],
 ) -> list[Any]:
-    """Random circuits, the null task, other prompts, other orders."""
+    """Measure random circuits, the null task, other prompts and other orders."""
     graph, find, seed = case.graph, _finder(config, config.threshold), config.seed
-    n, judge = extra["resamplings"], held or case
+    n, unseen = extra["resamplings"], held or case
     drawn = random_circuits(graph, circuit.kept, config.random_circuits, seed)
-    outcomes = [judge.outcome(mask) for mask in progress.bar(drawn, desc="random", unit="circuit")]
-    found = told.random_metrics(
-        judge, judge.outcome(circuit.kept), outcomes, config.random_circuits, held is not None
+    outcomes = [unseen.outcome(mask) for mask in progress.bar(drawn, desc="random", unit="circuit")]
+    measured = metrics.random_metrics(
+        unseen, unseen.outcome(circuit.kept), outcomes, config.random_circuits, held is not None
     )
     extra["random"] = {
         "kl": [float(outcome.kl.mean()) for outcome in outcomes],
-        "faithfulness": [faithfulness(judge, outcome).value for outcome in outcomes],
+        "faithfulness": [faithfulness(unseen, outcome).value for outcome in outcomes],
     }
     nulls, sizes, reason = _nulls(case, find, config)
-    found += told.null_metrics(circuit, nulls, reason, sized=config.method == "acdc")
+    measured += metrics.null_metrics(circuit, nulls, reason, sized=config.method == "acdc")
     extra["null"] = [
         {**size, **circuit_to_dict(graph, null.kept)}
         for size, null in zip(sizes, nulls, strict=True)
     ]
-    again = bootstrap_spread(case, circuit.kept, find, n, seed, config.ablation)
+    samples = bootstrap_spread(case, circuit.kept, find, n, seed, config.ablation)
     orders, why = _orders(case, circuit, config, n)
-    found += told.spread_metrics("bootstrap", again, circuit.n, "--bootstrap 5")
-    found += told.spread_metrics("orders", orders, circuit.n, why)
-    extra["bootstrap"], extra["orders"] = again, orders
-    return found
+    measured += metrics.spread_metrics("bootstrap", samples, circuit.n, "--bootstrap 5")
+    measured += metrics.spread_metrics("orders", orders, circuit.n, why)
+    extra["bootstrap"], extra["orders"] = samples, orders
+    return measured
 
 
 def _nulls(
-    case: Case, find: Find, config: CircuitConfig
-) -> tuple[list[Found], list[dict[str, Any]], str]:
-    """Circuits of the null task, what their prompts were; or why there is none."""
+    case: Case, find: CircuitFinder, config: CircuitConfig
+) -> tuple[list[FoundCircuit], list[dict[str, Any]], str]:
+    """Return circuits of the null task and the size of its prompts; or why there are none."""
     if not config.null_draws:
-        return [], [], "not asked for"
-    nulls: list[Found] = []
+        return [], [], "not requested"
+    nulls: list[FoundCircuit] = []
     sizes: list[dict[str, Any]] = []
     for draw in progress.bar(range(config.null_draws), desc="null task", unit="draw"):
         try:
@@ -310,14 +309,14 @@ def _nulls(
     return nulls, sizes, ""
 
 
-def _orders(case: Case, circuit: Found, config: CircuitConfig, n: int) -> tuple[Spread, str]:
-    """The spread over visiting orders; or why there is none."""
+def _orders(case: Case, circuit: FoundCircuit, config: CircuitConfig, n: int) -> tuple[Spread, str]:
+    """Return the spread over visiting orders; or why there is none."""
     if config.method != "acdc":
         return Spread(), "no order"
     if config.engine == "auto-circuit":
-        return Spread(), "auto-circuit has an order of its own"
+        return Spread(), "auto-circuit has its own order"
 
-    def find(order: Tensor) -> Found:
+    def find(order: Tensor) -> FoundCircuit:
         return by_acdc(case, config.threshold, config.engine, order)
 
     return order_spread(circuit.kept, find, case.graph, n, config.seed), "--bootstrap 5"

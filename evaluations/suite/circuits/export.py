@@ -1,4 +1,4 @@
-"""A circuit as a graph of other programs: networkx, GraphML."""
+"""Export of circuits to networkx and GraphML."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from sat_interp._util.files import write_atomically
 
 
 def to_networkx(circuit: dict[str, Any]) -> Any:
-    """A circuit (``graph.circuit_to_dict``) as a ``networkx.MultiDiGraph``.
+    """Convert a circuit (``graph.circuit_to_dict``) to a ``networkx.MultiDiGraph``.
 
-    Nodes are the embedding, heads, MLPs and the output, with ``kind`` and ``layer``; those without
-    an edge are left out. An edge has ``part``, what of its destination it feeds (q, k, v, mlp or
-    resid_final), and ``score`` where the circuit has scores.
+    Nodes are the embedding, heads, MLPs and the output, with attributes ``kind`` and ``layer``;
+    nodes without edges are omitted. An edge has ``part``, the input of its destination (q, k, v,
+    mlp or resid_final), and ``score`` if the circuit has scores.
     """
-    shape = {key: value for key, value in circuit["graph"].items() if key != "n_edges"}
-    known = GraphShape(**shape)
-    layers = {source.name: (source.layer, source.head) for source in known.sources}
-    found = nx.MultiDiGraph(**circuit["graph"])
+    fields = {key: value for key, value in circuit["graph"].items() if key != "n_edges"}
+    shape = GraphShape(**fields)
+    layers = {source.name: (source.layer, source.head) for source in shape.sources}
+    graph = nx.MultiDiGraph(**circuit["graph"])
     for edge in circuit["edges"]:
         node, part = split_destination(edge["destination"])
         for name in (edge["source"], node):
-            layer, head = layers.get(name, (known.n_layers, None))
+            layer, head = layers.get(name, (shape.n_layers, None))
             kind = "head" if head is not None else name if name[0] != "m" else "mlp"
-            found.add_node(name, kind=kind, layer=layer)
+            graph.add_node(name, kind=kind, layer=layer)
         score = {} if edge.get("score") is None else {"score": edge["score"]}
-        found.add_edge(edge["source"], node, part=part, **score)
-    return found
+        graph.add_edge(edge["source"], node, part=part, **score)
+    return graph
 
 
 def write_graphml(path: str | Path, circuit: dict[str, Any]) -> Path:
@@ -42,7 +42,7 @@ def write_graphml(path: str | Path, circuit: dict[str, Any]) -> Path:
 
 
 def split_destination(name: str) -> tuple[str, str]:
-    """``a2.h0.q`` as node and part, (``a2.h0``, ``q``); an MLP's part is mlp."""
+    """Split ``a2.h0.q`` into node and part, (``a2.h0``, ``q``); the part of an MLP is mlp."""
     if name[0] == "a":
         node, _, part = name.rpartition(".")
         return node, part

@@ -1,16 +1,16 @@
-"""How much of what a model does its circuit does, and how good a method's circuits are.
+"""Faithfulness of circuits, and CPR and CMD of methods.
 
-Faithfulness of a circuit: f = (m(circuit) - m(empty)) / (m(full) - m(empty)), m the mean logit
-difference over prompts, 'empty' the model with every edge replaced. It is 0 for the empty circuit,
-1 for the whole model, bounded by neither; where the whole model and the empty circuit do not
-differ, it does not exist.
+Faithfulness of a circuit: f = (m(circuit) - m(empty)) / (m(full) - m(empty)), with m the mean logit
+difference over prompts and 'empty' the model with every edge replaced. It is 0 for the empty
+circuit and 1 for the whole model, but bounded by neither. It is undefined if the whole model and
+the empty circuit do not differ.
 
-Of a METHOD, which ranks edges (MIB: Mueller et al. 2025, arXiv 2504.13151, section 3): with f(k)
-the faithfulness of its first k of all edges, CPR is the area under f where edges are ranked by
-score with its sign, and CMD the area of |1 - f| where they are ranked by the score's size, over the
-shares 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100 %, by the trapezoidal rule, linear in the share. k is
-rounded down, as in MIB's code, so that in a small graph the first shares are the empty circuit. A
-perfect method has CPR 0.999 and CMD 0. Both are taken on prompts that the ranking has not seen.
+CPR and CMD evaluate a method that ranks edges (MIB: Mueller et al. 2025, arXiv 2504.13151,
+section 3). Let f(k) be the faithfulness of the first k edges. CPR is the area under f with edges
+ranked by signed score. CMD is the area of |1 - f| with edges ranked by absolute score. Both are
+computed over the shares 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100 % by the trapezoidal rule, linear
+in the share. k is rounded down, as in MIB's code, so in a small graph the first shares are the
+empty circuit. A perfect method has CPR 0.999 and CMD 0. Both are computed on held-out prompts.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from torch import Tensor
 
 from evaluations.core.record import Interval
 from evaluations.core.statistics import LEVEL, Ratio, bootstrap, ratio
-from evaluations.suite.circuits.case import Case, Outcome
+from evaluations.suite.circuits.case import Case, CircuitOutcome
+from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.eap import first
-from evaluations.suite.circuits.methods.find import Found
-from evaluations.suite.circuits.paths import on_paths
+from evaluations.suite.circuits.methods.find import FoundCircuit
 from sat_interp._util import progress
 
 Area = Literal["cpr", "cmd"]
@@ -41,7 +41,7 @@ UNDEFINED = "whole and fully corrupted model do not differ in logit difference"
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """A circuit's faithfulness; value None where it does not exist."""
+    """A circuit's faithfulness; the value is None if it is undefined."""
 
     value: float | None
     standard_error: float | None = None
@@ -50,11 +50,14 @@ class Faithfulness:
 
 @dataclass(frozen=True)
 class Point:
-    """A circuit on a method's curve: the first ``edges`` of its ranking.
+    """A circuit on a method's curve: the first edges of its ranking.
 
     Attributes:
-        edges_on_paths: how many of them lie on a path from the embedding to the output.
-        kl: mean KL(whole || circuit) in nats; None where it is not finite.
+        share: share of all edges.
+        edges: number of edges.
+        faithfulness: None if it is undefined.
+        kl: mean KL(whole model || circuit) in nats; None if it is not finite.
+        edges_on_paths: number of edges on a path from the embedding to the output.
         gained: m(circuit) - m(empty) on each prompt, in nats.
     """
 
@@ -67,50 +70,53 @@ class Point:
 
 
 def is_defined(case: Case) -> bool:
-    """Whether whole and empty model differ: their mean gap is over twice its standard error."""
+    """Return whether whole and empty model differ by more than twice the standard error."""
     gap = (case.full.difference - case.empty.difference).numpy()
     mean = abs(float(gap.mean()))
     error = float(gap.std(ddof=1)) / len(gap) ** 0.5 if len(gap) > 1 else 0.0
     return mean > max(2 * error, 1e-6)
 
 
-def faithfulness(case: Case, circuit: Outcome, resamples: int = 0, seed: int = 0) -> Faithfulness:
-    """A circuit's faithfulness, its standard error and bootstrap interval over prompts."""
+def faithfulness(
+    case: Case, circuit: CircuitOutcome, resamples: int = 0, seed: int = 0
+) -> Faithfulness:
+    """Return a circuit's faithfulness, its standard error and bootstrap interval over prompts."""
     if not is_defined(case):
         return Faithfulness(None)
     gained = (circuit.difference - case.empty.difference).numpy()
     whole = (case.full.difference - case.empty.difference).numpy()
-    found: Ratio = ratio(gained, whole)
+    estimate: Ratio = ratio(gained, whole)
     interval = bootstrap(gained, whole, resamples=resamples, seed=seed)
-    return Faithfulness(found.value, found.standard_error, over_prompts(interval))
+    return Faithfulness(estimate.value, estimate.standard_error, over_prompts(interval))
 
 
 def mean_over_prompts(
     values: Tensor, resamples: int, seed: int
 ) -> tuple[float, float | None, Interval | None]:
-    """Mean, standard error and bootstrap interval of one value per prompt."""
+    """Return mean, standard error and bootstrap interval of one value per prompt."""
     numbers, ones = values.numpy(), np.ones(len(values))
-    found = ratio(numbers, ones)
+    mean = ratio(numbers, ones)
     interval = bootstrap(numbers, ones, resamples=resamples, seed=seed)
-    return found.value, found.standard_error, over_prompts(interval)
+    return mean.value, mean.standard_error, over_prompts(interval)
 
 
 def over_prompts(interval: Interval | None) -> Interval | None:
-    """The interval, saying what was resampled here: prompts."""
+    """Return the interval with prompts named as the resampled units."""
     if interval is None:
         return None
     return dataclasses.replace(interval, method=interval.method.replace("stories", "prompts"))
 
 
-def tau_ranking(sweep: Mapping[float, Found], signed: bool = True) -> Int[Tensor, "edge"]:
-    """Edges by the tau at which each falls: the largest one of the sweep at which it is kept.
+def tau_ranking(sweep: Mapping[float, FoundCircuit], signed: bool = True) -> Int[Tensor, "edge"]:
+    """Rank edges by the largest tau of the sweep at which ACDC keeps them.
 
-    Edges of one tau by their KL step there, largest first. ACDC has no order for those that it
-    keeps at no tau: they come last, by their step at the smallest tau, which is 0 where an edge was
-    not tested. Equal ones come in ACDC's order.
+    Edges of equal tau are ranked by their KL step at that tau, largest first. Edges that are kept
+    at no tau come last, by their step at the smallest tau (0 for untested edges). Ties are broken
+    by ACDC's visiting order.
 
     Args:
-        signed: order the edges never kept by their step with its sign; else by its size.
+        sweep: circuits by tau.
+        signed: rank by signed KL step; else by absolute step.
     """
     rising = sorted(sweep)
     lowest = sweep[rising[0]]
@@ -127,7 +133,7 @@ def tau_ranking(sweep: Mapping[float, Found], signed: bool = True) -> Int[Tensor
 
 
 def curve(case: Case, order: Int[Tensor, "edge"], shares: Sequence[float] = SHARES) -> list[Point]:
-    """The circuits of the first edges of a ranking, at shares of all edges."""
+    """Evaluate the circuits of the first edges of a ranking, at shares of all edges."""
     points: list[Point] = []
     for share in progress.bar(shares, desc="curve", unit="circuit"):
         n = int(share * len(order) + 1e-9)
@@ -137,27 +143,32 @@ def curve(case: Case, order: Int[Tensor, "edge"], shares: Sequence[float] = SHAR
         kept = first(order, n)
         outcome = case.outcome(kept)
         kl = float(outcome.kl.mean())
-        points.append(
-            Point(
-                share, n, faithfulness(case, outcome).value, kl if math.isfinite(kl) else None,
-                int(on_paths(case.graph, kept).sum()), outcome.difference - case.empty.difference,
-            )
-        )  # fmt: skip
+        point = Point(
+            share,
+            n,
+            faithfulness(case, outcome).value,
+            kl if math.isfinite(kl) else None,
+            int(on_paths(case.graph, kept).sum()),
+            outcome.difference - case.empty.difference,
+        )
+        points.append(point)
     return points
 
 
 def cpr(points: Sequence[Point]) -> float | None:
-    """Return the area under the faithfulness of a curve; None where it is undefined."""
-    found = _values(points)
-    return None if found is None else float(np.trapezoid(found, [one.share for one in points]))
+    """Return the area under the faithfulness of a curve; None if it is undefined."""
+    values = _values(points)
+    return None if values is None else _area(values, points)
 
 
 def cmd(points: Sequence[Point]) -> float | None:
-    """Return the area of |1 - faithfulness| of a curve; None where it is undefined."""
-    found = _values(points)
-    if found is None:
-        return None
-    return float(np.trapezoid(np.abs(1 - found), [one.share for one in points]))
+    """Return the area of |1 - faithfulness| of a curve; None if it is undefined."""
+    values = _values(points)
+    return None if values is None else _area(np.abs(1 - values), points)
+
+
+def _area(values: np.ndarray, points: Sequence[Point]) -> float:
+    return float(np.trapezoid(values, [point.share for point in points]))
 
 
 def _values(points: Sequence[Point]) -> np.ndarray | None:
@@ -168,10 +179,10 @@ def _values(points: Sequence[Point]) -> np.ndarray | None:
 def area_interval(
     case: Case, points: Sequence[Point], area: Area, resamples: int, seed: int
 ) -> Interval | None:
-    """Percentile bootstrap interval of CPR or CMD over the prompts of the curve.
+    """Compute a percentile bootstrap interval of CPR or CMD over the prompts of the curve.
 
     Returns:
-        None with fewer than two prompts, or where a difference is not finite.
+        The interval; None with fewer than two prompts, or if a difference is not finite.
     """
     gained = [point.gained for point in points if point.gained is not None]
     whole = (case.full.difference - case.empty.difference).numpy()
@@ -184,8 +195,8 @@ def area_interval(
     drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
     scale = whole[drawn].mean(1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.stack([row[drawn].mean(1) / scale for row in table])
-    curves = found if area == "cpr" else np.abs(1 - found)
+        curves = np.stack([row[drawn].mean(1) / scale for row in table])
+    curves = curves if area == "cpr" else np.abs(1 - curves)
     areas = np.trapezoid(curves, [point.share for point in points], axis=0)
     areas = areas[np.isfinite(areas)]
     if not len(areas):

@@ -1,12 +1,12 @@
-"""The edge-factorised graph of a transformer: who reads whom through the residual stream.
+"""The edge-factorised graph of a transformer's residual stream.
 
 A *source* writes to the residual stream: the embedding (token and position together), every head,
-every MLP. A *destination* reads from it: the queries, keys and values of every head apart, every
-MLP, and the final residual that the unembedding reads. An edge joins a source to a destination
-that comes after it; biases of the attention output belong to no source and are always there.
+every MLP. A *destination* reads from it: the queries, keys and values of every head separately,
+every MLP, and the final residual that the unembedding reads. An edge joins a source to a later
+destination. Biases of the attention output belong to no source and are always added.
 
-Sources are numbered as they are computed, and so are destinations: the sources that a destination
-may read are always the first ``n`` of them. At 8 layers of 16 heads there are 23,981 edges.
+Sources and destinations are numbered in order of computation. So the sources that a destination
+may read are always the first ``n``. A model of 8 layers of 16 heads has 23,981 edges.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from evaluations.suite.circuits.shape import GraphShape
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 
-# What a graph and its patched forward pass are written for; anything else is refused by name.
+# Configurations that the patched forward pass supports.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "normalization_type": ("LN", "LNPre", "RMS", "RMSPre", None),
     "positional_embedding_type": ("standard", "rotary"),
@@ -53,16 +53,16 @@ class Graph(GraphShape):
 
     @classmethod
     def of(cls, model: HookedTransformer) -> Graph:
-        """The graph of a model.
+        """Return the graph of a model.
 
         Raises:
-            UserError: an architecture that the patched forward pass does not cover.
+            UserError: the patched forward pass does not support the architecture.
         """
         cfg = model.cfg
         for name, wanted in _SUPPORTED.items():
             value = getattr(cfg, name, None)
             if value not in wanted:
-                known = " or ".join(str(one) for one in wanted if isinstance(one, str))
+                known = " or ".join(entry for entry in wanted if isinstance(entry, str))
                 raise UserError(
                     f"circuits do not cover models with {name}={value!r}"
                     + (f", only {known}" if known else "")
@@ -78,32 +78,34 @@ class Graph(GraphShape):
 
     @cached_property
     def edge_source(self) -> Int[Tensor, "edge"]:
+        """The source of every edge."""
         return torch.cat([torch.arange(n) for n in self.n_read])
 
     @cached_property
     def edge_destination(self) -> Int[Tensor, "edge"]:
+        """The destination of every edge."""
         return torch.arange(self.n_destinations).repeat_interleave(torch.tensor(self.n_read))
 
     def edge_name(self, edge: int) -> tuple[str, str]:
-        """An edge as ``("a0.h3", "a2.h1.q")``."""
+        """Return the names of an edge's source and destination: ``("a0.h3", "a2.h1.q")``."""
         source = self.sources[int(self.edge_source[edge])]
         return source.name, self.destinations[int(self.edge_destination[edge])].name
 
     def matrix(
         self, edges: Float[Tensor, "edge"] | Bool[Tensor, "edge"]
     ) -> Float[Tensor, "destination source"] | Bool[Tensor, "destination source"]:
-        """Values of edges as a matrix, zero (False) where there is no edge; differentiable."""
+        """Return values of edges as a matrix, zero (False) elsewhere; differentiable."""
         empty = edges.new_zeros(self.n_destinations, self.n_sources)
         where = (self.edge_destination.to(edges.device), self.edge_source.to(edges.device))
         return empty.index_put(where, edges)
 
     def order(self, seed: int | None = None) -> Int[Tensor, "edge"]:
-        """Edges in the order ACDC visits them: total, and from the output towards the input.
+        """Return all edges in the order in which ACDC visits them, from output to input.
 
-        Without a seed: the final residual; then, per layer from the last, its MLP, then its heads
-        from the last to the first, each V, K, Q; for each of them its sources, latest first. With
-        a seed: as that, with the destinations of each layer's attention shuffled among themselves,
-        and so the sources of every destination.
+        Without a seed: the final residual; then, layer by layer from the last, the MLP, then the
+        heads from last to first, each V, K, Q; within a destination its sources, latest first. With
+        a seed: the same order of layers, with the attention destinations of each layer shuffled,
+        and the sources of every destination shuffled.
         """
         if seed is None:
             return torch.arange(self.n_edges).flip(0)
@@ -122,13 +124,41 @@ class Graph(GraphShape):
         return torch.cat(parts)
 
 
+def on_paths(graph: Graph, kept: Bool[Tensor, "edge"]) -> Bool[Tensor, "edge"]:
+    """Return the kept edges that lie on a path of kept edges from the embedding to the output.
+
+    Other edges are not part of a circuit. With resampled edges they have no effect: their source
+    writes what its replacement writes, or nothing of it reaches the output.
+    """
+    edges = kept.nonzero().flatten().tolist()
+    tails, heads = ends(graph)
+    reached = {0}  # the embedding
+    for edge in edges:  # by destination, in order of computation
+        if tails[edge] in reached:
+            reached.add(heads[edge])
+    leading = {graph.n_sources}  # the output
+    for edge in reversed(edges):
+        if heads[edge] in leading:
+            leading.add(tails[edge])
+    mask = torch.zeros_like(kept)
+    mask[[edge for edge in edges if tails[edge] in reached and heads[edge] in leading]] = True
+    return mask
+
+
+def ends(graph: Graph) -> tuple[list[int], list[int]]:
+    """Return the node that each edge leaves and the node it enters; the output is the last node."""
+    written = [graph.written_by(index) for index in range(graph.n_destinations)]
+    nodes = [graph.n_sources if node is None else node for node in written]
+    return graph.edge_source.tolist(), [nodes[d] for d in graph.edge_destination.tolist()]
+
+
 # Files ---------------------------------------------------------------------------------------
 
 
 def circuit_to_dict(
     graph: Graph, kept: Bool[Tensor, "edge"], scores: Float[Tensor, "edge"] | None = None
 ) -> dict[str, Any]:
-    """A circuit as JSON holds it: the graph's shape and the kept edges by name, output first."""
+    """Return a circuit for JSON: the graph's shape and the kept edges by name, output first."""
     edges = []
     for edge in kept.nonzero().flatten().flip(0).tolist():
         source, destination = graph.edge_name(edge)
@@ -148,15 +178,15 @@ def write_circuit(
 
 
 def read_circuit(path: str | Path, graph: Graph) -> Bool[Tensor, "edge"]:
-    """The kept edges of a circuit file.
+    """Read the kept edges of a circuit file.
 
     Raises:
         UserError: no such file, not a circuit, or the circuit of a model of another shape.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-        shape = {name: found["graph"][name] for name in asdict(graph)}
-        names = [(edge["source"], edge["destination"]) for edge in found["edges"]]
+        circuit = json.loads(Path(path).read_text(encoding="utf-8"))
+        shape = {name: circuit["graph"][name] for name in asdict(graph)}
+        names = [(edge["source"], edge["destination"]) for edge in circuit["edges"]]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):

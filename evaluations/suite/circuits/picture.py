@@ -1,7 +1,7 @@
-"""A circuit as inline SVG for a page: every node and edge says what it is when pointed at.
+"""Circuits as inline SVG for the report page, with a tooltip for every node and edge.
 
-The layout is that of ``circuits/draw.py``, simplified: embedding at the bottom, heads in columns,
-MLPs and the output as bars. An edge to or from a bar runs between the columns of heads.
+The layout is a simplified version of ``circuits/draw.py``: embedding at the bottom, heads in
+columns, MLPs and the output as bars. Edges to or from a bar run between the columns of heads.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ HERE = "evaluations.suite.circuits"
 PITCH, STEP = 62, 52  # between columns, between rows
 BOX, BAR = (46, 24), 14  # a head's width and height, a bar's height
 LEFT, RIGHT, EDGE = 58, 64, 14
-LARGEST = 1.35  # times its own size, however wide the window
+LARGEST = 1.35  # maximum magnification
 PORTS = {"q": -14, "k": 0, "v": 14}
 
 
 def circuits_fragment(circuits: Iterable[tuple[str, Record]]) -> Fragment:
-    """Circuits side by side, each with its warning above it.
+    """Return the circuits side by side, each with its warning above it.
 
     Args:
         circuits: the model's name, and a record with its circuit.
@@ -52,10 +52,10 @@ def circuits_fragment(circuits: Iterable[tuple[str, Record]]) -> Fragment:
 
 
 def circuit_picture(circuit: dict[str, Any]) -> str:
-    """The SVG.
+    """Return the SVG of a circuit.
 
     Args:
-        circuit: as ``circuits.graph.circuit_to_dict`` gives it, with or without scores.
+        circuit: as returned by ``circuits.graph.circuit_to_dict``, with or without scores.
     """
     plan = Plan(circuit["graph"])
     edges = sorted(circuit["edges"], key=size_of)
@@ -74,7 +74,7 @@ def circuit_picture(circuit: dict[str, Any]) -> str:
 
 
 class Plan:
-    """Where nodes lie."""
+    """Positions of nodes and curves of edges."""
 
     def __init__(self, graph: dict[str, Any]) -> None:
         self.heads, self.mlps = int(graph["n_heads"]), bool(graph["mlps"])
@@ -91,16 +91,17 @@ class Plan:
         self.height = 2 * EDGE + self.last * STEP
 
     def y(self, name: str) -> float:
+        """Return the vertical centre of a node."""
         return EDGE + (self.last - self.rows[name]) * STEP
 
     def x(self, name: str) -> float | None:
-        """The middle of a head; None for a bar."""
+        """Return the horizontal centre of a head; None for a bar."""
         if not name.startswith("a"):
             return None
         return LEFT + (int(name.partition(".h")[2]) + 0.5) * PITCH
 
     def path(self, source: str, node: str, part: str) -> tuple[str, list[tuple[float, float]]]:
-        """The way of an edge, upwards, and where it begins or ends on a bar."""
+        """Return the SVG path of an edge, and the points at which it begins or ends on a bar."""
         left, right = self.x(source), self.x(node)
         low = self.y(source) - (BAR if left is None else BOX[1]) / 2
         high = self.y(node) + (BAR if right is None else BOX[1]) / 2
@@ -110,7 +111,7 @@ class Plan:
             return f"M{x:.1f},{low:.1f}V{high:.1f}", [(x, low), (x, high)]
         if left is not None and right is not None:
             port, lift = right + PORTS.get(part, 0), 0.45 * (low - high)
-            # straight up it would run behind the heads between
+            # a straight line would run behind the heads in between
             bow = -0.75 * PITCH if left == right and self.rows[node] - self.rows[source] > 2 else 0
             return (
                 f"M{left},{low:.1f}C{left + bow:.1f},{low - lift:.1f} "
@@ -133,7 +134,7 @@ class Plan:
         ), [(lane, high)]
 
     def _lane(self, column: float, side: int, bar: str, head: str) -> float:
-        """Beside a column of heads; a track of its own for each pair of rows."""
+        """Return the x of an edge beside a column of heads, distinct for each pair of rows."""
         rows = self.last + 1
         track = (self.rows[head] + self.rows[bar] / rows) / rows - 0.5
         return column + side * 0.43 * PITCH + 9 * track
@@ -148,16 +149,16 @@ def _edge(plan: Plan, edge: dict[str, Any], largest: float, dense: float) -> str
     summary = f"{label(source)} → {label(node)}"
     summary += f", {PARTS[part][0]}" if part in PORTS else ""
     summary = escape.html(summary + ("" if score is None else f": effect {score:.3g} nats"))
-    way, ends = plan.path(source, node, part)
-    # an edge that only crosses a bar has no dot on it
+    curve, ends = plan.path(source, node, part)
+    # dots mark ends on bars, not crossings
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{1.5 + width / 2:.1f}"/>' for x, y in ends
     )
     return (
         f'<g class="edge" data-from="{source}" data-to="{node}" data-summary="{summary}" '
         f'style="color:{part_color(part)};opacity:{opacity:.2f}">'
-        f'<path class="touch" d="{way}"/>'
-        f'<path d="{way}" stroke-width="{width:.2f}"/>{dots}<title>{summary}</title></g>'
+        f'<path class="touch" d="{curve}"/>'
+        f'<path d="{curve}" stroke-width="{width:.2f}"/>{dots}<title>{summary}</title></g>'
     )
 
 
@@ -186,12 +187,12 @@ def _box(plan: Plan, name: str, used: bool, edges: list[dict[str, Any]]) -> str:
 
 
 def part_color(part: str) -> str:
-    """That of the figures; to the output a grey that shows on light and on dark."""
+    """Return the colour of the figures; for the output the page's grey."""
     return "var(--soft)" if part == "resid_final" else PARTS[part][1]
 
 
 def label(name: str) -> str:
-    """``a2.h0`` as people say it: ``head 2.0``."""
+    """Return the display name of a node: ``head 2.0`` for ``a2.h0``."""
     if name in ("embed", "resid_final"):
         return {"embed": "embed", "resid_final": "output"}[name]
     return f"head {name[1:].replace('.h', '.')}" if name[0] == "a" else f"MLP {name[1:]}"

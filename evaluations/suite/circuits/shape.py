@@ -1,4 +1,4 @@
-"""Sources, destinations and edges of a graph, by number and by name: all that drawing one takes."""
+"""Sources, destinations and edges of a graph, by number and by name."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _PARTS: tuple[Part, ...] = ("q", "k", "v")
 
 @dataclass(frozen=True)
 class Source:
-    """Something that writes to the residual stream; the embedding has layer -1."""
+    """A component that writes to the residual stream; the embedding has layer -1."""
 
     layer: int
     head: int | None = None
 
     @property
     def name(self) -> str:
+        """``embed``, ``a2.h0`` or ``m2``."""
         if self.layer < 0:
             return "embed"
         return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}"
@@ -29,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Destination:
-    """Something that reads the residual stream; the final residual has layer n_layers."""
+    """An input that reads the residual stream; the final residual has layer n_layers."""
 
     layer: int
     part: Part
@@ -37,6 +38,7 @@ class Destination:
 
     @property
     def name(self) -> str:
+        """``a2.h0.q``, ``m2`` or ``resid_final``."""
         if self.part == "resid_final":
             return "resid_final"
         return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}.{self.part}"
@@ -44,14 +46,16 @@ class Destination:
 
 @dataclass(frozen=True)
 class GraphShape:
-    """A graph's shape; everything else follows from it.
+    """The shape of a graph, which determines its sources, destinations and edges.
 
-    Edges are numbered by destination, then by source, both as computed. A circuit is a mask over
-    edges.
+    Edges are numbered by destination, then by source, both in order of computation. A circuit is a
+    mask over edges.
 
     Attributes:
+        n_layers: number of blocks.
+        n_heads: number of heads of each block.
         mlps: whether blocks have an MLP.
-        parallel: whether an MLP reads what its block's heads read, and not the heads themselves.
+        parallel: whether attention and MLP of a block read the same input.
     """
 
     n_layers: int
@@ -63,30 +67,35 @@ class GraphShape:
 
     @cached_property
     def sources(self) -> tuple[Source, ...]:
-        found = [Source(-1)]
+        """All sources in order of computation."""
+        sources = [Source(-1)]
         for layer in range(self.n_layers):
-            found += [Source(layer, head) for head in range(self.n_heads)]
-            found += [Source(layer)] * self.mlps
-        return tuple(found)
+            sources += [Source(layer, head) for head in range(self.n_heads)]
+            sources += [Source(layer)] * self.mlps
+        return tuple(sources)
 
     @cached_property
     def destinations(self) -> tuple[Destination, ...]:
-        found: list[Destination] = []
+        """All destinations in order of computation."""
+        nodes: list[Destination] = []
         for layer in range(self.n_layers):
-            found += [Destination(layer, p, h) for h in range(self.n_heads) for p in _PARTS]
-            found += [Destination(layer, "mlp")] * self.mlps
-        return (*found, Destination(self.n_layers, "resid_final"))
+            nodes += [Destination(layer, p, h) for h in range(self.n_heads) for p in _PARTS]
+            nodes += [Destination(layer, "mlp")] * self.mlps
+        return (*nodes, Destination(self.n_layers, "resid_final"))
 
     @property
     def n_sources(self) -> int:
+        """Number of sources."""
         return 1 + self.n_layers * self._per_layer
 
     @property
     def n_destinations(self) -> int:
+        """Number of destinations."""
         return 1 + self.n_layers * (3 * self.n_heads + self.mlps)
 
     @cached_property
     def n_edges(self) -> int:
+        """Number of edges."""
         return sum(self.n_read)
 
     @property
@@ -94,26 +103,26 @@ class GraphShape:
         return self.n_heads + self.mlps
 
     def before(self, layer: int) -> int:
-        """How many sources there are before the heads of a layer."""
+        """Return the number of sources before the heads of a layer."""
         return 1 + layer * self._per_layer
 
     def head(self, layer: int, head: int) -> int:
-        """The source index of a head."""
+        """Return the source index of a head."""
         return self.before(layer) + head
 
     def mlp(self, layer: int) -> int:
-        """The source index of an MLP."""
+        """Return the source index of an MLP."""
         return self.before(layer) + self.n_heads
 
     def destination(self, layer: int, part: Part, head: int = 0) -> int:
-        """The index of a destination."""
+        """Return the index of a destination."""
         first = layer * (3 * self.n_heads + self.mlps)
         if part == "resid_final":
             return self.n_destinations - 1
         return first + 3 * self.n_heads if part == "mlp" else first + 3 * head + _PARTS.index(part)
 
     def written_by(self, destination: int) -> int | None:
-        """The source that a destination belongs to: its head, or its MLP; None at the end."""
+        """Return the source that a destination feeds (its head or MLP); None for the output."""
         node = self.destinations[destination]
         if node.part == "resid_final":
             return None
@@ -123,7 +132,7 @@ class GraphShape:
 
     @cached_property
     def n_read(self) -> tuple[int, ...]:
-        """For every destination, how many sources come before it."""
+        """The number of sources before every destination."""
         return tuple(
             self.before(node.layer)
             + (self.n_heads if node.part == "mlp" and not self.parallel else 0)
@@ -132,14 +141,14 @@ class GraphShape:
 
     @cached_property
     def first_edge(self) -> tuple[int, ...]:
-        """For every destination, its edge from source 0; the others follow."""
+        """The edge from source 0 to every destination; its other edges follow."""
         first = [0]
         for n in self.n_read:
             first.append(first[-1] + n)
         return tuple(first)
 
     def edge(self, source: int, destination: int) -> int:
-        """The number of an edge.
+        """Return the number of an edge.
 
         Raises:
             ValueError: the source does not come before the destination.
@@ -152,7 +161,7 @@ class GraphShape:
         return self.first_edge[destination] + source
 
     def edge_named(self, source: str, destination: str) -> int:
-        """The edge between two names.
+        """Return the number of the edge between two names.
 
         Raises:
             UserError: this graph has no such edge.

@@ -1,24 +1,22 @@
-"""EAP and EAP-IG: what an edge does, by gradients instead of by experiment.
+"""EAP and EAP-IG: gradient estimates of the effect of ablating each edge.
 
 Edge attribution patching (Syed et al. 2023, arXiv 2310.10348) estimates what replacing the edge
 u -> v does to a score L: (z'_u - z_u) . dL/dx_v, with z_u the source's clean output, z'_u its
-replacement, x_v the destination's input; one forward and one backward pass for all edges. EAP-IG
-(Hanna et al. 2024, arXiv 2403.17806, 'inputs') averages that gradient over m runs whose embedding
-lies on the way from the replacement's to the clean one's, z' + k/m (z - z'). Their equation takes
-k = 1 ... m, the clean run last (``paper``); their released code (hannamw/EAP-IG,
-``get_scores_eap_ig``) takes k = 0 ... m - 1, the replacement's run first and the clean run not at
-all (``released``). One step of the paper's is EAP.
+replacement, x_v the destination's input. One forward and one backward pass serve all edges. EAP-IG
+(Hanna et al. 2024, arXiv 2403.17806, 'inputs') averages that gradient over m runs with interpolated
+embeddings z' + k/m (z - z'). Their equation takes k = 1 ... m, ending at the clean run (``paper``);
+their released code (hannamw/EAP-IG, ``get_scores_eap_ig``) takes k = 0 ... m - 1, starting at the
+replacement's run and without the clean run (``released``). One step of the paper's is EAP.
 
-Scores say what the replacement of an edge costs, so that a useful edge has a positive one: by how
-much the logit difference falls, or by how much KL from the clean output rises, in nats, the mean
-over prompts. KL is at its minimum, zero, on the clean run: all of its gradient is zero there, so
-EAP by KL would rank nothing and is refused; EAP-IG by KL works, the paper's last point adding zero.
+A score is the cost of ablating an edge, so useful edges have positive scores: the decrease of the
+logit difference, or the increase of KL from the clean output, in nats, averaged over prompts. KL
+has its minimum, zero, on the clean run, so its gradient is zero there. EAP by KL would be zero for
+every edge and is refused; EAP-IG by KL works, although the paper's last point contributes zero.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,10 +42,13 @@ def attribution(
     steps: int = STEPS,
     points: Points = "paper",
 ) -> Float[Tensor, "edge"]:
-    """EAP-IG's scores of all edges, in nats, float64; those of EAP with one step.
+    """Return EAP-IG scores of all edges in nats, float64; with one step those of EAP.
 
     Args:
-        points: which interpolation points (:func:`interpolation`).
+        case: the model and the prompts.
+        score_by: the score whose change is attributed.
+        steps: number of interpolation points.
+        points: position of the interpolation points (:func:`interpolation`).
 
     Raises:
         UserError: EAP by KL, which is zero for every edge; fewer than one step; one step with the
@@ -58,14 +59,14 @@ def attribution(
     total = torch.zeros(graph.n_edges, dtype=torch.float64)
     with progress.bar(total=case.prompts.n, desc="attribution", unit="prompt") as bar:
         for bucket, batch in case.parts():
-            found = _effects(case, bucket, batch, score_by, interpolation(steps, points))
-            total += found[graph.edge_destination, graph.edge_source]
+            effects = _effects(case, bucket, batch, score_by, interpolation(steps, points))
+            total += effects[graph.edge_destination, graph.edge_source]
             bar.update(len(bucket))
     return total / case.prompts.n
 
 
 def interpolation(steps: int, points: Points = "paper") -> list[float]:
-    """Shares of the way from the replacement's embedding (0) to the clean one (1).
+    """Return interpolation points from the replacement's embedding (0) to the clean one (1).
 
     ``paper``: 1/m ... 1. ``released``: 0 ... (m - 1)/m.
     """
@@ -76,7 +77,7 @@ def interpolation(steps: int, points: Points = "paper") -> list[float]:
 def _effects(
     case: Case, bucket: Bucket, batch: PairBatch, score_by: ScoreBy, shares: list[float]
 ) -> Float[Tensor, "destination source"]:
-    """Effects summed over the prompts of one piece, the mean over interpolation points."""
+    """Return effects summed over the prompts of one part, averaged over interpolation points."""
     clean = bucket.clean[0]
     start = bucket.replacement[0].expand_as(clean)
     gradient = clean.new_zeros(case.graph.n_destinations, *clean.shape)
@@ -93,13 +94,13 @@ def _effects(
 def _score(
     logits: Float[Tensor, "batch d_vocab"], bucket: Bucket, batch: PairBatch, score_by: ScoreBy
 ) -> Float[Tensor, ""]:
-    """What a useful edge raises, summed over prompts."""
+    """Return the score that useful edges increase, summed over prompts."""
     if score_by == "kl":
         return -kl_divergence(bucket.logits, logits).sum()
     return logit_difference(logits, batch).sum()
 
 
-# Rankings: all edges, the most important first; a circuit of n edges is the first n of them. -----
+# Rankings of all edges, most important first; the first n are the circuit of n edges. -----------
 
 
 def ranking(
@@ -108,21 +109,24 @@ def ranking(
     selection: Selection = "greedy",
     signed: bool = False,
 ) -> Int[Tensor, "edge"]:
-    """Edges by score, whatever its sign (an edge that harms belongs to the mechanism too).
+    """Rank edges by absolute score (edges with a negative effect belong to the mechanism too).
 
-    ``top``: the largest first. ``greedy``: the largest first of those that lead to the output over
-    edges taken before (Hanna et al. 2024, section 3), so that every circuit is connected to the
-    output. Equal scores come in ACDC's order.
+    ``top``: largest first. ``greedy``: largest first among the edges that are connected to the
+    output by edges already taken (Hanna et al. 2024, section 3), so that every circuit is connected
+    to the output. Ties are broken by ACDC's visiting order.
 
     Args:
-        signed: by the score with its sign, edges that harm last.
+        graph: the graph.
+        scores: score of each edge.
+        selection: ``top`` or ``greedy``.
+        signed: rank by signed score, edges with a negative effect last.
     """
-    ways: dict[Selection, Callable[..., list[int]]] = {"top": _top, "greedy": _greedy}
-    return torch.tensor(ways[selection](graph, (scores if signed else scores.abs()).tolist()))
+    rank = _top if selection == "top" else _greedy
+    return torch.tensor(rank(graph, (scores if signed else scores.abs()).tolist()))
 
 
 def first(order: Int[Tensor, "edge"], n: int) -> Bool[Tensor, "edge"]:
-    """The circuit of the first ``n`` edges of a ranking."""
+    """Return the circuit of the first ``n`` edges of a ranking."""
     kept = torch.zeros(len(order), dtype=torch.bool)
     kept[order[:n]] = True
     return kept
@@ -133,7 +137,7 @@ def _top(graph: Graph, sizes: list[float]) -> list[int]:
 
 
 def _greedy(graph: Graph, sizes: list[float]) -> list[int]:
-    """A node's incoming edges become candidates with its first edge towards the output."""
+    """Rank edges; a node's incoming edges become candidates after its first outgoing edge."""
     into: dict[int | None, list[int]] = {}
     for edge, destination in enumerate(graph.edge_destination.tolist()):
         into.setdefault(graph.written_by(destination), []).append(edge)

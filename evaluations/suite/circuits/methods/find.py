@@ -1,4 +1,4 @@
-"""One circuit by any of the methods, from what a configuration says."""
+"""Circuits by ACDC, EAP and EAP-IG in a common form."""
 
 from __future__ import annotations
 
@@ -10,39 +10,31 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
-from evaluations.suite.circuits.config import (
-    STEPS,
-    Engine,
-    Method,
-    Points,
-    ScoreBy,
-    Selection,
-    steps_of,
-)
+from evaluations.suite.circuits.config import CircuitConfig, Engine, steps_of
+from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.acdc.autocircuit import autocircuit
 from evaluations.suite.circuits.methods.acdc.journal import identity
 from evaluations.suite.circuits.methods.acdc.search import acdc
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
-from evaluations.suite.circuits.paths import on_paths
 from sat_interp._util.files import default_cache
 
 DEMO_EDGES = 2000
-"""Graphs up to this size are searched in seconds: nothing to resume, and resampling is cheap."""
+"""Largest graph whose search takes seconds: it is not resumed, but repeated by default."""
 SHARE = 0.05
-"""Of all edges, what EAP and EAP-IG keep unless told how many."""
+"""Share of all edges that EAP and EAP-IG keep by default."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """A circuit, and what its method says of each edge.
+class FoundCircuit:
+    """A circuit and the scores of all edges.
 
     Attributes:
-        kept: the circuit: the edges the method chose that lie on a path from the embedding to the
-            output (``paths.on_paths``).
-        scores: ACDC's KL steps (0 where untested; all 0 from auto-circuit), or attributions.
-        margin: ACDC's smallest |KL step - tau|; None where there is no such thing.
-        tested: how many edges were tested by experiment; None where none, or unknown.
-        chosen: every edge the method chose, those off every path included; ``kept`` by default.
+        kept: the circuit: the chosen edges on a path from the embedding to the output
+            (``graph.on_paths``).
+        scores: ACDC's KL steps (0 if untested; all 0 from auto-circuit), or attributions.
+        margin: ACDC's smallest |KL step - tau|; None for other methods.
+        tested: number of edges tested by ablation; None for other methods, or if unknown.
+        chosen: all edges the method chose, on a path or not; ``kept`` by default.
     """
 
     kept: Bool[Tensor, "edge"]
@@ -58,22 +50,22 @@ class Found:
 
     @property
     def all_chosen(self) -> Bool[Tensor, "edge"]:
-        """Every edge the method chose, on a path or not."""
+        """All edges the method chose, on a path or not."""
         return self.kept if self.chosen is None else self.chosen
 
 
-Find = Callable[[Case], Found]
+CircuitFinder = Callable[[Case], FoundCircuit]
 
 
 def by_acdc(
     case: Case, tau: float, engine: Engine = "fast", order: Int[Tensor, "edge"] | None = None
-) -> Found:
-    """ACDC's circuit; an interrupted search of a large graph goes on where it was."""
+) -> FoundCircuit:
+    """Find a circuit with ACDC; an interrupted search of a large graph is resumed."""
     graph = case.graph
     if engine == "auto-circuit":
         kept = autocircuit(case.model, graph, case.prompts.batches, tau, order)
         scores = torch.zeros(graph.n_edges, dtype=torch.float64)
-        return Found(on_paths(graph, kept), scores, chosen=kept)
+        return FoundCircuit(on_paths(graph, kept), scores, chosen=kept)
     state = None
     if graph.n_edges > DEMO_EDGES:
         visited = graph.order() if order is None else order
@@ -81,26 +73,13 @@ def by_acdc(
         state = default_cache() / "acdc" / f"{digest[:20]}.jsonl"
     result = acdc(case.model, graph, case.buckets, tau, order, state=state)
     kept = on_paths(graph, result.kept)
-    return Found(kept, result.steps, result.margin, result.n_tested, result.kept)
+    return FoundCircuit(kept, result.steps, result.margin, result.n_tested, result.kept)
 
 
-def by_attribution(
-    case: Case,
-    method: Method,
-    score_by: ScoreBy,
-    selection: Selection,
-    edges: int | None,
-    steps: int = STEPS,
-    points: Points = "paper",
-) -> Found:
-    """EAP's or EAP-IG's circuit of a given size.
-
-    Args:
-        edges: how many edges to choose; by default 5 % of all. Those off every path are no part of
-            the circuit.
-        steps, points: of EAP-IG (``attribution.attribution``).
-    """
-    scores = attribution(case, score_by, steps_of(method, steps), points)
-    n = int(SHARE * case.graph.n_edges) if edges is None else edges
-    chosen = first(ranking(case.graph, scores, selection), n)
-    return Found(on_paths(case.graph, chosen), scores, chosen=chosen)
+def by_attribution(case: Case, config: CircuitConfig) -> FoundCircuit:
+    """Find a circuit of a given size with EAP or EAP-IG."""
+    steps = steps_of(config.method, config.steps)
+    scores = attribution(case, config.score_by, steps, config.points)
+    n = int(SHARE * case.graph.n_edges) if config.edges is None else config.edges
+    chosen = first(ranking(case.graph, scores, config.selection), n)
+    return FoundCircuit(on_paths(case.graph, chosen), scores, chosen=chosen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from evaluations.suite.circuits.case import Case, Outcome
+from evaluations.suite.circuits.case import Case, CircuitOutcome
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
 from tests.evaluations.suite.circuits.tiny import D_VOCAB, prompts, tiny_model
 
@@ -39,6 +39,6 @@ def tiny_case(
     return Case.of(model, doable(model, task(n=n, seed=seed)), ablation)
 
 
-def outcome(*differences: float, kl: float = 0.0) -> Outcome:
+def outcome(*differences: float, kl: float = 0.0) -> CircuitOutcome:
     values = torch.tensor(differences, dtype=torch.float64)
-    return Outcome(torch.full_like(values, kl), values)
+    return CircuitOutcome(torch.full_like(values, kl), values)

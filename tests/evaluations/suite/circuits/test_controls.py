@@ -20,10 +20,9 @@ from evaluations.suite.circuits.controls import (
     spread,
 )
 from evaluations.suite.circuits.export import to_networkx
-from evaluations.suite.circuits.graph import Graph, circuit_to_dict
-from evaluations.suite.circuits.methods.find import Found, by_acdc
+from evaluations.suite.circuits.graph import Graph, circuit_to_dict, on_paths
+from evaluations.suite.circuits.methods.find import FoundCircuit, by_acdc
 from evaluations.suite.circuits.metrics import spread_metrics, standard_deviation
-from evaluations.suite.circuits.paths import on_paths
 from tests.evaluations.suite.circuits.cases import tiny_case
 
 
@@ -113,10 +112,10 @@ def test_overlap_by_hand():
     assert jaccard(a, a) == 1.0
     nothing = torch.zeros(3, dtype=torch.bool)
     assert jaccard(nothing, nothing) is None
-    found = spread(a, [Found(b, torch.zeros(3)), Found(nothing, torch.zeros(3))])
+    found = spread(a, [FoundCircuit(b, torch.zeros(3)), FoundCircuit(nothing, torch.zeros(3))])
     assert (found.edges, found.failed) == ([2, 0], {})
     assert found.jaccard == pytest.approx([1 / 3, 0.0])
-    failed = spread(nothing, [Found(nothing, torch.zeros(3))] * 2)
+    failed = spread(nothing, [FoundCircuit(nothing, torch.zeros(3))] * 2)
     assert failed == Spread([0, 0], [], {"both circuits are empty": 2})
 
 

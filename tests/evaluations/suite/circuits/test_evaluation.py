@@ -14,13 +14,12 @@ from evaluations.suite.circuits.case import Case, held_out_case
 from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.evaluation import evaluate as circuits
 from evaluations.suite.circuits.faithfulness import cmd, cpr, curve, faithfulness, tau_ranking
-from evaluations.suite.circuits.graph import Graph
+from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods import find
 from evaluations.suite.circuits.methods.acdc.search import acdc
 from evaluations.suite.circuits.methods.eap import attribution, ranking
 from evaluations.suite.circuits.methods.find import by_acdc, by_attribution
 from evaluations.suite.circuits.metrics import mark
-from evaluations.suite.circuits.paths import on_paths
 from evaluations.tasks.pairs import Competence, PairBatch, TaskPrompts, competence
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.cases import doable, task
@@ -211,7 +210,7 @@ def test_attribution_has_a_circuit_of_the_size_asked_for_and_no_order(model, pro
     config = CircuitConfig(method="eap-ig", edges=30, random_circuits=3, bootstrap=2, null_draws=2)
     result = circuits(model, prompts, config)
     found = _figures(result)
-    direct = by_attribution(Case.of(model, prompts), "eap-ig", "logit-difference", "greedy", 30)
+    direct = by_attribution(Case.of(model, prompts), config)
     assert found["edges_chosen"].value == 30
     assert found["edges"].value == direct.n == on_paths(Graph.of(model), direct.all_chosen).sum()
     assert result.extra["interpolation"] == [0.2, 0.4, 0.6, 0.8, 1.0]

@@ -18,7 +18,7 @@ from evaluations.suite.circuits.faithfulness import (
     mean_over_prompts,
     tau_ranking,
 )
-from evaluations.suite.circuits.methods.find import Found, by_acdc
+from evaluations.suite.circuits.methods.find import FoundCircuit, by_acdc
 from tests.evaluations.suite.circuits.cases import outcome, tiny_case
 
 
@@ -91,7 +91,7 @@ def test_the_interval_of_an_area_resamples_prompts():
 
 def test_edges_rank_by_the_tau_at_which_they_fall():
     def found(kept, scores):
-        return Found(torch.tensor(kept, dtype=torch.bool), torch.tensor(scores))
+        return FoundCircuit(torch.tensor(kept, dtype=torch.bool), torch.tensor(scores))
 
     sweep = {
         0.1: found([0, 1, 0, 0, 0], [0.0, 0.5, 0.0, 0.0, 0.05]),
@@ -103,7 +103,9 @@ def test_edges_rank_by_the_tau_at_which_they_fall():
     assert tau_ranking(sweep, signed=False).tolist() == [1, 2, 0, 3, 4]
     # edges off every path are ranked as the method found them, though no circuit has them
     chosen = torch.tensor([1, 1, 0, 0, 0], dtype=torch.bool)
-    off = Found(torch.zeros(5, dtype=torch.bool), torch.tensor([0.2, 0.5, 0, 0, 0]), chosen=chosen)
+    off = FoundCircuit(
+        torch.zeros(5, dtype=torch.bool), torch.tensor([0.2, 0.5, 0, 0, 0]), chosen=chosen
+    )
     assert tau_ranking({0.1: off}).tolist() == [1, 0, 4, 3, 2]
 
 

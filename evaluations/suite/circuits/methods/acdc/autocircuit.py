@@ -1,10 +1,9 @@
-"""auto-circuit as an engine, and as the oracle of ours (UFO-101/auto-circuit 1.0.1, MIT).
+"""auto-circuit as an engine, and as a reference for our own (UFO-101/auto-circuit 1.0.1, MIT).
 
-It is run as it is, but for its edge order: it walks a set of string-hashed edges, so that two
-processes keep different circuits. Here its edges come in our order. It takes one batch of prompts
-and resample ablation only, and tests every edge by a forward pass of its own, which is why it is
-not the default. ``make auto-circuit`` installs it without its dependencies, one of which replaces
-tqdm.
+Its code is used unchanged, except for the edge order: it iterates over a set of strings, so its
+circuits depend on PYTHONHASHSEED. Here its edges are visited in our order. It supports one batch of
+prompts and resample ablation only. It is not the default because it runs a forward pass for every
+edge. ``make auto-circuit`` installs it without its dependencies, one of which replaces tqdm.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _OLD_CACHE = "transformer_lens.past_key_value_caching"
 
 
 def available() -> bool:
-    """Whether auto-circuit is installed."""
+    """Return whether auto-circuit is installed."""
     return importlib.util.find_spec("auto_circuit") is not None
 
 
@@ -47,18 +46,23 @@ def autocircuit(
     tau: float,
     order: Int[Tensor, "some_edges"] | None = None,
 ) -> Bool[Tensor, "edge"]:
-    """The edges that auto-circuit's ACDC keeps, visited in our order.
+    """Return the edges that auto-circuit's ACDC keeps, visited in our order.
 
     Args:
-        order: the edges to visit, all by default; any other edge is kept. auto-circuit itself
-            sorts by layer before all else.
+        model: the model.
+        graph: its graph.
+        batches: prompts of one length.
+        tau: the threshold in nats.
+        order: the edges to visit, by default all; other edges are kept. auto-circuit itself always
+            visits layer by layer.
 
     Raises:
-        UserError: it is not installed, tau is not positive, or the prompts differ in length.
+        UserError: auto-circuit is not installed, tau is not positive, or the prompts differ in
+            length.
     """
     check_tau(tau)
     prompts = _one_batch(batches, model.W_E.device)
-    with _as_it_was_written_for() as its_acdc:
+    with _old_transformer_lens() as its_acdc:
         patchable = _patchable(model)
         edges = {_number(graph, edge): edge for edge in patchable.edges}
         visited = (graph.order() if order is None else order).tolist()
@@ -80,13 +84,13 @@ def _one_batch(batches: Sequence[Prompts], device: torch.device) -> types.Simple
 
 
 def _patchable(model: HookedTransformer) -> Any:
-    """A copy of the model as auto-circuit wraps it."""
+    """Return a copy of the model, wrapped by auto-circuit."""
     if isinstance(model, SelfAblatingTransformer):
         plain = model.to_hooked_transformer()
     else:
         plain = copy.deepcopy(model)
     plain.eval().requires_grad_(False)
-    plain.tokenizer = None  # its prompts are tokens, and nothing in them is padding
+    plain.tokenizer = None  # the prompts are tokens without padding
     plain.cfg.use_attn_result = plain.cfg.use_split_qkv_input = True
     plain.cfg.use_hook_mlp_in = not plain.cfg.attn_only
     graph_utils: Any = importlib.import_module("auto_circuit.utils.graph_utils")
@@ -96,7 +100,7 @@ def _patchable(model: HookedTransformer) -> Any:
 
 
 def _number(graph: Graph, edge: Any) -> int:
-    """Our number of one of its edges: it counts sources as we do, and has other names."""
+    """Return our number of an edge of auto-circuit, which numbers sources as we do."""
     module = edge.dest.module_name.split(".")
     if module[-1] == "hook_resid_post":
         destination = graph.destination(graph.n_layers, "resid_final")
@@ -109,8 +113,8 @@ def _number(graph: Graph, edge: Any) -> int:
 
 
 @contextmanager
-def _as_it_was_written_for() -> Iterator[Any]:
-    """Its ACDC, among the names of the older TransformerLens that it imports, with our bars."""
+def _old_transformer_lens() -> Iterator[Any]:
+    """Import auto-circuit's ACDC with the TransformerLens names it expects and our progress bar."""
     if not available():
         raise UserError(
             "auto-circuit is not installed: run make auto-circuit, or use --engine fast"
@@ -123,11 +127,11 @@ def _as_it_was_written_for() -> Iterator[Any]:
     sys.modules[_OLD_CACHE] = module
     try:
         its_acdc: Any = importlib.import_module("auto_circuit.prune_algos.ACDC")
-        theirs, its_acdc.tqdm = its_acdc.tqdm, partial(bar, desc="auto-circuit")
+        original, its_acdc.tqdm = its_acdc.tqdm, partial(bar, desc="auto-circuit")
         try:
             yield its_acdc
         finally:
-            its_acdc.tqdm = theirs
+            its_acdc.tqdm = original
     finally:
         del sys.modules[_OLD_CACHE]
         del lens.HookedTransformerKeyValueCache

@@ -1,9 +1,9 @@
-"""The fast engine: many candidate inputs of one destination, to the KL of each, in one batch.
+"""The fast engine: the KL of many candidate inputs of one destination, in one batch.
 
-Everything upstream of the destination is as the clean run left it and is never computed again. Of
-what is downstream, only what changes is (``plan.py``), as a difference from the circuit accepted so
-far. Positions before the first one at which any replacement differs from
-the clean run cannot change either.
+Activations upstream of the destination are those of the clean run and are not recomputed.
+Downstream, only activations that change are computed (``plan.py``), as differences from the circuit
+accepted so far. Positions before the first difference between clean run and replacement do not
+change either.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ States = Float[Tensor, "state batch pos d_model"]
 Inputs = Float[Tensor, "state batch read_pos d_model"]
 
 
-class Lane:
-    """Prompts of one length, and the state of every node in the circuit accepted so far."""
+class BatchState:
+    """The activations of prompts of one length in the circuit accepted so far."""
 
     def __init__(self, graph: Graph, folded: Folded, bucket: Bucket) -> None:
         self.graph, self.folded = graph, folded
@@ -32,7 +32,7 @@ class Lane:
         self.replacement = folded.centre(bucket.replacement)
         self.first = bucket.first
         self.n_prompts, self.n_positions = bucket.clean.shape[1:3]
-        self.base: dict[int, Tensor] = {}  # what decided destinations read
+        self.base: dict[int, Tensor] = {}  # inputs of decided destinations
         self.streams: dict[int, Tensor] = {}  # the clean residual stream after n sources
         self.qkv: list[Tensor] = []
         self.z: list[Tensor] = []
@@ -50,7 +50,7 @@ class Lane:
         self.expected = p @ folded.unembed.T
 
     def _run_clean(self, layer: int) -> None:
-        """Queries, keys, values and z of the clean run."""
+        """Compute queries, keys, values and z of the clean run."""
         graph, weights = self.graph, self.folded.layers[layer]
         stream = self._add_stream(graph.before(layer), layer)
         if graph.mlps and not graph.parallel:
@@ -74,13 +74,13 @@ class Lane:
         return self.streams[n]
 
     def positions(self, wide: bool) -> int:
-        """How many positions, counted from the end, a wide or a narrow input has."""
+        """Return the number of positions, counted from the end, of a wide or narrow input."""
         return self.n_positions - self.first if wide else 1
 
     # The input of the destination being visited ------------------------------------------------
 
     def clean_input(self, plan: Plan) -> Float[Tensor, "batch pos d_model"]:
-        """The input of a destination with every edge kept."""
+        """Return the input of a destination with every edge kept."""
         stream = self.streams[self.graph.n_read[plan.destination]]
         return stream[:, -self.positions(plan.wide) :]
 
@@ -90,7 +90,13 @@ class Lane:
         sources: Sequence[int],
         stays_removed: Sequence[bool],
     ) -> States:
-        """State i: ``start`` with source i replaced, and those before it that stay replaced."""
+        """Return states: ``start`` with source i and the earlier removed sources replaced.
+
+        Args:
+            start: the input before any of the sources is replaced.
+            sources: the sources, one state each.
+            stays_removed: whether a source stays replaced in the states after it.
+        """
         n = start.shape[1]
         states = start.new_empty(len(sources), *start.shape)
         for state, source, stays in zip(states, sources, stays_removed, strict=True):
@@ -103,10 +109,12 @@ class Lane:
     # Downstream --------------------------------------------------------------------------------
 
     def kl(self, plan: Plan, states: States, accept: bool = False) -> Float[Tensor, "state"]:
-        """KL from the clean output, summed over prompts, for each input of the destination.
+        """Return the KL from the clean output, summed over prompts, for each state.
 
         Args:
-            accept: make the one state given the circuit's own.
+            plan: what changes downstream of the destination.
+            states: inputs of the destination.
+            accept: whether to make the single state given the state of the circuit.
         """
         deltas: dict[int, Tensor] = {}
         if accept:
@@ -129,18 +137,18 @@ class Lane:
         deltas: dict[int, Tensor],
         accept: bool,
     ) -> Inputs:
-        """What a destination reads in each state."""
+        """Return the input of a destination in each state."""
         n = self.positions(wide)
         if read.destination == plan.destination:
-            found = states
+            inputs = states
         else:
             first, *others = read.sources
-            found = self.base[read.destination][:, -n:] + deltas[first][:, :, -n:]
+            inputs = self.base[read.destination][:, -n:] + deltas[first][:, :, -n:]
             for source in others:
-                found += deltas[source][:, :, -n:]
+                inputs += deltas[source][:, :, -n:]
         if accept:
-            self.base[read.destination][:, -n:] = found[0]
-        return found
+            self.base[read.destination][:, -n:] = inputs[0]
+        return inputs
 
     def _attention(
         self,
@@ -179,7 +187,7 @@ class Lane:
         deltas: dict[int, Tensor],
         accept: bool,
     ) -> None:
-        """How what these heads write changes."""
+        """Compute the change of these heads' outputs."""
         n = self.positions(wide)
         q = self._gathered(layer, 0, heads, n_states, fresh, n)
         k = self._gathered(layer, 1, heads, n_states, fresh, self.n_positions)
@@ -207,7 +215,7 @@ class Lane:
         fresh: dict[tuple[int, int], Tensor],
         n: int,
     ) -> Float[Tensor, "heads state batch pos d_head"]:
-        """Queries, keys or values of heads at the last n positions, changed ones and others."""
+        """Return queries, keys or values of heads at the last n positions, changed or not."""
         kept = self.qkv[layer][part, :, :, -n:]
         if not any((part, head) in fresh for head in heads):
             return kept[heads][:, None]
@@ -242,18 +250,18 @@ class Lane:
             kept[:] = written[0]
 
     def _divergence(self, final: Inputs) -> Float[Tensor, "state"]:
-        """KL(p || q) = sum p ln p - p . logits + lse(logits), summed over prompts."""
+        """Return KL(p || q) = sum p ln p - p . logits + lse(logits), summed over prompts."""
         x = (final * self.folded.scale(final))[:, :, 0]
         linear = torch.einsum("sbd,bd->sb", x, self.expected)
         lse = self.folded.log_sum_exp(x.flatten(0, 1), self.log_sum_exp.repeat(len(x)))
         return (self.negative_entropy - linear + lse.view_as(linear)).double().sum(1)
 
     def bytes_per_state(self, plan: Plan) -> int:
-        """Working memory of one state, roughly: its input, what changes, one layer's scratch."""
+        """Estimate the working memory of a state: its input, changes, and scratch of a layer."""
         rows = self.n_prompts * self.positions(plan.wide)
         width = self.current.shape[-1]
         n_heads = max((len(p.wide) + len(p.narrow) for p in plan.layers), default=0)
         scores = n_heads * (2 * self.n_positions + 4 * width // self.graph.n_heads + width)
-        hidden = 12 * width  # an MLP's, four times as wide, and two copies of it on the way
+        hidden = 12 * width  # MLP activations, four times as wide, and two temporary copies
         values = width * (plan.n_changed + 4) + scores + hidden
         return rows * values * self.current.element_size()

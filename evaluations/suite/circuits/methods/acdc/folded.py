@@ -1,8 +1,8 @@
-"""A model's weights as the fast engine wants them: norms folded away, one matrix per destination.
+"""A model's weights for the fast engine, with layer norms folded into them.
 
-Every reader of the residual stream normalises what it reads, x -> (x - mean) / s * w + b. The mean
-is linear, so it can be taken out of what the sources write; w and b belong to the weights that
-follow. What is left of the norm is one scale per row: LN(x) W = (x W') / s + b'.
+Every destination normalises its input, x -> (x - mean) / s * w + b. The mean is linear, so it can
+be subtracted from the sources' outputs; w and b are folded into the weights that follow. Only one
+scale per row remains: LN(x) W = (x W') / s + b'.
 """
 
 from __future__ import annotations
@@ -21,38 +21,44 @@ from transformer_lens.components import MLP, AbstractAttention, TransformerBlock
 from evaluations.suite.circuits.patched import window
 
 ROWS = 512
-"""Rows that go through a wide matrix at a time, so that what comes out stays in the caches."""
+"""Rows multiplied by a wide matrix at a time, so that the result stays in the cache."""
 TILE = 2048
-"""Columns of the unembedding that do."""
+"""Columns of the unembedding multiplied at a time."""
 
 Rows = Float[Tensor, "rows d_model"]
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU in its tanh form, as x sigmoid(2 u): PyTorch's own spends its time on tanh."""
+    """Compute GELU in its tanh form as x sigmoid(2 u), which is faster than PyTorch's tanh."""
     u = (x * x).mul_(2 * 0.7978845608028654 * 0.044715).add_(2 * 0.7978845608028654)
     return u.mul_(x).sigmoid_().mul_(x)
 
 
-# TransformerLens writes these out in elementary operations.
+# TransformerLens implements these in elementary operations.
 _FUSED: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": gelu_tanh, "gelu_fast": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh,
-    "gelu": F.gelu, "relu": F.relu, "silu": F.silu,
-}  # fmt: skip
+    "gelu_new": gelu_tanh,
+    "gelu_fast": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One block.
+    """The weights of one block.
 
     Attributes:
-        weights, biases: of the projections, first axis q, k, v; q with the attention's scale.
-            Transposed: (d_head, d_model) times (d_model, rows) is four times as fast as the other
-            way round, where heads are small.
-        out: (heads, d_head, d_model).
+        weights: projections to q, k, v (first axis), q including the attention scale. They are
+            transposed: (d_head, d_model) times (d_model, rows) is four times as fast for small
+            heads.
+        biases: biases of the projections.
+        out: output projections.
         bias: the attention's output bias.
-        mlp: from the scaled input of the MLP to what it writes; None without one.
-        rotate: rotary positions of queries or keys (n, pos, d_head), the first at an offset.
+        window: number of positions a query attends to; None for all.
+        mlp: maps the scaled input of the MLP to its output; None without MLPs.
+        rotate: applies rotary positions to queries or keys (n, pos, d_head), from an offset.
     """
 
     weights: Float[Tensor, "three heads d_head d_model"]
@@ -66,11 +72,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Folded:
-    """A model, as :class:`Layer` by layer, and its unembedding.
+    """The weights of a model.
 
     Attributes:
-        tiles: the unembedding in pieces, with its bias as a last but one row and ones as the last.
-        centred, scaled: what the norms do.
+        layers: the blocks.
+        unembed: the unembedding.
+        unembed_bias: its bias.
+        tiles: the unembedding in column blocks, with its bias as second last row and ones as last.
+        eps: epsilon of the norms.
+        centred: whether norms subtract the mean.
+        scaled: whether norms divide by the scale.
     """
 
     layers: list[Layer]
@@ -83,6 +94,7 @@ class Folded:
 
     @classmethod
     def of(cls, model: HookedTransformer) -> Folded:
+        """Fold a model's norms into its weights."""
         kind = model.cfg.normalization_type
         centred = kind in ("LN", "LNPre")
         gain, shift = _norm(model.ln_final if kind else None, model.W_U[:, 0])
@@ -99,31 +111,33 @@ class Folded:
         )
 
     def centre(self, written: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """What a source writes, without what every norm takes out of it again."""
+        """Return outputs of a source, without the mean if the norms subtract it."""
         return _centre(written, self.centred)
 
     def scale(self, read: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows 1"]:
-        """1 / s of every row: what a norm multiplies it by."""
+        """Return the factor by which a norm multiplies each row, 1 / s."""
         if not self.scaled:
             return read.new_ones(1).expand(*read.shape[:-1], 1)
         norm = torch.linalg.vector_norm(read, dim=-1, keepdim=True)
         return norm.square_().div_(read.shape[-1]).add_(self.eps).rsqrt_()
 
     def log_sum_exp(self, final: Rows, near: Float[Tensor, "rows"]) -> Float[Tensor, "rows"]:
-        """ln sum exp of the logits of scaled rows, logits never being held all at once.
+        """Compute the log-sum-exp of each row's logits without storing all logits at once.
 
         Args:
-            near: a guess for each row, exact results as long as it is within 80 of the truth.
+            final: scaled final residuals.
+            near: an estimate for each row; a fast path is used if it is within 80 of the result.
         """
         tall = torch.cat([final, torch.ones_like(final[:, :1]), -near[:, None]], 1)
-        found = torch.cat([
+        sums = [
             sum(((rows @ tile).exp_().sum(-1) for tile in self.tiles), start=rows.new_zeros(()))
             for rows in tall.split(ROWS)
-        ]).log_().add_(near)  # fmt: skip
-        far = ~found.isfinite()
+        ]
+        result = torch.cat(sums).log_().add_(near)
+        far = ~result.isfinite()
         if far.any():
-            found[far] = (final[far] @ self.unembed + self.unembed_bias).logsumexp(-1)
-        return found
+            result[far] = (final[far] @ self.unembed + self.unembed_bias).logsumexp(-1)
+        return result
 
 
 def _centre(written: Tensor, centred: bool) -> Tensor:
@@ -131,7 +145,7 @@ def _centre(written: Tensor, centred: bool) -> Tensor:
 
 
 def _norm(module: nn.Module | None, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Gain and shift of a norm; those it has not are one and zero."""
+    """Return gain and shift of a norm, by default one and zero."""
     gain, shift = getattr(module, "w", None), getattr(module, "b", None)
     return (
         torch.ones_like(like) if gain is None else gain,
@@ -172,8 +186,8 @@ def _mlp(block: TransformerBlock, centred: bool) -> Callable[[Rows], Rows]:
 
     def apply(rows: Rows) -> Rows:
         written = torch.empty_like(rows)
-        for some, place in zip(rows.split(ROWS), written.split(ROWS), strict=True):
-            torch.addmm(out_bias, activation(torch.addmm(bias, some, into)), out, out=place)
+        for part, result in zip(rows.split(ROWS), written.split(ROWS), strict=True):
+            torch.addmm(out_bias, activation(torch.addmm(bias, part, into)), out, out=result)
         return written
 
     return apply

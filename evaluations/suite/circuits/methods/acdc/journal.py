@@ -1,4 +1,4 @@
-"""The decisions of a search on disk, so that an interrupted one can go on."""
+"""Saved decisions of a search, so that an interrupted search can be resumed."""
 
 from __future__ import annotations
 
@@ -20,34 +20,36 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """Decisions, one line per destination; a line that was cut short is as if not written.
+    """A file of decisions, one line per destination; an incomplete last line is ignored.
 
-    A file whose first line is not the search's :func:`identity` is another search's, and replaced.
+    The first line is the search's :func:`identity`; a file of another search is replaced.
     """
 
     def __init__(self, path: Path | None, identity: str) -> None:
         self.path, self.identity = path, identity
 
     def read(self) -> list[dict]:
-        """What an earlier run decided; without one of the same identity, start a new file."""
+        """Read the decisions of an earlier run of the same search, or start a new file."""
         if self.path is None:
             return []
         if self.path.exists():
             head, *lines = self.path.read_text("utf-8", errors="replace").split("\n")
             if head == self.identity:
-                whole = lines[:-1]  # what follows the last line's end is a torn line, or empty
+                whole = lines[:-1]  # the last line is empty or incomplete
                 write_atomically(self.path, "\n".join([head, *whole, ""]))
                 return [json.loads(line) for line in whole]
-            log.info("%s is of another run: starting anew", self.path)
+            log.info("%s belongs to another search and is replaced", self.path)
         write_atomically(self.path, self.identity + "\n")
         return []
 
     def write(self, line: dict[str, object]) -> None:
+        """Append the decisions of a destination."""
         if self.path is not None:
             with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
 
     def remove(self) -> None:
+        """Delete the file."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -55,7 +57,7 @@ class Journal:
 def identity(
     graph: Graph, buckets: Sequence[Bucket], tau: float, order: Int[Tensor, "edge"]
 ) -> str:
-    """A hash of what decides the circuit: graph, tau, order, clean outputs and replacements."""
+    """Return a hash of the search: graph, tau, order, clean logits and replacements."""
     digest = hashlib.sha256(f"{graph!r} {tau!r}".encode())
     for tensor in [order, *(t for b in buckets for t in (b.logits, b.replacement))]:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,8 +1,8 @@
-"""What has to be computed again when the input of one destination changes.
+"""Plans of the activations to recompute when the input of one destination changes.
 
-ACDC visits destinations from the output towards the input, so the edges of everything downstream of
-the one being visited are decided. Only nodes that it reaches over kept edges change, only those
-that reach the output matter, and of many only the last position does.
+ACDC visits destinations from output to input, so all edges downstream of the current destination
+are decided. Only nodes that it reaches by kept edges change. Of these, only nodes that reach the
+output are needed, and many of them only at the last position.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluations.suite.circuits.graph import Graph
 
 @dataclass(frozen=True)
 class Read:
-    """A destination whose input changes, and the sources it gets that from."""
+    """A destination whose input changes, and the changed sources that it reads."""
 
     destination: int
     part: int
@@ -27,14 +27,16 @@ class Read:
 
 @dataclass
 class LayerPlan:
-    """What changes in one block.
+    """The changes in one block.
 
     Attributes:
-        wide, narrow: heads whose output changes and is needed at all positions, or only at the
-            last one.
+        layer: number of the block.
+        wide: heads whose output changes and is needed at all positions.
+        narrow: heads whose output changes and is needed at the last position only.
         reads: changed queries, keys and values needed at all positions.
         narrow_reads: changed queries of the narrow heads, needed at the last position.
-        mlp: the MLP's input, where it changes; ``mlp_wide`` if at all positions.
+        mlp: the MLP's input, if it changes.
+        mlp_wide: whether the MLP's output is needed at all positions.
     """
 
     layer: int
@@ -48,12 +50,14 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything downstream of a destination, in order.
+    """The changes downstream of a destination, in order of computation.
 
     Attributes:
-        wide: whether the destination's own input is needed at all positions.
-        final: the sources from which the final residual gets a change.
-        n_changed: how many sources change.
+        destination: the destination.
+        wide: whether its own input is needed at all positions.
+        layers: the blocks with changes.
+        final: changed sources that the final residual reads.
+        n_changed: number of sources that change.
     """
 
     destination: int
@@ -63,8 +67,8 @@ class Plan:
     n_changed: int
 
 
-class Circuit:
-    """The decided part of a circuit, growing from the output."""
+class PartialCircuit:
+    """The decided part of a circuit, which grows from the output."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -73,35 +77,35 @@ class Circuit:
         self.is_wide: NDArray[np.bool_] = np.zeros(graph.n_sources, bool)
 
     def matters(self, destination: int) -> bool:
-        """Whether a destination reaches the output over kept edges."""
+        """Return whether a destination reaches the output by kept edges."""
         node = self.graph.written_by(destination)
         return node is None or bool(self.is_live[node])
 
     def wants_all_positions(self, destination: int) -> bool:
-        """Whether more than the last position of a destination's input reaches the output."""
+        """Return whether a destination's input is needed at all positions."""
         node = self.graph.written_by(destination)
         if node is None:
             return False
         return self.graph.destinations[destination].part in "kv" or bool(self.is_wide[node])
 
     def decide(self, destination: int, kept: list[int]) -> None:
-        """Fix the sources that a destination keeps."""
+        """Set the sources that a destination keeps."""
         self.kept[destination, kept] = True
         if self.matters(destination):
             self.is_live[kept] = True
             self.is_wide[kept] |= self.wants_all_positions(destination)
 
     def plan(self, destination: int) -> Plan:
-        """What changes with the input of a destination that matters and is not decided yet."""
+        """Return the changes caused by the input of a destination that reaches the output."""
         graph, node = self.graph, self.graph.destinations[destination]
         changed = np.zeros(graph.n_sources, bool)
         layers = []
         for layer in range(node.layer, graph.n_layers):
-            found = LayerPlan(layer)
-            self._plan_heads(found, changed, destination)
-            self._plan_mlp(found, changed, destination)
-            if found.wide or found.narrow or found.mlp:
-                layers.append(found)
+            block = LayerPlan(layer)
+            self._plan_heads(block, changed, destination)
+            self._plan_mlp(block, changed, destination)
+            if block.wide or block.narrow or block.mlp:
+                layers.append(block)
         final = (
             [] if node.part == "resid_final" else self._sources(graph.n_destinations - 1, changed)
         )
@@ -110,8 +114,9 @@ class Circuit:
         )
 
     def _sources(self, destination: int, changed: NDArray[np.bool_]) -> list[int]:
-        found: list[int] = np.flatnonzero(self.kept[destination] & changed).tolist()
-        return found
+        """Return the changed sources that a destination reads."""
+        sources: list[int] = np.flatnonzero(self.kept[destination] & changed).tolist()
+        return sources
 
     def _plan_heads(self, plan: LayerPlan, changed: NDArray[np.bool_], destination: int) -> None:
         graph = self.graph
@@ -127,19 +132,19 @@ class Circuit:
             heads = plan.wide if self.is_wide[source] else plan.narrow
             if head not in heads:
                 heads.append(head)
-                changed[source] = True  # read by later layers only
+                changed[source] = True  # for later layers only
             is_narrow = part == 0 and not self.is_wide[source]
             reads = plan.narrow_reads if is_narrow else plan.reads
-            found = self._sources(first + offset, changed)
-            reads.append(Read(first + offset, part, head, found))
+            sources = self._sources(first + offset, changed)
+            reads.append(Read(first + offset, part, head, sources))
 
     def _plan_mlp(self, plan: LayerPlan, changed: NDArray[np.bool_], destination: int) -> None:
         graph = self.graph
         if not graph.mlps or not self.is_live[source := graph.mlp(plan.layer)]:
             return
         index = graph.destination(plan.layer, "mlp")
-        found = self._sources(index, changed)
-        if found or index == destination:
-            plan.mlp = Read(index, 0, 0, found)
+        sources = self._sources(index, changed)
+        if sources or index == destination:
+            plan.mlp = Read(index, 0, 0, sources)
             plan.mlp_wide = bool(self.is_wide[source])
             changed[source] = True

@@ -1,14 +1,15 @@
 """ACDC: automatic circuit discovery (Conmy et al. 2023, arXiv 2304.14997, algorithm 1).
 
-Destinations are visited from the output towards the input, and of each its sources, latest first.
-An edge's *step* is how much the mean KL divergence from the clean output, at the last position,
-rises over the last accepted state when the edge's replacement is put in its place; if it is less
-than tau the edge stays removed and the reference moves, else the edge is kept. The order is total
-and comes with the result, which hangs on it (``Graph.order``).
+Destinations are visited from output to input, and the sources of each destination from last to
+first. An edge's *step* is the increase of the mean KL divergence from the clean output, at the last
+position, when the edge is replaced in the last accepted state. If it is below tau, the edge stays
+removed and the new state is accepted; otherwise the edge is kept. The result depends on the
+visiting order, which is returned with it (``Graph.order``).
 
-The loop runs ahead of itself: the states in which candidates 1..i of a destination are gone, for
-many i, are one batch. The first wrong guess decides where the next batch starts, and what lies
-behind it says which of the rest will be kept, so the result is the sequential algorithm's.
+The search is speculative: a batch contains, for many i, the state in which the candidates 1..i of a
+destination are removed or kept as guessed. All states up to the first wrong guess are those that
+the sequential algorithm would have evaluated, so the result is the same. The states after it
+predict the decisions for the next batch.
 """
 
 from __future__ import annotations
@@ -26,30 +27,31 @@ from transformer_lens import HookedTransformer
 
 from evaluations.suite.circuits.config import check_tau
 from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.methods.acdc.engine import Lane
+from evaluations.suite.circuits.methods.acdc.engine import BatchState
 from evaluations.suite.circuits.methods.acdc.folded import Folded
 from evaluations.suite.circuits.methods.acdc.journal import Journal, identity
-from evaluations.suite.circuits.methods.acdc.plan import Circuit, Plan
-from evaluations.suite.circuits.methods.acdc.speculation import settle
+from evaluations.suite.circuits.methods.acdc.plan import PartialCircuit, Plan
 from evaluations.suite.circuits.patched import Bucket
 from sat_interp._util.progress import bar
 
 MAX_BYTES = 64 * 2**20
-"""Working memory of one batch of states; more gains nothing, the processor's caches are smaller."""
+"""Working memory of one batch of states; larger batches do not fit the processor's cache."""
 
 
 @dataclass(frozen=True)
 class AcdcResult:
-    """A circuit, and how it came about.
+    """A circuit and the KL steps of its edges.
 
     Attributes:
+        graph: the graph.
+        tau: the threshold in nats.
         kept: the circuit.
-        steps: each edge's KL step in nats when it was visited; 0 where it was not tested.
-        tested: edges whose step was measured; the rest leads to no kept edge, so its step is 0.
-        kl: the circuit's own mean KL from the clean output, in nats.
-        margin: the smallest |step - tau| of the tested edges: how near this circuit is to another.
-        order: the edges as they were visited.
-        n_states: circuits evaluated, failed guesses included.
+        steps: KL step of each edge in nats; 0 if it was not tested.
+        tested: edges whose step was measured; other edges lead to no kept edge, so their step is 0.
+        kl: the circuit's mean KL from the clean output, in nats.
+        margin: smallest |step - tau| of the tested edges.
+        order: the edges in visiting order.
+        n_states: number of states evaluated, wrong guesses included.
     """
 
     graph: Graph
@@ -64,10 +66,12 @@ class AcdcResult:
 
     @property
     def n_kept(self) -> int:
+        """Number of kept edges."""
         return int(self.kept.sum())
 
     @property
     def n_tested(self) -> int:
+        """Number of tested edges."""
         return int(self.tested.sum())
 
 
@@ -83,18 +87,19 @@ def acdc(
     """Find a circuit.
 
     Args:
-        buckets: the prompts and what replaces an edge (``patched.prepare``); a sweep over tau
-            hands in the same ones again.
-        tau: an edge whose KL step is below it is removed, in nats: a lower tau keeps more edges.
-        order: all edges in the order they are visited, destination by destination from the output;
-            ``graph.order()`` by default.
-        max_bytes: working memory beside the activations of ``buckets``.
-        state: a file that an interrupted run resumes from, written after each destination and
+        model: the model.
+        graph: its graph.
+        buckets: the prompts and the replacements of edges (``patched.prepare``).
+        tau: threshold in nats: an edge with a smaller KL step is removed.
+        order: all edges in visiting order, destination by destination from the output; by default
+            ``graph.order()``.
+        max_bytes: working memory in addition to the activations of ``buckets``.
+        state: a file from which an interrupted search resumes, written after each destination and
             removed at the end.
 
     Raises:
         UserError: tau is not a positive number.
-        ValueError: the order is not one that ACDC may visit edges in.
+        ValueError: the order is not a valid visiting order.
     """
     check_tau(tau)
     order = graph.order() if order is None else order
@@ -115,7 +120,7 @@ def acdc(
 
 
 def _visits(graph: Graph, order: Int[Tensor, "edge"]) -> dict[int, list[int]]:
-    """Destinations in visiting order, with their sources in visiting order."""
+    """Return destinations in visiting order, with their sources in visiting order."""
     if not torch.equal(order.sort().values, torch.arange(graph.n_edges)):
         raise ValueError("an order names every edge once")
     visits: dict[int, list[int]] = {}
@@ -147,7 +152,7 @@ def _show(progress: tqdm, graph: Graph, destination: int, search: _Search) -> No
 
 
 class _Search:
-    """The state of one run: what is decided, and the KL of the last accepted state."""
+    """The state of a search: the decisions so far, and the KL of the last accepted state."""
 
     def __init__(
         self,
@@ -158,9 +163,11 @@ class _Search:
         max_bytes: int,
     ) -> None:
         self.graph, self.tau, self.max_bytes = graph, tau, max_bytes
-        self.circuit = Circuit(graph)
+        self.circuit = PartialCircuit(graph)
         folded = Folded.of(model)
-        self.lanes = [Lane(graph, folded, part) for b in buckets for part in _split(b, max_bytes)]
+        self.batches = [
+            BatchState(graph, folded, part) for b in buckets for part in _split(b, max_bytes)
+        ]
         self.n_prompts = sum(len(bucket) for bucket in buckets)
         self.steps = torch.zeros(graph.n_edges, dtype=torch.float64)
         self.tested = torch.zeros(graph.n_edges, dtype=torch.bool)
@@ -168,7 +175,7 @@ class _Search:
         self.kl = 0.0
         self.margin = math.inf
         self.n_states = 0
-        self.run_length = 32.0  # candidates between two wrong guesses, lately
+        self.run_length = 32.0  # moving average of the candidates between two wrong guesses
 
     def visit(self, destination: int, sources: list[int]) -> dict[str, object]:
         """Decide every edge into a destination."""
@@ -181,7 +188,7 @@ class _Search:
         return self._close(destination, sources, kept, steps)
 
     def replay(self, destination: int, visits: dict[int, list[int]], line: dict) -> None:
-        """Take over the decisions of an earlier run."""
+        """Apply the decisions of an earlier run."""
         sources, kept, steps = visits[destination], line["kept"], line["steps"]
         if self.circuit.matters(destination):
             plan = self.circuit.plan(destination)
@@ -195,27 +202,29 @@ class _Search:
         self.done.add(destination)
         if steps:
             edges = self.graph.first_edge[destination] + torch.tensor(sources)
-            found = torch.tensor(steps, dtype=torch.float64)
-            self.steps[edges], self.tested[edges] = found, True
-            distance = (found - self.tau).abs()
+            measured = torch.tensor(steps, dtype=torch.float64)
+            self.steps[edges], self.tested[edges] = measured, True
+            distance = (measured - self.tau).abs()
             self.margin = min(self.margin, float(distance.nan_to_num(math.inf).min()))
         return {"destination": destination, "kept": kept, "steps": steps}
 
     def _accept(self, plan: Plan, removed: list[int]) -> None:
-        """Make the decided input of a destination the circuit's own."""
+        """Set the input of a destination in the circuit to its decided input."""
         total = 0.0
-        for lane in self.lanes:
-            start = lane.clean_input(plan)
-            for source in removed:  # one by one: the sums of the search, to the last bit
-                start = lane.states(start, [source], [True])[0]
-            total += lane.kl(plan, start[None], accept=True).item()
+        for cached in self.batches:
+            start = cached.clean_input(plan)
+            for source in removed:  # one at a time, for sums bit-identical to the search's
+                start = cached.states(start, [source], [True])[0]
+            total += cached.kl(plan, start[None], accept=True).item()
         self.kl = total / self.n_prompts
 
     def _decide(self, plan: Plan, sources: list[int]) -> tuple[list[int], list[float]]:
-        """Kept sources, and every source's KL step."""
-        inputs = [lane.clean_input(plan) for lane in self.lanes]
-        most = max(1, min(self.max_bytes // lane.bytes_per_state(plan) for lane in self.lanes))
-        removable: dict[int, bool] = {}  # what failed batches say of candidates yet to come
+        """Return the kept sources, and the KL step of every source."""
+        inputs = [cached.clean_input(plan) for cached in self.batches]
+        most = max(
+            1, min(self.max_bytes // cached.bytes_per_state(plan) for cached in self.batches)
+        )
+        removable: dict[int, bool] = {}  # predictions for candidates, from earlier batches
         kept: list[int] = []
         steps: list[float] = []
         while len(steps) < len(sources):
@@ -224,34 +233,43 @@ class _Search:
             batch = rest[:size]
             guesses = [removable.get(source, True) for source in batch]
             states = [
-                lane.states(start, batch, guesses)
-                for lane, start in zip(self.lanes, inputs, strict=True)
+                cached.states(start, batch, guesses)
+                for cached, start in zip(self.batches, inputs, strict=True)
             ]
-            kls = sum(lane.kl(plan, rows) for lane, rows in zip(self.lanes, states, strict=True))
+            kls = sum(
+                cached.kl(plan, rows) for cached, rows in zip(self.batches, states, strict=True)
+            )
             assert isinstance(kls, Tensor)
             self.n_states += size
-            found = settle(self.kl, (kls / self.n_prompts).tolist(), guesses, self.tau)
-            n = len(found.steps)
-            steps += found.steps
-            kept += [s for s, step in zip(batch, found.steps, strict=False) if not step < self.tau]
-            self.kl = found.kl
-            if found.accepted is not None:
-                inputs = [rows[found.accepted] for rows in states]
-            removable = dict(zip(batch[n:], found.outlook, strict=True))
+            result = settle(self.kl, (kls / self.n_prompts).tolist(), guesses, self.tau)
+            n = len(result.steps)
+            steps += result.steps
+            kept += [s for s, step in zip(batch, result.steps, strict=False) if not step < self.tau]
+            self.kl = result.kl
+            if result.accepted is not None:
+                inputs = [rows[result.accepted] for rows in states]
+            removable = dict(zip(batch[n:], result.predictions, strict=True))
             self.run_length += 0.2 * (n * (2 if n == size else 1) - self.run_length)
         return kept, steps
 
     def result(self, order: Int[Tensor, "edge"]) -> AcdcResult:
+        """Return the result of a finished search."""
         kept = torch.from_numpy(self.circuit.kept)
-        kept = kept[self.graph.edge_destination, self.graph.edge_source]
         return AcdcResult(
-            self.graph, self.tau, kept, self.steps, self.tested, self.kl, self.margin, order,
-            self.n_states,
-        )  # fmt: skip
+            graph=self.graph,
+            tau=self.tau,
+            kept=kept[self.graph.edge_destination, self.graph.edge_source],
+            steps=self.steps,
+            tested=self.tested,
+            kl=self.kl,
+            margin=self.margin,
+            order=order,
+            n_states=self.n_states,
+        )
 
 
 def _split(bucket: Bucket, max_bytes: int) -> Iterator[Bucket]:
-    """Parts of a bucket of which one state, everything changing, stays within the memory."""
+    """Split prompts into parts whose state fits into the memory even if everything changes."""
     _, n_prompts, n_positions, width = bucket.clean.shape
     per_prompt = 2 * len(bucket.clean) * n_positions * width * bucket.clean.element_size()
     size = max(1, max_bytes // per_prompt)
@@ -264,3 +282,53 @@ def _split(bucket: Bucket, max_bytes: int) -> Iterator[Bucket]:
             bucket.logits[part],
             bucket.first,
         )
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The decisions that follow from a batch of states.
+
+    Attributes:
+        steps: KL steps of the candidates up to and including the first wrong guess.
+        accepted: index of the state that is the circuit now; None if the circuit has not changed.
+        kl: KL of the circuit.
+        predictions: for every later candidate, whether it is expected to be removed.
+    """
+
+    steps: list[float]
+    accepted: int | None
+    kl: float
+    predictions: list[bool]
+
+
+def settle(kl: float, kls: list[float], guesses: list[bool], tau: float) -> Settled:
+    """Compare guesses (True: removed) with the KL steps, up to the first wrong guess.
+
+    Args:
+        kl: KL of the circuit so far.
+        kls: KL of each state.
+        guesses: the guesses on which the states are based.
+        tau: the threshold.
+    """
+    steps: list[float] = []
+    accepted = None
+    for index, (candidate, guess) in enumerate(zip(kls, guesses, strict=True)):
+        steps.append(candidate - kl)
+        removed = steps[-1] < tau
+        reference = candidate if guess else kl  # of the states that follow
+        if removed:
+            accepted, kl = index, candidate
+        if removed != guess:
+            later = _predict(reference, kls[index + 1 :], guesses[index + 1 :], tau)
+            return Settled(steps, accepted, kl, later)
+    return Settled(steps, accepted, kl, [])
+
+
+def _predict(reference: float, kls: list[float], guesses: list[bool], tau: float) -> list[bool]:
+    """Predict removals of later candidates from the steps between states after a wrong guess."""
+    predictions = []
+    for candidate, guess in zip(kls, guesses, strict=True):
+        predictions.append(candidate - reference < tau)
+        if guess:
+            reference = candidate
+    return predictions

@@ -12,11 +12,10 @@ from transformer_lens import HookedTransformer
 from evaluations.core.model_source import load_model
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.acdc import search as module
-from evaluations.suite.circuits.methods.acdc.engine import Lane
+from evaluations.suite.circuits.methods.acdc.engine import BatchState
 from evaluations.suite.circuits.methods.acdc.folded import Folded
-from evaluations.suite.circuits.methods.acdc.plan import Circuit
-from evaluations.suite.circuits.methods.acdc.search import acdc
-from evaluations.suite.circuits.methods.acdc.speculation import settle
+from evaluations.suite.circuits.methods.acdc.plan import PartialCircuit
+from evaluations.suite.circuits.methods.acdc.search import acdc, settle
 from evaluations.suite.circuits.patched import Bucket, circuit_kl, prepare
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.tiny import SHAPES, prompts, tiny_model
@@ -100,13 +99,13 @@ def test_memory_bounds_the_batches_and_changes_nothing(monkeypatch):
     graph = Graph.of(model)
     buckets = prepare(model, graph, prompts((9,), n=7))
     sizes: list[tuple[int, int]] = []
-    original = Lane.kl
+    original = BatchState.kl
 
     def watched(self, plan, states, accept=False):
         sizes.append((len(states), len(states) * self.bytes_per_state(plan)))
         return original(self, plan, states, accept)
 
-    monkeypatch.setattr(Lane, "kl", watched)
+    monkeypatch.setattr(BatchState, "kl", watched)
     found = []
     for max_bytes in (2**26, 2**18, 1):
         sizes.clear()
@@ -161,12 +160,12 @@ def test_float64_is_float64_throughout():
     model = tiny_model(d_head=3)
     graph = Graph.of(model)
     buckets = prepare(model, graph, prompts((8,)))
-    lane = Lane(graph, Folded.of(model), buckets[0])
+    state = BatchState(graph, Folded.of(model), buckets[0])
     found = acdc(model, graph, buckets, 0.01)
     kept, steps, _ = _sequential(model, graph, buckets, 0.01, graph.order())
     assert torch.equal(found.kept, kept)
     torch.testing.assert_close(found.steps, steps, atol=1e-13, rtol=1e-11)
-    for tensor in (lane.current, lane.replacement, *lane.qkv, *lane.z, *lane.streams.values()):
+    for tensor in (state.current, state.replacement, *state.qkv, *state.z, *state.streams.values()):
         assert tensor.dtype == torch.float64
     attn = model.blocks[0].attn
     wanted = (attn.W_Q / attn.attn_scale * model.blocks[0].ln1.w[:, None]).mT
@@ -249,7 +248,7 @@ def test_an_order_that_acdc_may_not_take_is_refused():
 
 def test_only_what_changes_and_matters_is_planned():
     graph = Graph(3, 2)
-    circuit = Circuit(graph)
+    circuit = PartialCircuit(graph)
     final = graph.n_destinations - 1
     circuit.decide(final, [graph.head(2, 1), graph.mlp(0)])
     circuit.decide(graph.destination(2, "q", 1), [graph.head(1, 0)])
@@ -276,15 +275,15 @@ def test_a_batch_settles_up_to_its_first_wrong_guess():
     settled = settle(0.0, [0.1, 0.2, 1.2, 1.3, 3.3], [True] * 5, 0.5)
     assert settled.steps == pytest.approx([0.1, 0.1, 1.0])
     assert (settled.accepted, settled.kl) == (1, 0.2)
-    assert settled.outlook == [True, False]
+    assert settled.predictions == [True, False]
     # a candidate rightly thought kept does not move the reference
     settled = settle(0.0, [0.9, 0.1, 0.15], [False, True, True], 0.5)
     assert settled.steps == pytest.approx([0.9, 0.1, 0.05])
-    assert (settled.accepted, settled.kl, settled.outlook) == (2, 0.15, [])
+    assert (settled.accepted, settled.kl, settled.predictions) == (2, 0.15, [])
     # one wrongly thought kept is removed after all, and what follows was built without that
     settled = settle(0.0, [0.2, 0.1], [False, True], 0.5)
     assert (settled.steps, settled.accepted, settled.kl) == ([0.2], 0, 0.2)
-    assert settled.outlook == [True]
+    assert settled.predictions == [True]
 
 
 def test_log_sum_exp_is_right_even_far_from_the_guess():
