@@ -33,7 +33,7 @@ from evaluations.core.model_source import load_model
 from evaluations.core.text import Text, evaluation_text
 from evaluations.suite.gates.evaluation import GatesConfig
 from evaluations.suite.gates.interventions import measure_interventions
-from evaluations.suite.gates.leak import Tokens, collect, measure_leak, next_token_classes
+from evaluations.suite.gates.leak import ProbeTokens, collect, measure_leak, next_token_classes
 from evaluations.suite.gates.masks import BATCH_TOKENS, SITES, Masks, batches, gated
 from evaluations.suite.gates.probe import BATCH, Features, Probe, gradient
 from evaluations.suite.gates.usage import count
@@ -96,11 +96,11 @@ def exhaust(steps: Iterator[object]) -> None:
 
 def stages(
     model: SelfAblatingTransformer, text: Text, config: GatesConfig
-) -> tuple[dict[str, float], Tokens]:
+) -> tuple[dict[str, float], ProbeTokens]:
     """CPU seconds of each stage, and what the probes read."""
     probed = text.sample(config.probe_stories, config.seed)
     changed = text.sample(config.intervention_stories, config.seed)
-    kept: list[Tokens] = []
+    kept: list[ProbeTokens] = []
     works: dict[str, Callable[[], object]] = {
         "usage": lambda: count(model, text, config.seed),
         "leak: states": lambda: kept.append(collect(model, probed, config.seed)),
@@ -112,7 +112,7 @@ def stages(
 
 @torch.inference_mode()
 def against_plain(
-    model: SelfAblatingTransformer, text: Text, tokens: Tokens, n_classes: int
+    model: SelfAblatingTransformer, text: Text, tokens: ProbeTokens, n_classes: int
 ) -> dict[str, tuple[float, float]]:
     """CPU seconds of ours and of the plain way."""
     found = {

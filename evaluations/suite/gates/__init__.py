@@ -1,4 +1,4 @@
-"""gates: which units the masks choose, what the masks tell, what it costs to exchange them."""
+"""gates: usage of units by the masks, information in the masks, and interventions on them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from evaluations.suite.gates.config import GatesConfig
 SPEC = Spec(
     package=__name__,
     name="gates",
-    summary="Gates: which units the masks choose, what the masks tell, what exchanging them costs.",
+    summary="Gates: which units the masks select, what they encode, the cost of other masks.",
     description="""\
-Over the validation split: how often each unit wins, dead units, entropy of the masks, overlap
-between neighbouring tokens and between layers. On samples of stories: how much of the next token a
-linear probe reads from the masks of each layer, beside shuffled masks, the current token and the
-clean stream; and the ablated loss with masks shuffled, random, or of another story. A picture of
-the masks over a story is written. Models without gates fail; the others go on.""",
+On the validation split: win frequency of each unit, dead units, entropy of the masks, overlap
+between neighbouring tokens and similarity between layers. On samples of stories: information on the
+next token that a linear probe reads from the masks of each layer, compared with shuffled masks, the
+current token and the clean stream; and the ablated loss with masks that are shuffled, random, or
+taken from another story. A picture of the masks over a story is written. Models without gates fail;
+the other models are still measured.""",
     examples=(
         "sat-eval gates demo:local-k4 demo:global-k4",
         "sat-eval gates runs/mine --data stories.jsonl.gz --probe-stories 400",

@@ -9,29 +9,30 @@ from sat_interp._util.errors import UserError
 
 @dataclass(frozen=True)
 class GatesConfig:
-    """What decides the figures of ``gates`` besides the model and the text."""
+    """Settings of ``gates``."""
 
     seed: int = 0
-    """Seed of samples of stories, shuffles, probes, the bootstrap, and gates that are random."""
+    """Seed of samples of stories, shuffles, probes, the bootstrap, and random gates."""
 
     resamples: int = 2000
     """Number of bootstrap resamples of the stories."""
 
     probe_stories: int = 160
-    """Number of stories, drawn at random, that the probes are trained, tuned and tested on; 0 for
-    none."""
+    """Number of stories, drawn at random, for training, tuning and testing the probes; 0 for no
+    probes."""
 
     probe_classes: int = 512
-    """Number of next tokens that the probes distinguish; the last class holds all the others."""
+    """Number of classes of next tokens that the probes distinguish; the last one is for all other
+    tokens."""
 
     intervention_stories: int = 40
-    """Number of stories, drawn at random, on which masks are exchanged; 0 for none."""
+    """Number of stories, drawn at random, for interventions on the masks; 0 for none."""
 
     picture_story: int = 0
-    """Number of the story that the picture of masks shows, counted from 0."""
+    """Number of the story in the picture of masks, counted from 0."""
 
     picture_tokens: int = 24
-    """Number of its tokens that the picture shows."""
+    """Number of tokens in the picture of masks."""
 
     def __post_init__(self) -> None:
         for name in ("resamples", "probe_stories", "intervention_stories", "picture_story"):

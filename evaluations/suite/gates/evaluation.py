@@ -1,8 +1,8 @@
-"""gates: which units the masks choose, what the choice tells, and what it costs to change it.
+"""gates: usage of units by the masks, information in the masks, and interventions on them.
 
-What is measured is defined where it is computed: ``usage.py`` (win frequencies, dead units,
-entropy, overlaps), ``leak.py`` (probes from masks to the next token), ``interventions.py`` (the
-ablated loss under other masks), ``picture.py`` (the units each token of a story selects).
+The metrics are defined in ``usage.py`` (win frequencies, dead units, entropy, overlaps),
+``leak.py`` (probes from masks to the next token) and ``interventions.py`` (the ablated loss under
+other masks); ``picture.py`` lists the units that each token of a story selects.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ prepare = text_data
 
 
 def evaluate(model: HookedTransformer, text: Text, config: GatesConfig) -> Measurement:
-    """Usage, leak and interventions of a model with gates.
+    """Measure usage, information and interventions of a model's masks.
 
     Raises:
-        UserError: the model has no gates or states that are not finite, the text has tokens it does
-            not know, no story of that number, or too few stories for the probes.
+        UserError: the model has no gates or its states are not finite; the text has tokens outside
+            its vocabulary, no story of the number given, or too few stories for the probes.
     """
     gated_model = gated(model)
     check_finite(gated_model)
@@ -46,14 +46,14 @@ def evaluate(model: HookedTransformer, text: Text, config: GatesConfig) -> Measu
     was_training = model.training
     model.eval()
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # gates that are random draw from here
+        torch.manual_seed(config.seed)  # used by random gates
         result = _measure(gated_model, text, config)
     model.train(was_training)
     return result
 
 
 def check(model: HookedTransformer, config: GatesConfig) -> None:
-    """Refuse a model without gates.
+    """Check that the model has gates.
 
     Raises:
         UserError: it has none.
@@ -62,7 +62,7 @@ def check(model: HookedTransformer, config: GatesConfig) -> None:
 
 
 def preview(subject: Any) -> str:
-    """Return what the defaults read of a model."""
+    """Describe the number of stories under default settings."""
     return f"{len(subject.text):,} stories; {GatesConfig().probe_stories} stories probed"
 
 
@@ -90,7 +90,7 @@ def _measure(model: SelfAblatingTransformer, text: Text, config: GatesConfig) ->
 
 
 def gates_read(model: SelfAblatingTransformer) -> str:
-    """Which state the gates choose by."""
+    """Describe the state that the gates read."""
     if not model.ablation.has_gate_weights:
         return "nothing: the masks are random"
     if model.ablation.variant == "local":

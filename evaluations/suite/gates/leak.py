@@ -1,33 +1,34 @@
-"""How much of the next token a linear probe reads from the masks.
+"""Information on the next token that a linear probe reads from the masks.
 
 For each layer a probe (``probe.py``) predicts the next token of the text from the masks of that
-layer, attention units and neurons together, at the same position. Beside it, on the same tokens
-and by the same rule of fitting:
+layer, attention units and neurons together, at the same position. It is compared with probes of
+other features, fitted in the same way on the same tokens:
 
-- ``shuffled``: the same masks, the positions of each story in random order. What is left is what
-  the masks tell of the story as a whole, and what the probe makes up.
-- ``token``: the current token alone, i.e. a table of bigrams. Tokens that no training story has
-  share one row that stays empty.
-- ``token+mask``: both. What it reads beyond ``token`` is no measure of what masks tell beyond the
-  token: masks that are a pure function of the token help too, for tokens that get like masks learn
-  from each other, and they help the more, the less text there is.
-- ``token+exchanged``: the fair control: the token, with the mask of another occurrence of the same
-  token (``masks.exchanged_occurrences``, over all stories of the probes, in
-  training, tuning and testing alike; both sites and their layer move together). It keeps all that
-  the token says of the mask and nothing else. The EXCESS, ``token+mask`` minus
-  ``token+exchanged``, is what masks tell beyond the current token. A token that occurs once keeps
-  its mask, which makes the excess a little too small; the share of such tokens is in the record.
+- ``shuffled``: the same masks, with the positions of each story in random order. This leaves
+  information on the story as a whole, and the probe's overfitting.
+- ``token``: the current token only, i.e. a table of bigrams. Tokens that occur in no training story
+  share a row without counts.
+- ``token+mask``: both. Its gain over ``token`` does not measure what masks encode beyond the token:
+  even masks that are a function of the token help, since tokens with similar masks share training
+  data, and they help more with less text.
+- ``token+exchanged``: the control for that gain: the token, with the mask of another occurrence of
+  the same token (``masks.exchanged_occurrences``, over all stories of the probes, in training,
+  tuning and testing; both sites and all layers move together). It preserves the dependence of the
+  mask on the token and destroys all other information. The EXCESS, ``token+mask`` minus
+  ``token+exchanged``, is the information in masks beyond the current token. A token that occurs
+  once keeps its mask, which biases the excess slightly downwards; the share of such tokens is in
+  the record.
 - ``residual``: the clean residual stream at the block's input, and ``final``: the clean state
-  after the final LN. Local gates read the former, global gates the latter. No mask can tell more
-  than the state its gates read, but a linear probe may read more of it there: masks are no linear
-  function of the state.
+  after the final LN. Local gates read the former, global gates the latter. A mask cannot contain
+  more information than the state its gates read, but a linear probe may read more of it from the
+  mask, which is a nonlinear function of the state.
 
-Classes are the most frequent next tokens of the training stories, and one more for all others; how
-many tokens are such others is in the record. Figures are cross-entropy on the test stories (nats a
-token), the bits gained over the unigram baseline (the probe with no features) and accuracy.
+Classes are the most frequent next tokens of the training stories, and a last class for all other
+tokens; the share of other tokens is in the record. Metrics are cross-entropy on the test stories
+(nats per token), bits gained over the unigram baseline (the probe without features) and accuracy.
 Intervals are bootstrapped over test stories; differences are paired.
 
-Hard masks are read as the set of their winners, soft ones with their weights.
+The features of a hard mask are its winners, those of a soft mask its weights.
 """
 
 from __future__ import annotations
@@ -62,15 +63,17 @@ MIN_STORIES = 8
 
 
 @dataclass
-class Tokens:
-    """Every token of the probes' stories, and what is read there.
+class ProbeTokens:
+    """All tokens of the probes' stories, and the features at each token.
 
     Attributes:
-        current, following: the token and the next one.
-        story: which story it is of.
-        masks, shuffled: per layer, what the masks hold.
-        exchanged: for each token the place of another occurrence of it, whose mask it is lent.
-        residual: per layer, the clean stream at the block's input.
+        current: the token.
+        following: the next token.
+        story: number of its story.
+        masks: features of the masks, by layer.
+        shuffled: features of the shuffled masks, by layer.
+        exchanged: index of another occurrence of each token.
+        residual: the clean stream at the block's input, by layer.
         final: the clean state after the final LN.
     """
 
@@ -85,8 +88,8 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one probe reads on the test stories, summed story by story."""
+class ProbeReading:
+    """A probe's cross-entropy and number of correct predictions, summed over each test story."""
 
     probe: Probe
     nats: Float[np.ndarray, " test_stories"]
@@ -98,24 +101,25 @@ class Leak:
     """All probes of one model.
 
     Attributes:
-        readings: by name (``token``, ``mask``, ...), one for each layer, or a single one.
-        tokens: test tokens of each test story.
-        facts: classes, how many tokens are in none, stories and tokens of each role.
+        readings: by name (``token``, ``mask``, ...), for each layer, or a single one.
+        unigram: the unigram baseline.
+        tokens: number of tokens of each test story.
+        facts: number of classes, share of other tokens, stories and tokens of each split.
     """
 
-    readings: dict[str, list[Reading]]
-    unigram: Reading
+    readings: dict[str, list[ProbeReading]]
+    unigram: ProbeReading
     tokens: Float[np.ndarray, " test_stories"]
     facts: dict[str, Any]
 
     def bits(self, name: str) -> list[Float[np.ndarray, " test_stories"]]:
-        """Bits gained over the unigram baseline, summed over each test story, by layer."""
-        return [(self.unigram.nats - one.nats) / math.log(2) for one in self.readings[name]]
+        """Return bits gained over the unigram baseline, summed over each test story, by layer."""
+        return [(self.unigram.nats - reading.nats) / math.log(2) for reading in self.readings[name]]
 
 
 @torch.inference_mode()
-def collect(model: SelfAblatingTransformer, text: Text, seed: int) -> Tokens:
-    """Run the model over the text once and keep what the probes read."""
+def collect(model: SelfAblatingTransformer, text: Text, seed: int) -> ProbeTokens:
+    """Run the model over the text once and collect the features of the probes."""
     generator = torch.Generator().manual_seed(seed)
     current, following, story, final = [], [], [], []
     layers = model.cfg.n_layers
@@ -134,28 +138,29 @@ def collect(model: SelfAblatingTransformer, text: Text, seed: int) -> Tokens:
             masks[layer].append(_features(model, sites))
             moved = [(at_positions(mask, order), k) for mask, k in sites]
             shuffled[layer].append(_features(model, moved))
-    device = model.W_E.device
     tokens = torch.cat(current)
-    return Tokens(
-        tokens, torch.cat(following), torch.cat(story).to(device),
-        [_concatenated(parts) for parts in masks],
-        [_concatenated(parts) for parts in shuffled],
-        exchanged_occurrences(tokens, generator),
-        [torch.cat(parts) for parts in residual],
-        torch.cat(final),
-    )  # fmt: skip
+    return ProbeTokens(
+        current=tokens,
+        following=torch.cat(following),
+        story=torch.cat(story).to(model.W_E.device),
+        masks=[_concatenated(parts) for parts in masks],
+        shuffled=[_concatenated(parts) for parts in shuffled],
+        exchanged=exchanged_occurrences(tokens, generator),
+        residual=[torch.cat(parts) for parts in residual],
+        final=torch.cat(final),
+    )
 
 
 def _features(model: SelfAblatingTransformer, sites: list[tuple[Tensor, int]]) -> Features:
-    """The masks of both sites as a probe reads them: winners where they are hard."""
-    found = Features()
+    """Return the masks of both sites as features: weights of soft masks, winners of hard ones."""
+    features = Features()
     for mask, k in sites:
         if model.ablation.forward_mask == "soft":
-            one = Features(dense=mask.flatten(0, 1).float())
+            site = Features(dense=mask.flatten(0, 1).float())
         else:
-            one = Features(winners(mask, k).flatten(0, 1), mask.shape[-1])
-        found = found.together_with(one)
-    return found
+            site = Features(winners(mask, k).flatten(0, 1), mask.shape[-1])
+        features = features.together_with(site)
+    return features
 
 
 def _concatenated(parts: list[Features]) -> Features:
@@ -167,18 +172,18 @@ def _concatenated(parts: list[Features]) -> Features:
 
 
 @torch.inference_mode()
-def measure_leak(tokens: Tokens, n_classes: int, seed: int) -> Leak:
-    """Fit every probe and read the test stories.
+def measure_leak(tokens: ProbeTokens, n_classes: int, seed: int) -> Leak:
+    """Fit every probe and evaluate it on the test stories.
 
     Raises:
-        UserError: too few stories to train, tune and test on different ones.
+        UserError: there are too few stories to train, tune and test on different ones.
     """
     roles = story_roles(tokens.story, seed)
     split = Split(*(torch.nonzero(roles == role)[:, 0] for role in range(len(ROLES))))
     classes, n_classes = next_token_classes(tokens.following, split.train, n_classes)
     fitting = _Fitting(classes, n_classes, split, tokens.story[split.test], seed)
     token = _current_token(tokens.current, split.train)
-    readings: dict[str, list[Reading]] = {"token": [], "final": []}
+    readings: dict[str, list[ProbeReading]] = {"token": [], "final": []}
     with progress.bar(total=2 + 5 * len(tokens.masks), desc="gates: probes", unit="probe") as bar:
 
         def read(name: str, features: Features) -> None:
@@ -197,20 +202,20 @@ def measure_leak(tokens: Tokens, n_classes: int, seed: int) -> Leak:
             read("residual", Features(dense=residual))
     unigram = fitting.unigram()
     counts = fitting.per_story(torch.ones(len(split.test)))
+    rows_of = dict(zip(ROLES, split, strict=True))
     facts = {
         "classes": n_classes,
         "classes_are": "the most frequent next tokens of the training stories, and one for others",
         "other_share": float((classes[split.test] == n_classes - 1).double().mean()),
         "kept_own_mask_share": float((tokens.exchanged[split.test] == split.test).double().mean()),
-        "stories": {role: int(len(tokens.story[rows].unique()))
-                    for role, rows in zip(ROLES, split, strict=True)},
-        "tokens": {role: len(rows) for role, rows in zip(ROLES, split, strict=True)},
-    }  # fmt: skip
+        "stories": {role: len(tokens.story[rows].unique()) for role, rows in rows_of.items()},
+        "tokens": {role: len(rows) for role, rows in rows_of.items()},
+    }
     return Leak(readings, unigram, counts, facts)
 
 
 def check_stories(n_stories: int) -> None:
-    """Refuse a sample that cannot be parted.
+    """Check that there are enough stories to train, tune and test probes.
 
     Raises:
         UserError: fewer than MIN_STORIES stories.
@@ -223,7 +228,7 @@ def check_stories(n_stories: int) -> None:
 
 
 def story_roles(story: Int[Tensor, " tokens"], seed: int) -> Int[Tensor, " tokens"]:
-    """0, 1 or 2 for each token: whether its story is for training, tuning or testing.
+    """Assign stories to training (0), tuning (1) or testing (2), and return that of each token.
 
     Raises:
         UserError: fewer than MIN_STORIES stories.
@@ -239,7 +244,7 @@ def story_roles(story: Int[Tensor, " tokens"], seed: int) -> Int[Tensor, " token
 def next_token_classes(
     following: Int[Tensor, " tokens"], train: Int[Tensor, " n_train"], n_classes: int
 ) -> tuple[Int[Tensor, " tokens"], int]:
-    """Classes of the next tokens, frequent ones first, the last class for all others."""
+    """Return the class of each next token, most frequent first, and the number of classes."""
     counts = torch.bincount(following[train], minlength=int(following.max()) + 1)
     frequent = counts.argsort(descending=True, stable=True)[: n_classes - 1]
     frequent = frequent[counts[frequent] > 0]
@@ -249,7 +254,7 @@ def next_token_classes(
 
 
 def _current_token(current: Tensor, train: Tensor) -> Features:
-    """One feature for each token of the training stories, feature 0 for those they lack."""
+    """Return a feature for each token of the training stories, feature 0 for all others."""
     known = current[train].unique()
     table = current.new_zeros(int(current.max()) + 1)
     table[known] = torch.arange(1, len(known) + 1, device=current.device)
@@ -258,7 +263,7 @@ def _current_token(current: Tensor, train: Tensor) -> Features:
 
 @dataclass(frozen=True)
 class _Fitting:
-    """What all probes of a model have in common."""
+    """Fits and evaluates probes of one model on the same tokens and classes."""
 
     classes: Tensor
     n_classes: int
@@ -266,50 +271,55 @@ class _Fitting:
     story: Tensor
     seed: int
 
-    def read(self, features: Features) -> Reading:
+    def read(self, features: Features) -> ProbeReading:
+        """Fit a probe of the features and evaluate it."""
         if features.dense is not None:
             dense = scaled(features.dense, self.split.train)
             features = Features(features.on, features.n_on, dense)
         probe = fit_probe(features, self.classes, self.n_classes, self.split, self.seed)
         return self._reading(probe, features)
 
-    def unigram(self) -> Reading:
-        """The probe without features: the classes' frequencies in the training stories."""
-        nothing = Features(dense=torch.zeros(len(self.classes), 0, device=self.classes.device))
+    def unigram(self) -> ProbeReading:
+        """Evaluate the probe without features: class frequencies in the training stories."""
+        empty = Features(dense=torch.zeros(len(self.classes), 0, device=self.classes.device))
         probe = Probe.unigram(self.classes[self.split.train], self.n_classes, 0)
-        return self._reading(probe, nothing)
+        return self._reading(probe, empty)
 
-    def _reading(self, probe: Probe, features: Features) -> Reading:
+    def _reading(self, probe: Probe, features: Features) -> ProbeReading:
         losses, hits = token_scores(probe, features, self.classes, self.split.test)
-        return Reading(probe, self.per_story(losses), self.per_story(hits))
+        return ProbeReading(probe, self.per_story(losses), self.per_story(hits))
 
     def per_story(self, values: Tensor) -> Float[np.ndarray, " test_stories"]:
+        """Return the sum of the values of each test story's tokens."""
         _, place = self.story.cpu().unique(return_inverse=True)
         return np.bincount(place.numpy(), values.double().cpu().numpy())
 
 
 def described(leak: Leak, resamples: int, seed: int) -> dict[str, Any]:
-    """Every probe's figures, layer by layer, as the record keeps them."""
+    """Return the results of every probe, layer by layer, for the record."""
     probes = {}
     for name, readings in {"unigram": [leak.unigram], **leak.readings}.items():
-        probes[name] = [_told(leak, one, resamples, seed) for one in readings]
+        probes[name] = [_probe_details(leak, reading, resamples, seed) for reading in readings]
     return {**leak.facts, "probes": probes}
 
 
-def _told(leak: Leak, reading: Reading, resamples: int, seed: int) -> dict[str, Any]:
+def _probe_details(leak: Leak, reading: ProbeReading, resamples: int, seed: int) -> dict[str, Any]:
     bits = (leak.unigram.nats - reading.nats) / math.log(2)
     figures = {"cross_entropy": reading.nats, "bits": bits, "accuracy": reading.hits}
-    told: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     for name, sums in figures.items():
-        found = ratio(sums, leak.tokens)
+        mean = ratio(sums, leak.tokens)
         interval = bootstrap(sums, leak.tokens, resamples=resamples, seed=seed)
-        told[name] = found.value
+        details[name] = mean.value
         if name == "bits" and reading.probe.is_baseline:
-            interval = None  # 0 in every story, whatever the story
-        told[f"{name}_standard_error"] = found.standard_error
-        told[f"{name}_interval"] = [interval.low, interval.high] if interval else None
+            interval = None  # 0 for every story
+        details[f"{name}_standard_error"] = mean.standard_error
+        details[f"{name}_interval"] = [interval.low, interval.high] if interval else None
     probe = reading.probe
     return {
-        **told, "train_cross_entropy": probe.train_loss, "penalty": probe.penalty,
-        "epochs": probe.epochs, "converged": probe.converged,
-    }  # fmt: skip
+        **details,
+        "train_cross_entropy": probe.train_loss,
+        "penalty": probe.penalty,
+        "epochs": probe.epochs,
+        "converged": probe.converged,
+    }

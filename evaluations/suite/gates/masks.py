@@ -1,4 +1,4 @@
-"""A model's masks as the evaluation of gates reads them."""
+"""Masks and winners of a model with gates, batch by batch."""
 
 from __future__ import annotations
 
@@ -27,44 +27,42 @@ Masks = dict[str, list[Tensor]]
 """For each site, the (batch, pos, units) mask of every layer."""
 
 
-class Reading(NamedTuple):
-    """What the gates make of a batch of tokens."""
+class GateOutputs(NamedTuple):
+    """The clean stream and the masks of a batch of tokens."""
 
     clean: CleanPass
     masks: Masks
     rankings: Masks
-    """For each site and layer values (batch, pos, units) whose k largest are the winners."""
+    """For each site and layer, values (batch, pos, units) of which the k largest are winners."""
 
 
-class Batch(NamedTuple):
-    """Stories of one length."""
+class StoryBatch(NamedTuple):
+    """Stories of one length with their clean stream and masks."""
 
     inputs: Int[Tensor, "batch pos"]
     targets: Int[Tensor, "batch pos"]
     stories: Int[Tensor, " batch"]
-    """Their places in the text."""
+    """Their numbers in the text."""
     clean: CleanPass
     masks: Masks
     rankings: Masks
 
 
 def gated(model: HookedTransformer) -> SelfAblatingTransformer:
-    """The model, if it has gates that select anything.
+    """Return the model if it has gates.
 
     Raises:
-        UserError: it has none, or dropout in their place, which keeps every unit outside training.
+        UserError: it has none, or dropout instead, which keeps every unit outside training.
     """
     if not isinstance(model, SelfAblatingTransformer) or not model.ablation.is_gated:
-        raise UserError("this model has no gates, so there are no masks to look at")
+        raise UserError("this model has no gates, so it has no masks")
     if model.ablation.gates == "dropout":
-        raise UserError(
-            "dropout stands in for this model's gates: outside training it has no masks"
-        )
+        raise UserError("this model has dropout instead of gates: outside training it has no masks")
     return model
 
 
 def check_finite(model: SelfAblatingTransformer) -> None:
-    """Refuse gates that cannot rank any units.
+    """Check that gate weights are finite.
 
     Raises:
         UserError: gate weights are NaN or infinite.
@@ -73,31 +71,31 @@ def check_finite(model: SelfAblatingTransformer) -> None:
         raise UserError("this model's gates have weights that are NaN or infinite")
 
 
-def batches(model: SelfAblatingTransformer, text: Text, title: str) -> Iterator[Batch]:
-    """Every story of the text once, from position 0, cut at the context, under a progress bar.
+def batches(model: SelfAblatingTransformer, text: Text, title: str) -> Iterator[StoryBatch]:
+    """Iterate once over the stories of the text, cut at the context, with a progress bar.
 
     Raises:
-        UserError: the model's states are not finite, so that its masks mean nothing.
+        UserError: the model's states are not finite, so its masks are not defined.
     """
     context = int(model.cfg.n_ctx)
     with progress.bar(total=int(text.scored(context).sum()), desc=title, unit="tok") as bar:
         for stories in story_batches(text.corpus, context, BATCH_TOKENS):
             tokens = stories.tokens.to(model.W_E.device)
             inputs, targets = tokens[:, :-1], tokens[:, 1:]
-            yield Batch(inputs, targets, stories.index, *read_gates(model, inputs))
+            yield StoryBatch(inputs, targets, stories.index, *read_gates(model, inputs))
             bar.update(inputs.numel())
 
 
 def kept_units(model: SelfAblatingTransformer, site: str) -> int:
-    """k: how many units of the site win at each token and layer."""
+    """Return k, the number of units of the site that win at each token and layer."""
     return model.ablation.k_attention if site == "attention" else model.ablation.k_neurons
 
 
-def read_gates(model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"]) -> Reading:
-    """The clean stream, the masks, and what the winners are told by.
+def read_gates(model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"]) -> GateOutputs:
+    """Return the clean stream, the masks, and the values that rank the units.
 
-    Hard masks tell them themselves. The weights of a soft mask may be zero for winners too, where
-    the k-th and the next score are close and the temperature is low: there the scores are read.
+    Hard masks are ranked by the mask itself. Soft masks are ranked by the gates' scores, because a
+    winner's weight may be zero if the k-th and the next score are close and the temperature is low.
 
     Raises:
         UserError: the clean stream or the gates' scores are not finite.
@@ -117,35 +115,37 @@ def read_gates(model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"])
     with model.hooks(fwd_hooks=[(is_score, keep)]):
         clean, pairs = model.clean_and_masks(tokens)
     if not clean.final.isfinite().all():
-        raise UserError("the clean stream is NaN or infinite, so the masks mean nothing")
+        raise UserError("the clean stream is NaN or infinite, so the masks are not defined")
     if not all(are_finite):
-        raise UserError("the gates' scores are NaN or infinite, so the masks mean nothing")
+        raise UserError("the gates' scores are NaN or infinite, so the masks are not defined")
     masks = {site: [pair[place] for pair in pairs] for place, site in enumerate(SITES)}
     rankings = {
-        # gates that are random have masks and no scores
-        site: [scores.get(f"blocks.{layer}.gates.hook_{site}_scores", mask)
-               for layer, mask in enumerate(masks[site])]
+        # random gates have masks, but no scores
+        site: [
+            scores.get(f"blocks.{layer}.gates.hook_{site}_scores", mask)
+            for layer, mask in enumerate(masks[site])
+        ]
         for site in SITES
-    }  # fmt: skip
-    return Reading(clean, masks, rankings)
+    }
+    return GateOutputs(clean, masks, rankings)
 
 
 def winners(ranking: Mask, k: int) -> Int[Tensor, "batch pos k"]:
-    """The k units that win at each position."""
+    """Return the k units that win at each position."""
     return ranking.topk(k, dim=-1).indices
 
 
 def shuffled_positions(
     tokens: Int[Tensor, "batch pos"], generator: torch.Generator
 ) -> Int[Tensor, "batch pos"]:
-    """A random order of the positions of each story."""
+    """Return a random permutation of the positions of each story."""
     return torch.rand(tokens.shape, generator=generator).argsort(-1)
 
 
 def at_positions(
     values: Num[Tensor, "batch pos units"], positions: Int[Tensor, "batch pos"]
 ) -> Num[Tensor, "batch pos units"]:
-    """``values[b, positions[b, t]]`` at [b, t]."""
+    """Return values at other positions: ``values[b, positions[b, t]]`` at [b, t]."""
     index = positions.to(values.device)[..., None].expand(-1, -1, values.shape[-1])
     return values.gather(1, index)
 
@@ -153,11 +153,10 @@ def at_positions(
 def exchanged_occurrences(
     tokens: Int[Tensor, " tokens"], generator: torch.Generator
 ) -> Int[Tensor, " tokens"]:
-    """For each place another one, drawn at random, that holds the same token.
+    """Return for each token the index of another, random occurrence of the same token.
 
-    The occurrences of each token are put in a random order and each is given the next one's place,
-    the last the first one's: a permutation in which a place keeps itself only where its token
-    occurs nowhere else.
+    The occurrences of each token are put in random order, and each is mapped to the next one, the
+    last to the first. The result is a permutation; its fixed points are tokens that occur once.
     """
     order = torch.randperm(len(tokens), generator=generator).to(tokens.device)
     order = order[tokens[order].argsort(stable=True)]  # token by token, in random order

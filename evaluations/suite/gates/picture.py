@@ -1,4 +1,4 @@
-"""The units each token of one story selects, layer by layer."""
+"""The units that each token of a story selects, layer by layer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sat_interp.model.transformer import SelfAblatingTransformer
 def picture(
     model: SelfAblatingTransformer, text: Text, story: int, n_tokens: int
 ) -> dict[str, Any]:
-    """The winners at the first ``n_tokens`` positions of a story, the token before it first.
+    """Return the winners at the first ``n_tokens`` positions of a story, start token included.
 
     Returns:
         ``story``; ``tokens``, as text; and for ``attention`` and ``neuron`` a list by layer of a
@@ -30,12 +30,12 @@ def picture(
     ids = [text.start, *text.corpus.story(story).tolist()]
     ids = ids[: min(n_tokens, int(model.cfg.n_ctx))]
     rankings = read_gates(model, torch.tensor([ids], device=model.W_E.device)).rankings
-    found: dict[str, Any] = {"story": story}
-    found["tokens"] = [str(text.tokenizer.decode([one])) for one in ids]
+    shown: dict[str, Any] = {"story": story}
+    shown["tokens"] = [str(text.tokenizer.decode([token])) for token in ids]
     for site in SITES:
         k = kept_units(model, site)
         layers = [winners(ranking, k)[0].sort(-1).values for ranking in rankings[site]]
-        found[site] = [
+        shown[site] = [
             [" ".join(map(str, position)) for position in layer.tolist()] for layer in layers
         ]
-    return found
+    return shown

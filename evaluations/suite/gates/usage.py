@@ -1,30 +1,30 @@
-"""Which units the gates choose: win frequencies, dead units, entropy, and how masks overlap.
+"""Usage of units by the masks: win frequencies, dead units, entropy, and overlap of masks.
 
-A unit WINS at a token of a layer if it is one of the k that the mask keeps (for soft masks: one of
-the k with the highest scores). Everything is counted per layer and site (attention units, neurons),
-over every position a story has as input, the end-of-text token in front included.
+A unit WINS at a token of a layer if it is one of the k units that the mask keeps (for soft masks:
+one of the k with the highest scores). All metrics are computed per layer and site (attention units,
+neurons), over all input positions of the stories, including the end-of-text token at the start.
 
-- Win frequency p_u: share of tokens at which unit u wins; they sum to k.
-- Dead: a unit that wins at no token of the text. Its standard error is the jackknife's over
-  stories, from the units that only one story kept from being dead.
-- Mask entropy: of the distribution of wins over the n units, H = - sum_u q_u log2 q_u bits, with
-  q_u = p_u / k. It lies between log2 k (always the same units) and log2 n (all units alike), and
-  its share is H / log2 n. It is the entropy of the marginal: it says how evenly the units are used,
-  not how much one token's mask says. Estimated by plugging in frequencies, which is too low by
-  about (n - 1) / (2 ln 2 * wins) bits.
+- Win frequency p_u: share of tokens at which unit u wins. The frequencies sum to k.
+- Dead: a unit that wins at no token of the text. The standard error is the jackknife's over
+  stories, from the units that win in a single story.
+- Mask entropy: entropy of the distribution of wins over the n units, H = - sum_u q_u log2 q_u bits,
+  with q_u = p_u / k. It lies between log2 k (always the same units) and log2 n (all units equally
+  often); the normalised entropy is H / log2 n. It is the entropy of the marginal distribution: it
+  measures how evenly units are used, not the information in one token's mask. It is the plug-in
+  estimate, which is biased downwards by about (n - 1) / (2 ln 2 * wins) bits.
 - Overlap of neighbours: |S_t and S_t+1| / k for the winners S of two neighbouring positions of a
-  story. Chance is the same for any two tokens of the text, averaged over all pairs of different
-  ones: sum_u w_u (w_u - 1) / (k N (N - 1)) for w_u wins in N tokens, which is sum_u p_u^2 / k
-  without its bias. Beside it the overlap of two random positions of one story.
-- Similarity of layers: units of different layers share a number and nothing else (each layer has
-  weights of its own, attention coordinates too), so shared numbers would mean nothing. Asked
-  instead is whether two layers group the tokens alike: over random pairs of positions of the same
-  story, the Pearson correlation of |S_t and S_t'| in the one layer with that in the other. 1 if the
-  layers' masks are each other's under another numbering, 0 if independent; blind to numbering. The
-  same idea as representational similarity analysis (Kriegeskorte et al. 2008), with overlap of
-  masks as the similarity.
+  story. Chance overlap is the same for any two tokens of the text, averaged over all pairs of
+  different tokens: sum_u w_u (w_u - 1) / (k N (N - 1)) for w_u wins in N tokens, an unbiased
+  estimate of sum_u p_u^2 / k. The overlap of two random positions of the same story is also
+  recorded.
+- Similarity of layers: units of different layers are not aligned (each layer has its own weights,
+  also for attention coordinates), so their indices cannot be compared. The metric is whether two
+  layers group tokens alike: the Pearson correlation between layers of |S_t and S_t'|, over random
+  pairs of positions of the same story. It is 1 if the masks of the layers are equal up to a
+  permutation of units, and 0 if they are independent. It is representational similarity analysis
+  (Kriegeskorte et al. 2008) with overlap of masks as the similarity.
 
-Standard errors are clustered over stories, by linearisation: see :class:`Estimate`.
+Standard errors are clustered over stories, by linearisation (:class:`LayerEstimate`).
 """
 
 from __future__ import annotations
@@ -52,16 +52,16 @@ from sat_interp.model.transformer import SelfAblatingTransformer
 
 @dataclass
 class Usage:
-    """What was counted of one site, story by story.
+    """Counts of one site for each story.
 
     Attributes:
         k: winners per token.
-        tokens: positions of each story.
-        wins: how often each unit won.
-        neighbours: summed number of winners shared by neighbouring positions.
-        pairs: random pairs of different positions.
-        shared: summed number of winners that those pairs shared.
-        products: the same number in one layer times that in another, summed.
+        tokens: number of positions.
+        wins: number of wins of each unit.
+        neighbours: number of shared winners, summed over neighbouring positions.
+        pairs: number of random pairs of different positions.
+        shared: number of shared winners, summed over these pairs.
+        products: product of the number of shared winners in two layers, summed over these pairs.
     """
 
     k: int
@@ -74,20 +74,22 @@ class Usage:
 
     @property
     def n_layers(self) -> int:
+        """Number of layers."""
         return self.wins.shape[1]
 
     @property
     def n_units(self) -> int:
+        """Number of units of a layer."""
         return self.wins.shape[2]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure for each layer (or pair of layers), nan where there is none.
+class LayerEstimate:
+    """A metric of each layer (or pair of layers), nan where it is undefined.
 
     Attributes:
-        value: one for each.
-        influence: how far each story moves it, to first order: what the errors are made of.
+        value: the values.
+        influence: first-order influence of each story on the values, for standard errors.
     """
 
     value: Float[np.ndarray, "*layers"]
@@ -95,37 +97,37 @@ class Estimate:
 
     @property
     def standard_error(self) -> Float[np.ndarray, "*layers"]:
-        """Clustered over stories: sqrt(n / (n - 1) * sum of squares); nan with one story."""
+        """Standard error clustered over stories: sqrt(n / (n - 1) * sum of influence^2)."""
         n = len(self.influence)
         if n < 2:
             return np.full(self.value.shape, np.nan)
         return np.asarray(np.sqrt(n / (n - 1) * (self.influence**2).sum(0)))
 
-    def mean(self, chosen: Any = slice(None)) -> Estimate:
-        """The mean over layers, or over those that are chosen, with its own error."""
+    def mean(self, chosen: Any = slice(None)) -> LayerEstimate:
+        """Return the mean over all or the chosen layers, with its standard error."""
         influence = self.influence[(slice(None), *np.index_exp[chosen])]
-        return Estimate(np.asarray(self.value[chosen].mean()), influence.mean(-1))
+        return LayerEstimate(np.asarray(self.value[chosen].mean()), influence.mean(-1))
 
 
 @torch.inference_mode()
 def count(model: SelfAblatingTransformer, text: Text, seed: int) -> dict[str, Usage]:
-    """Stream the text once; what is kept per story does not grow with its length."""
+    """Count wins and overlaps of each site in one pass over the text."""
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, Usage] = {}
+    usage: dict[str, Usage] = {}
     for batch in batches(model, text, "gates: masks"):
         order = shuffled_positions(batch.inputs, generator)
         for site in SITES:
             k = kept_units(model, site)
             layers = [winners(ranking, k) for ranking in batch.rankings[site]]
-            if site not in found:
+            if site not in usage:
                 units = batch.rankings[site][0].shape[-1]
-                found[site] = _empty(len(text), len(layers), units, k)
-            _add(found[site], layers, batch.stories.numpy(), order)
-    return found
+                usage[site] = _empty(len(text), len(layers), units, k)
+            _add(usage[site], layers, batch.stories.numpy(), order)
+    return usage
 
 
 def frequencies(usage: Usage) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
-    """Win frequency of each unit (layers, units), and its standard error."""
+    """Return the win frequency of each unit (layers, units), and its standard error."""
     wins, tokens = usage.wins.sum(0, dtype=np.float64), usage.tokens.sum()
     frequency = wins / tokens
     n = len(usage.tokens)
@@ -136,58 +138,59 @@ def frequencies(usage: Usage) -> tuple[Float[np.ndarray, "..."], Float[np.ndarra
     return frequency, error
 
 
-def entropy(usage: Usage) -> Estimate:
-    """Mask entropy of each layer, in bits."""
+def entropy(usage: Usage) -> LayerEstimate:
+    """Return the mask entropy of each layer, in bits."""
     total = usage.wins.sum(0, dtype=np.float64)
     share = total / total.sum(-1, keepdims=True)
-    # H is the mean surprisal of a win, and what moves q itself adds up to nothing (the q sum to 1),
-    # so a story moves H as it moves a mean.
+    # H is the mean surprisal of a win. Changes of q cancel to first order, since the q sum to 1, so
+    # the influence of a story is that on a mean.
     surprisal = -np.log2(np.where(share > 0, share, 1.0))
     per_story = np.einsum("slu,lu->sl", usage.wins, surprisal)
     return _mean_of(per_story, usage.tokens * usage.k)
 
 
-def dead(usage: Usage) -> Estimate:
-    """Share of each layer's units that never win."""
+def dead(usage: Usage) -> LayerEstimate:
+    """Return the share of each layer's units that never win."""
     ever = usage.wins > 0
-    stories = ever.sum(0)  # in how many stories each unit wins
+    stories = ever.sum(0)  # number of stories in which each unit wins
     n = len(usage.tokens)
-    lost = (ever & (stories == 1)).mean(-1)  # that would be dead too without this story
+    lost = (ever & (stories == 1)).mean(-1)  # share that would be dead without the story
     jackknife = (n - 1) / n * (lost - lost.mean(0))
-    return Estimate((stories == 0).mean(-1), jackknife)
+    return LayerEstimate((stories == 0).mean(-1), jackknife)
 
 
-def neighbour_overlap(usage: Usage) -> Estimate:
-    """Share of its winners that a token shares with the next one."""
+def neighbour_overlap(usage: Usage) -> LayerEstimate:
+    """Return the share of winners that a token shares with the next token."""
     return _mean_of(usage.neighbours / usage.k, np.maximum(usage.tokens - 1, 0))
 
 
-def random_pair_overlap(usage: Usage) -> Estimate:
-    """Share of the winners that two random positions of one story share."""
+def random_pair_overlap(usage: Usage) -> LayerEstimate:
+    """Return the share of winners that two random positions of a story share."""
     return _mean_of(usage.shared / usage.k, usage.pairs)
 
 
-def chance_overlap(usage: Usage) -> Estimate:
-    """Share of its winners that a token shares with any other one of the text."""
+def chance_overlap(usage: Usage) -> LayerEstimate:
+    """Return the share of winners that two random tokens of the text share."""
     wins, tokens = usage.wins.sum(0, dtype=np.float64), float(usage.tokens.sum())
     value = (wins * (wins - 1)).sum(-1) / (usage.k * tokens * max(tokens - 1, 1.0))
     frequency = wins / tokens
     slope = 2 * frequency / usage.k  # the derivative of sum p^2 / k
     moved = np.einsum("slu,lu->sl", usage.wins, slope)
     expected = usage.tokens[:, None] * (slope * frequency).sum(-1)
-    return Estimate(value, (moved - expected) / tokens)
+    return LayerEstimate(value, (moved - expected) / tokens)
 
 
-def excess_overlap(usage: Usage) -> Estimate:
-    """Overlap of neighbours minus chance."""
+def excess_overlap(usage: Usage) -> LayerEstimate:
+    """Return the overlap of neighbours minus the chance overlap."""
     overlap, chance = neighbour_overlap(usage), chance_overlap(usage)
-    return Estimate(overlap.value - chance.value, overlap.influence - chance.influence)
+    return LayerEstimate(overlap.value - chance.value, overlap.influence - chance.influence)
 
 
-def layer_similarity(usage: Usage) -> Estimate:
-    """Correlation between layers of how much two tokens' masks overlap: layers by layers.
+def layer_similarity(usage: Usage) -> LayerEstimate:
+    """Return the correlation between layers of the overlap of two tokens' masks.
 
-    nan where a layer's overlap never varies (k = n), or there are no pairs.
+    The result is a matrix of layers by layers. It is nan if a layer's overlap is constant (k = n),
+    or there are no pairs.
     """
     n_pairs = usage.pairs.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -204,11 +207,11 @@ def layer_similarity(usage: Usage) -> Estimate:
         # a pair moves r by z_a z_b - r (z_a^2 + z_b^2) / 2
         own = np.diagonal(product, axis1=1, axis2=2)
         both = (own[:, :, None] + own[:, None, :]) / 2
-        return Estimate(correlation, (product - correlation * both) / n_pairs)
+        return LayerEstimate(correlation, (product - correlation * both) / n_pairs)
 
 
 def maximum_entropy(usage: Usage) -> float:
-    """log2 n: bits of all n units winning equally often."""
+    """Return log2 n, the entropy if all n units win equally often."""
     return math.log2(usage.n_units)
 
 
@@ -230,7 +233,7 @@ def _add(
     stories: np.ndarray,
     order: Int[Tensor, "batch pos"],
 ) -> None:
-    """Count the winners of each layer in some stories."""
+    """Add the winners of each layer in a batch of stories."""
     n_stories, n_positions = order.shape
     differ = order != torch.arange(n_positions)
     usage.tokens[stories] = n_positions
@@ -254,10 +257,10 @@ def _add(
 
 def _mean_of(
     sums: Float[np.ndarray, "stories layers"], counts: Num[np.ndarray, " stories"]
-) -> Estimate:
-    """``sum(sums) / sum(counts)`` of each layer; nan where nothing was counted."""
+) -> LayerEstimate:
+    """Return ``sum(sums) / sum(counts)`` of each layer; nan if the counts are 0."""
     total = counts.sum()
     if total == 0:
-        return Estimate(np.full(sums.shape[1], np.nan), np.full(sums.shape, np.nan))
+        return LayerEstimate(np.full(sums.shape[1], np.nan), np.full(sums.shape, np.nan))
     value = sums.sum(0) / total
-    return Estimate(value, (sums - value * counts[:, None]) / total)
+    return LayerEstimate(value, (sums - value * counts[:, None]) / total)

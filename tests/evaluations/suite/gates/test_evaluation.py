@@ -138,7 +138,7 @@ def test_where_all_units_win_there_is_nothing_to_compare(make_model, text):
     assert found["attention_overlap"].value == 1.0
     assert found["neuron_entropy"].value == pytest.approx(math.log2(64))
     assert found["neuron_similarity"].value is None
-    assert found["neuron_similarity"].reasons == {"overlap of masks never varies": 1}
+    assert found["neuron_similarity"].reasons == {"overlap of masks is constant": 1}
 
 
 def test_the_picture_shows_the_models_own_winners(make_model, text):

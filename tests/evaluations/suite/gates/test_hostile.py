@@ -102,7 +102,7 @@ def test_units_that_no_gate_selects_are_counted_as_dead(make_model, text):
     assert found["neuron_dead"].value == pytest.approx(59 / 64)
     assert found["neuron_entropy"].value == pytest.approx(torch.tensor(5.0).log2().item())
     assert (found["neuron_overlap"].value, found["neuron_overlap_chance"].value) == (1.0, 1.0)
-    assert found["neuron_similarity"].reasons == {"overlap of masks never varies": 1}
+    assert found["neuron_similarity"].reasons == {"overlap of masks is constant": 1}
     assert found["attention_dead"].value < 0.5
 
 

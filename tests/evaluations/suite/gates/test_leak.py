@@ -8,7 +8,7 @@ import torch
 
 from evaluations.core.statistics import bootstrap
 from evaluations.suite.gates.leak import (
-    Tokens,
+    ProbeTokens,
     collect,
     described,
     measure_leak,
@@ -21,7 +21,9 @@ from evaluations.suite.gates.probe import Features
 from sat_interp._util.errors import UserError
 
 
-def made_tokens(tells: str, stories: int = 60, length: int = 60, vocabulary: int = 6) -> Tokens:
+def made_tokens(
+    tells: str, stories: int = 60, length: int = 60, vocabulary: int = 6
+) -> ProbeTokens:
     """Tokens drawn at random, so that the current one says nothing of the next."""
     draws = torch.Generator().manual_seed(0)
     n = stories * length
@@ -35,7 +37,7 @@ def made_tokens(tells: str, stories: int = 60, length: int = 60, vocabulary: int
     state = torch.nn.functional.one_hot(current, vocabulary).float()
     story = torch.arange(stories).repeat_interleave(length)
     exchanged = exchanged_occurrences(current, draws)
-    return Tokens(current, following, story, [mask], [shuffled], exchanged, [state], state)
+    return ProbeTokens(current, following, story, [mask], [shuffled], exchanged, [state], state)
 
 
 def bits(leak, name):
@@ -67,7 +69,7 @@ def test_masks_that_say_nothing_read_as_much_as_shuffled_ones():
     assert interval.low - 0.01 <= 0 <= interval.high + 0.01
 
 
-def planted(tells: str, stories: int, length: int, vocabulary: int) -> Tokens:
+def planted(tells: str, stories: int, length: int, vocabulary: int) -> ProbeTokens:
     """Tokens in groups of three, whose group decides which two groups the next token is of.
 
     Which of the two it is, is one bit; which of the group's three tokens, nothing tells. ``token``
@@ -90,7 +92,9 @@ def planted(tells: str, stories: int, length: int, vocabulary: int) -> Tokens:
     state = torch.nn.functional.one_hot(current, vocabulary).float()
     story = torch.arange(stories).repeat_interleave(length)
     exchanged = exchanged_occurrences(current, draws)
-    return Tokens(current, following, story, [mask], [mask.at(order)], exchanged, [state], state)
+    return ProbeTokens(
+        current, following, story, [mask], [mask.at(order)], exchanged, [state], state
+    )
 
 
 def test_masks_that_are_a_function_of_the_token_have_no_excess():
