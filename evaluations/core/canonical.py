@@ -1,4 +1,4 @@
-"""Any configuration in the types of JSON, equal in every process, so that it can be hashed."""
+"""Canonical form of configurations in JSON types, the same in every process, for hashing."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import numpy as np
 
 
 def canonical(value: Any) -> Any:
-    """Return ``value`` in what JSON has; equal results mean equal configurations.
+    """Convert ``value`` to JSON types; equal results mean equal configurations.
 
-    A whole number is the same as an integer and as a float. NaN and infinities keep their names,
-    so that they differ from None. Sets are sorted. Arrays keep their shape and dtype. An object of
-    another class is its class and its attributes; a function is its name. Nothing depends on an
-    address in memory, on the order of keys or on the process.
+    A whole number is the same as integer and as float. NaN and infinities are named, so that they
+    differ from None. Sets are sorted. Arrays are represented with shape and dtype, other objects by
+    class and attributes, functions by name. The result does not depend on memory addresses, the
+    order of keys or the process.
     """
     if value is None or isinstance(value, str | bool):
         return value
@@ -32,7 +32,8 @@ def canonical(value: Any) -> Any:
     if isinstance(value, np.ndarray) or _is_torch(value):
         return _array(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return canonical({one.name: getattr(value, one.name) for one in dataclasses.fields(value)})
+        names = [entry.name for entry in dataclasses.fields(value)]
+        return canonical({name: getattr(value, name) for name in names})
     if isinstance(value, Mapping | Set | Sequence) and not isinstance(value, bytes | range):
         return _collection(value)
     return _object(value)
@@ -49,14 +50,14 @@ def _number(value: int | float | np.generic) -> Any:
 
 
 def _is_torch(value: Any) -> bool:
-    """Whether a value is of torch; before that is imported, nothing is."""
+    """Return whether a value is a tensor, dtype or device, without importing torch."""
     torch = sys.modules.get("torch")
     kinds = (torch.dtype, torch.device, torch.Tensor) if torch is not None else ()
     return isinstance(value, kinds)
 
 
 def _array(value: Any) -> Any:
-    """Return an array or tensor with its dtype and shape; of a dtype or device its name."""
+    """Represent an array or tensor by dtype, shape and values, a dtype or device by its name."""
     if not hasattr(value, "tolist"):
         return str(value)
     numbers = value if isinstance(value, np.ndarray) else value.detach()

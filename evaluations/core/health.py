@@ -1,9 +1,9 @@
-"""Health marks: what is wrong with a measurement, shown in every table that has a value of it.
+"""Health marks: warnings about a measurement, shown in every table with its values.
 
-An evaluation that finds its own measurement unsound leaves short phrases in its record, under
-``extra["health"]``: ``{"health": ["97 % of the features are dead"]}``. Nothing else is needed.
-Every table (terminal, Markdown, LaTeX, CSV, HTML) then marks the model with a dagger, explains it
-beneath, and prints no value of that evaluation in bold.
+An evaluation whose measurement is unsound adds short phrases to its record, under
+``extra["health"]``: ``{"health": ["97 % of the features are dead"]}``. Every table (terminal,
+Markdown, LaTeX, CSV, HTML) then marks the model with a dagger, explains it in a note, and prints no
+value of that evaluation in bold.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from evaluations.core.record import Record
 DAGGER = "†"
 KEY = "health"
 NOT_CONVERGED = "not converged"
-"""Reason beside the L0 of an autoencoder that explains less than half of the variance."""
+"""Reason of the L0 of an autoencoder that explains less than half of the variance."""
 NAMED = 4
-"""Models named after a phrase; of more, their number is given."""
+"""Number of models named after a phrase."""
 
 
 def stated(record: Record) -> list[str]:
-    """The phrases an evaluation left in ``record.extra["health"]``, a list of texts."""
-    phrases = record.extra.get(KEY)
-    return [one for one in phrases if isinstance(one, str)] if isinstance(phrases, list) else []
+    """Return the phrases in ``record.extra["health"]``."""
+    entries = record.extra.get(KEY)
+    return (
+        [entry for entry in entries if isinstance(entry, str)] if isinstance(entries, list) else []
+    )
 
 
 def phrases(record: Record) -> list[str]:
-    """What is wrong with the measurement, as short phrases; an empty list where nothing is.
+    """Return warnings about the measurement as short phrases; an empty list if there are none.
 
-    The phrases in the record or, for records from before there were any: that a model fails the
-    task (``extra["marked"]`` of ``acdc``) and that an autoencoder did not converge (a reason of
+    They are the phrases in the record. For records without phrases they are derived: a model fails
+    the task (``extra["marked"]`` of ``acdc``), or an autoencoder did not converge (a reason of
     ``l0``).
     """
     marks = stated(record)
@@ -44,10 +46,10 @@ def phrases(record: Record) -> list[str]:
 
 
 def explained(marked: Iterable[tuple[str, Record]]) -> list[str]:
-    """A sentence for each phrase, with the models it applies to, for the notes of a table.
+    """Return a sentence for each phrase, with the models it applies to, for notes of a table.
 
     Args:
-        marked: the name a table gives a model, and a record its values are from.
+        marked: pairs of a model's name in the table and a record.
     """
     by_phrase: dict[str, list[str]] = {}
     for name, record in marked:

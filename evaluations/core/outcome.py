@@ -1,4 +1,4 @@
-"""What became of the models a command was given: records, and reasons why there are none."""
+"""Outcomes of a command: the records of its models, and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measured:
-    """A record, with the MODEL argument and the configuration it is of."""
+    """A record with its MODEL argument and configuration."""
 
     model: Any
     config: Any
@@ -25,29 +25,29 @@ class Measured:
 
 @dataclass
 class Outcome:
-    """What became of each model: a record, or the reason why there is none."""
+    """The record of each model, or the reason why it failed."""
 
     measured: list[Measured] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
-    """How many records were there already."""
+    """Number of records that existed already."""
     renewed: int = 0
-    """How many were measured again because their record was of an older version."""
+    """Number of records measured again because the existing record had an older version."""
 
     @property
     def records(self) -> list[Record]:
         """The records, in the order in which they were made or read."""
-        return [one.record for one in self.measured]
+        return [entry.record for entry in self.measured]
 
     def add(self, other: Outcome) -> None:
-        """Add the records and counts of another outcome; its failures stay apart."""
+        """Add the records and counts of another outcome, without its failures."""
         self.measured += other.measured
         self.skipped += other.skipped
         self.renewed += other.renewed
 
     @contextmanager
     def noting(self, name: str, task: str) -> Iterator[None]:
-        """Note what goes wrong with a model inside the block, so that the next one has its turn."""
+        """Catch errors of a model inside the block and note them as failures."""
         try:
             yield
         except UserError as error:
@@ -55,19 +55,19 @@ class Outcome:
         except OSError as error:
             where = f": {error.filename}" if error.filename else ""
             self.failures[name] = f"{error.strerror or error}{where}"
-        except Exception as error:  # a bug in one evaluation must not cost the other models
+        except Exception as error:  # a bug must not stop the evaluation of other models
             log.exception("%s failed on %s", task, name)
             text = " ".join(str(error).split())
             self.failures[name] = f"internal error: {type(error).__name__}: {text}"
 
     def raise_failures(self, models: int | None = None) -> None:
-        """Do nothing if all went well.
+        """Raise an error if a model failed.
 
         Args:
-            models: how many there were; by default as many as have a record or a failure.
+            models: number of models; by default the number of records and failures.
 
         Raises:
-            UserError: one line that names each model that failed, and why.
+            UserError: one line with each model that failed, and the reason.
         """
         if not self.failures:
             return

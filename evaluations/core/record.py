@@ -1,8 +1,7 @@
-"""What a result is: figures with their uncertainty, and all it takes to obtain them again.
+"""Records: metrics with their uncertainty, and everything needed to reproduce them.
 
-A `Record` is what one evaluation says of one model on one text. It is written as JSON that any
-reader of JSON understands: a number that does not exist is ``null`` with a reason beside it,
-never ``NaN``, 0 or -1.
+A `Record` is the result of one evaluation of one model on one text. It is written as standard JSON:
+a missing number is ``null`` with a reason, never ``NaN``, 0 or -1.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sat_interp._util.files import write_atomically
 
 SCHEMA = 1
 LARGEST_FILE = 1 << 26
-"""Bytes; a record of 100,000 neurons has a tenth."""
+"""Maximum size of a record in bytes; a record of 100,000 neurons has a tenth of it."""
 Direction = Literal["lower", "higher"]
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval, and how it was found (``bootstrap over stories, 2000 resamples``)."""
+    """A confidence interval with its method (``bootstrap over stories, 2000 resamples``)."""
 
     low: float
     high: float
@@ -45,28 +44,28 @@ class Interval:
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure. ``value`` is None where it could not be had, and ``reasons`` says why.
+    """One metric. ``value`` is None if it could not be computed, and ``reasons`` says why.
 
-    A value that is not finite is turned into None with the reason ``nan`` or ``infinite``, as is
-    the standard error; an interval with an end that is not finite is dropped.
+    A value that is not finite is replaced by None with the reason ``nan`` or ``infinite``. A
+    standard error that is not finite and an interval with such an end are replaced by None.
     """
 
     name: str
-    """Unique within the record, for programs: ``perplexity``."""
+    """Identifier, unique within the record: ``perplexity``."""
     title: str
-    """For people: ``Perplexity, clean stream``."""
+    """Title for readers: ``Perplexity, clean stream``."""
     value: float | None
     unit: str = ""
     direction: Direction | None = None
-    """Which way is better; None where neither is."""
+    """Which values are better; None if neither are."""
     standard_error: float | None = None
     interval: Interval | None = None
     n: int | None = None
-    """How many things the value was computed from (tokens, stories, neurons: see description)."""
+    """Number of items in the value (tokens, stories, neurons: see ``description``)."""
     n_failed: int = 0
-    """How many could not be scored; never counted as 0 in the value."""
+    """Number of items that could not be scored; they are not included in the value."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """Why they could not, and how many of each."""
+    """Reasons why items could not be scored, with the number of each."""
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -90,34 +89,34 @@ class Metric:
 
 @dataclass(frozen=True)
 class Record:
-    """What one evaluation says of one model on one text."""
+    """The result of one evaluation of one model on one text."""
 
     evaluation: str
     model: dict[str, Any]
     """name, spec, weights_hash, n_parameters, shape and, for models with gates, ablation."""
     data: dict[str, Any]
-    """spec, split, content (a hash of what was read), tokenizer, n_stories, ..."""
+    """spec, split, content (a hash of the data), tokenizer, n_stories, ..."""
     config: dict[str, Any]
     """The evaluation's whole configuration."""
     config_hash: str
-    """Of everything but the weights that decides the result: configuration, data, model shape."""
+    """Hash of what determines the result, except the weights: configuration, data, model shape."""
     seed: int
     metrics: list[Metric]
     extra: dict[str, Any] = field(default_factory=dict)
-    """Small curves and histograms."""
+    """Details of the evaluation, such as curves and histograms."""
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
-    """Of the tree this package was installed from; ``-dirty`` when that tree had changes."""
+    """Commit of the source tree; ``-dirty`` if it had changes."""
     started: str = ""
-    """ISO 8601, UTC."""
+    """Start time in ISO 8601, UTC."""
     seconds: float = 0.0
     device: str = "cpu"
     schema: int = SCHEMA
     version: int = 0
-    """Of the evaluation's code; 0 in records from before it was written."""
+    """Version of the evaluation; 0 in old records without this field."""
 
     def metric(self, name: str) -> Metric | None:
-        """The metric of that name, or None."""
+        """Return the metric of that name, or None."""
         return self._by_name.get(name)
 
     @cached_property
@@ -125,6 +124,7 @@ class Record:
         return {metric.name: metric for metric in reversed(self.metrics)}
 
     def to_json(self) -> str:
+        """Return the record as JSON."""
         return json.dumps(plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"
 
     @classmethod
@@ -132,47 +132,53 @@ class Record:
         """Read a record.
 
         Raises:
-            DamagedRecord: not JSON, or cut off.
-            ForeignRecord: JSON, but no record, or one of another schema.
-            OddRecord: a field of the record is not of its type.
+            DamagedRecordError: the text is not valid JSON, or truncated.
+            ForeignRecordError: it is JSON but not a record, or a record of another schema.
+            InvalidRecordError: a field of the record has a wrong type.
         """
         from pydantic_core import from_json
 
         from evaluations.core import schema
 
         content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        try:  # refuses NaN, half a surrogate pair, and more than 200 levels
-            found = from_json(content, allow_inf_nan=False)
+        try:  # refuses NaN, unpaired surrogates, and more than 200 levels
+            fields = from_json(content, allow_inf_nan=False)
         except ValueError as error:
-            raise DamagedRecord(f"{source} is no whole record ({error}); delete it") from None
-        if not isinstance(found, dict) or not {"schema", "evaluation", "metrics"} <= set(found):
-            raise ForeignRecord(f"{source} is JSON but no record of an evaluation")
-        if found["schema"] != SCHEMA:
-            told = repr(found["schema"])[:40]
-            raise ForeignRecord(f"{source} has schema {told}, this version reads {SCHEMA}; redo it")
-        known = {one.name for one in dataclasses.fields(cls)}
-        if new := [str(name)[:40] for name in found if name not in known]:
-            raise ForeignRecord(f"{source} has fields this version does not know ({new[0]!r})")
-        if reason := schema.problem(found):
-            raise OddRecord(f"{source} is no record this version reads ({reason})", reason)
-        metrics = [_metric(entry) for entry in found.pop("metrics")]
-        return cls(metrics=metrics, **found)
+            raise DamagedRecordError(
+                f"{source} is not a complete record ({error}); delete it"
+            ) from None
+        if not isinstance(fields, dict) or not {"schema", "evaluation", "metrics"} <= set(fields):
+            raise ForeignRecordError(f"{source} is JSON but not a record of an evaluation")
+        if fields["schema"] != SCHEMA:
+            given = repr(fields["schema"])[:40]
+            raise ForeignRecordError(
+                f"{source} has schema {given}, this version reads {SCHEMA}; measure it again"
+            )
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        if new := [str(name)[:40] for name in fields if name not in known]:
+            raise ForeignRecordError(f"{source} has fields unknown to this version ({new[0]!r})")
+        if reason := schema.problem(fields):
+            raise InvalidRecordError(
+                f"{source} is not a record this version can read ({reason})", reason
+            )
+        metrics = [_metric(entry) for entry in fields.pop("metrics")]
+        return cls(metrics=metrics, **fields)
 
     def write(self, path: str | Path) -> Path:
-        """Write the record to ``path``, whole or not at all."""
+        """Write the record to ``path`` atomically."""
         return write_atomically(path, self.to_json())
 
 
-class DamagedRecord(UserError):
-    """A file that cannot be read, or is not whole JSON."""
+class DamagedRecordError(UserError):
+    """A file that cannot be read, or is not complete JSON."""
 
 
-class ForeignRecord(UserError):
-    """JSON that is no record, or a record of another schema."""
+class ForeignRecordError(UserError):
+    """JSON that is not a record, or a record of another schema."""
 
 
-class OddRecord(UserError):
-    """A record with a field that is not of its type; ``reason`` names it."""
+class InvalidRecordError(UserError):
+    """A record with a field of a wrong type; ``reason`` names it."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -180,26 +186,26 @@ class OddRecord(UserError):
 
 
 def read_record(path: str | Path) -> Record:
-    """The record in a file: the one gate through which records come in.
+    """Read the record in a file.
 
     Raises:
-        UserError: the file is missing or unreadable, no regular file (a pipe has no end), larger
-            than any record, truncated, foreign, of another schema, or a field is not of its type.
+        UserError: the file is missing or unreadable, not a regular file, too large, truncated, not
+            a record, of another schema, or a field has a wrong type.
     """
     try:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DamagedRecord(f"{path} is no regular file")
+            raise DamagedRecordError(f"{path} is not a regular file")
         if status.st_size > LARGEST_FILE:
-            raise DamagedRecord(f"{path} has {status.st_size:,} bytes, more than any record")
+            raise DamagedRecordError(f"{path} has {status.st_size:,} bytes, too many for a record")
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
-        raise DamagedRecord(f"cannot read {path}: {error}") from None
+        raise DamagedRecordError(f"cannot read {path}: {error}") from None
     return Record.from_json(content, source=str(path))
 
 
 def read_records(directory: str | Path) -> tuple[list[Record], dict[Path, UserError]]:
-    """All records below a directory, and for each file that holds none the reason."""
+    """Return all records below a directory, and the reason for each file that is not a record."""
     records: list[Record] = []
     problems: dict[Path, UserError] = {}
     for path in record_files(directory):
@@ -211,11 +217,10 @@ def read_records(directory: str | Path) -> tuple[list[Record], dict[Path, UserEr
 
 
 def model_ids(records: Sequence[Record]) -> list[str]:
-    """Return an id for each record: equal for records of one model, under whatever name.
+    """Return an id for each record, equal for records of the same model under any name.
 
-    A model is its weights, its gates and its whole configuration but the precision it was run in.
-    A record without a configuration (they were not always written) counts with the newest record
-    of the same weights that has one.
+    It identifies weights, gates and configuration, except the precision. An old record without a
+    configuration gets the id of the newest record of the same weights that has one.
     """
     known: dict[str, str] = {}
     for record in sorted(records, key=lambda record: record.started):
@@ -236,7 +241,7 @@ def _model_id(record: Record) -> str:
 
 
 def record_files(directory: str | Path) -> list[Path]:
-    """The JSON files below a directory; those of models and autoencoders are no records."""
+    """Return the JSON files below a directory, except those of models and autoencoders."""
     return [
         path
         for path in sorted(Path(directory).rglob("*.json"))
@@ -245,7 +250,7 @@ def record_files(directory: str | Path) -> list[Path]:
 
 
 def plain(value: Any) -> Any:
-    """``value`` in what JSON has: numpy and torch numbers as numbers, NaN and infinity as None."""
+    """Convert to JSON types: numpy and torch numbers to numbers, NaN and infinity to None."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -263,13 +268,13 @@ def plain(value: Any) -> Any:
 
 
 def hash_of(config: Any) -> str:
-    """A hash of a configuration (12 hex digits): of its content, not of the order of its keys."""
+    """Return a hash of a configuration (12 hex digits), independent of the order of its keys."""
     text = json.dumps(canonical(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _number(value: Any) -> float | None:
-    """A plain float of a python, numpy or torch scalar."""
+    """Convert a python, numpy or torch scalar to float."""
     return None if value is None else float(value)
 
 
@@ -285,5 +290,5 @@ def _known(entry: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return entry if entry.keys() <= names else {name: entry[name] for name in names & entry.keys()}
 
 
-_METRIC = {one.name for one in dataclasses.fields(Metric)}
-_INTERVAL = {one.name for one in dataclasses.fields(Interval)}
+_METRIC = {entry.name for entry in dataclasses.fields(Metric)}
+_INTERVAL = {entry.name for entry in dataclasses.fields(Interval)}

@@ -1,4 +1,4 @@
-"""Load, skip what is done, run, write: the same for every evaluation, here once."""
+"""The loop of all evaluations: load models, skip finished records, evaluate, write records."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ from sat_interp._util.provenance import commit, versions
 log = logging.getLogger(__name__)
 
 SAME_DATA = ("spec", "split", "validation", "limit", "tokenizer", "n_stories", "n", "n_asked_for")
-"""Of what records of all versions say of their data: what tells texts and tasks apart."""
+"""Fields of a record's data, in records of all versions, that distinguish texts and tasks."""
 
 
 @runtime_checkable
 class Data(Protocol):
-    """What an evaluation reads: text, prompts, a cache of activations."""
+    """The data of an evaluation: text, prompts, a cache of activations."""
 
     @property
     def content(self) -> str:
-        """A hash of what is read, whatever it is called or wherever it lies."""
+        """Hash of the content, independent of its name and location."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What the record says of it."""
+        """Return the description of the data in records."""
         ...
 
 
 def run(spec: Spec, request: Request) -> Outcome:
     """Run one evaluation on several models, one in memory at a time, and write their records.
 
-    A record that is already there is read instead, whatever the model is called by now: it is known
-    by the hash of the weights and the hash of everything else that decides the result. One that
-    cannot be read is measured again. A model that fails does not stop the others.
+    An existing record is read instead, even if the model has been renamed: records are identified
+    by the hash of the weights and the hash of everything else that determines the result. A record
+    that cannot be read is measured again. A model that fails does not stop the others.
 
-    Records go to ``out/<model>-<weights>/<evaluation>-<config>.json``.
+    Records are written to ``out/<model>-<weights>/<evaluation>-<config>.json``.
 
     Raises:
-        UserError: the options make no sense, or ``out`` cannot be a directory; before anything has
-            run.
+        UserError: the options are invalid, or ``out`` cannot be a directory; raised before any
+            model is run.
     """
     request = resolved(request)
     configs = spec.configs(request)
@@ -70,9 +70,9 @@ def run(spec: Spec, request: Request) -> Outcome:
     outcome = _measure_all(spec, request, configs, jobs)
     for model, config in spec.follow_up(request, outcome.measured):
         chosen = dataclasses.replace(request, models=[model])
-        beside = _measure_all(spec, chosen, [config], [(model, config)])
-        outcome.add(beside)
-        for name, reason in beside.failures.items():
+        further = _measure_all(spec, chosen, [config], [(model, config)])
+        outcome.add(further)
+        for name, reason in further.failures.items():
             log.warning("%s: the follow-up measurement failed: %s", name, reason)
     return outcome
 
@@ -99,17 +99,18 @@ def measure(
     *,
     load: Callable[[ModelSource, Any], LoadedModel],
 ) -> Outcome:
-    """Measure each model with its configuration, and note what became of it.
+    """Measure each model with its configuration, and collect records and failures.
 
     Args:
+        spec: the evaluation.
         jobs: models and configurations.
-        prepare: gives a model its data (in its own tokens).
+        prepare: returns the data of a model (in its own tokens).
         out: directory of the records.
-        force: measure again what has a record already.
+        force: whether to measure again if there is a record.
         load: (model, configuration) -> the loaded model.
 
     Raises:
-        UserError: ``out`` cannot be a directory; before anything has run.
+        UserError: ``out`` cannot be a directory; raised before any model is run.
     """
     outcome = Outcome()
     with ExitStack() as stack:
@@ -135,12 +136,12 @@ def run_one(
     out: str | Path,
     force: bool = False,
 ) -> tuple[Record, bool]:
-    """Return the record of one model, and whether it was there already."""
+    """Return the record of one model, and whether it existed already."""
     config = spec.fit(loaded.model, data, config)
     recorded = config.recorded() if hasattr(config, "recorded") else config
     config_hash = hash_of(identity(spec, loaded, data, recorded))
-    if not force and (done := find_record(out, spec.name, config_hash, loaded)):
-        return done, True
+    if not force and (existing := find_record(out, spec.name, config_hash, loaded)):
+        return existing, True
     started, clock, tree = datetime.now(UTC), time.perf_counter(), commit()
     measurement = spec.evaluate(loaded.model, data, config)
     record = Record(
@@ -164,7 +165,7 @@ def run_one(
 
 
 def identity(spec: Spec, loaded: LoadedModel, data: Data, config: Any) -> dict[str, Any]:
-    """Everything but the weights that decides a result: equal identities, equal records."""
+    """Return everything that determines a result, except the weights."""
     return {
         "schema": SCHEMA,
         "evaluation": spec.name,
@@ -177,19 +178,22 @@ def identity(spec: Spec, loaded: LoadedModel, data: Data, config: Any) -> dict[s
 
 
 def record_path(out: str | Path, evaluation: str, config_hash: str, loaded: LoadedModel) -> Path:
-    """``out/<model>-<first 8 digits of its weights' hash>/<evaluation>-<config_hash>.json``."""
+    """Return ``out/<model>-<first 8 digits of its weights' hash>/<evaluation>-<config_hash>.json``.
+
+    The directory is :func:`model_directory`.
+    """
     return model_directory(out, loaded) / f"{evaluation}-{config_hash}.json"
 
 
 def model_directory(out: str | Path, loaded: LoadedModel) -> Path:
-    """``out/<model>-<first 8 digits of its weights' hash>``: whatever is made of one model."""
+    """Return the directory of a model's results: ``out/<model>-<first 8 digits of its hash>``."""
     return Path(out) / f"{file_name(loaded.name)}-{loaded.weights_hash[:8]}"
 
 
 def model_key(loaded: LoadedModel) -> str:
-    """Hash of what decides a model's activations: weights, gates and the whole configuration.
+    """Return the hash of a model's weights, gates and configuration.
 
-    Cached activations, graphs and autoencoders are found again by it.
+    It identifies cached activations, graphs and autoencoders.
     """
     return hash_of(
         {
@@ -203,7 +207,7 @@ def model_key(loaded: LoadedModel) -> str:
 def find_record(
     out: str | Path, evaluation: str, config_hash: str, loaded: LoadedModel
 ) -> Record | None:
-    """The finished record of these weights and this configuration, under any model name."""
+    """Return the existing record of these weights and this configuration, under any model name."""
     own = record_path(out, evaluation, config_hash, loaded)
     others = sorted(Path(out).glob(f"*-{loaded.weights_hash[:8]}/{own.name}"))
     for path in [own, *others]:
@@ -212,26 +216,30 @@ def find_record(
         try:
             record = read_record(path)
         except UserError as error:
-            log.warning("%s; it is done again", error)
+            log.warning("%s; it is measured again", error)
             continue
-        found = (record.config_hash, record.model["weights_hash"])
-        if found == (config_hash, loaded.weights_hash):
-            named: dict[str, Any] = {"name": loaded.name, "spec": _spec(loaded)}
-            named |= _control_note(loaded)
-            if loaded.training:  # a run may have finished since
-                named["training"] = loaded.training
-            kept = {key: told for key, told in record.data.items() if key != "tokenizer_note"}
-            return dataclasses.replace(
-                record, model={**record.model, **named}, data={**kept, **_tokenizer_note(loaded)}
-            )
+        hashes = (record.config_hash, record.model["weights_hash"])
+        if hashes == (config_hash, loaded.weights_hash):
+            return _updated(record, loaded)
     return None
 
 
-def had_older(record: Record, out: str | Path) -> bool:
-    """Whether ``out`` holds the same measurement by older code.
+def _updated(record: Record, loaded: LoadedModel) -> Record:
+    """Return an existing record with the model's present name and training."""
+    named: dict[str, Any] = {"name": loaded.name, "spec": _spec(loaded), **_control_note(loaded)}
+    if loaded.training:  # the training run may have finished since
+        named["training"] = loaded.training
+    data = {key: value for key, value in record.data.items() if key != "tokenizer_note"}
+    return dataclasses.replace(
+        record, model={**record.model, **named}, data={**data, **_tokenizer_note(loaded)}
+    )
 
-    That is a record of the same weights, gates, text or task and settings, as far as both tell
-    (older records tell less), with a lower version.
+
+def had_older(record: Record, out: str | Path) -> bool:
+    """Return whether ``out`` has a record of the same measurement with a lower version.
+
+    Weights, gates, data and settings are compared by the fields that both records have, since older
+    records have fewer fields.
     """
     pattern = f"*-{str(record.model['weights_hash'])[:8]}/{record.evaluation}-*.json"
     for path in Path(out).glob(pattern):
@@ -244,22 +252,21 @@ def had_older(record: Record, out: str | Path) -> bool:
     return False
 
 
-def _is_same_measurement(one: Record, other: Record) -> bool:
-    if one.evaluation != other.evaluation:
-        return False
-    names = ("weights_hash", "ablation", "configuration")
-    parts = [({name: record.model[name] for name in names if name in record.model},
-              {name: record.data[name] for name in SAME_DATA if name in record.data},
-              record.config) for record in (one, other)]  # fmt: skip
-    return all(
+def _is_same_measurement(old: Record, new: Record) -> bool:
+    return old.evaluation == new.evaluation and all(
         canonical(first[name]) == canonical(second[name])
-        for first, second in zip(*parts, strict=True)
-        for name in first.keys() & second.keys()
+        for first, second, names in (
+            (old.model, new.model, ("weights_hash", "ablation", "configuration")),
+            (old.data, new.data, SAME_DATA),
+            (old.config, new.config, old.config),
+        )
+        for name in names
+        if name in first and name in second
     )
 
 
 def describe_model(loaded: LoadedModel) -> dict[str, Any]:
-    """What a record says of a model."""
+    """Return the description of a model in records."""
     return {
         "name": loaded.name,
         "spec": _spec(loaded),
@@ -275,15 +282,15 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _spec(loaded: LoadedModel) -> str:
-    """The MODEL argument, but of a directory only its name: where it lay is nobody's business."""
+    """Return the MODEL argument, or the name of a directory: local paths are not recorded."""
     return loaded.name if Path(loaded.spec).expanduser().is_dir() else loaded.spec
 
 
 def _control_note(loaded: LoadedModel) -> dict[str, Any]:
-    """For a record's model: that it is a control, and of which model."""
+    """Return the control field of a record's model, if it is a control."""
     return {"control": loaded.control} if loaded.control else {}
 
 
 def _tokenizer_note(loaded: LoadedModel) -> dict[str, Any]:
-    """For a record's data: why the tokens may not be those the model was trained on."""
+    """Return the note on a tokenizer that may differ from that of training, if there is one."""
     return {"tokenizer_note": loaded.tokenizer_note} if loaded.tokenizer_note else {}

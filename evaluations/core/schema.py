@@ -1,8 +1,8 @@
-"""The types of a record: what `record.read_record` asks of a file before anything else sees it.
+"""The types of a record's fields, checked by `record.read_record`.
 
-A record is checked as a whole, by its evaluation. Fields that no table and no figure reads may hold
-anything; a field of ``extra`` may be missing (a figure is then not drawn of that record); one that
-is there must have its type. Numbers are finite and of a size that arithmetic with them is, too.
+The types of ``extra`` and ``config`` depend on the evaluation. Fields that no table or figure reads
+may have any type. A field of ``extra`` may be missing (its figure is then not drawn for the
+record); if present, it must have its type. Numbers are finite and small enough for arithmetic.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sat_interp.model.config import Variant
 
 LARGEST = 1e100
 LAYERS = 1000
-"""More layers than any model has: what is built layer by layer stays small."""
+"""Upper limit of the number of layers, so that lists of layers stay small."""
 
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
 Whole = Annotated[int, Field(ge=-(2**64), le=2**64)]
@@ -28,6 +28,8 @@ FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$", max_length=255)]
 
 
 class IntervalFields(TypedDict):
+    """A confidence interval."""
+
     low: Number
     high: Number
     level: Annotated[float, Field(gt=0, lt=1)]
@@ -35,6 +37,8 @@ class IntervalFields(TypedDict):
 
 
 class MetricFields(TypedDict):
+    """A metric."""
+
     name: str
     title: str
     value: Number | None
@@ -49,6 +53,8 @@ class MetricFields(TypedDict):
 
 
 class AblationFields(TypedDict):
+    """The gates of a model."""
+
     variant: NotRequired[Variant]
     k_attention: NotRequired[Count | None]
     k_neurons: NotRequired[Count | None]
@@ -56,6 +62,8 @@ class AblationFields(TypedDict):
 
 
 class TrainingFields(TypedDict):
+    """The training of a model."""
+
     seed: NotRequired[Whole | None]
     steps: NotRequired[Count | None]
     planned_steps: NotRequired[Count | None]
@@ -65,12 +73,16 @@ class TrainingFields(TypedDict):
 
 
 class ControlFields(TypedDict):
+    """The kind of a control, and the model it is a control of."""
+
     kind: Annotated[str, Field(min_length=1)]
     seed: NotRequired[Whole]
     of: NotRequired[str]
 
 
 class ModelFields(TypedDict):
+    """The model of a record."""
+
     weights_hash: Annotated[str, Field(min_length=1)]
     name: NotRequired[str]
     spec: NotRequired[str]
@@ -83,6 +95,8 @@ class ModelFields(TypedDict):
 
 
 class DataFields(TypedDict):
+    """The data of a record."""
+
     spec: NotRequired[str | None]
     content: NotRequired[str | None]
     split: NotRequired[str | None]
@@ -95,7 +109,7 @@ class DataFields(TypedDict):
 
 
 class RecordFields(TypedDict):
-    """What records of all evaluations have in common."""
+    """The fields of all records."""
 
     schema: int
     evaluation: str
@@ -117,11 +131,13 @@ class RecordFields(TypedDict):
 def _paired(fields: dict[str, Any]) -> dict[str, Any]:
     lengths = {len(value) for value in fields.values() if isinstance(value, list)}
     if len(lengths) > 1:
-        raise ValueError("its lists are of different lengths")
+        raise ValueError("its lists have different lengths")
     return fields
 
 
 class CurveFields(TypedDict):
+    """A value with its standard error for each layer."""
+
     value: Numbers
     standard_error: list[Annotated[Number, Field(ge=0)] | None]
 
@@ -130,15 +146,21 @@ Curve = Annotated[CurveFields, AfterValidator(_paired)]
 
 
 class ActivationFields(TypedDict):
+    """Sparsity of activations by layer."""
+
     z_hoyer: NotRequired[Curve]
     post_hoyer: NotRequired[Curve]
 
 
 class LanguageExtra(TypedDict):
+    """``extra`` of lm."""
+
     activations: NotRequired[ActivationFields | None]
 
 
 class GraphFields(TypedDict):
+    """The shape of a circuit's graph."""
+
     n_layers: Layer
     n_heads: Annotated[int, Field(ge=0, le=1000)]
     mlps: bool
@@ -147,26 +169,30 @@ class GraphFields(TypedDict):
 
 
 class EdgeFields(TypedDict):
+    """An edge of a circuit."""
+
     source: str
     destination: str
     score: NotRequired[Number | None]
 
 
 class CircuitFields(TypedDict):
+    """A circuit."""
+
     graph: GraphFields
     edges: Annotated[list[EdgeFields], Field(max_length=10**6)]
 
 
 def _within_graph(circuit: dict[str, Any]) -> dict[str, Any]:
-    """Edges name nodes that the graph has."""
+    """Check that edges name nodes of the graph."""
     layers, heads = circuit["graph"]["n_layers"], circuit["graph"]["n_heads"]
     for edge in circuit["edges"]:
         source = re.fullmatch(r"embed|m(\d+)|a(\d+)\.h(\d+)", edge["source"])
         end = re.fullmatch(r"resid_final|m(\d+)|a(\d+)\.h(\d+)\.[qkv]", edge["destination"])
-        for found, name in ((source, edge["source"]), (end, edge["destination"])):
-            if found is None:
-                raise ValueError(f"no node of a circuit is called {name[:40]!r}")
-            layer, head = found[1] or found[2], found[3]
+        for match, name in ((source, edge["source"]), (end, edge["destination"])):
+            if match is None:
+                raise ValueError(f"{name[:40]!r} is not the name of a node of a circuit")
+            layer, head = match[1] or match[2], match[3]
             if int(layer or 0) >= layers or int(head or 0) >= heads:
                 raise ValueError(f"the graph has no node {name[:40]!r}")
     return circuit
@@ -176,21 +202,29 @@ Circuit = Annotated[CircuitFields, AfterValidator(_within_graph)]
 
 
 class WithValue(TypedDict):
+    """A value with its uncertainty."""
+
     value: Number | None
 
 
 class PointFields(TypedDict):
+    """A circuit on the curve of a method."""
+
     edges: Count
     faithfulness: Number | WithValue | None
     kl: Number | WithValue | None
 
 
 class SweptFields(PointFields):
+    """The circuit of a threshold."""
+
     held_out_faithfulness: NotRequired[Number | WithValue | None]
     held_out_kl: NotRequired[Number | WithValue | None]
 
 
 class CircuitExtra(TypedDict):
+    """``extra`` of acdc."""
+
     circuit: NotRequired[Circuit]
     tau: NotRequired[Number | None]
     marked: NotRequired[str | None]
@@ -199,38 +233,50 @@ class CircuitExtra(TypedDict):
 
 
 class AutoencoderFields(TypedDict):
+    """The hook of an autoencoder."""
+
     hook: str
     label: str
 
 
 class DensityFields(TypedDict):
+    """A histogram of feature densities."""
+
     log10_edges: list[Number]
     features: list[Count]
     dead: Count
 
 
-def _a_histogram(density: dict[str, Any]) -> dict[str, Any]:
+def _check_histogram(density: dict[str, Any]) -> dict[str, Any]:
     if len(density["log10_edges"]) != len(density["features"]) + 1:
-        raise ValueError("a histogram has one edge more than bins")
+        raise ValueError("a histogram has one more edge than bins")
     return density
 
 
 class ReplicateFields(TypedDict):
+    """Metrics of autoencoders with other seeds."""
+
     l0: Numbers
     ce_score: Numbers
 
 
 class AutoencoderExtra(TypedDict):
+    """``extra`` of sae."""
+
     sae: NotRequired[AutoencoderFields]
-    density: NotRequired[Annotated[DensityFields, AfterValidator(_a_histogram)]]
+    density: NotRequired[Annotated[DensityFields, AfterValidator(_check_histogram)]]
     replicates: NotRequired[Annotated[ReplicateFields, AfterValidator(_paired)]]
 
 
 class MatrixFields(TypedDict):
+    """Values for pairs of layers."""
+
     value: list[Numbers]
 
 
 class SiteFields(TypedDict):
+    """Usage of units of a site."""
+
     k: Count
     units: Annotated[int, Field(gt=0, le=10**9)]
     frequency: list[str]
@@ -242,27 +288,37 @@ class SiteFields(TypedDict):
 
 
 class UsageFields(TypedDict):
+    """Usage of units by site."""
+
     attention: SiteFields
     neuron: SiteFields
 
 
 class PictureFields(TypedDict):
+    """The units selected by each token of a story."""
+
     tokens: list[str]
     attention: list[list[str]]
     neuron: list[list[str]]
 
 
 class LeakFields(TypedDict):
+    """Results of the probes."""
+
     probes: dict[str, list[dict[str, Any]]]
 
 
 class GatesExtra(TypedDict):
+    """``extra`` of gates."""
+
     picture: NotRequired[PictureFields]
     usage: NotRequired[UsageFields]
     leak: NotRequired[LeakFields]
 
 
 class UnitsFields(TypedDict):
+    """Scores of each unit."""
+
     layer: list[Layer]
     simulation: Numbers
     detection: NotRequired[Numbers]
@@ -272,29 +328,39 @@ class UnitsFields(TypedDict):
 
 
 class NeuronsExtra(TypedDict):
+    """``extra`` of neurons."""
+
     units: NotRequired[Annotated[UnitsFields, AfterValidator(_paired)]]
     details: NotRequired[FileName | None]
     unscored: NotRequired[dict[str, dict[str, list[Count]]]]
 
 
 class SettingFields(TypedDict):
+    """Metrics at one pair of thresholds."""
+
     importance: Number
     activation: Number
     metrics: dict[str, Number | None]
 
 
 class GraphsExtra(TypedDict):
+    """``extra`` of n2g."""
+
     layers: NotRequired[list[Layer]]
     reasons: NotRequired[dict[str, Count]]
     sensitivity: NotRequired[list[SettingFields]]
 
 
 class CircuitConfig(TypedDict):
+    """``config`` of acdc."""
+
     method: NotRequired[str]
     ablation: NotRequired[str]
 
 
 class AutoencoderConfig(TypedDict):
+    """``config`` of sae."""
+
     architecture: NotRequired[str]
     sparsity: NotRequired[Number | None]
     hook: NotRequired[str | None]
@@ -303,10 +369,14 @@ class AutoencoderConfig(TypedDict):
 
 
 class ExaminerFields(TypedDict):
+    """The examiner of explanations."""
+
     name: NotRequired[str]
 
 
 class NeuronsConfig(TypedDict):
+    """``config`` of neurons."""
+
     examiner: NotRequired[ExaminerFields]
     hook: NotRequired[str]
     stream: NotRequired[str]
@@ -314,11 +384,15 @@ class NeuronsConfig(TypedDict):
 
 
 class ThresholdFields(TypedDict):
+    """Thresholds of a graph."""
+
     activation: Number
     importance: Number
 
 
 class GraphsConfig(TypedDict):
+    """``config`` of n2g."""
+
     thresholds: NotRequired[ThresholdFields]
     neurons_per_layer: NotRequired[Count | None]
     hook: NotRequired[str]
@@ -344,18 +418,18 @@ _CONFIG: dict[str, Any] = {
 
 
 def problem(content: dict[str, Any]) -> str | None:
-    """The first field of a record's JSON that does not have its type, and why; None if all have.
+    """Return the first field of a record's JSON with a wrong type, and why; None if there is none.
 
-    One line, such as ``model.ablation.variant: Input should be 'none', 'local' or 'global', not
-    'spiral'``.
+    The result is one line, such as ``model.ablation.variant: Input should be 'none', 'local' or
+    'global', not 'spiral'``.
     """
-    if found := _problem(_RECORD, content, ""):
-        return found
+    if reason := _problem(_RECORD, content, ""):
+        return reason
     name = content["evaluation"]
     for field, adapters in (("extra", _EXTRA), ("config", _CONFIG)):
         adapter = adapters.get(name)
-        if adapter and (found := _problem(adapter, content.get(field, {}), f"{field}.")):
-            return found
+        if adapter and (reason := _problem(adapter, content.get(field, {}), f"{field}.")):
+            return reason
     return None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from evaluations.core.record import OddRecord, Record, read_record
+from evaluations.core.record import InvalidRecordError, Record, read_record
 from sat_interp._util.errors import UserError
 
 RESULTS = Path(__file__).parents[3] / "results" / "tinystories-slice"
@@ -86,7 +86,7 @@ def test_a_real_record_of_before_is_read_and_no_wrong_value_ends_in_a_traceback(
     ],
 )
 def test_what_reports_read_must_have_its_type(evaluation, path, value):
-    with pytest.raises(OddRecord) as caught:
+    with pytest.raises(InvalidRecordError) as caught:
         Record.from_json(json.dumps(changed(real(evaluation), path, value)))
     assert str(path[0]) in caught.value.reason
 
@@ -109,7 +109,7 @@ def test_no_nan_half_character_depth_or_endless_number(damage):
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.json")
-    with pytest.raises(UserError, match="no regular file"):
+    with pytest.raises(UserError, match="not a regular file"):
         read_record(tmp_path / "a.json")
 
 
