@@ -1,4 +1,4 @@
-"""``sat-eval all`` and ``sat-eval check``: what they print, and in what order they work."""
+"""The commands ``sat-eval all`` and ``sat-eval check``."""
 
 from __future__ import annotations
 
@@ -27,11 +27,13 @@ from sat_interp.training.study import read_study
 def run_battery(
     models: Sequence[str], options: BatteryOptions, settings: Mapping[str, Any]
 ) -> list[Job]:
-    """Run the battery and print one table of what became of it.
+    """Run the battery and print a table of its jobs.
 
     Args:
-        models: MODEL arguments, beside those of the study.
-        settings: values of shared options for all evaluations; by name of an evaluation, its own.
+        models: MODEL arguments, in addition to the models of the study.
+        options: models, evaluations and budget.
+        settings: values of shared options for all evaluations, and by name of an evaluation its own
+            options.
 
     Raises:
         UserError: there is no model, a part failed, or runs of the study are not trained yet.
@@ -42,13 +44,13 @@ def run_battery(
     names = [spec.name for spec in SPECS]
     own = {name: _given(settings[name]) for name in names if settings.get(name)}
     jobs = plan(chosen, Budgets(options.preset, common, own), chosen_specs(options.parts))
-    shown = console()
-    shown.print(_forecast(chosen, jobs, options.jobs), highlight=False)
+    terminal = console()
+    terminal.print(_forecast(chosen, jobs, options.jobs), highlight=False)
     with overview(jobs) as update:
         run(jobs, options.jobs, Path(out) / "logs", update)
-    shown.print(summary(jobs))
+    terminal.print(summary(jobs))
     study = f" --study {options.study}" if options.study else ""
-    say(shown, f"tables: sat-eval report --out {out}{study}")
+    say(terminal, f"tables: sat-eval report --out {out}{study}")
     raise_failures(jobs)
     if missing:
         raise UserError(
@@ -59,31 +61,31 @@ def run_battery(
 
 
 def check(models: Sequence[str], text: TextOptions, tokenizer: str | None) -> list[list[Answer]]:
-    """Print which evaluations will work on each model; no weights are read.
+    """Print which evaluations can measure each model, without reading weights.
 
     Raises:
-        UserError: a model cannot be read; the others have been printed.
+        UserError: a model cannot be read; raised after the other models are printed.
     """
     chosen = sources(list(models), tokenizer)
     text_of = text_finder(chosen, text.data, text.validation, text.stories)
     trained_on = training_text_finder(chosen, text.data, text.validation, text.stories)
-    shown, outcome, found = console(), Outcome(), []
+    terminal, outcome, all_answers = console(), Outcome(), []
     for source in chosen:
         try:
             subject = _subject(source, text_of, trained_on)
         except UserError as error:
             outcome.failures[source.label] = str(error)
             continue
-        found.append(answers(subject))
+        all_answers.append(answers(subject))
         for line in subject.described():
-            say(shown, line)
-        shown.print(answers_table(found[-1]))
+            say(terminal, line)
+        terminal.print(answers_table(all_answers[-1]))
     outcome.raise_failures()
-    return found
+    return all_answers
 
 
 def _models(models: Sequence[str], study: str | None) -> tuple[list[str], list[str]]:
-    """Return the models of a command line and a study, and the study's runs that are missing."""
+    """Return the models of a command line and a study, and the names of untrained runs."""
     runs = read_study(study).runs() if study else []
     trained = [run for run in runs if (run.directory / "summary.json").is_file()]
     chosen = list(dict.fromkeys([*models, *(str(run.directory) for run in trained)]))
@@ -104,7 +106,7 @@ def _changed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of one evaluation that were given."""
+    """Return the options of an evaluation that are set."""
     return {name: value for name, value in settings.items() if value is not None}
 
 
@@ -113,7 +115,7 @@ def _forecast(models: Sequence[str], jobs: Sequence[Job], n_processes: int) -> s
     time = "an unknown time" if seconds is None else f"about {duration(seconds)}"
     if rough := [job.name for job in jobs if job.is_rough and job.state == "waiting"]:
         time += f" (rough: {', '.join(rough)} extrapolated)"
-    return f"{len(models)} models, {len(jobs)} parts: {time}, less what is done"
+    return f"{len(models)} models, {len(jobs)} parts: {time}, less if there are records already"
 
 
 def _subject(
@@ -121,7 +123,7 @@ def _subject(
     text_of: Callable[[LoadedModel], Text],
     trained_on: Callable[[LoadedModel], TrainingText],
 ) -> Subject:
-    """Return what can be known of a model without its weights.
+    """Return a model's configuration and data, without its weights.
 
     Raises:
         UserError: the model cannot be read.

@@ -1,6 +1,6 @@
-"""Which evaluations a model can go through, with what budget and in what time, before any is run.
+"""Feasibility of evaluations for a model, with budget and estimated time.
 
-A model's weights are not read: its configuration, its tokenizer and its text decide.
+Only the model's configuration, tokenizer and text are used; its weights are not read.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from sat_interp._util.errors import UserError
 
 @dataclass(frozen=True)
 class Subject:
-    """A model whose weights have not been read, and what it would be measured on.
+    """A model without weights, and the data of its evaluations.
 
     Attributes:
-        known: as ``evaluations.core.models.outline`` returns it.
-        task: of ``acdc``.
-        train_tokens: counts the tokens of the text that ``sae`` would train on, no further than
-            past the number given; raises ``UserError`` where there is none.
-        text: None where there is none; ``no_text`` then says why.
+        known: the model's outline, from ``evaluations.core.models.outline``.
+        task: the task of ``acdc``.
+        train_tokens: counts the tokens of the training text of ``sae``, stopping past the number
+            given; raises ``UserError`` if there is no text.
+        text: the validation text; None if there is none.
+        no_text: the reason why there is no text.
     """
 
     known: LoadedModel
@@ -35,7 +36,7 @@ class Subject:
     no_text: str = ""
 
     def described(self) -> list[str]:
-        """Return what the model is and what it would be measured on, in lines."""
+        """Describe the model and its text, in lines."""
         known, cfg = self.known, self.known.model.cfg
         size = sum(value.numel() for value in known.model.parameters())
         architecture = cfg.original_architecture or type(known.model).__name__
@@ -51,21 +52,21 @@ class Subject:
         cut = int((self.text.lengths - self.text.scored(int(cfg.n_ctx))).sum())
         return [
             *lines,
-            f"text: {read['spec']}, {read['n_stories']:,} stories, {read['n_tokens']:,} tokens, of "
-            f"them {cut:,} beyond the context",
+            f"text: {read['spec']}, {read['n_stories']:,} stories, {read['n_tokens']:,} tokens, "
+            f"{cut:,} of them beyond the context",
         ]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Whether one evaluation can measure one model.
+    """Whether an evaluation can measure a model.
 
     Attributes:
-        reason: why it cannot; empty where it can.
-        budget: what the command reads and makes by default.
-        seconds: what that takes on one core, estimated from the built-in models' times; None where
-            no file tells the model's size.
-        is_rough: whether the model is of a size nobody has timed.
+        evaluation: name of the evaluation.
+        reason: why it cannot; empty if it can.
+        budget: description of the default budget.
+        seconds: estimated time on one core; None if the model's size is unknown.
+        is_rough: whether the estimate is extrapolated to another size of model.
     """
 
     evaluation: str
@@ -76,22 +77,22 @@ class Answer:
 
 
 def answers(subject: Subject) -> list[Answer]:
-    """Return, for every evaluation, whether it can measure the model."""
-    found = []
+    """Return for every evaluation whether it can measure the model."""
+    result = []
     for job in plan([subject.known.spec], Budgets("demo")):
         try:
             budget = _budget(subject, job.spec)
-            found.append(Answer(job.name, "", budget, job.estimate, job.is_rough))
+            result.append(Answer(job.name, "", budget, job.estimate, job.is_rough))
         except UserError as error:
-            found.append(Answer(job.name, reason=str(error)))
-    return found
+            result.append(Answer(job.name, reason=str(error)))
+    return result
 
 
 def _budget(subject: Subject, spec: Spec) -> str:
-    """Return what an evaluation's defaults read and make of a model.
+    """Describe the default budget of an evaluation for a model.
 
     Raises:
-        UserError: it cannot measure the model.
+        UserError: the evaluation cannot measure the model.
     """
     (config,) = spec.configs(make_request([], spec.options, spec.shared, {}))
     spec.check(subject.known.model, config)

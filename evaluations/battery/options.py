@@ -10,20 +10,20 @@ from sat_interp._util.errors import UserError
 
 @dataclass(frozen=True)
 class BatteryOptions:
-    """Which evaluations of which models, and how many side by side."""
+    """Options of a battery of evaluations."""
 
     study: str | None = None
     """Study file (sat-train --study) whose trained runs are evaluated."""
 
     preset: Preset = "demo"
-    """Budget: quick (the built-in models in minutes), demo (the commands' own defaults, or near),
+    """Budget: quick (minutes for the built-in models), demo (about the defaults of the commands),
     paper (the published budgets)."""
 
     jobs: int = 1
-    """Number of evaluations that run side by side, each on its share of the cores."""
+    """Number of evaluations that run in parallel, each on its share of the cores."""
 
     parts: tuple[str, ...] = ()
-    """Evaluations to run, with commas between them; all by default."""
+    """Evaluations to run, separated by commas; all by default."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:

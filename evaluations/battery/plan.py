@@ -1,4 +1,4 @@
-"""Which evaluations a battery runs, on which models, with what budget, and how long that takes."""
+"""Jobs of a battery: evaluations, models, budgets and estimated times."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sat_interp._util.errors import UserError, suggest
 
 State = Literal["waiting", "running", "done", "failed", "nothing to do"]
 NEAR = 2.0
-"""Up to this many times larger or smaller than a built-in model an estimate is no extrapolation."""
+"""Ratio of sizes to the built-in models up to which an estimate is not called rough."""
 
 
 @dataclass
 class Job:
-    """An evaluation with the models it is for, and its state."""
+    """An evaluation with its models, options and state."""
 
     spec: Spec
     models: list[str]
@@ -28,9 +28,9 @@ class Job:
     state: State = "waiting"
     seconds: float = 0.0
     reason: str = ""
-    """Why it failed."""
+    """Reason of a failure."""
     is_rough: bool = False
-    """Whether the estimate is for a size of model that was not measured, or guessed."""
+    """Whether the estimate is extrapolated to another size of model, or guessed."""
 
     @property
     def name(self) -> str:
@@ -45,7 +45,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Size:
-    """What decides an evaluation's time; None where no file tells it without loading the model."""
+    """The size of a model, which determines the time of evaluations; None if it is unknown.
+
+    Attributes:
+        operations: operations of a forward pass per token.
+        edges: number of edges of the graph with separate queries, keys and values.
+        has_gates: whether the model has gates.
+    """
 
     operations: float | None = None
     edges: float | None = None
@@ -57,9 +63,9 @@ class Budgets:
     """The options of a battery's evaluations.
 
     Attributes:
-        preset: names the budgets of the specifications.
-        common: options for all, such as data and out; each evaluation gets those that it has.
-        own: options by evaluation, which go before all others.
+        preset: name of the budgets in the specifications.
+        common: options for all evaluations that have them, such as data and out.
+        own: options by evaluation; they override all others.
     """
 
     preset: Preset = "demo"
@@ -81,7 +87,7 @@ def plan(models: Sequence[str], budgets: Budgets, specs: Sequence[Spec] | None =
     """Return the jobs of a battery, in the order of the registry.
 
     Raises:
-        UserError: options for an evaluation that does not exist.
+        UserError: there are options for an unknown evaluation.
     """
     specs = SPECS if specs is None else specs
     for name in budgets.own:
@@ -100,16 +106,16 @@ def _job(
     reference: Size,
 ) -> Job:
     preset, cost = budgets.preset, spec.cost
-    chosen = [one for one in models if "gates" not in spec.needs or sizes[one].has_gates]
-    measured = [sizes[one] for one in chosen]
+    chosen = [model for model in models if "gates" not in spec.needs or sizes[model].has_gates]
+    measured = [sizes[model] for model in chosen]
     if preset in spec.controlled:
         measured += measured[:1]
-        chosen += [f"{one} [untrained]" for one in chosen[:1]]
+        chosen += [f"{model} [untrained]" for model in chosen[:1]]
     factors = [
-        _factor(getattr(one, cost.grows), getattr(reference, cost.grows)) for one in measured
+        _factor(getattr(size, cost.grows), getattr(reference, cost.grows)) for size in measured
     ]
-    known = [one for one in factors if one is not None]
-    estimate = sum(one**cost.power for one in known) * cost.seconds[preset]
+    known = [factor for factor in factors if factor is not None]
+    estimate = sum(factor**cost.power for factor in known) * cost.seconds[preset]
     return Job(
         spec,
         chosen,
@@ -121,13 +127,13 @@ def _job(
 
 
 def option_names(spec: Spec) -> list[str]:
-    """Return the names of an evaluation's options, shared ones included."""
+    """Return the names of an evaluation's options, including shared options."""
     classes = (RunOptions, *spec.shared, spec.options)
     return [field.name for kind in classes for field in dataclasses.fields(kind)]
 
 
 def chosen_specs(names: Sequence[str]) -> list[Spec]:
-    """Return the evaluations of these names in the order of the registry; all where none is named.
+    """Return the evaluations of these names in the order of the registry, by default all.
 
     Raises:
         UserError: there is no such evaluation.
@@ -140,16 +146,16 @@ def chosen_specs(names: Sequence[str]) -> list[Spec]:
 
 
 def estimated_seconds(jobs: Sequence[Job], n_processes: int) -> float | None:
-    """Return the time of all jobs, none being done yet; None where a model's size is not known."""
+    """Return the estimated time of all jobs without records; None if a model's size is unknown."""
     waiting = [job.estimate for job in jobs if job.state == "waiting"]
-    known = [one for one in waiting if one is not None]
+    known = [estimate for estimate in waiting if estimate is not None]
     if len(known) < len(waiting):
         return None
     return max([sum(known) / n_processes, *known]) if known else 0.0
 
 
 def _argument(setting: tuple[str, Any]) -> str:
-    """Return one option as a command line has it."""
+    """Return an option as an argument of the command line."""
     name, value = setting
     option = f"--{name.replace('_', '-')}"
     if value is True:
@@ -166,14 +172,14 @@ def size_of(spec: str) -> Size:
     try:
         model = ModelSource.of(spec).meta_model
     except UserError:
-        return Size()  # the evaluations report what is wrong with it
+        return Size()  # the evaluations report the error
     cfg, gates = model.cfg, getattr(model, "ablation", None)
     size = _size(cfg.n_layers, cfg.d_model, cfg.n_heads, cfg.d_vocab)
     return dataclasses.replace(size, has_gates=gates is not None and gates.has_gate_weights)
 
 
 def _size(layers: int, width: int, heads: int, vocabulary: int) -> Size:
-    """Operations of a token, and edges of the graph with queries, keys and values apart."""
+    """Count operations of a token, and edges with separate queries, keys and values."""
     sources = [1 + layer * (heads + 1) for layer in range(layers + 1)]
     edges = sum(3 * heads * n + (n + heads) for n in sources[:-1]) + sources[-1]
     return Size(12.0 * layers * width**2 + vocabulary * width, float(edges))
@@ -184,5 +190,5 @@ def _factor(size: float | None, reference: float | None) -> float | None:
 
 
 def _is_near(factor: float) -> bool:
-    """Whether a model is so like the built-in ones that their times are its own."""
+    """Return whether a model's size is close to that of the built-in models."""
     return 1 / NEAR <= factor <= NEAR

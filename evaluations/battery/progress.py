@@ -1,4 +1,4 @@
-"""How a battery is shown: one overview while it runs, one table at its end."""
+"""Progress of a battery: an overview while it runs, and a table at the end."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sat_interp._util import escape
 
 @contextmanager
 def overview(jobs: Sequence[Job]) -> Iterator[Callable[[Job], None]]:
-    """Show an overview on the terminal; where stderr is none, a line when a job begins or ends.
+    """Show an overview on a terminal; on other stderr a line when a job starts or ends.
 
     Yields:
-        What to call when a job begins or ends.
+        A function to call when a job starts or ends.
     """
     console = Console(file=sys.stderr)
     if not console.is_terminal:
@@ -53,8 +53,8 @@ def overview(jobs: Sequence[Job]) -> Iterator[Callable[[Job], None]]:
 def _write_line(job: Job, jobs: Sequence[Job]) -> None:
     if job.state == "running":
         estimate = "" if job.estimate is None else f", about {duration(job.estimate)}"
-        waiting = sum(one.state == "waiting" for one in jobs)
-        line = f"{job.name}: running{estimate}; {waiting} to go after it"
+        waiting = sum(other.state == "waiting" for other in jobs)
+        line = f"{job.name}: running{estimate}; {waiting} waiting"
     else:
         reason = f": {job.reason}" if job.reason else ""
         line = f"{job.name}: {job.state} in {duration(job.seconds)}{reason}"
@@ -63,7 +63,7 @@ def _write_line(job: Job, jobs: Sequence[Job]) -> None:
 
 
 def summary(jobs: Sequence[Job]) -> RichTable:
-    """Return a table of what became of each job."""
+    """Return a table of the jobs with time and state."""
     table = RichTable(title="Battery", title_justify="left")
     table.add_column("Part", no_wrap=True)
     for heading in ("Models", "Time", "estimated"):
@@ -83,20 +83,20 @@ def answers_table(answers: Sequence[Answer]) -> RichTable:
     table = RichTable()
     for name in ("Evaluation", "Can run", "Budget, or what is missing", "Time on one core"):
         table.add_column(name)
-    for one in answers:
-        seconds = "unknown" if one.seconds is None else f"about {duration(one.seconds)}"
-        rough = " (extrapolated)" if one.is_rough and one.seconds is not None else ""
+    for answer in answers:
+        seconds = "unknown" if answer.seconds is None else f"about {duration(answer.seconds)}"
+        rough = " (extrapolated)" if answer.is_rough and answer.seconds is not None else ""
         table.add_row(
-            one.evaluation,
-            "no" if one.reason else "yes",
-            escape.terminal(one.reason or one.budget),
-            "" if one.reason else seconds + rough,
+            answer.evaluation,
+            "no" if answer.reason else "yes",
+            escape.terminal(answer.reason or answer.budget),
+            "" if answer.reason else seconds + rough,
         )
     return table
 
 
 def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3.5 h``."""
+    """Format a duration: ``40 s``, ``12 min``, ``3.5 h``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     if seconds < 100 * 60:

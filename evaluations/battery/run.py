@@ -1,7 +1,7 @@
-"""Run a battery: each evaluation in a process of its own, some of them side by side.
+"""Run a battery: each evaluation in its own process, several in parallel.
 
-Each is a command of ``sat-eval`` over all its models; what is done it skips, so that a battery that
-was killed is resumed by the same command.
+Each process is a command of ``sat-eval`` for all models. It skips existing records, so a battery
+that was killed is resumed by the same command.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sat_interp._util.errors import UserError
 
 POLL = 0.2
 PARENT = "SAT_EVAL_PARENT"
-"""Environment variable: the process that a command must not outlive."""
+"""Environment variable with the id of the battery's process; its commands end with it."""
 
 
 @dataclass(frozen=True)
 class _Child:
-    """A job at work."""
+    """A running job."""
 
     job: Job
     process: subprocess.Popen[bytes]
@@ -40,13 +40,15 @@ def run(
     logs: Path,
     update: Callable[[Job], None] = lambda job: None,
 ) -> None:
-    """Run jobs ``n_processes`` at a time, the longest first; one that fails stops no other.
+    """Run jobs ``n_processes`` at a time, the longest first; a failure does not stop other jobs.
 
-    Each process computes on its share of the cores. They end with this one, however it ends.
+    Each process uses its share of the cores. The processes end with this one, even if it is killed.
 
     Args:
-        logs: what a job prints goes to ``logs/<evaluation>.log``.
-        update: called when a job begins and when it ends.
+        jobs: the jobs.
+        n_processes: number of parallel processes.
+        logs: directory of the jobs' output, ``logs/<evaluation>.log``.
+        update: called when a job starts and when it ends.
     """
     children: list[_Child] = []
     try:
@@ -54,7 +56,7 @@ def run(
             while len(children) < n_processes and (job := _next(jobs)) is not None:
                 children.append(_start(job, n_processes, logs))
                 update(job)
-            for child in [one for one in children if one.process.poll() is not None]:
+            for child in [child for child in children if child.process.poll() is not None]:
                 children.remove(child)
                 _finish(child, logs)
                 update(child.job)
@@ -67,10 +69,10 @@ def run(
 
 
 def raise_failures(jobs: Sequence[Job]) -> None:
-    """Do nothing if all went well.
+    """Raise an error if a job failed.
 
     Raises:
-        UserError: one line that names each job that failed, and why.
+        UserError: one line with each job that failed, and the reason.
     """
     failed = [f"{job.name}: {job.reason}" for job in jobs if job.state == "failed"]
     if failed:
@@ -78,9 +80,10 @@ def raise_failures(jobs: Sequence[Job]) -> None:
 
 
 def end_with_parent() -> None:
-    """End this process when the battery that started it is gone, be it killed.
+    """End this process when the battery that started it ends, even if it is killed.
 
-    The battery names itself: one killed while this process began is no longer there to be asked.
+    The battery's process id is in the environment, since ``os.getppid`` is already another process
+    if the battery was killed while this process started.
     """
     if parent := os.environ.get(PARENT):
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
@@ -116,14 +119,14 @@ def _finish(child: _Child, logs: Path) -> None:
 
 
 def _next(jobs: Sequence[Job]) -> Job | None:
-    """Return the longest of the jobs that may begin."""
+    """Return the longest job that can start; None if there is none."""
     open_jobs = {job.name for job in jobs if job.state in ("waiting", "running")}
     ready = [job for job in jobs if job.state == "waiting" and job.spec.after not in open_jobs]
     return max(ready, key=lambda job: job.estimate or 0.0, default=None)
 
 
 def _reason(code: int, log: Path) -> str:
-    """Return why a process failed: the last error in its log; empty where it did not fail."""
+    """Return why a process failed: the last error in its log; empty if it did not fail."""
     if code == 0:
         return ""
     if code < 0:

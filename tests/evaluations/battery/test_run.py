@@ -86,7 +86,7 @@ def test_the_overview_is_lines_where_there_is_no_terminal(capsys):
         jobs[0].state, jobs[0].seconds = "done", 3.0
         update(jobs[0])
     assert capsys.readouterr().err.splitlines() == [
-        "one: running, about 10 s; 1 to go after it",
+        "one: running, about 10 s; 1 waiting",
         "one: done in 3 s",
     ]
     console = Console(width=100, file=io.StringIO())
