@@ -95,13 +95,13 @@ def collect(directory: str | Path) -> Collected:
         duplicates=len(read) - len(newest),
         files={identity(record): path for record, path in read},
     )
-    for path, error in problems.items():
+    for path, problem in problems.items():
         if path.parent.name in DETAILS:
             continue
-        if isinstance(error, DamagedRecordError):
+        if isinstance(problem, DamagedRecordError):
             collected.truncated.append(path)
-        elif isinstance(error, InvalidRecordError):
-            collected.odd[path] = error.reason
+        elif isinstance(problem, InvalidRecordError):
+            collected.odd[path] = problem.reason
         else:
             collected.foreign.append(path)
     return collected

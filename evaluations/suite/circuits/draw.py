@@ -124,7 +124,7 @@ def _draw(axes: Axes, panel: Panel, graph: GraphShape, largest: float) -> None:
 
 def size_of(edge: dict[str, Any]) -> float:
     """Return the absolute effect of an edge in nats; 0 if it has no score."""
-    return abs(edge.get("score") or 0.0)
+    return abs(float(edge.get("score") or 0.0))
 
 
 def line_width(score: float | None, largest: float) -> float:

@@ -170,11 +170,12 @@ def _fit_metrics(
     names = (f"{prefix}kl" if prefix else "circuit_kl", f"{prefix}faithfulness")
     titles = (f"KL of the circuit, {prompts}", f"Faithfulness, {prompts}")
     if case is None:
+        kl_missing = Metric(
+            names[0], titles[0], None, "nats", "lower", n=0, n_failed=1, reasons=NO_HELD_OUT
+        )
         return [
-            Metric(name, title, None, unit, direction, n=0, n_failed=1, reasons=NO_HELD_OUT)
-            for name, title, unit, direction in zip(
-                names, titles, ("nats", ""), ("lower", None), strict=True
-            )
+            kl_missing,
+            Metric(names[1], titles[1], None, n=0, n_failed=1, reasons=NO_HELD_OUT),
         ]
     outcome, n = case.outcome(circuit.kept), case.prompts.n
     kl, error, interval = mean_over_prompts(outcome.kl, resamples, seed)

@@ -1,9 +1,8 @@
-"""The patched forward pass: every edge reads its source's output, or what replaces it.
+"""The patched forward pass: every edge carries its source's output or a replacement.
 
-A destination's input is the sum over the sources before it of the source's output where the edge
-is kept, and of that source's replacement where it is not, plus the attention biases before it. What
-the replacement is, is a tensor handed in. This is the plain reference; ``acdc`` has a faster
-engine for the one thing it does, tested against this.
+A destination's input is the sum over earlier sources plus the earlier attention biases. A kept edge
+contributes its source's output, any other edge its source's replacement, which is an argument. This
+is the reference implementation; ACDC's fast engine is tested against it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from evaluations.suite.circuits.graph import Graph
 from sat_interp._util.errors import UserError
 
 PRECISE = (torch.float32, torch.float64)
-"""What circuits are searched in: in less, KL steps are mostly rounding."""
+"""Precisions in which circuits are searched; in lower precision most KL steps are rounding."""
 
 Sources = Float[Tensor, "source batch pos d_model"]
 Replacement = Float[Tensor, "source #batch #pos d_model"]
@@ -33,17 +32,22 @@ Kept = Bool[Tensor, "edge"] | Float[Tensor, "edge"]
 
 @runtime_checkable
 class Prompts(Protocol):
-    """Clean and corrupted prompts of one length, (batch, pos) token ids, nothing padded."""
+    """Clean and corrupted prompts of one length, (batch, pos) token ids without padding."""
 
     @property
-    def clean(self) -> Tensor: ...
+    def clean(self) -> Tensor:
+        """Clean prompts."""
+        ...
+
     @property
-    def corrupted(self) -> Tensor: ...
+    def corrupted(self) -> Tensor:
+        """Corrupted prompts."""
+        ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """One forward pass: what every source wrote, and the logits at the last position."""
+    """The result of a forward pass: outputs of the sources, and logits at the last position."""
 
     sources: Sources
     logits: Float[Tensor, "batch d_vocab"]
@@ -51,13 +55,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Prompts of one length, run once: all that patching needs to know of them.
+    """Cached activations of prompts of one length.
 
     Attributes:
-        clean: what every source writes on the clean prompts.
-        replacement: what an edge carries that is not kept.
-        logits: the clean run's, at the last position.
-        first: clean output and replacement are equal before this position, by causality.
+        clean: outputs of the sources on the clean prompts.
+        replacement: replacements of the sources' outputs for ablated edges.
+        logits: logits of the clean run at the last position.
+        first: position before which clean output and replacement are equal, by causality.
     """
 
     clean: Sources
@@ -72,8 +76,8 @@ class Bucket:
 def embed(
     model: HookedTransformer, tokens: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """What the embedding writes: tokens and, where they are learned, positions."""
-    embedding = model.embed(tokens)
+    """Return the output of the embedding: tokens and, if they are learned, positions."""
+    embedding: Tensor = model.embed(tokens)
     if model.cfg.positional_embedding_type == "standard":
         embedding = embedding + model.pos_embed(tokens)
     return embedding
@@ -87,13 +91,15 @@ def forward(
     replacement: Replacement | None = None,
     added: Float[Tensor, "destination batch pos d_model"] | None = None,
 ) -> Run:
-    """The forward pass in which an edge that is not kept carries its source's replacement.
+    """Run the forward pass in which ablated edges carry their source's replacement.
 
     Args:
-        embedding: what the embedding writes (:func:`embed`, or an interpolation).
-        kept: True or 1 where an edge is kept; differentiable where it is a float, an edge then
-            carrying ``replacement + kept * (output - replacement)``. All edges by default.
-        replacement: what the other edges carry.
+        model: the model.
+        graph: its graph.
+        embedding: output of the embedding (:func:`embed`, or an interpolation).
+        kept: True or 1 for kept edges, by default all. Floats are differentiable: an edge carries
+            ``replacement + kept * (output - replacement)``.
+        replacement: replacement of each source's output.
         added: added to the input of each destination. Zeros that require a gradient give the
             gradient with respect to every destination's input.
     """
@@ -122,7 +128,7 @@ def forward(
 
 
 class _Reader:
-    """The residual stream, kept apart by who wrote it."""
+    """The residual stream, separated by source."""
 
     def __init__(
         self,
@@ -139,12 +145,13 @@ class _Reader:
         self.bias = torch.zeros_like(embedding[0, 0])
 
     def write(self, outputs: Tensor, bias: Tensor | None = None) -> None:
+        """Append outputs of sources, and add a bias."""
         self.sources = torch.cat([self.sources, outputs])
         if bias is not None:
             self.bias = self.bias + bias
 
     def inputs(self, first: int, count: int) -> Float[Tensor, "destination batch pos d_model"]:
-        """What ``count`` destinations read, from number ``first`` on."""
+        """Return the inputs of ``count`` destinations, starting at number ``first``."""
         n = len(self.sources) if not self.graph.parallel else self.graph.n_read[first]
         present = self.sources[:n]
         if self.matrix is None or self.replacement is None:
@@ -161,7 +168,7 @@ class _Reader:
 def _heads(
     block: TransformerBlock, qkv: Float[Tensor, "three heads batch pos d_model"]
 ) -> Float[Tensor, "heads batch pos d_model"]:
-    """What each head writes, without the bias, from what its queries, keys and values read."""
+    """Return the output of each head, without the bias, for inputs of its queries, keys, values."""
     attn = block.attn
     normal = block.ln1(qkv)
     weights = torch.stack([attn.W_Q, attn.W_K, attn.W_V])[:, :, None]
@@ -172,16 +179,17 @@ def _heads(
     scores = q @ k.transpose(-1, -2) / attn.attn_scale
     future = ~visible(q.shape[-2], window(attn), q.device)
     pattern = scores.masked_fill(future, -torch.inf).softmax(-1)
-    return pattern @ v @ attn.W_O[:, None]
+    outputs: Tensor = pattern @ v @ attn.W_O[:, None]
+    return outputs
 
 
 def window(attn: AbstractAttention) -> int | None:
-    """How many positions, its own included, a query may look back on; None for all."""
+    """Return the number of positions that a query attends to, its own included; None for all."""
     return attn.cfg.window_size if attn.attn_type == "local" else None
 
 
 def visible(n: int, window: int | None, device: torch.device) -> Bool[Tensor, "query key"]:
-    """Which positions a query may look at: its own and earlier ones, within a window if local."""
+    """Return the causal mask: a query attends to its own and earlier positions, in the window."""
     past = torch.ones(n, n, dtype=torch.bool, device=device).tril()
     return past if window is None else past.triu(1 - window)
 
@@ -192,17 +200,19 @@ def prepare(
     batches: Sequence[Prompts],
     ablation: Ablation | Constants = "resample",
 ) -> list[Bucket]:
-    """Run the clean prompts, and what replaces their edges, once and for all.
+    """Cache the activations of the clean prompts, and the replacements of ablated edges.
 
     Args:
+        model: the model.
+        graph: its graph.
         batches: prompts, each batch of one length.
-        ablation: an edge that is not kept carries its source's output on the corrupted prompt
-            (``resample``), nothing (``zero``), its source's mean output over all positions of all
-            corrupted prompts (``mean``), or the constant given for its source.
+        ablation: replacement of an ablated edge: its source's output on the corrupted prompt
+            (``resample``), zero (``zero``), its source's mean output over all positions of all
+            corrupted prompts (``mean``), or a given constant per source.
 
     Raises:
-        UserError: no prompts, or a clean prompt and its corrupted one of unequal length, or
-            constants of another graph's shape, or a model in less than float32.
+        UserError: there are no prompts, a corrupted prompt differs in length from its clean prompt,
+            constants have the wrong shape, or the model is in lower precision than float32.
     """
     if model.W_E.dtype not in PRECISE:
         kind = str(model.W_E.dtype).removeprefix("torch.")
@@ -232,7 +242,7 @@ def prepare(
 
 
 def _first_difference(clean: Tensor, corrupted: Tensor) -> int:
-    """The first position at which any prompt and its corrupted one differ; the last, if none."""
+    """Return the first position at which any clean and corrupted prompt differ, else the last."""
     differ = (clean != corrupted).any(0)
     return int(differ.int().argmax()) if differ.any() else clean.shape[1] - 1
 
@@ -243,7 +253,7 @@ def _constants(
     batches: Sequence[Prompts],
     ablation: Ablation | Constants,
 ) -> Constants | None:
-    """The constant per source that replaces it; None where that differs between prompts."""
+    """Return the constant replacement of each source; None if it differs between prompts."""
     weight = model.W_E
     if isinstance(ablation, Tensor):
         wanted = (graph.n_sources, weight.shape[1])
@@ -265,7 +275,7 @@ def _constants(
 def kl_divergence(
     clean: Float[Tensor, "*rows d_vocab"], patched: Float[Tensor, "*rows d_vocab"]
 ) -> Float[Tensor, "*rows"]:
-    """KL(clean || patched) in nats: the sum over tokens of p (ln p - ln q)."""
+    """Compute KL(clean || patched) in nats, the sum over tokens of p (ln p - ln q)."""
     p = clean.log_softmax(-1)
     return (p.exp() * (p - patched.log_softmax(-1))).sum(-1)
 
@@ -273,14 +283,14 @@ def kl_divergence(
 def circuit_logits(
     model: HookedTransformer, graph: Graph, buckets: Sequence[Bucket], kept: Kept
 ) -> list[Float[Tensor, "batch d_vocab"]]:
-    """Logits at the last position with these edges kept, for each bucket."""
+    """Return logits at the last position with these edges kept, for each batch."""
     return [forward(model, graph, b.clean[0], kept, b.replacement).logits for b in buckets]
 
 
 def circuit_kl(
     model: HookedTransformer, graph: Graph, buckets: Sequence[Bucket], kept: Kept
 ) -> float:
-    """Mean over all prompts of KL(clean || circuit) at the last position, in nats."""
+    """Return the mean over all prompts of KL(clean || circuit) at the last position, in nats."""
     with torch.no_grad():
         found = circuit_logits(model, graph, buckets, kept)
     total = sum(

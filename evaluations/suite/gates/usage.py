@@ -75,12 +75,12 @@ class Usage:
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return self.wins.shape[1]
+        return int(self.wins.shape[1])
 
     @property
     def n_units(self) -> int:
         """Number of units of a layer."""
-        return self.wins.shape[2]
+        return int(self.wins.shape[2])
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ class Folded:
         """Return the factor by which a norm multiplies each row, 1 / s."""
         if not self.scaled:
             return read.new_ones(1).expand(*read.shape[:-1], 1)
-        norm = torch.linalg.vector_norm(read, dim=-1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(read, dim=-1, keepdim=True)
         return norm.square_().div_(read.shape[-1]).add_(self.eps).rsqrt_()
 
     def log_sum_exp(self, final: Rows, near: Float[Tensor, "rows"]) -> Float[Tensor, "rows"]:

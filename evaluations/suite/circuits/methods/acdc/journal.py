@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -28,7 +29,7 @@ class Journal:
     def __init__(self, path: Path | None, identity: str) -> None:
         self.path, self.identity = path, identity
 
-    def read(self) -> list[dict]:
+    def read(self) -> list[dict[str, Any]]:
         """Read the decisions of an earlier run of the same search, or start a new file."""
         if self.path is None:
             return []

@@ -18,11 +18,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from evaluations.suite.circuits.config import check_tau
@@ -114,7 +114,8 @@ def acdc(
                 if destination not in search.done:
                     line = search.visit(destination, sources)
                     journal.write(line)
-                _show(progress, graph, destination, search)
+                progress.set_postfix_str(search.status(destination), refresh=False)
+                progress.update(graph.n_read[destination])
     journal.remove()
     return search.result(order)
 
@@ -141,14 +142,6 @@ def _visits(graph: Graph, order: Int[Tensor, "edge"]) -> dict[int, list[int]]:
             raise ValueError("an order visits what reads a node before what the node reads")
         seen.add(destination)
     return visits
-
-
-def _show(progress: tqdm, graph: Graph, destination: int, search: _Search) -> None:
-    layer = graph.destinations[destination].layer
-    where = "output" if layer == graph.n_layers else f"layer {layer}"
-    tested, kept = int(search.tested.sum()), int(search.circuit.kept.sum())
-    progress.set_postfix_str(f"{where}, {tested:,} tested, {kept:,} kept", refresh=False)
-    progress.update(graph.n_read[destination])
 
 
 class _Search:
@@ -187,7 +180,7 @@ class _Search:
             self._accept(plan, [source for source in sources if source not in set(kept)])
         return self._close(destination, sources, kept, steps)
 
-    def replay(self, destination: int, visits: dict[int, list[int]], line: dict) -> None:
+    def replay(self, destination: int, visits: dict[int, list[int]], line: dict[str, Any]) -> None:
         """Apply the decisions of an earlier run."""
         sources, kept, steps = visits[destination], line["kept"], line["steps"]
         if self.circuit.matters(destination):
@@ -251,6 +244,13 @@ class _Search:
             removable = dict(zip(batch[n:], result.predictions, strict=True))
             self.run_length += 0.2 * (n * (2 if n == size else 1) - self.run_length)
         return kept, steps
+
+    def status(self, destination: int) -> str:
+        """Describe the progress of the search, for its progress bar."""
+        layer = self.graph.destinations[destination].layer
+        place = "output" if layer == self.graph.n_layers else f"layer {layer}"
+        tested, kept = int(self.tested.sum()), int(self.circuit.kept.sum())
+        return f"{place}, {tested:,} tested, {kept:,} kept"
 
     def result(self, order: Int[Tensor, "edge"]) -> AcdcResult:
         """Return the result of a finished search."""
