@@ -82,7 +82,7 @@ def test_what_is_held_out_is_measured_on_held_out_prompts(result, model, prompts
     sweep = {tau: by_acdc(case, tau) for tau in (0.05, 0.3)}
     assert found["cpr"].value == pytest.approx(cpr(curve(held, tau_ranking(sweep))))
     assert found["cmd"].value == pytest.approx(cmd(curve(held, tau_ranking(sweep, signed=False))))
-    assert "circuits of no edge at 0.1 %, 0.2 %" in found["cpr"].description
+    assert "no edges at 0.1 %, 0.2 %" in found["cpr"].description
     assert result.extra["edges_without_rank"] == int(
         (~(sweep[0.05].all_chosen | sweep[0.3].all_chosen)).sum()
     )
