@@ -1,4 +1,4 @@
-"""lm: how well a model predicts text, how large its weights are, how sparse its activations."""
+"""Language modelling (``lm``): perplexity, bits per byte, sparsity of weights and activations."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SPEC = Spec(
     description="""\
 Every story of the validation split is read on its own from position 0: the token that begins
 stories, the story, the closing end-of-text token. Every token but the first is scored once, the
-closing one included; what does not fit into the model's context is cut, and counted. The clean
-stream is measured and, for models with gates, the ablated one. Perplexity of other tools differs:
+closing one included; tokens beyond the model's context are cut and counted. The clean stream is
+measured and, for models with gates, the ablated stream. Other tools define perplexity differently:
 see --perplexity.""",
     examples=(
         "sat-eval lm demo:baseline demo:local-k4 demo:global-k4",

@@ -12,10 +12,10 @@ Convention = Literal["sliding", "per-story"]
 
 @dataclass(frozen=True)
 class LanguageConfig:
-    """What decides the figures of ``lm`` besides the model and the text."""
+    """Settings of ``lm``."""
 
     seed: int = 0
-    """Seed of the bootstrap, of the sample of stories, and of gates that are random."""
+    """Seed of the bootstrap, of the sample of stories and of random gates."""
 
     resamples: int = 2000
     """Number of bootstrap resamples of the stories."""
@@ -24,15 +24,15 @@ class LanguageConfig:
     """Number of stories, drawn at random, whose activations are measured; 0 for none."""
 
     l0_threshold: float = 0.01
-    """Share of a token's largest activation above which another one counts as active."""
+    """A unit is active if its |activation| exceeds this share of the token's largest one."""
 
     perplexity: Convention | None = None
-    """Also report perplexity by another convention: sliding (stories joined into one text, read by
-    a window of the context that moves by half of it), per-story (mean of the stories' own
-    perplexities, the closing token not scored)."""
+    """Also report perplexity by another convention: sliding (all stories joined into one text and
+    read through a window of the context's length that moves by half of it) or per-story (mean of
+    each story's perplexity, its closing token not scored)."""
 
     def __post_init__(self) -> None:
         if self.resamples < 0 or self.activation_stories < 0:
             raise UserError("resamples and activation_stories cannot be negative")
         if not 0 <= self.l0_threshold < 1:
-            raise UserError(f"l0_threshold is a share in [0, 1), not {self.l0_threshold}")
+            raise UserError(f"l0_threshold must be in [0, 1), not {self.l0_threshold}")

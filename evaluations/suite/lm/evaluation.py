@@ -1,19 +1,19 @@
-"""lm: how well a model predicts text, how large its weights are, how sparse its activations.
+"""Perplexity, bits per byte, weight magnitude and activation sparsity of a model (``lm``).
 
-Perplexity = exp(mean cross-entropy per token, nats) over the WHOLE split. Each story is read on its
+Perplexity = exp(mean cross-entropy per token, nats) over the whole split. Each story is read on its
 own from position 0, BOS first (end-of-text where the tokenizer has none, and for models trained
-here); every token is predicted once, the closing end-of-text included; what does not fit into the
-context is cut, and counted.
+here). Every token is predicted once, the closing end-of-text included; tokens beyond the context
+are cut and counted.
 
-Bits per byte = total nats / (ln 2 * UTF-8 bytes of the scored text). The end-of-text tokens' nats
-are in (they say where a text ends) and add no bytes. It is the only figure here that can be
-compared between vocabularies.
+Bits per byte = total nats / (ln 2 * UTF-8 bytes of the scored text). End-of-text tokens add nats
+but no bytes. Of these metrics, only bits per byte is comparable between vocabularies.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,39 +24,33 @@ from transformer_lens import HookedTransformer
 from evaluations.core import weights
 from evaluations.core.inputs import text_data
 from evaluations.core.losses import streams, token_losses
-from evaluations.core.record import Metric
+from evaluations.core.record import Interval, Metric
 from evaluations.core.spec import Measurement
-from evaluations.core.statistics import bootstrap, ratio
+from evaluations.core.statistics import Ratio, bootstrap, ratio
 from evaluations.core.text import Text, check_vocabulary
 from evaluations.suite.lm import sparsity
 from evaluations.suite.lm.config import LanguageConfig
-from evaluations.suite.lm.perplexity import (
-    per_story_metric,
-    sliding_losses,
-    sliding_metric,
-)
+from evaluations.suite.lm.perplexity import per_story_metric, sliding_losses, sliding_metric
 from sat_interp._util import progress
 from sat_interp.data.batches import story_batches
 
 prepare = text_data
 BATCH_TOKENS = 4096
 WORSE_THAN_UNIFORM = 0.5
-"""Nats per token above the logarithm of the vocabulary: more than an untrained model has."""
+"""Nats per token above log(vocabulary size); the loss of an untrained model is lower."""
 
 
 @dataclass(frozen=True)
 class StoryLosses:
-    """What each story cost.
+    """Cross-entropy of each story.
 
     Attributes:
-        nats: per stream (``clean``, and ``ablated`` for models with gates), each story's summed
-            cross-entropy.
-        tokens: tokens scored per story.
-        cut: tokens that did not fit into the context.
+        nats: summed cross-entropy by stream (``clean``; ``ablated`` for models with gates).
+        tokens: number of scored tokens.
+        cut: number of tokens beyond the context.
         sizes: UTF-8 bytes of the scored text.
-        closing: per stream, the part of ``nats`` that is the closing end-of-text token's; 0 for a
-            story that was cut.
-        lost: what the tokenizer loses of the text (``Text.losses_told``).
+        closing: cross-entropy of the closing end-of-text token by stream; 0 where it was cut.
+        lost: description of what tokenization loses of the text; empty where nothing.
     """
 
     nats: dict[str, Float[np.ndarray, " stories"]]
@@ -68,7 +62,7 @@ class StoryLosses:
 
 
 def evaluate(model: HookedTransformer, text: Text, config: LanguageConfig) -> Measurement:
-    """Perplexity, bits per byte, weight and activation sparsity of any HookedTransformer.
+    """Measure perplexity, bits per byte and the sparsity of weights and activations.
 
     Raises:
         UserError: the text has tokens the model does not know.
@@ -77,25 +71,25 @@ def evaluate(model: HookedTransformer, text: Text, config: LanguageConfig) -> Me
     was_training = model.training
     model.eval()
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # gates that are random draw from here
+        torch.manual_seed(config.seed)  # random gates draw from this generator
         losses = story_losses(model, text)
         activations = sparsity.measure(
             model, text, config.activation_stories, config.l0_threshold, config.seed
         )
-        beside = _other_convention(model, text, losses, config)
+        other_perplexities = _other_convention(model, text, losses, config)
     model.train(was_training)
     metrics = [metric for name in losses.nats for metric in _loss_metrics(losses, name, config)]
     if "ablated" in losses.nats:
         metrics.append(_gap(losses))
-    metrics += [*beside, _cut(losses), *_weight_metrics(model), *activations.metrics()]
+    metrics += [*other_perplexities, _cut(losses), *_weight_metrics(model), *activations.metrics()]
     extra: dict[str, Any] = {"activations": activations.per_layer()}
-    if unhealthy := _health(losses, model):
-        extra["health"] = [unhealthy]
+    if warning := _health(losses, model):
+        extra["health"] = [warning]
     return Measurement(metrics, extra)
 
 
 def _health(losses: StoryLosses, model: HookedTransformer) -> str | None:
-    """What is wrong where a model predicts worse than a guess that knows nothing."""
+    """Return a warning if the model predicts worse than a uniform distribution."""
     mean = losses.nats["clean"].sum() / losses.tokens.sum()
     if not mean > math.log(model.cfg.d_vocab) + WORSE_THAN_UNIFORM:
         return None
@@ -103,7 +97,7 @@ def _health(losses: StoryLosses, model: HookedTransformer) -> str | None:
 
 
 def preview(subject: Any) -> str:
-    """Return what the defaults read of a model."""
+    """Describe the text that the default settings score."""
     scored = int(subject.text.scored(int(subject.known.model.cfg.n_ctx)).sum())
     return f"{len(subject.text):,} stories, {scored:,} tokens"
 
@@ -112,7 +106,7 @@ def preview(subject: Any) -> str:
 def story_losses(
     model: HookedTransformer, text: Text, batch_tokens: int = BATCH_TOKENS
 ) -> StoryLosses:
-    """Cross-entropy of every story under every stream of the model."""
+    """Compute the cross-entropy of every story in every stream of the model."""
     context = int(model.cfg.n_ctx)
     scored = text.scored(context)
     cut = text.lengths - scored
@@ -136,12 +130,11 @@ def story_losses(
 def _other_convention(
     model: HookedTransformer, text: Text, losses: StoryLosses, config: LanguageConfig
 ) -> list[Metric]:
-    """Return the perplexity of each stream under the convention that is asked for, if any."""
+    """Return the perplexity of each stream under the configured convention, if any."""
     if config.perplexity == "sliding":
-        found = sliding_losses(model, text, BATCH_TOKENS)
         return [
             sliding_metric(totals, name, config.resamples, config.seed)
-            for name, totals in found.items()
+            for name, totals in sliding_losses(model, text, BATCH_TOKENS).items()
         ]
     if config.perplexity == "per-story":
         tokens = losses.tokens - (losses.cut == 0)
@@ -153,14 +146,14 @@ def _other_convention(
 
 
 def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> list[Metric]:
-    """Loss, perplexity and bits per byte of one stream; clean ones carry no prefix."""
+    """Return loss, perplexity and bits per byte of one stream; clean names have no prefix."""
     prefix = "" if stream == "clean" else f"{stream}_"
     nats, tokens, sizes = losses.nats[stream], losses.tokens, losses.sizes
     failed = int((~np.isfinite(nats)).sum())
     reasons = {"loss not finite": failed} if failed else {}
-    mean, per_byte = ratio(nats, tokens), ratio(nats / math.log(2), sizes)
+    bits = nats / math.log(2)
+    mean, per_byte = ratio(nats, tokens), ratio(bits, sizes)
     perplexity = _exp(mean.value)
-    n_tokens = int(tokens.sum())
     lossy = f"; text lost: {losses.lost}" if losses.lost else ""
     no_bytes = Metric(
         f"{prefix}bits_per_byte",
@@ -171,49 +164,84 @@ def _loss_metrics(losses: StoryLosses, stream: str, config: LanguageConfig) -> l
         n_failed=1,
         reasons={"the text is token ids": 1},
     )
+    resample = partial(bootstrap, resamples=config.resamples, seed=config.seed)
 
-    def metric(name: str, title: str, unit: str, value: float, error: float | None,
-               per: np.ndarray, scale: float, exp: bool, description: str) -> Metric:  # fmt: skip
-        interval = bootstrap(
-            nats * scale, per, resamples=config.resamples, seed=config.seed,
-            transform=np.exp if exp else np.asarray,
-        )  # fmt: skip
+    def metric(
+        name: str, title: str, unit: str, estimate: Ratio, interval: Interval | None, about: str
+    ) -> Metric:
         return Metric(
-            prefix + name, f"{title}, {stream} stream", value, unit, "lower", error, interval,
-            n_tokens, failed, reasons, description,
-        )  # fmt: skip
+            prefix + name,
+            f"{title}, {stream} stream",
+            estimate.value,
+            unit,
+            "lower",
+            estimate.standard_error,
+            interval,
+            n=int(tokens.sum()),
+            n_failed=failed,
+            reasons=reasons,
+            description=about,
+        )
 
     return [
-        metric("loss", "Cross-entropy", "nats/token", mean.value, mean.standard_error, tokens, 1.0,
-               False, "mean over all scored tokens; n: tokens; error clustered over stories"),
-        metric("perplexity", "Perplexity", "", perplexity, _times(mean.standard_error, perplexity),
-               tokens, 1.0, True, "exp of the mean cross-entropy over the whole split; n: tokens"),
-        metric("bits_per_byte", "Bits per byte", "bits/byte", per_byte.value,
-               per_byte.standard_error, sizes, 1 / math.log(2), False,
-               "all nats, end-of-text included, over the bytes of the scored text; n: tokens"
-               + lossy) if sizes.any() else no_bytes,
-    ]  # fmt: skip
+        metric(
+            "loss",
+            "Cross-entropy",
+            "nats/token",
+            mean,
+            resample(nats, tokens),
+            "mean over all scored tokens; n: tokens; error clustered over stories",
+        ),
+        metric(
+            "perplexity",
+            "Perplexity",
+            "",
+            Ratio(perplexity, _times(mean.standard_error, perplexity)),
+            resample(nats, tokens, transform=np.exp),
+            "exp of the mean cross-entropy over the whole split; n: tokens",
+        ),
+        metric(
+            "bits_per_byte",
+            "Bits per byte",
+            "bits/byte",
+            per_byte,
+            resample(bits, sizes),
+            f"total bits, end-of-text tokens included, per byte of scored text; n: tokens{lossy}",
+        )
+        if sizes.any()
+        else no_bytes,
+    ]
 
 
 def _gap(losses: StoryLosses) -> Metric:
-    """What ablation costs: ablated minus clean loss, paired by story."""
+    """Return the ablated minus the clean loss, paired by story."""
     gap = ratio(losses.nats["ablated"] - losses.nats["clean"], losses.tokens)
     return Metric(
-        "ablation_gap", "Ablated minus clean cross-entropy", gap.value, "nats/token", "lower",
-        gap.standard_error, n=int(losses.tokens.sum()),
+        "ablation_gap",
+        "Ablated minus clean cross-entropy",
+        gap.value,
+        "nats/token",
+        "lower",
+        gap.standard_error,
+        n=int(losses.tokens.sum()),
         description="mean over all scored tokens, paired; error clustered over stories",
-    )  # fmt: skip
+    )
 
 
 def _cut(losses: StoryLosses) -> Metric:
+    """Return the number of tokens beyond the context."""
     return Metric(
-        "cut_tokens", "Tokens cut at the context's end", float(losses.cut.sum()), "tokens",
-        n=int((losses.cut > 0).sum()), description="not scored anywhere; n: stories cut",
-    )  # fmt: skip
+        "cut_tokens",
+        "Tokens beyond the context",
+        float(losses.cut.sum()),
+        "tokens",
+        n=int((losses.cut > 0).sum()),
+        description="cut and not scored; n: stories with cut tokens",
+    )
 
 
 def _weight_metrics(model: HookedTransformer) -> list[Metric]:
-    """Mean |w|: the paper's L1 'sparsity', over what it was taken over, and by component."""
+    """Return mean |w|: of the parameters the paper counts (its L1), of all, and by component."""
     tied = weights.tied_parameters(model)
     views = {
         "l1_exported": ("Mean |w|, exported (the paper's L1)", weights.exported_parameters(model)),
@@ -223,13 +251,21 @@ def _weight_metrics(model: HookedTransformer) -> list[Metric]:
         chosen = {name: value for name, value in tied.items() if weights.component(name) == part}
         views[f"l1_{part}"] = (f"Mean |w|, {part}", chosen)
     return [
-        Metric(name, title, weights.mean_absolute(chosen), "", "lower", n=weights.count(chosen),
-               description="mean absolute weight; n: parameters")
+        Metric(
+            name,
+            title,
+            weights.mean_absolute(chosen),
+            "",
+            "lower",
+            n=weights.count(chosen),
+            description="mean absolute weight; n: parameters",
+        )
         for name, (title, chosen) in views.items()
-    ]  # fmt: skip
+    ]
 
 
 def _exp(value: float) -> float:
+    """Return exp(value), infinite where it overflows."""
     try:
         return math.exp(value)
     except OverflowError:
@@ -237,5 +273,5 @@ def _exp(value: float) -> float:
 
 
 def _times(error: float | None, factor: float) -> float | None:
-    """The delta method: the error of exp(x) is exp(x) times that of x."""
+    """Scale a standard error (delta method: the error of exp(x) is exp(x) times that of x)."""
     return None if error is None else error * factor

@@ -1,15 +1,16 @@
-"""Perplexity as other tools compute it, to be compared with their figures.
+"""Perplexity by the conventions of other tools, for comparison with their results.
 
-Ours (``evaluation.py``) reads each story on its own and scores its closing end-of-text
-token. Two other conventions are common:
+``evaluation.py`` reads each story on its own and scores its closing end-of-text token. Two other
+conventions are common:
 
-- ``sliding``: all stories one after the other, an end-of-text token after each, as one text; a
-  window of the model's context moves over it by half its length, and every token but the first is
-  scored once, given at least half a context of whatever stood before it, be it another story.
-  Transformers' documentation, "Perplexity of fixed-length models", and lm-evaluation-harness'
-  ``wikitext`` do this.
+- ``sliding``: all stories, each followed by an end-of-text token, are joined into one text. A
+  window of the context's length moves over it by half its length. Every token but the first is
+  scored once, given at least half a context of preceding tokens, possibly of another story. Used
+  by lm-evaluation-harness' ``wikitext`` and described in the documentation of Transformers,
+  "Perplexity of fixed-length models".
 - ``per-story``: the mean over stories of each story's own perplexity; the closing end-of-text token
-  is not scored. The ``perplexity`` metric of the ``evaluate`` library, with ``add_start_token``.
+  is not scored. Used by the ``perplexity`` metric of the ``evaluate`` library, with
+  ``add_start_token``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ Totals = tuple[Float[np.ndarray, " stories"], Int[np.ndarray, " stories"]]
 
 @torch.inference_mode()
 def sliding_losses(model: HookedTransformer, text: Text, batch_tokens: int) -> dict[str, Totals]:
-    """Return each stream's losses of the text as one sequence, read by a sliding window.
+    """Compute each stream's losses on the text as one sequence, read through a sliding window.
 
     Args:
-        batch_tokens: tokens in a batch, at most; one window where that is longer.
+        batch_tokens: maximum number of tokens in a batch, which holds at least one window.
     """
     context, n_tokens = int(model.cfg.n_ctx), len(text.corpus.tokens)
     ends = np.asarray(text.corpus.offsets[1:], dtype=np.int64)
@@ -61,9 +62,9 @@ def sliding_losses(model: HookedTransformer, text: Text, batch_tokens: int) -> d
 def _windows(
     n_tokens: int, context: int, batch_tokens: int
 ) -> Iterator[tuple[Int[np.ndarray, " windows"], int, int]]:
-    """Yield batches of windows of one length: where they begin, the length, how many are new.
+    """Yield batches of windows of equal length: their starts, length and number of new tokens.
 
-    Every token but the first is new, that is, scored, in exactly one window.
+    New tokens are scored; every token but the first is new in exactly one window.
     """
     first = min(context, n_tokens)
     if first < 2:
@@ -81,30 +82,39 @@ def _windows(
 
 
 def sliding_metric(totals: Totals, stream: str, resamples: int, seed: int) -> Metric:
-    """Perplexity of the text as one sequence: exp of the mean cross-entropy, each token once."""
+    """Return the perplexity of the text as one sequence: exp of the mean cross-entropy."""
     nats, counts = totals
     n, failed = int(counts.sum()), int((~np.isfinite(nats)).sum())
     value = float(np.exp(nats.sum() / n)) if n else None
     interval = bootstrap(nats, counts, resamples=resamples, seed=seed, transform=np.exp)
     return _metric(
-        "sliding", stream, value, interval if n else None, n, failed,
-        "stories joined, window of the context moved by half of it; n: tokens",
-    )  # fmt: skip
+        "sliding",
+        stream,
+        value,
+        interval if n else None,
+        n,
+        failed,
+        "stories joined; the window moves by half the context; n: tokens",
+    )
 
 
 def per_story_metric(
     nats: Float[np.ndarray, " stories"], tokens: Int[np.ndarray, " stories"], stream: str
 ) -> Metric:
-    """Mean over stories of exp(mean cross-entropy of the story), its closing token left out."""
+    """Return the mean perplexity of a story, its closing token not scored."""
     scored = tokens > 0
     with np.errstate(over="ignore"):
         values = np.exp(nats[scored] / tokens[scored])
     finite = values[np.isfinite(values)]
     return _metric(
-        "per_story", stream, float(finite.mean()) if len(finite) else None,
-        mean_interval(finite, "stories"), len(finite), len(values) - len(finite),
-        "mean of the stories' own perplexities, closing token not scored; n: stories",
-    )  # fmt: skip
+        "per_story",
+        stream,
+        float(finite.mean()) if len(finite) else None,
+        mean_interval(finite, "stories"),
+        len(finite),
+        len(values) - len(finite),
+        "mean of each story's perplexity, closing token not scored; n: stories",
+    )
 
 
 def _metric(
@@ -122,6 +132,15 @@ def _metric(
     if value is None and not failed:
         reasons = {"no token to score": 1}
     return Metric(
-        f"{prefix}perplexity_{convention}", title, value, "", "lower", None, interval, n, failed,
-        reasons, description,
-    )  # fmt: skip
+        f"{prefix}perplexity_{convention}",
+        title,
+        value,
+        "",
+        "lower",
+        None,
+        interval,
+        n,
+        failed,
+        reasons,
+        description,
+    )

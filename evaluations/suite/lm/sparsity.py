@@ -1,16 +1,16 @@
-"""How few of a layer's units are active at once, on the clean stream of any HookedTransformer.
+"""Sparsity of activations on the clean stream of a HookedTransformer.
 
-Three measures of one token's activations a over the n units of a layer (Hurley and Rickard 2009,
-"Comparing measures of sparsity"), each averaged over tokens:
+Three measures of a token's activations a over the n units of a layer (Hurley and Rickard 2009,
+"Comparing Measures of Sparsity"), each averaged over tokens:
 
-- L0 fraction: share of units with |a| above a stated share of the token's largest |a|. GELU is
-  never exactly zero, so a threshold there must be; a relative one does not hang on the scale.
-  1/n for one unit alone, 1 for all equal.
-- Hoyer: (sqrt(n) - |a|_1 / |a|_2) / (sqrt(n) - 1). 0 for all equal, 1 for one unit alone.
-- Gini: sum_i (2 i - n - 1) |a|_(i) / (n sum |a|), |a| ascending. 0 for all equal, 1 - 1/n for one
-  unit alone.
+- L0 fraction: share of units with |a| above a given share of the token's largest |a|. GELU is
+  never exactly zero, so a threshold is needed; a relative threshold does not depend on the scale
+  of the activations. 1/n if one unit is active, 1 if all are equal.
+- Hoyer: (sqrt(n) - |a|_1 / |a|_2) / (sqrt(n) - 1). 0 if all are equal, 1 if one unit is active.
+- Gini: sum_i (2 i - n - 1) |a|_(i) / (n sum |a|), |a| ascending. 0 if all are equal, 1 - 1/n if
+  one unit is active.
 
-A token whose activations are all zero has no direction: it is counted as failed, not as 0 or 1.
+The measures are undefined where all activations are zero: such tokens are counted as failed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PerToken = Float[Tensor, "*tokens"]
 
 
 def l0_fraction(activations: Activations, threshold: float) -> PerToken:
-    """Share of units above ``threshold`` times the largest; nan for all zeros."""
+    """Return the share of units above ``threshold`` times the largest; nan if all are zero."""
     size = activations.abs()
     largest = size.amax(-1, keepdim=True)
     share = (size > threshold * largest).to(size.dtype).mean(-1)
@@ -54,7 +54,7 @@ def l0_fraction(activations: Activations, threshold: float) -> PerToken:
 
 
 def hoyer(activations: Activations) -> PerToken:
-    """(sqrt(n) - L1 / L2) / (sqrt(n) - 1); nan for all zeros and for a single unit."""
+    """Return (sqrt(n) - L1 / L2) / (sqrt(n) - 1); nan if all are zero, and for a single unit."""
     root = activations.shape[-1] ** 0.5
     size = activations.abs()
     # scaled by the largest first: squares of tiny activations would underflow to zero
@@ -64,7 +64,7 @@ def hoyer(activations: Activations) -> PerToken:
 
 
 def gini(activations: Activations) -> PerToken:
-    """Gini coefficient of |a|; nan for all zeros."""
+    """Return the Gini coefficient of |a|; nan if all are zero."""
     ordered = activations.abs().sort(-1).values
     n = ordered.shape[-1]
     ranks = 2 * torch.arange(1, n + 1, device=ordered.device, dtype=ordered.dtype) - n - 1
@@ -73,7 +73,7 @@ def gini(activations: Activations) -> PerToken:
 
 @dataclass
 class ActivationSparsity:
-    """Sums per site, measure, layer and story; they stay small however long the text is."""
+    """Sums of the measures by site, measure, layer and story."""
 
     stories: int
     tokens: int
@@ -82,27 +82,27 @@ class ActivationSparsity:
     counts: dict[tuple[str, str], Float[np.ndarray, "layers stories"]] = field(default_factory=dict)
 
     def metrics(self) -> list[Metric]:
-        """One metric per site and measure, over all layers; None with a reason where no site is."""
+        """Return a metric for each site and measure, averaged over layers."""
         return [self._metric(site, measure) for site in SITES for measure in MEASURES]
 
     def per_layer(self) -> dict[str, Any]:
-        """``{"z_l0": {"value": [...], "standard_error": [...]}, ...}`` by layer."""
-        found: dict[str, Any] = {"stories": self.stories, "tokens": self.tokens}
+        """Return ``{"z_l0": {"value": [...], "standard_error": [...]}, ...}``, by layer."""
+        layers: dict[str, Any] = {"stories": self.stories, "tokens": self.tokens}
         for (site, measure), sums in self.sums.items():
             counts = self.counts[site, measure]
             ratios = [ratio(*layer) for layer in zip(sums, counts, strict=True)]
-            found[f"{site}_{measure}"] = {
+            layers[f"{site}_{measure}"] = {
                 "value": [layer.value for layer in ratios],
                 "standard_error": [layer.standard_error for layer in ratios],
             }
-        return found
+        return layers
 
     def _metric(self, site: str, measure: str) -> Metric:
         title, direction = MEASURES[measure]
-        value, failed, reasons = Ratio(float("nan"), None), 0, {}
+        mean, failed, reasons = Ratio(float("nan"), None), 0, {}
         if (site, measure) in self.sums:
             sums, counts = self.sums[site, measure], self.counts[site, measure]
-            value = ratio(sums.sum(0), counts.sum(0))
+            mean = ratio(sums.sum(0), counts.sum(0))
             failed = self.tokens * len(sums) - int(counts.sum())
             reasons = {"all activations zero, or not finite": failed} if failed else {}
         else:
@@ -110,30 +110,37 @@ class ActivationSparsity:
         text = f"mean over tokens and layers of {self.stories} stories; n: tokens"
         if measure == "l0":
             text += f"; active: |a| > {self.threshold:g} of the token's largest"
-        found = None if np.isnan(value.value) else value.value
+        value = None if np.isnan(mean.value) else mean.value
         return Metric(
-            f"{site}_{measure}", f"{title} of {SITE_TITLES[site]}", found, "", direction,
-            value.standard_error, n=self.tokens, n_failed=max(failed, 1 if reasons else 0),
-            reasons=reasons, description=text,
-        )  # fmt: skip
+            f"{site}_{measure}",
+            f"{title} of {SITE_TITLES[site]}",
+            value,
+            "",
+            direction,
+            mean.standard_error,
+            n=self.tokens,
+            n_failed=max(failed, 1 if reasons else 0),
+            reasons=reasons,
+            description=text,
+        )
 
 
 @torch.inference_mode()
 def measure(
     model: HookedTransformer, text: Text, n_stories: int, threshold: float, seed: int
 ) -> ActivationSparsity:
-    """Stream a seeded sample of stories through the model and measure z and post-activations.
+    """Measure the sparsity of z and MLP post-activations on a random sample of stories.
 
     Args:
-        n_stories: stories drawn without replacement; all of them where there are fewer.
-        threshold: share of the token's largest |a| above which a unit is active.
+        n_stories: number of stories, drawn without replacement; all if there are fewer.
+        threshold: a unit is active if its |a| exceeds this share of the token's largest.
     """
     context, layers = int(model.cfg.n_ctx), int(model.cfg.n_layers)
     chosen = text.sample(n_stories, seed)
     tokens = int(chosen.scored(context).sum())
-    found = ActivationSparsity(len(chosen), tokens, threshold)
+    sparsity = ActivationSparsity(len(chosen), tokens, threshold)
     if not len(chosen):
-        return found
+        return sparsity
     measures: dict[str, Callable[[Tensor], Tensor]] = {
         "l0": partial(l0_fraction, threshold=threshold),
         "hoyer": hoyer,
@@ -147,12 +154,12 @@ def measure(
             units = units.float()
         for name, function in measures.items():
             per_token = function(units).double()
-            known = per_token.isfinite()
+            is_finite = per_token.isfinite()
             shape = (layers, len(chosen))
-            sums = found.sums.setdefault((site, name), np.zeros(shape))
-            counts = found.counts.setdefault((site, name), np.zeros(shape))
-            sums[layer, stories] = per_token.where(known, 0.0).sum(1).cpu().numpy()
-            counts[layer, stories] = known.sum(1).cpu().numpy()
+            sums = sparsity.sums.setdefault((site, name), np.zeros(shape))
+            counts = sparsity.counts.setdefault((site, name), np.zeros(shape))
+            sums[layer, stories] = per_token.where(is_finite, 0.0).sum(1).cpu().numpy()
+            counts[layer, stories] = is_finite.sum(1).cpu().numpy()
 
     with progress.bar(total=tokens, desc="lm: activations", unit="tok") as bar:
         for batch in story_batches(chosen.corpus, context, BATCH_TOKENS):
@@ -165,4 +172,4 @@ def measure(
             ]
             model.run_with_hooks(inputs, return_type=None, fwd_hooks=hooks, stop_at_layer=layers)
             bar.update(inputs.numel())
-    return found
+    return sparsity
