@@ -1,10 +1,9 @@
-"""Activations to train on: windows of text through the model, in shuffled buffers.
+"""Training activations: random windows of text, run through the model in shuffled buffers.
 
 Batch ``step`` is a pure function of (seed, step): buffer ``step // batches`` holds the activations
-of windows numbered by the buffer, and is served in an order drawn from (seed, buffer). Nothing has
-to be kept to go on after a kill but the number of the step, and memory is one buffer, however many
-tokens there are. Buffers need no mixing with each other, as SAELens' do that read a text from end
-to end: windows lie anywhere in the text with equal chance, so one buffer is drawn like any other.
+of windows drawn by the buffer's number, in an order drawn from (seed, buffer). To resume, the
+number of the step is enough; memory is that of one buffer. Unlike SAELens' buffers, which read a
+text from start to end, buffers need no mixing: windows are drawn uniformly from the whole text.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from sat_interp._util.errors import UserError
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.model.fast import fast_activations
 
-# Tokens that go through the model at once.
+# Tokens per forward pass.
 FORWARD_TOKENS = 4096
 
 
 class ActivationStream:
-    """Batches of activations at several hook points, of the same tokens in the same order.
+    """Batches of activations of the same tokens at several hook points.
 
     Args:
         corpus: the text.
-        hooks: hook points of the model; where one has an axis for heads, they are put side by side.
+        hooks: hook points; where activations have an axis for heads, heads are concatenated.
         config: seed, context, buffer and batch size.
 
     Raises:
-        UserError: a hook point the model does not have, a text shorter than the context, or a
-            batch larger than a buffer.
+        UserError: unknown hook point, text shorter than the context, or batch larger than a
+            buffer.
     """
 
     def __init__(
@@ -62,27 +61,27 @@ class ActivationStream:
                 f"a buffer of {self.prompts:,} windows of {self.context:,} tokens is less than a "
                 f"batch of {self.batch_tokens:,}: use a larger buffer"
             )
-        self._held: tuple[int, dict[str, Tensor], Tensor] | None = None
+        self._current: tuple[int, dict[str, Tensor], Tensor] | None = None
 
     def batch(self, step: int) -> dict[str, Float[Tensor, "batch d_in"]]:
-        """The activations of training step ``step``, by hook point.
+        """Return the activations of training step ``step`` by hook point.
 
         Raises:
             UserError: the model's activations are not finite.
         """
         number, place = divmod(step, self.batches)
-        if self._held is None or self._held[0] != number:
-            self._held = None  # the old buffer goes before the new one comes
-            self._held = (number, self._buffer(number), self._order(number))
-        _, activations, order = self._held
+        if self._current is None or self._current[0] != number:
+            self._current = None  # free the old buffer before the new one is filled
+            self._current = (number, self._buffer(number), self._order(number))
+        _, activations, order = self._current
         chosen = order[place * self.batch_tokens : (place + 1) * self.batch_tokens]
         return {name: value[chosen] for name, value in activations.items()}
 
     def windows(self, number: int) -> Int64[Tensor, "windows pos"]:
-        """The windows of a buffer, as the model reads them.
+        """Return the windows of a buffer.
 
-        Each begins with the token that begins a story, as SAELens' ``prepend_bos`` has it; the rest
-        are tokens from anywhere in the stream.
+        Each is a random window of the text whose first token is replaced by the token that begins
+        a story, as by SAELens' ``prepend_bos``.
         """
         drawn = self.corpus.windows(
             seed=self.seed, step=number, batch=self.prompts, length=self.context
@@ -90,8 +89,9 @@ class ActivationStream:
         drawn[:, 0] = self.corpus.start
         return drawn
 
-    @torch.no_grad()  # not inference_mode: SAELens' passes keep their input for the backward
+    @torch.no_grad()  # not inference_mode: SAELens keeps the input for the backward pass
     def _buffer(self, number: int) -> dict[str, Tensor]:
+        """Compute the activations of all windows of a buffer."""
         windows = self.windows(number).to(self.model.W_E.device)
         rows = max(1, FORWARD_TOKENS // self.context)
         whole: dict[str, Tensor] = {}
@@ -109,9 +109,9 @@ class ActivationStream:
         return whole
 
     def _order(self, number: int) -> Int64[Tensor, " tokens"]:
-        """The buffer's order: that of raw Philox words, a stream promised never to change.
+        """Return the order of a buffer: the ranks of raw Philox words, whose stream is stable.
 
-        The counter starts where ``corpus.windows``, which draws by the same key, never comes.
+        The counter starts beyond the range that ``corpus.windows`` uses with the same key.
         """
         key = np.array([self.seed % 2**64, number], dtype=np.uint64)
         draws = np.random.Philox(key=key, counter=[0, 0, 0, 1])
@@ -120,7 +120,7 @@ class ActivationStream:
 
 
 def scaling_factors(stream: ActivationStream, batches: int) -> dict[str, float]:
-    """What each hook point's activations are multiplied by, so that their mean norm is sqrt(d).
+    """Return the factor at each hook point that scales the mean norm of activations to sqrt(d).
 
     SAELens' ``expected_average_only_in``: sqrt(d) over the mean norm of the first ``batches``
     batches.

@@ -1,4 +1,4 @@
-"""How many activations an autoencoder is trained on, and how often the text is read for that."""
+"""Training budgets: the number of activations, limited by the size of the text."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sat_interp._util.errors import UserError
 
 
 def buffer_tokens(config: SaeConfig, context: int) -> int:
-    """Return the size of a buffer of activations, which no budget may be below.
+    """Return the size of a buffer of activations, the minimum budget.
 
     Args:
-        context: tokens of a window.
+        context: tokens per window.
     """
     return max(config.buffer_prompts * context, config.batch_tokens)
 
 
 def check_budget(config: SaeConfig, context: int) -> None:
-    """Refuse a budget below one buffer of activations.
+    """Check that the budget is at least one buffer of activations.
 
     Args:
-        context: tokens of a window.
+        context: tokens per window.
 
     Raises:
         UserError: the budget is smaller.
@@ -31,27 +31,25 @@ def check_budget(config: SaeConfig, context: int) -> None:
     buffer = buffer_tokens(config, context)
     if config.tokens < buffer:
         raise UserError(
-            f"--tokens {config.tokens:,} is less than one buffer of {buffer:,} activations: use "
-            "more"
+            f"--tokens {config.tokens:,} is less than one buffer of {buffer:,} activations: "
+            "increase --tokens"
         )
 
 
 def enough_text(config: SaeConfig) -> int:
-    """Return the tokens of text above which the whole budget of a configuration is used."""
+    """Return the number of tokens of text that allows the full budget."""
     return ceil(config.tokens / MOST_PASSES)
 
 
 def fitted(config: SaeConfig, context: int, text_tokens: int) -> SaeConfig:
-    """Return the configuration with a budget of at most 20 passes over the text, in whole batches.
-
-    Everything else of the schedule is a share of the budget, so it is scaled with it.
+    """Limit the budget to 20 passes over the text, in whole batches.
 
     Args:
-        context: tokens of a window.
+        context: tokens per window.
         text_tokens: tokens of the training text.
 
     Raises:
-        UserError: so many passes over the text do not fill one buffer.
+        UserError: 20 passes over the text do not fill one buffer.
     """
     if config.given is not None or text_tokens >= enough_text(config):
         return config
@@ -61,8 +59,7 @@ def fitted(config: SaeConfig, context: int, text_tokens: int) -> SaeConfig:
         least = ceil(buffer / batch) * batch
         raise UserError(
             f"no autoencoder can be trained on a text of {text_tokens:,} tokens: it takes at least "
-            f"{ceil(least / MOST_PASSES):,}, so that {MOST_PASSES} passes over them give one "
-            f"buffer of {buffer:,} activations; use more text, or --tokens {least} to read this "
-            "one more often"
+            f"{ceil(least / MOST_PASSES):,}, so that {MOST_PASSES} passes fill one buffer of "
+            f"{buffer:,} activations; use more text, or --tokens {least} for more passes"
         )
     return dataclasses.replace(config, tokens=tokens)

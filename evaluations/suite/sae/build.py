@@ -1,4 +1,4 @@
-"""From our configuration to SAELens' own objects: an autoencoder and its trainer."""
+"""Construction of SAELens autoencoders and trainers from a configuration."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ Trainer: TypeAlias = SAETrainer[Any, Any]
 def build_trainer(
     config: SaeConfig, d_in: int, device: torch.device, dtype: torch.dtype, metadata: dict[str, Any]
 ) -> Trainer:
-    """SAELens' trainer with a fresh autoencoder in it; the caller hands it batches.
+    """Build a SAELens trainer with a newly initialised autoencoder; the caller supplies batches.
 
     Args:
         d_in: width of the activation.
-        metadata: for the saved directory: the model's name, the hook point.
+        metadata: SAELens metadata, such as the model's name and the hook point.
 
     Raises:
         UserError: k above the number of features.
@@ -53,12 +53,12 @@ def build_trainer(
 
 
 def trainer_config(config: SaeConfig, device: torch.device) -> SAETrainerConfig:
-    """The schedule and the optimiser; everything else is SAELens' default."""
+    """Return the settings of the schedule and the optimiser; others have SAELens' defaults."""
     return SAETrainerConfig(
         total_training_samples=config.steps * config.batch_tokens,
         train_batch_size_samples=config.batch_tokens,
         lr=config.lr,
-        lr_end=config.lr / 10,  # SAELens wants one; a constant schedule does not read it
+        lr_end=config.lr / 10,  # required by SAELens, unused by its constant schedule
         lr_decay_steps=round(config.lr_decay * config.steps),
         adam_beta1=config.adam_beta1,
         device=str(device),
@@ -69,7 +69,7 @@ def trainer_config(config: SaeConfig, device: torch.device) -> SAETrainerConfig:
 def _build_sae(
     config: SaeConfig, d_in: int, device: torch.device, dtype: torch.dtype, metadata: dict[str, Any]
 ) -> TrainingSAE[Any]:
-    assert config.sparsity is not None, "the coefficient is searched for first"
+    assert config.sparsity is not None, "the coefficient must be searched for first"
     d_sae = config.expansion * d_in
     shape: dict[str, Any] = {
         "d_in": d_in,
@@ -86,8 +86,10 @@ def _build_sae(
     if config.architecture == "standard":
         if config.unit_norm:
             register()
-            kept = config.parallel_gradient
-            return PaperTrainingSAE(PaperTrainingSAEConfig(**shape, **l1, parallel_gradient=kept))
+            paper = PaperTrainingSAEConfig(
+                **shape, **l1, parallel_gradient=config.parallel_gradient
+            )
+            return PaperTrainingSAE(paper)
         return ModernTrainingSAE(StandardTrainingSAEConfig(**shape, **l1))
     if config.architecture == "gated":
         return GatedTrainingSAE(GatedTrainingSAEConfig(**shape, **l1))
@@ -95,7 +97,9 @@ def _build_sae(
         l0 = {"l0_coefficient": config.sparsity, "l0_warm_up_steps": warm_up}
         return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**shape, **l0))
     if config.sparsity > d_sae:
-        raise UserError(f"--k {config.sparsity:g} is more than the {d_sae} features there are")
+        raise UserError(
+            f"--k {config.sparsity:g} is more than the {d_sae} features of the autoencoder"
+        )
     if config.architecture == "topk":
         return TopKTrainingSAE(TopKTrainingSAEConfig(**shape, k=int(config.sparsity)))
     return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**shape, k=config.sparsity))

@@ -1,7 +1,7 @@
-"""What decides a sparse autoencoder besides the model and the text; the paper's, today's, a demo's.
+"""Options of ``sae``, the configuration of one autoencoder, and presets.
 
-A schedule is given in shares of the budget, so that another budget keeps its form: the paper's
-20,000 steps of decay and 5,000 of L1 warm-up are 0.2 and 0.05 of its 100,000 steps.
+Schedules are shares of the budget, so that they scale with it: the paper's 20,000 steps of decay
+and 5,000 steps of L1 warm-up are 0.2 and 0.05 of its 100,000 steps.
 """
 
 from __future__ import annotations
@@ -9,137 +9,178 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
-
-from transformer_lens import HookedTransformer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from sat_interp._util.errors import UserError
 
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
 ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu", "gated")
 WITH_K = ("topk", "batchtopk")
-"""Architectures whose sparsity is a number of features, not a coefficient of the loss."""
+"""Architectures whose sparsity is a number of features, not a coefficient in the loss."""
 MEASURING = ("given", "resamples", "target_l0")
-"""Fields that decide nothing about the autoencoder of a configuration that names a sparsity."""
+"""Fields that do not affect the training of an autoencoder of known sparsity."""
+
+
+@dataclass(frozen=True)
+class SaeOptions:
+    """Options of ``sae``: one autoencoder for each hook point and coefficient."""
+
+    preset: Literal["paper", "modern", "demo"] = "demo"
+    """Training settings: paper (Table 5, 409.6 M tokens), modern (defaults of current sae-lens),
+    demo (the paper's, reduced to about half a minute)."""
+
+    l1: tuple[float, ...] = ()
+    """Comma-separated L1 coefficients (JumpReLU: L0 coefficients); default 5 (JumpReLU: 1)."""
+
+    target_l0: tuple[float, ...] = ()
+    """Comma-separated target numbers of active features per token, in place of --l1: short
+    trainings search for the coefficient that reaches the target."""
+
+    architecture: Literal["standard", "topk", "batchtopk", "jumprelu", "gated"] = "standard"
+    """SAELens architecture; standard is ReLU with an L1 penalty."""
+
+    k: tuple[float, ...] = ()
+    """Comma-separated numbers of active features for topk and batchtopk; default 32."""
+
+    hook: tuple[str, ...] = ()
+    """Comma-separated hook points; by default the MLP output of the second-to-last block, with
+    --sae the autoencoder's own."""
+
+    tokens: int | None = None
+    """Number of activations to train on; by default the preset's, limited to 20 passes over the
+    training text. Schedules scale with it."""
+
+    sae: Path | None = None
+    """Directory of a SAELens autoencoder to measure instead of training one."""
+
+    seed: int = 42
+    """Seed of the initial weights, the text windows and the bootstrap."""
+
+    resamples: int = 1000
+    """Number of bootstrap resamples of the stories."""
 
 
 @dataclass(frozen=True)
 class SaeConfig:
-    """One sparse autoencoder: its site, its shape, its training. Defaults: the paper's Table 5."""
+    """Hook point, shape and training of one autoencoder. Defaults: Table 5 of the paper."""
 
     seed: int = 42
-    """Of the initial weights, the windows of text, their order, and the bootstrap."""
+    """Seed of the initial weights, the text windows, their order and the bootstrap."""
 
     hook: str | None = None
-    """The hook point; the last block but one's MLP output where None (the paper's, at 8 layers)."""
+    """Hook point; by default the MLP output of the second-to-last block (as in the paper)."""
 
     architecture: str = "standard"
-    """SAELens' names; ``standard`` is ReLU with an L1 penalty."""
+    """SAELens architecture; ``standard`` is ReLU with an L1 penalty."""
 
     unit_norm: bool = True
-    """For ``standard``: as sae-lens 5.1 trained it (see ``paper.py``), not as 6."""
+    """Whether ``standard`` is trained as by sae-lens 5.1 (see ``paper.py``), not as by 6."""
 
     parallel_gradient: bool = False
-    """For ``unit_norm``: whether the decoder's gradient keeps its part along the decoder."""
+    """With ``unit_norm``: whether the gradient keeps its component parallel to the decoder rows."""
 
     sparsity: float | None = 5.0
-    """The L1 coefficient; JumpReLU's L0 coefficient; k, for TopK and BatchTopK. None: the
-    coefficient is searched for that gives ``target_l0``."""
+    """L1 coefficient, L0 coefficient (JumpReLU) or k (TopK, BatchTopK). If None, the coefficient
+    that reaches ``target_l0`` is searched for."""
 
     target_l0: float | None = None
-    """The L0 wanted in training, in place of a coefficient (see ``search.py``)."""
+    """Target L0 in training, in place of a coefficient (see ``search.py``)."""
 
     expansion: int = 16
-    """Features for each dimension of the activation."""
+    """Number of features per dimension of the activation."""
 
     apply_b_dec_to_input: bool = False
-    """Whether the decoder's bias is taken off the input."""
+    """Whether the decoder bias is subtracted from the input."""
 
     decoder_init_norm: float = 1.0
-    """Norm of the decoder's rows at the start; the encoder starts as its transpose."""
+    """Initial norm of the decoder rows; the encoder is initialised as the transpose."""
 
     tokens: int = 409_600_000
-    """The budget: activations trained on."""
+    """Number of activations to train on."""
 
     batch_tokens: int = 4096
-    """Activations in a step."""
+    """Activations per training step."""
 
     lr: float = 1e-5
     """Adam's learning rate."""
 
     adam_beta1: float = 0.0
-    """Adam's first moment: 0 in 5.1, 0.9 today. The second is 0.999 in both."""
+    """Adam's beta1: 0 in sae-lens 5.1, 0.9 in 6. beta2 is 0.999 in both."""
 
     lr_decay: float = 0.2
-    """Share of the steps, at the end, over which the learning rate falls to 0."""
+    """Share of the steps, at the end, over which the learning rate decays to 0."""
 
     warm_up: float = 0.05
-    """Share of the steps over which the sparsity coefficient rises from 0."""
+    """Share of the steps over which the sparsity coefficient increases from 0."""
 
     context: int = 128
-    """Tokens of a window (the model's context, where that is shorter). Table 5 does not name it;
-    128 is 5.1's default."""
+    """Tokens per window, at most the model's context. Table 5 does not give it; 128 is the default
+    of sae-lens 5.1."""
 
     buffer_prompts: int = 1024
-    """Windows in a buffer, within which activations are shuffled. ``n_batches_in_buffer`` of 5.1
-    counted batches of prompts: the paper's 64 times its 16. Today's counts prompts."""
+    """Windows per buffer; activations are shuffled within a buffer. The paper's
+    ``n_batches_in_buffer`` of 64, times its 16 prompts per batch."""
 
     norm_batches: int = 1000
-    """Batches over which the mean norm of the activations is found, which is scaled to sqrt(d)."""
+    """Number of batches used to scale the mean norm of the activations to sqrt(d)."""
 
     given: str | None = None
-    """The hash of an autoencoder that was given, weights and configuration; the training options
+    """Hash of an existing autoencoder to measure (weights and configuration); the training settings
     above are then unused."""
 
     resamples: int = 1000
-    """Bootstrap resamples of the stories."""
+    """Number of bootstrap resamples of the stories."""
 
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
-            raise UserError(f"--architecture is one of {', '.join(ARCHITECTURES)}")
+            raise UserError(f"--architecture must be one of {', '.join(ARCHITECTURES)}")
         for name in ("expansion", "tokens", "batch_tokens", "buffer_prompts", "norm_batches"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.target_l0 is not None:
             self._check_target()
         elif self.sparsity is None or not 0 <= self.sparsity < math.inf:
-            raise UserError(f"--l1 takes numbers from 0 on, not {self.sparsity}")
+            raise UserError(f"--l1 must be at least 0 and finite, not {self.sparsity}")
         elif self.architecture in WITH_K and (self.sparsity < 1 or self.sparsity % 1):
-            raise UserError(f"--k takes whole numbers from 1 on, not {self.sparsity:g}")
+            raise UserError(f"--k must be a whole number of at least 1, not {self.sparsity:g}")
 
     def _check_target(self) -> None:
         assert self.target_l0 is not None
         if self.architecture in WITH_K:
-            raise UserError(f"--target-l0 means nothing to {self.architecture}: its L0 is --k")
+            raise UserError(f"--target-l0 does not apply to {self.architecture}: its L0 is --k")
         if not 0 < self.target_l0 < math.inf:
-            raise UserError(f"--target-l0 takes numbers above 0, not {self.target_l0}")
+            raise UserError(f"--target-l0 must be above 0 and finite, not {self.target_l0}")
         if self.sparsity is not None:
-            raise UserError("name a coefficient or --target-l0, not both")
+            raise UserError("give a coefficient or --target-l0, not both")
 
     @property
     def steps(self) -> int:
-        """Training steps within the budget."""
+        """Number of training steps."""
         return self.tokens // self.batch_tokens
 
     def hook_in(self, model: HookedTransformer) -> str:
-        """The hook point in this model."""
+        """Return the name of the hook point in this model."""
         return self.hook or f"blocks.{max(model.cfg.n_layers - 2, 0)}.hook_mlp_out"
 
     def context_in(self, model: HookedTransformer) -> int:
-        """Tokens of a window for this model."""
+        """Return the number of tokens per window for this model."""
         return min(self.context, int(model.cfg.n_ctx))
 
     def training_in(self, model: HookedTransformer) -> dict[str, Any]:
-        """What decides the training on this model's activations, and nothing else.
+        """Return the settings that determine the training on this model's activations.
 
-        The defaults that depend on the model are filled in, so that ``hook=None`` and the name of
-        the same hook point are one.
+        Defaults that depend on the model are filled in: ``hook=None`` equals the name of the
+        default hook point.
         """
         kept = {name: value for name, value in vars(self).items() if name not in MEASURING}
         return {**kept, "hook": self.hook_in(model), "context": self.context_in(model)}
 
     @property
     def label(self) -> str:
-        """What tells it from others at the same hook point: ``L1 5``, ``topk k 32``."""
+        """Description that is unique at a hook point: ``L1 5``, ``topk k 32``."""
         if self.target_l0 is not None:
             kind = "" if self.architecture == "standard" else f"{self.architecture} "
             return f"{kind}target L0 {self.target_l0:g}"
@@ -152,33 +193,40 @@ class SaeConfig:
 PRESETS: dict[str, SaeConfig] = {
     "paper": SaeConfig(),
     "modern": SaeConfig(
-        unit_norm=False, apply_b_dec_to_input=True, decoder_init_norm=0.1, tokens=122_880_000,
-        lr=3e-4, adam_beta1=0.9,
+        unit_norm=False,
+        apply_b_dec_to_input=True,
+        decoder_init_norm=0.1,
+        tokens=122_880_000,
+        lr=3e-4,
+        adam_beta1=0.9,
     ),
-    # The paper's autoencoder on a budget of seconds. At its lr of 1e-5 so few steps would leave
-    # little but the initialisation.
+    # The paper's autoencoder in seconds of training, which takes a higher learning rate.
     "demo": SaeConfig(
-        tokens=1_000_000, batch_tokens=1024, lr=1e-3, buffer_prompts=128, norm_batches=16,
+        tokens=1_000_000,
+        batch_tokens=1024,
+        lr=1e-3,
+        buffer_prompts=128,
+        norm_batches=16,
     ),
-}  # fmt: skip
+}
 
-# What the sparsity is where none is asked for. JumpReLU's coefficient is of another loss.
+# Default sparsity of architectures whose coefficient is not an L1 coefficient.
 _SPARSITY: dict[str, float] = {"jumprelu": 1.0, "topk": 32, "batchtopk": 32}
 
 
 def preset(name: str, architecture: str = "standard") -> SaeConfig:
-    """A preset's configuration for one architecture.
+    """Return the configuration of a preset for one architecture.
 
     Raises:
-        UserError: no such preset.
+        UserError: unknown preset.
     """
     if name not in PRESETS:
-        raise UserError(f"--preset is one of {', '.join(PRESETS)}, not {name!r}")
+        raise UserError(f"--preset must be one of {', '.join(PRESETS)}, not {name!r}")
     chosen = PRESETS[name]
     sparsity = _SPARSITY.get(architecture, chosen.sparsity)
     return dataclasses.replace(chosen, architecture=architecture, sparsity=sparsity)
 
 
 def default_target(d_in: int) -> float:
-    """The L0 that is searched for where none is named: a quarter of the width, 32 at most."""
+    """Return the default target L0: a quarter of the activation's width, at most 32."""
     return float(min(32, max(1, d_in // 4)))

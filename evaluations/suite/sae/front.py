@@ -1,10 +1,10 @@
-"""L0-CE fronts: what each model's autoencoders pay in features for the loss they keep.
+"""L0-CE fronts: the trade-off between sparsity and loss of each model's autoencoders.
 
-One L1 coefficient is confounded by how large a model's activations are and how much of the loss
-hangs on them. A sweep gives a curve instead, and on it the L0 at a CE loss score that the curves
-have in common: linear between neighbouring points, ordered by their score. Its interval comes from
-bootstrap resamples of stories, shared by all points (and models) measured on the same stories.
-Autoencoders that did not converge are no points of a front.
+A comparison at one L1 coefficient is confounded by the scale of a model's activations and their
+effect on the loss. A sweep over coefficients gives a curve instead; models are compared by their L0
+at a CE loss score that all curves reach, interpolated linearly between neighbouring points. The
+interval is from bootstrap resamples of stories, which all points measured on the same stories
+share. Autoencoders that did not converge are excluded.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from evaluations.core.statistics import LEVEL
 
 OUTSIDE = "CE score outside the front"
 LEAST = 0.9
-"""Share of the resamples whose front must reach the score, for an interval to be given."""
+"""Minimum share of resamples whose front reaches the score, for an interval to be given."""
 
 
 @dataclass(frozen=True)
 class Front:
-    """The autoencoders of one model at one hook point that differ in their sparsity alone.
+    """Autoencoders of one model at one hook point that differ only in sparsity.
 
     Attributes:
-        records: by rising coefficient (or k), at least two.
+        records: at least two, in ascending order of coefficient (or k).
     """
 
     model: str
@@ -38,19 +38,18 @@ class Front:
     records: tuple[Record, ...]
 
     def values(self, name: str) -> list[float]:
-        """A figure of each autoencoder; nan where it has no value."""
-        found = [record.metric(name) for record in self.records]
-        return [np.nan if one is None or one.value is None else one.value for one in found]
+        """Return a metric of each autoencoder; nan where undefined."""
+        metrics = [record.metric(name) for record in self.records]
+        return [_number(metric.value if metric else None) for metric in metrics]
 
 
 def fronts(records: Sequence[Record]) -> list[Front]:
-    """The fronts among the records, in the order in which their first record comes."""
+    """Return the fronts of some records, in order of their first record."""
     groups: dict[str, dict[float, Record]] = {}
     for record in records:
         is_trained = record.evaluation == "sae" and record.config.get("given") is None
-        found = (record.config.get("sparsity"), record.extra.get("sae", {}).get("sparsity"))
-        is_whole = {"sae", "replicates"} <= set(record.extra) and found != (None, None)
-        if is_trained and is_whole and is_converged(record):
+        has_replicates = {"sae", "replicates"} <= set(record.extra)
+        if is_trained and has_replicates and _sparsity(record) is not None and is_converged(record):
             groups.setdefault(_key(record), {})[coefficient(record)] = record
     return [
         Front(
@@ -64,61 +63,69 @@ def fronts(records: Sequence[Record]) -> list[Front]:
 
 
 def coefficient(record: Record) -> float:
-    """The coefficient (or k) the autoencoder was trained with, named or found by a search.
+    """Return the coefficient (or k) of the training; 0 for an autoencoder trained elsewhere."""
+    return float(_sparsity(record) or 0.0)
 
-    0 for an autoencoder that was given.
-    """
-    found = record.config.get("sparsity")
-    if found is None:
-        found = record.extra.get("sae", {}).get("sparsity")
-    return float(found or 0.0)
+
+def _sparsity(record: Record) -> float | None:
+    """Return the coefficient (or k), as configured or found by a search."""
+    configured: float | None = record.config.get("sparsity")
+    if configured is not None:
+        return configured
+    found: float | None = record.extra.get("sae", {}).get("sparsity")
+    return found
 
 
 def is_converged(record: Record) -> bool:
-    """Whether the record carries no mark 'not converged'."""
+    """Whether the record is not marked 'not converged'."""
     l0 = record.metric("l0")
     return l0 is None or NOT_CONVERGED not in l0.reasons
 
 
 def _key(record: Record) -> str:
-    """What all points of a front share."""
-    own_point = ("sparsity", "target_l0")
-    config = {name: value for name, value in record.config.items() if name not in own_point}
-    own: list[Any] = [*model_ids([record]), record.model["name"], record.data["content"]]
-    return json.dumps([own, config], sort_keys=True)
+    """Return a key that all points of a front share."""
+    differing = ("sparsity", "target_l0")
+    config = {name: value for name, value in record.config.items() if name not in differing}
+    subject: list[Any] = [*model_ids([record]), record.model["name"], record.data["content"]]
+    return json.dumps([subject, config], sort_keys=True)
 
 
-def common_score(found: Sequence[Front]) -> float | None:
-    """The CE loss score in the middle of the stretch that every front covers; None without one."""
-    if not found:
+def common_score(fronts: Sequence[Front]) -> float | None:
+    """Return the midpoint of the CE loss scores that every front covers; None if there are none."""
+    if not fronts:
         return None
-    low = np.max([np.min(front.values("ce_score")) for front in found])
-    high = np.min([np.max(front.values("ce_score")) for front in found])
-    return float((low + high) / 2) if low <= high else None  # nan is in no order
+    low = np.max([np.min(front.values("ce_score")) for front in fronts])
+    high = np.min([np.max(front.values("ce_score")) for front in fronts])
+    return float((low + high) / 2) if low <= high else None  # also None if either is nan
 
 
 def l0_at(front: Front, score: float) -> Metric:
-    """The L0 at which the front reaches a CE loss score, with its 95 % interval."""
+    """Return the L0 at which the front reaches a CE loss score, with its 95 % interval."""
     value = _interpolated(front.values("ce_score"), front.values("l0"), score)
-    drawn = [record.extra["replicates"] for record in front.records]
-    resamples = min(len(one["l0"]) for one in drawn)
-    found = [
+    points = [record.extra["replicates"] for record in front.records]
+    resamples = min(len(point["l0"]) for point in points)
+    resampled = [
         _interpolated(
-            [_number(one["ce_score"][place]) for one in drawn],
-            [_number(one["l0"][place]) for one in drawn],
+            [_number(point["ce_score"][i]) for point in points],
+            [_number(point["l0"][i]) for point in points],
             score,
         )
-        for place in range(resamples)
+        for i in range(resamples)
     ]
-    reached = [one for one in found if one is not None]
+    reached = [l0 for l0 in resampled if l0 is not None]
     return Metric(
-        "l0_at_score", f"L0 at CE score {score:.3f}", value, "features", "lower",
+        "l0_at_score",
+        f"L0 at CE score {score:.3f}",
+        value,
+        "features",
+        "lower",
         interval=_interval(reached, resamples) if value is not None else None,
-        n=len(front.records), n_failed=int(value is None),
+        n=len(front.records),
+        n_failed=int(value is None),
         reasons={} if value is not None else {OUTSIDE: 1},
-        description=f"linear between the points of the front; n: points; {resamples - len(reached)}"
-        f" of {resamples} resamples do not reach the score",
-    )  # fmt: skip
+        description=f"interpolated between points of the front; n: points; "
+        f"{resamples - len(reached)} of {resamples} resamples do not reach the score",
+    )
 
 
 def _interpolated(scores: Sequence[float], l0: Sequence[float], score: float) -> float | None:

@@ -1,8 +1,8 @@
-"""The training pass of a ReLU autoencoder: loss and gradients at once, in pieces that fit a cache.
+"""Fused training pass of a ReLU autoencoder: loss and gradients in cache-sized pieces.
 
-SAELens' pass writes some fifteen matrices of (tokens, features), each too large for any cache: on
-a CPU that costs more than its five products. Here the rows go through in pieces, and the gradients
-are written out. With x the input, s = x - b_dec or x, f = relu(s W_enc + b_enc), r = f W_dec +
+SAELens' pass writes about fifteen matrices of (tokens, features), which exceed any CPU cache and
+cost more than its five matrix products. Here rows are processed in pieces, with gradients derived
+by hand. With x the input, s = x - b_dec or x, f = relu(s W_enc + b_enc), r = f W_dec +
 b_dec - x, w the weight of each feature in the L1 term (1, or the norm of its decoder row), B rows:
 
     loss = (sum r^2 + l1 * sum_j w_j sum_b f_bj) / B
@@ -10,11 +10,12 @@ b_dec - x, w the weight of each feature in the L1 term (1, or the norm of its de
     dp = (dr W_dec^T + l1 w / B) * [f > 0]  dW_enc = s^T dp,  db_enc = sum_b dp
     db_dec = sum_b dr                       (- db_enc W_enc^T, where s = x - b_dec)
 
-A test holds losses and gradients to SAELens' own pass.
+A test compares losses and gradients with those of SAELens.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,34 +24,46 @@ from sae_lens import StandardTrainingSAE
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import Tensor
 
-# Entries of (rows, features) worked on at once: 4 MiB of float32.
+# Entries of (rows, features) per piece: 4 MiB of float32.
 PIECE = 1 << 20
 
 
 def relu_training_pass(
     sae: StandardTrainingSAE, step_input: TrainStepInput, weighted: bool
 ) -> TrainStepOutput:
-    """What ``StandardTrainingSAE.training_forward_pass`` returns, its gradients already known.
+    """Run ``StandardTrainingSAE.training_forward_pass`` with precomputed gradients.
 
-    Nothing but ``loss`` can be differentiated; the autoencoder's hook points do not fire.
+    Only ``loss`` can be differentiated; the autoencoder's hook points are not called.
 
     Args:
         weighted: whether a feature's L1 is weighted by the norm of its decoder row, as SAELens does
             since version 6.
     """
-    loss, squares, l1, acts, out = _ReluPass.apply(
+    loss, squares, l1, acts, out = _ReluPass.apply(  # type: ignore[no-untyped-call]
         step_input.sae_in.to(sae.dtype),
-        sae.W_enc, sae.b_enc, sae.W_dec, sae.b_dec,
-        step_input.coefficients["l1"], sae.cfg.apply_b_dec_to_input, weighted,
-    )  # fmt: skip
+        sae.W_enc,
+        sae.b_enc,
+        sae.W_dec,
+        sae.b_dec,
+        _L1(step_input.coefficients["l1"], weighted),
+        sae.cfg.apply_b_dec_to_input,
+    )
     return TrainStepOutput(
         sae_in=step_input.sae_in,
         sae_out=out,
         feature_acts=acts,
-        hidden_pre=acts,  # relu(p); nobody asks a ReLU autoencoder for what lies below zero
+        hidden_pre=acts,  # the values below zero are not used by a ReLU autoencoder
         loss=loss,
         losses={"mse_loss": squares, "l1_loss": l1},
     )
+
+
+@dataclass(frozen=True)
+class _L1:
+    """Coefficient of the L1 term, and whether decoder norms weight it."""
+
+    coefficient: float
+    weighted: bool
 
 
 class _ReluPass(torch.autograd.Function):
@@ -62,11 +75,11 @@ class _ReluPass(torch.autograd.Function):
         b_enc: Float[Tensor, " d_sae"],
         W_dec: Float[Tensor, "d_sae d_in"],
         b_dec: Float[Tensor, " d_in"],
-        coefficient: float,
+        l1_term: _L1,
         centred: bool,
-        weighted: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         rows, d_sae = len(x), W_enc.shape[1]
+        coefficient, weighted = l1_term.coefficient, l1_term.weighted
         acts, out = x.new_empty(rows, d_sae), torch.empty_like(x)
         d_enc, d_dec = torch.zeros_like(W_enc), torch.zeros_like(W_dec)
         d_b_enc, d_b_dec = torch.zeros_like(b_enc), torch.zeros_like(b_dec)
@@ -101,4 +114,4 @@ class _ReluPass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_loss = gradients[0]
-        return (None, *(d_loss * one for one in ctx.saved_tensors), None, None, None)
+        return (None, *(d_loss * gradient for gradient in ctx.saved_tensors), None, None)

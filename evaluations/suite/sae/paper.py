@@ -1,20 +1,20 @@
-"""The paper's autoencoder: what sae-lens 5.1 did and 6 does otherwise, as a training class of it.
+"""The paper's autoencoder: the ReLU autoencoder of sae-lens 5.1 as a training class of sae-lens 6.
 
-Table 5 of Self-Ablating Transformers (arXiv 2505.00509) names the options of SAELens 5.1. Read off
-the code of 5.1.0, these differ today:
+Table 5 of Self-Ablating Transformers (arXiv 2505.00509) gives options of SAELens 5.1, whose code
+(5.1.0) differs from version 6 as follows:
 
-- The decoder's rows have norm 1: 5.1 set it at the beginning of every step, 6 never does. Here too,
-  and once more when training ends, so that the saved rows have it.
-- The L1 term is the plain sum of the features' activations; 6 weights each by its row's norm, and
-  so has a gradient on that norm.
-- The encoder starts as the transpose of the decoder as it was drawn (norms about sqrt(2)), before
-  its rows are set to norm 1; 6 takes the transpose afterwards.
-- The part of the decoder's gradient along its rows is removed. 5.1.0 means to, but calls it after
-  Adam has stepped and just before the gradients are dropped, where it changes nothing:
-  ``parallel_gradient=True`` is what 5.1.0 computed, the default what it says.
-- ``n_batches_in_buffer`` counted batches of ``store_batch_size_prompts`` prompts; today it counts
+- Decoder rows have norm 1: 5.1 normalises them at the start of every step, 6 never does. Here they
+  are also normalised at the end of training, so that the saved rows have norm 1.
+- The L1 term is the plain sum of feature activations; 6 weights each by the norm of its decoder
+  row, through which gradients flow.
+- The encoder is initialised as the transpose of the decoder before its rows are normalised (norms
+  about sqrt(2)); 6 transposes afterwards.
+- The component of the decoder's gradient parallel to its rows is removed. 5.1.0 intends this but
+  does it after Adam's step, where it has no effect: ``parallel_gradient=True`` reproduces what
+  5.1.0 computes, the default what it intends.
+- ``n_batches_in_buffer`` counts batches of ``store_batch_size_prompts`` prompts; in 6 it counts
   prompts. See ``SaeConfig.buffer_prompts``.
-- Adam's first moment was 0 by default, and is 0.9 now.
+- Adam's beta1 is 0 by default; in 6 it is 0.9.
 """
 
 from __future__ import annotations
@@ -35,28 +35,31 @@ ARCHITECTURE = "standard_5.1"
 
 @dataclass
 class PaperTrainingSAEConfig(StandardTrainingSAEConfig):
-    """SAELens' configuration of a ReLU autoencoder, trained as 5.1 did; saved as ``standard``."""
+    """Configuration of a ReLU autoencoder trained as by sae-lens 5.1; saved as ``standard``."""
 
     parallel_gradient: bool = False
 
     @classmethod
     def architecture(cls) -> str:
+        """Return the name under which SAELens registers the class."""
         return ARCHITECTURE
 
     def get_inference_config_class(self) -> type[SAEConfig]:
-        return StandardSAEConfig
+        """Return the configuration class of the saved autoencoder."""
+        config: type[SAEConfig] = StandardSAEConfig
+        return config
 
 
 class PaperTrainingSAE(StandardTrainingSAE):
-    """SAELens' ReLU autoencoder with the decoder on the unit sphere and a plain L1.
+    """ReLU autoencoder with decoder rows of norm 1 and an unweighted L1 term.
 
-    It does what it does under SAELens' own trainer and runner as well as under ours.
+    It also works with SAELens' own trainer and runner.
     """
 
     cfg: PaperTrainingSAEConfig
 
     def initialize_weights(self) -> None:
-        """5.1's: the encoder is the transpose of the decoder before its rows get norm 1."""
+        """Initialise the encoder as the transpose of the decoder before its normalisation."""
         norm, self.cfg.decoder_init_norm = self.cfg.decoder_init_norm, None
         super().initialize_weights()
         self.cfg.decoder_init_norm = norm
@@ -65,17 +68,18 @@ class PaperTrainingSAE(StandardTrainingSAE):
             self.W_dec.register_hook(self._without_parallel_part)
 
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
-        """SAELens' training pass, behind the step's normalisation."""
+        """Normalise the decoder and run the training pass."""
         self.set_unit_norm()
         return relu_training_pass(self, step_input, weighted=False)
 
     def fold_activation_norm_scaling_factor(self, scaling_factor: float) -> None:
-        """Training ends here: the last step's normalisation, then SAELens' folding."""
+        """Normalise the decoder after the last step and fold in the scale of the activations."""
         self.set_unit_norm()
         super().fold_activation_norm_scaling_factor(scaling_factor)
 
     @torch.no_grad()
     def set_unit_norm(self) -> None:
+        """Scale the decoder rows to norm 1."""
         self.W_dec.data /= self.W_dec.data.norm(dim=1, keepdim=True)
 
     @torch.no_grad()
@@ -83,17 +87,19 @@ class PaperTrainingSAE(StandardTrainingSAE):
         self, gradient: Float[Tensor, "d_sae d_in"]
     ) -> Float[Tensor, "d_sae d_in"]:
         rows = self.W_dec.data
-        return gradient - (gradient * rows).sum(1, keepdim=True) * rows
+        parallel: Float[Tensor, "d_sae d_in"] = (gradient * rows).sum(1, keepdim=True) * rows
+        return gradient - parallel
 
 
 class ModernTrainingSAE(StandardTrainingSAE):
-    """SAELens' ReLU autoencoder as it is, by the fused pass."""
+    """ReLU autoencoder of SAELens with the fused training pass."""
 
     def training_forward_pass(self, step_input: TrainStepInput) -> TrainStepOutput:
+        """Run the training pass."""
         return relu_training_pass(self, step_input, weighted=True)
 
 
 def register() -> None:
-    """Make the paper's class known to SAELens, once."""
+    """Register the paper's autoencoder with SAELens, once."""
     if ARCHITECTURE not in SAE_TRAINING_CLASS_REGISTRY:
         register_sae_training_class(ARCHITECTURE, PaperTrainingSAE, PaperTrainingSAEConfig)

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluations.core.record import Record
-from evaluations.suite.sae.figures import paired_difference
 from evaluations.suite.sae.front import coefficient, common_score, fronts, is_converged, l0_at
+from evaluations.suite.sae.metrics import paired_difference
 from evaluations.tables import Column, Layout, Table, draw, make_tables, rows
 from evaluations.tables.headline import Headline
 from sat_interp._util import escape

@@ -1,8 +1,7 @@
-"""Training several autoencoders in one pass over the text; killed, it goes on where it was.
+"""Joint training of several autoencoders on the same activations, resumable bit for bit.
 
-SAELens' trainers take the steps (``SAETrainer.step``, as its own coordinator of several
-autoencoders calls it). What is ours is where the activations come from, that all of a pass read
-the same ones, and that the state is saved without pickling and gone on from bit for bit.
+SAELens' trainers take the steps (``SAETrainer.step``). This module supplies the activations, shares
+them between autoencoders, and saves and restores the state without pickling.
 """
 
 from __future__ import annotations
@@ -35,23 +34,23 @@ from sat_interp.training.state import load_latest, save_state
 log = logging.getLogger(__name__)
 
 STATE_SECONDS = 60.0
-"""Between two saved states."""
+"""Seconds between two saved states."""
 
 VERSION = 1
-"""Of the training: raised when the same configuration would train another autoencoder."""
+"""Version of the training, raised whenever a change alters the autoencoder it trains."""
 
 TRAINING = "training.json"
-"""What a saved directory tells of its training, beside SAELens' own files."""
+"""File about the training in an autoencoder's directory, beside SAELens' files."""
 
-# What all autoencoders of one pass must agree on.
+# Settings that autoencoders trained together must share.
 _SHARED = ("seed", "tokens", "batch_tokens", "context", "buffer_prompts", "norm_batches")
 
 Probe = Callable[[str, Trainer], float | None]
 
 
 @dataclass
-class _Pass:
-    """One autoencoder on its way."""
+class _Training:
+    """An autoencoder in training."""
 
     config: SaeConfig
     hook: str
@@ -67,20 +66,21 @@ def train(
     metadata: dict[str, Any],
     probe: Probe,
 ) -> None:
-    """Train an autoencoder for each target directory, and write them when all are trained.
+    """Train autoencoders together and write them in SAELens' format.
 
-    An autoencoder is the same, bit for bit, alone or beside others, in one go or resumed.
+    The result is the same, bit for bit, whether autoencoders are trained alone or together, in one
+    run or resumed.
 
     Args:
-        corpus: the text to train on, in the model's tokens.
-        targets: where each goes, in SAELens' format, and what it is.
-        state: directory of the saved state, which is removed at the end.
-        metadata: for SAELens' file: the model's name.
-        probe: (hook point, trainer) -> CE loss score so far on a little held-out text.
+        corpus: the training text, in the model's tokens.
+        targets: the configuration of the autoencoder to write to each directory.
+        state: directory of the saved state, removed at the end.
+        metadata: SAELens metadata: the model's name.
+        probe: (hook point, trainer) -> current CE loss score on a small held-out text.
 
     Raises:
-        UserError: an unknown hook point, a budget below one buffer, a text shorter than the
-            context, activations or losses that are not finite.
+        UserError: unknown hook point, budget below one buffer, text shorter than the context,
+            activations or losses that are not finite.
     """
     first = next(iter(targets.values()))
     _check(list(targets.values()), first.context_in(model))
@@ -89,21 +89,25 @@ def train(
     stream = ActivationStream(model, corpus, hooks, first, dtype)
     factors = scaling_factors(stream, min(first.norm_batches, first.steps))
     widths = {name: value.shape[1] for name, value in stream.batch(0).items()}
-    passes = []
+    trainings = []
     for config in targets.values():
         hook = config.hook_in(model)
-        told = {
-            **metadata, "hook_name": hook, "context_size": stream.context,
-            "prepend_bos": True, "bos_token_id": corpus.start,
-        }  # fmt: skip
-        trainer = build_trainer(config, widths[hook], model.W_E.device, dtype, told)
+        details = {
+            **metadata,
+            "hook_name": hook,
+            "context_size": stream.context,
+            "prepend_bos": True,
+            "bos_token_id": corpus.start,
+        }
+        trainer = build_trainer(config, widths[hook], model.W_E.device, dtype, details)
         trainer.activation_scaler.scaling_factor = factors[hook]
-        passes.append(_Pass(config, hook, trainer, Curve.empty(config.steps, model.W_E.device)))
-    seconds = _resume(passes, state)
-    clock = time.perf_counter()
-    _loop(passes, stream, state, probe, lambda: seconds + time.perf_counter() - clock)
-    for target, one in zip(targets, passes, strict=True):
-        _write(target, one, seconds + time.perf_counter() - clock)
+        curve = Curve.empty(config.steps, model.W_E.device)
+        trainings.append(_Training(config, hook, trainer, curve))
+    seconds = _resume(trainings, state)
+    started = time.perf_counter()
+    _loop(trainings, stream, state, probe, lambda: seconds + time.perf_counter() - started)
+    for target, training in zip(targets, trainings, strict=True):
+        _write(target, training, seconds + time.perf_counter() - started)
     shutil.rmtree(state, ignore_errors=True)
 
 
@@ -112,102 +116,103 @@ def _check(configs: Sequence[SaeConfig], context: int) -> None:
     for config in configs[1:]:
         for name in _SHARED:
             if getattr(config, name) != getattr(first, name):
-                raise ValueError(f"autoencoders of one pass differ in {name}")
+                raise ValueError(f"autoencoders trained together differ in {name}")
     check_budget(first, context)
 
 
 def _loop(
-    passes: Sequence[_Pass],
+    trainings: Sequence[_Training],
     stream: ActivationStream,
     state: Path,
     probe: Probe,
     elapsed: Callable[[], float],
 ) -> None:
-    steps, batch_tokens = passes[0].config.steps, stream.batch_tokens
-    done, saved = passes[0].trainer.n_training_steps, time.perf_counter()
+    steps, batch_tokens = trainings[0].config.steps, stream.batch_tokens
+    done, saved = trainings[0].trainer.n_training_steps, time.perf_counter()
     bar = progress.bar(
         total=steps * batch_tokens, desc="sae: training", unit="tok", initial=done * batch_tokens
     )
     with bar:
         for step in range(done, steps):
             batch = stream.batch(step)
-            for one in passes:
-                _step(one, batch[one.hook], step)
+            for training in trainings:
+                _step(training, batch[training.hook], step)
             if (step + 1) * POINTS // steps > step * POINTS // steps:
-                for one in passes:
-                    one.curve.probe(step, probe(one.hook, one.trainer))
-                bar.set_postfix_str(passes[0].curve.told(step))
-                _refuse_divergence(passes, step)
+                for training in trainings:
+                    training.curve.probe(step, probe(training.hook, training.trainer))
+                bar.set_postfix_str(trainings[0].curve.summary(step))
+                _check_losses(trainings, step)
             if time.perf_counter() - saved >= STATE_SECONDS and step + 1 < steps:
-                _save(passes, state, step + 1, elapsed())
+                _save(trainings, state, step + 1, elapsed())
                 saved = time.perf_counter()
             bar.update(batch_tokens)
 
 
-def _step(one: _Pass, batch: Float[Tensor, "batch d_in"], step: int) -> None:
-    """One step of SAELens' trainer, and what it cost."""
-    trainer = one.trainer
+def _step(training: _Training, batch: Float[Tensor, "batch d_in"], step: int) -> None:
+    """Take one step of SAELens' trainer and record its losses and L0."""
+    trainer = training.trainer
     trainer.maybe_reset_sparsity()
     before = trainer.act_freq_scores.sum(dtype=torch.float64)
     output = trainer.step(batch)
     trainer.n_training_steps += 1
     active = (trainer.act_freq_scores.sum(dtype=torch.float64) - before) / len(batch)
-    one.curve.add(step, output.loss.detach(), output.losses["mse_loss"].detach(), active)
+    training.curve.add(step, output.loss.detach(), output.losses["mse_loss"].detach(), active)
 
 
-def _refuse_divergence(passes: Sequence[_Pass], step: int) -> None:
-    for one in passes:
-        if not torch.isfinite(one.curve.losses[: step + 1]).all():
+def _check_losses(trainings: Sequence[_Training], step: int) -> None:
+    for training in trainings:
+        if not torch.isfinite(training.curve.losses[: step + 1]).all():
             raise UserError(
-                f"the loss of {one.config.label} at {one.hook} became NaN within {step + 1} steps: "
-                "train with a lower lr"
+                f"the loss of {training.config.label} at {training.hook} became NaN within "
+                f"{step + 1} steps: train with a lower lr"
             )
 
 
-def _write(target: Path, one: _Pass, seconds: float) -> None:
-    """The autoencoder as SAELens saves one for use, its scale folded in; and how it was trained.
+def _write(target: Path, training: _Training, seconds: float) -> None:
+    """Write the autoencoder for inference, its scale folded in, and a file about its training.
 
-    SAELens' own L0 and dead features at the end of training are not written: that L0 is a mean over
-    the last 2,000 steps (43.0 where the finished autoencoder's is 6.8), and no feature can be dead
-    before 1,000 steps. Dead in training is a feature that was active on no token of the last tenth
-    of the steps. The L0 is written when it is measured (``autoencoder.write_l0``).
+    A feature is dead in training if it is active on no token of the last tenth of the steps.
+    SAELens' own L0 and dead features at the end of training are not written: its L0 is a mean over
+    the last 2,000 steps (43.0 for an autoencoder that ends at 6.8), and it counts no feature as
+    dead before 1,000 steps. The L0 is written when it is measured (``autoencoder.write_l0``).
     """
-    trainer = one.trainer
+    trainer = training.trainer
     factor = trainer.activation_scaler.scaling_factor
     assert factor is not None
     trainer.sae.fold_activation_norm_scaling_factor(factor)
-    window = max(1, one.config.steps // 10)
+    window = max(1, training.config.steps // 10)
     dead = int((trainer.n_forward_passes_since_fired >= window).sum())
     trainer.sae.cfg.metadata.num_dead_features = dead
-    told = {
-        "config": vars(one.config),
+    details = {
+        "config": vars(training.config),
         "scaling_factor": factor,
         "dead_in_training": dead,
-        "dead_over_tokens": window * one.config.batch_tokens,
+        "dead_over_tokens": window * training.config.batch_tokens,
         "tokens": trainer.n_training_samples,
         "seconds": round(seconds, 3),
-        **one.curve.to_dict(),
+        **training.curve.to_dict(),
     }
     with atomic_directory(target) as temporary:
         trainer.sae.save_inference_model(temporary)
-        (temporary / TRAINING).write_text(json.dumps(told, indent=1), encoding="utf-8")
+        (temporary / TRAINING).write_text(json.dumps(details, indent=1), encoding="utf-8")
 
 
 # Saved state ---------------------------------------------------------------------------------
 
 
-def _save(passes: Sequence[_Pass], state: Path, step: int, seconds: float) -> None:
+def _save(trainings: Sequence[_Training], state: Path, step: int, seconds: float) -> None:
+    """Save the state of all trainings."""
     tensors: dict[str, Tensor] = {}
     facts = []
-    for number, one in enumerate(passes):
-        trainer = one.trainer
+    for number, training in enumerate(trainings):
+        trainer = training.trainer
         adam = trainer.optimizer.state_dict()
         tensors |= {f"{number}.sae.{key}": value for key, value in trainer.sae.state_dict().items()}
         for parameter, moments in adam["state"].items():
             tensors |= {f"{number}.adam.{parameter}.{key}": v for key, v in moments.items()}
         tensors[f"{number}.act_freq_scores"] = trainer.act_freq_scores
         tensors[f"{number}.since_fired"] = trainer.n_forward_passes_since_fired
-        tensors[f"{number}.losses"] = one.curve.losses
+        tensors[f"{number}.losses"] = training.curve.losses
         facts.append(
             {
                 "adam": adam["param_groups"],
@@ -218,37 +223,37 @@ def _save(passes: Sequence[_Pass], state: Path, step: int, seconds: float) -> No
                 },
                 "n_training_samples": trainer.n_training_samples,
                 "n_frac_active_samples": trainer.n_frac_active_samples,
-                "probes": one.curve.probes,
+                "probes": training.curve.probes,
             }
         )
     save_state(state, step, tensors, {"passes": facts, "seconds": seconds})
 
 
-def _resume(passes: Sequence[_Pass], state: Path) -> float:
-    """Go on from the newest sound state, if there is one; returns the seconds spent until then."""
-    found = load_latest(state)
-    if found is None:
+def _resume(trainings: Sequence[_Training], state: Path) -> float:
+    """Restore the newest intact state, if any; return the seconds of training before it."""
+    latest = load_latest(state)
+    if latest is None:
         return 0.0
-    tensors, facts = found
-    for number, (one, told) in enumerate(zip(passes, facts["passes"], strict=True)):
-        trainer, device = one.trainer, one.trainer.sae.device
-        mine = _part(tensors, f"{number}.")
-        trainer.sae.load_state_dict(_part(mine, "sae."))
+    tensors, facts = latest
+    for number, (training, saved) in enumerate(zip(trainings, facts["passes"], strict=True)):
+        trainer, device = training.trainer, training.trainer.sae.device
+        own = _part(tensors, f"{number}.")
+        trainer.sae.load_state_dict(_part(own, "sae."))
         moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _part(mine, "adam.").items():
+        for key, value in _part(own, "adam.").items():
             parameter, name = key.split(".")
             moments.setdefault(int(parameter), {})[name] = value
-        trainer.optimizer.load_state_dict({"state": moments, "param_groups": told["adam"]})
-        trainer.lr_scheduler.load_state_dict(told["lr_scheduler"])
+        trainer.optimizer.load_state_dict({"state": moments, "param_groups": saved["adam"]})
+        trainer.lr_scheduler.load_state_dict(saved["lr_scheduler"])
         for name, scheduler in trainer.coefficient_schedulers.items():
-            scheduler.load_state_dict(told["coefficients"][name])
-        trainer.act_freq_scores = mine["act_freq_scores"].to(device)
-        trainer.n_forward_passes_since_fired = mine["since_fired"].to(device)
+            scheduler.load_state_dict(saved["coefficients"][name])
+        trainer.act_freq_scores = own["act_freq_scores"].to(device)
+        trainer.n_forward_passes_since_fired = own["since_fired"].to(device)
         trainer.n_training_steps = facts["step"]
-        trainer.n_training_samples = told["n_training_samples"]
-        trainer.n_frac_active_samples = told["n_frac_active_samples"]
-        one.curve = Curve(mine["losses"].to(device), told["probes"])
-    log.info("training of the autoencoder goes on at step %s", facts["step"])
+        trainer.n_training_samples = saved["n_training_samples"]
+        trainer.n_frac_active_samples = saved["n_frac_active_samples"]
+        training.curve = Curve(own["losses"].to(device), saved["probes"])
+    log.info("training of the autoencoder resumes at step %s", facts["step"])
     return float(facts["seconds"])
 
 

@@ -63,7 +63,7 @@ def test_only_one_buffer_is_held(make_stream):
     stream = make_stream()
     for step in range(3 * stream.batches):
         stream.batch(step)
-        number, held, _ = stream._held
+        number, held, _ = stream._current
         assert number == step // stream.batches
         assert held[HOOK].shape == (8 * 16, 16)
 

@@ -48,7 +48,7 @@ def test_a_text_that_does_not_fill_a_buffer_is_refused_with_the_length_that_woul
     assert fitted(DEMO, context, least).tokens >= 128 * context
     with pytest.raises(UserError, match="no autoencoder can be trained"):
         fitted(DEMO, context, least - 1)
-    assert f"--tokens {fitted(DEMO, context, least).tokens} to read" in words
+    assert f"--tokens {fitted(DEMO, context, least).tokens} for more passes" in words
 
 
 def test_a_given_autoencoder_asks_for_no_text():
@@ -59,7 +59,7 @@ def test_a_given_autoencoder_asks_for_no_text():
 def test_text_that_is_large_enough_keeps_the_identity(make_model, make_data, corpus, tiny):
     model, n = make_model(), len(corpus.tokens)
     large, small = (dataclasses.replace(tiny, tokens=20 * n + more) for more in (0, 1))
-    data, plain = make_data(is_fitted=True), make_data()
+    data, plain = make_data(limit_budget=True), make_data()
     assert fit(model, data, large) == large
     assert fit(model, plain, small) == small
     assert fit(model, data, small).tokens == 20 * n // 32 * 32
@@ -78,7 +78,7 @@ def test_the_runner_records_the_configuration_that_was_used(
     large = dataclasses.replace(tiny, tokens=10**6)
     exact = dataclasses.replace(tiny, tokens=used)
     asked = toy_spec("sae", SaeConfig, ask, fit=fit)
-    record, was_done = run_one(asked, loaded, make_data(is_fitted=True), large, tmp_path)
+    record, was_done = run_one(asked, loaded, make_data(limit_budget=True), large, tmp_path)
     assert (record.config["tokens"], was_done, seen) == (used, False, [used])
     again, was_done = run_one(asked, loaded, make_data(), exact, tmp_path)
     assert (again.config_hash, was_done) == (record.config_hash, True)
@@ -87,7 +87,7 @@ def test_the_runner_records_the_configuration_that_was_used(
 def test_autoencoders_of_one_pass_are_fitted_together(make_model, make_data, tiny, corpus):
     model = make_model().to(torch.float32, print_details=False)
     both = [dataclasses.replace(tiny, tokens=10**6, sparsity=one) for one in (0.1, 1.0)]
-    data = make_data(is_fitted=True, together=both)
+    data = make_data(limit_budget=True, together=both)
     result = evaluate(model, data, fit(model, data, both[0]))
     used = 20 * len(corpus.tokens) // 32 * 32
     assert result.extra["training"]["tokens"] == used
@@ -135,7 +135,7 @@ def test_a_named_budget_is_obeyed(command):
     code, told, (record,) = command("--tokens", "6400")
     assert code == 0, told
     assert record.config["tokens"] == record.extra["training"]["tokens"] == 6400
-    assert "its training read a small text" in told
+    assert "passes over a small text" in told
 
 
 def test_a_text_that_is_large_enough_gets_the_presets_budget(command):

@@ -33,12 +33,12 @@ def test_the_curve_kept_is_means_of_stretches():
 def test_the_progress_line():
     found = curve([2.0] * 20)
     found.probe(9, 0.5)
-    assert found.told(9) == "loss 2, L0 3.0, CE score 0.500"
+    assert found.summary(9) == "loss 2, L0 3.0, CE score 0.500"
 
 
 def test_the_verdict_says_what_is_wrong():
     assert verdict(2.0, 0.8) == "total loss still falling by 2 % per 10 % of training"
     assert verdict(-0.1, 0.8) == "total loss no longer falling"
-    assert "explained variance 0.40, under 0.5" in verdict(1.0, 0.4)
+    assert "explained variance 0.40, below 0.5" in verdict(1.0, 0.4)
     assert "explained variance unknown" in verdict(1.0, None)
     assert "too few steps" in verdict(None, 0.9)

@@ -64,7 +64,7 @@ def test_what_is_trained_is_not_trained_again(model, make_data, tiny, monkeypatc
     again = evaluate(model, make_data(), dataclasses.replace(one, resamples=20))
     assert trained == []
     assert value(again, "l0") == value(first, "l0")
-    evaluate(model, make_data(again=True), one)
+    evaluate(model, make_data(force=True), one)
     assert trained == [[data.place(model, one)]]
     for other in (dataclasses.replace(one, seed=1), dataclasses.replace(one, lr=0.5)):
         assert data.place(model, other) != data.place(model, one)
@@ -119,7 +119,7 @@ def test_dead_in_training_is_of_the_last_tenth(model, make_data, tiny):
     told = json.loads((data.place(model, strong) / "training.json").read_text())
     assert told["dead_over_tokens"] == 4 * 32  # of 40 steps
     assert value(result, "dead_in_training") == told["dead_in_training"] / 64 > 0
-    assert any("dead on the text measured" in phrase for phrase in result.extra["health"])
+    assert any("dead on the evaluation text" in phrase for phrase in result.extra["health"])
 
 
 def test_a_wanted_l0_is_searched_for_once(model, make_data, tiny, monkeypatch):
@@ -272,15 +272,15 @@ def test_held_out_stories_are_not_trained_on(command):
         (("--hook", "blocks.0.hook_mlp"), "hook point"),
         (("--tokens", "50"), "--tokens 50 is less than one buffer"),
         (("--l1", "1,two"), "--l1 must be numbers, separated by commas"),
-        (("--l1=-1",), "--l1 takes numbers from 0 on"),
-        (("--l1", "nan"), "--l1 takes numbers from 0 on"),
-        (("--l1", "inf"), "--l1 takes numbers from 0 on"),
-        (("--target_l0", "0"), "--target-l0 takes numbers above 0"),
-        (("--architecture", "topk", "--target_l0", "4"), "--target-l0 means nothing to topk"),
+        (("--l1=-1",), "--l1 must be at least 0"),
+        (("--l1", "nan"), "--l1 must be at least 0"),
+        (("--l1", "inf"), "--l1 must be at least 0"),
+        (("--target_l0", "0"), "--target-l0 must be above 0"),
+        (("--architecture", "topk", "--target_l0", "4"), "--target-l0 does not apply to topk"),
         (("--control", "untranied"), "untrained"),
-        (("--k", "4"), "--k means nothing to standard"),
-        (("--architecture", "topk", "--l1", "4"), "--l1 means nothing to topk"),
-        (("--architecture", "topk", "--k", "2.5"), "--k takes whole numbers"),
+        (("--k", "4"), "--k does not apply to standard"),
+        (("--architecture", "topk", "--l1", "4"), "--l1 does not apply to topk"),
+        (("--architecture", "topk", "--k", "2.5"), "--k must be a whole number"),
         (("--sae", "nowhere"), "is no SAELens directory"),
         (("--preset", "papre"), "preset"),
     ],

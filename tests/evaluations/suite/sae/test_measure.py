@@ -14,12 +14,11 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations.core import statistics
 from evaluations.suite.sae import measure as measuring
-from evaluations.suite.sae.measure import (
-    Measured,
-    ce_loss_score,
+from evaluations.suite.sae.measure import ce_loss_score, measure
+from evaluations.suite.sae.metrics import (
+    AutoencoderSums,
+    autoencoder_metrics,
     density_histogram,
-    measure,
-    metrics,
     replicates,
 )
 from sat_interp._util.errors import UserError
@@ -54,7 +53,7 @@ def zero(d_in=16, hook=HOOK):
 
 
 def figures(found, seed=0, resamples=50):
-    return {metric.name: metric for metric in metrics(found, seed, resamples)}
+    return {metric.name: metric for metric in autoencoder_metrics(found, seed, resamples)}
 
 
 @pytest.mark.parametrize("hook", [HOOK, "blocks.1.attn.hook_z", "blocks.0.hook_resid_mid"])
@@ -184,7 +183,7 @@ def test_figures_are_those_of_saelens_run_evals_on_the_same_text(make_model, tex
 
 def by_hand():
     """Two stories of 2 and 4 tokens."""
-    return Measured(
+    return AutoencoderSums(
         tokens=np.array([2, 4]),
         nats={"clean": np.array([2.0, 4.0]), "sae": np.array([3.0, 6.0]),
               "zero": np.array([8.0, 10.0])},

@@ -56,7 +56,7 @@ def test_activations_that_do_not_vary(make_data, tiny):
     found = {one.name: one for one in result.metrics}
     assert found["explained_variance"].value is None
     assert found["explained_variance"].reasons == {"the activation does not vary": 1}
-    assert "the activation does not vary: there is nothing to explain" in result.extra["health"]
+    assert "the activation does not vary: explained variance is undefined" in result.extra["health"]
     assert found["mse"].value is not None
 
 

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from evaluations.suite.sae.config import PRESETS, preset
-from evaluations.suite.sae.search import find_coefficient, read_found, with_coefficient
+from evaluations.suite.sae.search import find_coefficient, read_search, with_coefficient
 from sat_interp._util.errors import UserError
 
 
@@ -81,15 +81,15 @@ def test_what_was_found_is_read_again(tmp_path):
     found = find_coefficient(wanted(16.0), Trainings())
     file = tmp_path / "search.json"
     file.write_text(json.dumps(found.to_dict()))
-    assert read_found(file) == found
+    assert read_search(file) == found
     several = (
         "", "[]", "[" * 100_000, '{"coefficient": 1}', '{"coefficient": "x", "points": []}',
         '{"coefficient": -1, "points": []}', '{"coefficient": 1, "points": [[1]]}',
     )  # fmt: skip
     for damaged in several:
         file.write_text(damaged)
-        assert read_found(file) is None
-    assert read_found(tmp_path / "none.json") is None
+        assert read_search(file) is None
+    assert read_search(tmp_path / "none.json") is None
 
 
 def test_the_configuration_of_a_target():
@@ -97,12 +97,12 @@ def test_the_configuration_of_a_target():
     assert config.label == "target L0 16"
     assert with_coefficient(config, 0.5).label == "L1 0.5"
     for changes, match in (
-        ({"target_l0": 0.0}, "--target-l0 takes numbers above 0"),
-        ({"target_l0": math.inf}, "--target-l0 takes numbers above 0"),
-        ({"target_l0": math.nan}, "--target-l0 takes numbers above 0"),
+        ({"target_l0": 0.0}, "--target-l0 must be above 0"),
+        ({"target_l0": math.inf}, "--target-l0 must be above 0"),
+        ({"target_l0": math.nan}, "--target-l0 must be above 0"),
         ({"sparsity": 5.0}, "not both"),
-        ({"architecture": "topk"}, "means nothing to topk"),
-        ({"target_l0": None}, "--l1 takes numbers"),
+        ({"architecture": "topk"}, "does not apply to topk"),
+        ({"target_l0": None}, "--l1 must be at least 0"),
     ):
         with pytest.raises(UserError, match=match):
             dataclasses.replace(config, **changes)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluations.suite.sae.spread import Spread
+from evaluations.suite.sae.measure import ActivationVariance
 
 LENGTHS = (1, 5, 3, 4)
 
@@ -31,10 +31,10 @@ def exact(stories):
 
 
 def found(stories, order=(0, 1, 2, 3)):
-    spread = Spread.empty(len(stories), 3)
+    spread = ActivationVariance.empty(len(stories), 3)
     for place in order:
         spread.add(np.array([place]), stories[place])
-    return spread.variance(np.array(LENGTHS))
+    return spread.per_story(np.array(LENGTHS))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
@@ -61,6 +61,6 @@ def test_a_tiny_variance_is_no_rounding():
 
 def test_what_is_not_finite_shows_in_the_size():
     for bad in (np.nan, np.inf, -np.inf):
-        spread = Spread.empty(1, 3)
+        spread = ActivationVariance.empty(1, 3)
         spread.add(np.array([0]), torch.tensor([[[bad, 1.0, 1.0]]]))
         assert not np.isfinite(spread.size)
