@@ -1,4 +1,4 @@
-"""n2g: a neuron as a graph of the token patterns that fire it (Foote et al. 2023)."""
+"""Neuron to Graph (``n2g``): token patterns that activate each neuron (Foote et al. 2023)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from evaluations.suite.n2g.options import N2gOptions
 SPEC = Spec(
     package=__name__,
     name="n2g",
-    summary="Neuron to Graph: the token patterns that fire each neuron, and Table 2 of the graphs.",
+    summary="Neuron to Graph: token patterns that activate each neuron; metrics of the graphs.",
     description="""\
-From the top-activating excerpts of each neuron the shortest context that fires it, the tokens in it
-that matter, and the words that can stand in their place, all measured by the model. The trie of
-these patterns predicts firing on held-out excerpts, beside three token lookups and always firing;
-Table 2 describes the graphs. All models get the same text, thresholds, neurons and words. Finished
-layers are kept, so that an interrupted run is resumed.""",
+For the top-activating excerpts of each neuron, the model is used to find the shortest context in
+which the neuron still fires, the tokens that matter in it, and words that can replace them. The
+trie of these patterns predicts firing on held-out excerpts and is compared with three token lookups
+and a constant prediction; Table 2 describes the graphs. Text, thresholds, neurons and candidate
+words are the same for all models. Finished layers are kept, so that interrupted runs are
+resumed.""",
     examples=(
         "sat-eval n2g demo:baseline demo:local-k4",
         "sat-eval n2g demo:baseline --neuron 3.117",
@@ -33,5 +34,5 @@ layers are kept, so that an interrupted run is resumed.""",
         "demo": {"neurons_per_layer": 100},
         "paper": {"neurons_per_layer": 200},
     },
-    after="neurons",  # both read the same excerpts, which the first of them gathers
+    after="neurons",  # both use the same gathered excerpts
 )

@@ -1,10 +1,10 @@
-"""Which other words keep a unit firing: important words exchanged, the reaction measured.
+"""Augmentation: replace important words of pruned excerpts and measure the activation.
 
-Foote et al. 2023, section 3.3: each important word of a pruned excerpt, and the word the unit fires
-on, is masked; the likeliest words at its place are put there; those that leave more than half of
-the activation are positive examples, the others negative ones. The new window begins where the old
-one does; a word of more tokens moves what follows it on. Of a window in which the unit does not
-fire nothing can be left, so no word of it is exchanged.
+Foote et al. 2023, section 3.3: each important word of a pruned excerpt, and the activating word, is
+masked and replaced by the most probable words at its place. Replacements that keep more than half
+of the activation are positive examples, the others negative. The new window starts at the position
+of the old one; a longer word shifts the tokens after it. Windows in which the unit does not fire
+are not augmented.
 """
 
 from __future__ import annotations
@@ -16,27 +16,38 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from evaluations.suite.n2g.prune import KEPT, Window
-from evaluations.suite.n2g.substitutes import Place, Substitutes
+from evaluations.suite.n2g.substitutes import Slot, Substitutes
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from evaluations.suite.n2g.windows import Reader
 
-PROPOSALS = 5
-LEAST_PROBABILITY = 1e-5
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on the words proposed at a place."""
+
+    most: int = 5
+    """Maximum number of words."""
+
+    least_probability: float = 1e-5
+    """Minimum probability of a word."""
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class Substitution:
-    """A pruned excerpt with one word exchanged.
+    """A pruned excerpt with one word replaced.
 
     Attributes:
-        window: which of the excerpts.
-        tokens: of the new window.
-        activations: of the unit on them, measured.
-        old: for each token, the token of the excerpt in whose place it stands.
-        begin, end: the exchanged word's place in the new window.
-        place: the token on which the unit's reaction is read: the excerpt's last where a word
-            before it was exchanged, else the token of the new word on which it fires most.
-        positive: whether more than half of the excerpt's activation is left there.
+        window: index of the excerpt.
+        tokens: tokens of the new window.
+        activations: measured activations of the unit on them.
+        old: for each token, the index of the corresponding token of the excerpt.
+        begin, end: range of the new word in the new window.
+        place: index of the token whose activation is compared: the excerpt's last token if a word
+            before it was replaced, else the token of the new word with the highest activation.
+        positive: whether more than half of the excerpt's activation remains there.
     """
 
     window: int
@@ -58,32 +69,32 @@ def augment(
     threshold: float,
     *,
     kept: float = KEPT,
-    most: int = PROPOSALS,
-    least_probability: float = LEAST_PROBABILITY,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> list[Substitution]:
-    """Exchange the important words of all windows; all new windows of one length are one batch.
+    """Replace the important words of all windows; new windows of equal length form one batch.
 
     Args:
-        threshold: importance for the last token from which on a token's word is important.
-        most, least_probability: how many words are proposed at a place, and how likely at least.
+        threshold: a word is important if a token's importance for the last token reaches this.
+        kept: share of the activation that a positive example exceeds.
+        limits: limits on the words proposed at each place.
     """
-    asked: list[tuple[int, int, int]] = []
+    masked: list[tuple[int, int, int]] = []
     for index, (window, matrix) in enumerate(zip(windows, importances, strict=True)):
         if not window.fires:
             continue
         words = vocabulary.words(window.tokens.tolist())
         for begin, end in words:
             if end == len(window.tokens) or (matrix[begin:end, -1] >= threshold).any():
-                asked.append((index, begin, end))
-    places = [_place(windows[index], begin, end, vocabulary) for index, begin, end in asked]
-    proposed = substitutes.propose(places, most, least_probability)
+                masked.append((index, begin, end))
+    slots = [_slot(windows[index], begin, end, vocabulary) for index, begin, end in masked]
+    proposed = substitutes.propose(slots, limits.most, limits.least_probability)
     context = int(reader.model.cfg.n_ctx)
     origins, tokens = [], []
-    for (index, begin, end), proposals in zip(asked, proposed, strict=True):
+    for (index, begin, end), proposals in zip(masked, proposed, strict=True):
         old = windows[index].tokens
         for proposal in proposals:
             if max(proposal.word) >= reader.model.cfg.d_vocab:
-                continue  # the tokenizer has a token that the model does not know
+                continue  # a token of the tokenizer that the model does not have
             word = np.array(proposal.word)
             new = np.concatenate([old[:begin], word, old[end:]])
             if windows[index].start + len(new) < context:
@@ -98,13 +109,14 @@ def augment(
     ]
 
 
-def _place(window: Window, begin: int, end: int, vocabulary: Vocabulary) -> Place:
+def _slot(window: Window, begin: int, end: int, vocabulary: Vocabulary) -> Slot:
+    """Return a word of a window with its context."""
     tokens = window.tokens.tolist()
     after = tokens[end:]
     if not after and window.after >= 0 and not vocabulary.continues(tokens[-1], window.after):
         after = [window.after]
     before = tokens[:begin] or ([window.before] if window.before >= 0 else [])
-    return Place(tuple(before), tuple(tokens[begin:end]), tuple(after))
+    return Slot(tuple(before), tuple(tokens[begin:end]), tuple(after))
 
 
 def _measured(
@@ -117,7 +129,7 @@ def _measured(
 ) -> Substitution:
     index, begin, end, size = origin
     last = len(window.tokens) - 1
-    if end > last:  # the word the unit fires on
+    if end > last:  # the activating word
         stands_for, place = last, begin + int(activations[begin:].argmax())
     else:
         stands_for, place = begin + int(importance[begin:end, -1].argmax()), len(tokens) - 1

@@ -1,4 +1,4 @@
-"""What decides a unit's graph."""
+"""Configuration of ``n2g``."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from evaluations.suite.n2g.options import GraphOptions
 from sat_interp._util.errors import UserError
 
 MOST_EXAMPLES = 1000
-"""Excerpts of a unit; all of them are held in memory, for all units at once."""
+"""Maximum number of excerpts per unit; excerpts of all units are in memory at once."""
 IMPORTANCES = (0.5, 0.9)
 ACTIVATIONS = (0.3, 0.7)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where a token fires, and where another matters to it."""
+    """Thresholds of activation and of importance."""
 
     activation: float = 0.5
-    """Normalised by the unit's maximum; a token fires above it."""
+    """A unit fires on a token if its activation exceeds this share of its maximum."""
 
     importance: float = 0.75
-    """From it on a token of the context matters; the published code's."""
+    """Minimum importance of a context token (the published code's)."""
 
-    def others(self) -> list[Thresholds]:
-        """Itself and its neighbours: one threshold moved at a time."""
+    def variations(self) -> list[Thresholds]:
+        """Return these thresholds and variations of one threshold at a time."""
         return [
-            *(Thresholds(self.activation, other) for other in IMPORTANCES),
+            *(Thresholds(self.activation, importance) for importance in IMPORTANCES),
             self,
-            *(Thresholds(other, self.importance) for other in ACTIVATIONS),
+            *(Thresholds(activation, self.importance) for activation in ACTIVATIONS),
         ]
 
 
 @dataclass(frozen=True)
 class N2gConfig(GraphOptions):
-    """What decides the graphs, besides model, text and the source of substitutions."""
+    """Settings of the graphs."""
 
     neurons_per_layer: int | None = 200
-    """Drawn without replacement from all of a layer, the same for all models; None for all."""
+    """Number of units drawn from each layer, the same for all models; None for all."""
 
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     kept: float = 0.5
-    """Share of an excerpt's activation that a shorter context, or another word, has to leave."""
+    """Share of an excerpt's activation that a shorter context or another word must exceed."""
 
     context: int = 30
-    """Tokens of left context at most."""
+    """Maximum number of tokens of left context."""
 
     proposals: int = 5
-    """Words tried in the place of each important one."""
+    """Number of words tried in place of each important word."""
 
     least_probability: float = 1e-5
-    """Of a word that is tried."""
+    """Minimum probability of a word that is tried."""
 
     sae: str | None = None
     """Hash of the weights of the autoencoder whose features are the units."""
@@ -70,6 +70,6 @@ class N2gConfig(GraphOptions):
             raise UserError(f"examples must be at most {MOST_EXAMPLES:,}, not {self.examples:,}")
         for name in ("activation", "importance"):
             if not 0 < getattr(self.thresholds, name) < 1:
-                raise UserError(f"the {name} threshold lies between 0 and 1")
+                raise UserError(f"the {name} threshold must be between 0 and 1")
         if not 0 <= self.kept < 1:
-            raise UserError("kept is a share of the activation: between 0 and 1")
+            raise UserError("kept must be at least 0 and below 1")

@@ -1,4 +1,4 @@
-"""A unit's graph as a figure and as GraphML."""
+"""Figures and GraphML files of a unit's graph."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from sat_interp._util.files import write_atomically
 
 SHADE = matplotlib.colormaps["Oranges"]
 COLUMN, LINE = 1.45, 0.34
-"""Inches between columns, and between nodes of one."""
+"""Inches between columns, and between nodes of a column."""
 WIDE = 7.0
-"""Inches that a legend of one line takes."""
+"""Width in inches of a legend of one line."""
 MOST, DEEPEST = 16, 9
-"""Nodes of a column, and columns before the activating one, that are drawn."""
+"""Maximum number of nodes per column, and of columns before the activating one."""
 LONGEST = 14
+"""Maximum number of characters of a label."""
 CHARACTER = 0.066
-"""Inches a character takes, about."""
+"""Approximate width of a character in inches."""
 
-Place = tuple[float, float]
+Point = tuple[float, float]
 
 
 def draw_graph(neuron: dict[str, Any]) -> Figure:
-    """The merged trie: context on the left, activating tokens on the right, shaded by activation.
+    """Draw the merged trie: context on the left, activating tokens on the right.
 
-    Equal tokens at equal distance from the activating one are one node; ``*`` is any token. A
-    column shows its 16 best linked nodes and says how many it leaves out; nine columns of context
-    are drawn.
+    Equal tokens at equal distance from the activating token are one node; ``*`` is any token;
+    activating nodes are shaded by activation. A column shows the 16 nodes with the most examples
+    on their edges and the number of the others; at most nine columns of context are drawn.
 
     Args:
-        neuron: as it is kept in a layer's file.
+        neuron: the neuron's entry in a layer's file.
     """
     graph = neuron.get("graph") or {"nodes": [], "edges": []}
     columns, hidden = _columns(graph)
@@ -70,7 +71,7 @@ def draw_graph(neuron: dict[str, Any]) -> Figure:
 
 
 def _legend(figure: Figure, nodes: list[dict[str, Any]]) -> None:
-    """What the colours of nodes mean, of those that are drawn."""
+    """Add a legend of the colours that occur."""
     kinds = {node["kind"] for node in nodes}
     patches = []
     if "activating" in kinds:
@@ -93,7 +94,7 @@ def _legend(figure: Figure, nodes: list[dict[str, Any]]) -> None:
 
 
 def svg(neuron: dict[str, Any]) -> str:
-    """The figure as the text of an SVG element, for a page."""
+    """Return the figure as the text of an SVG element."""
     content = io.StringIO()
     with matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": escape.printable(neuron["unit"])}
@@ -104,12 +105,12 @@ def svg(neuron: dict[str, Any]) -> str:
 
 
 def write_graphml(path: Path, neuron: dict[str, Any]) -> Path:
-    """The merged trie for other programs: nodes with token, depth, kind, activation."""
+    """Write the merged trie as GraphML: nodes with token, depth, kind and activation."""
     graph = nx.DiGraph(unit=escape.printable(neuron["unit"]))
     for node in neuron["graph"]["nodes"]:
-        told = {key: value for key, value in node.items() if key != "id" and value is not None}
-        told["token"] = escape.printable(node["token"])  # XML holds no control characters
-        graph.add_node(node["id"], **told)
+        attributes = {key: node[key] for key in node if key != "id" and node[key] is not None}
+        attributes["token"] = escape.printable(node["token"])  # XML has no control characters
+        graph.add_node(node["id"], **attributes)
     for edge in neuron["graph"]["edges"]:
         graph.add_edge(edge["source"], edge["target"], count=edge["count"])
     content = io.BytesIO()
@@ -118,24 +119,24 @@ def write_graphml(path: Path, neuron: dict[str, Any]) -> Path:
 
 
 def _title(neuron: dict[str, Any], depth: int) -> str:
-    told = escape.figure(neuron["unit"])
+    title = escape.figure(neuron["unit"])
     if "scores" in neuron:
-        scores = {name: one["f1"] for name, one in neuron["scores"].items()}
+        scores = {name: counts["f1"] for name, counts in neuron["scores"].items()}
         if scores["trie"] is not None:
-            told += (
+            title += (
                 f": F1 on held-out excerpts {scores['trie']:.2f}\n"
                 f"(lookup {scores['lookup']:.2f}, always {scores['always']:.2f}), "
                 f"{neuron['excerpts']} excerpts"
             )
     if depth > DEEPEST:
-        told += f"\npatterns go back {depth} tokens, {DEEPEST} are drawn"
-    return told
+        title += f"\ncontexts of up to {depth} tokens, of which {DEEPEST} are drawn"
+    return title
 
 
 def _columns(
     graph: dict[str, list[dict[str, Any]]],
 ) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
-    """The nodes of each depth, the best linked in the middle's order, and how many are hidden."""
+    """Return the nodes to draw at each depth, in order, and the number of hidden nodes."""
     weight: dict[int, int] = defaultdict(int)
     for edge in graph["edges"]:
         weight[edge["source"]] += edge["count"]
@@ -155,7 +156,7 @@ def _columns(
 
 
 def _untangle(columns: dict[int, list[dict[str, Any]]], edges: list[dict[str, Any]]) -> None:
-    """Order each column by the mean place of what its nodes lead to (the barycentre heuristic)."""
+    """Order each column by the mean row of its nodes' targets (barycentre heuristic)."""
     targets: dict[int, list[int]] = defaultdict(list)
     for edge in edges:
         targets[edge["source"]].append(edge["target"])
@@ -172,8 +173,8 @@ def _mean_row(targets: list[int], row: dict[int, float]) -> float:
     return sum(known) / len(known) if known else 1.0
 
 
-def _places(columns: dict[int, list[dict[str, Any]]], tallest: int) -> dict[int, Place]:
-    places: dict[int, Place] = {}
+def _places(columns: dict[int, list[dict[str, Any]]], tallest: int) -> dict[int, Point]:
+    places: dict[int, Point] = {}
     for depth, nodes in columns.items():
         top = (tallest - len(nodes)) / 2
         places |= {node["id"]: (float(-depth), -top - i - 0.5) for i, node in enumerate(nodes)}
@@ -181,12 +182,12 @@ def _places(columns: dict[int, list[dict[str, Any]]], tallest: int) -> dict[int,
 
 
 def _half_width(node: dict[str, Any]) -> float:
-    """Of a node's label, in columns."""
+    """Return half of the width of a node's label, in columns."""
     return (0.06 + CHARACTER * len(_label(node)) / 2) / COLUMN
 
 
 def _edges(
-    axes: Axes, edges: list[dict[str, Any]], places: dict[int, Place], half: dict[int, float]
+    axes: Axes, edges: list[dict[str, Any]], places: dict[int, Point], half: dict[int, float]
 ) -> None:
     for edge in edges:
         if edge["source"] in places and edge["target"] in places:
@@ -205,7 +206,7 @@ def _edges(
             )
 
 
-def _node(axes: Axes, node: dict[str, Any], place: Place) -> None:
+def _node(axes: Axes, node: dict[str, Any], place: Point) -> None:
     activation = node["activation"]
     if node["kind"] == "activating":
         level = min(1.0, activation or 0.0)
@@ -231,7 +232,7 @@ def _label(node: dict[str, Any]) -> str:
 
 
 def shown(token: str) -> str:
-    """A token as a label: visible spaces and line ends, control characters written out, short."""
+    """Return a token as a short label with visible spaces, line ends and control characters."""
     text = token.replace("\n", "⏎").replace("\t", "→").replace(" ", "·")
     text = escape.printable(text)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -1,8 +1,8 @@
-"""n2g: every unit as a graph, Table 2 of the graphs, and whether they describe their units.
+"""Build the graph of every unit and measure the graphs (``n2g``).
 
-The steps are ``prune``, ``saliency``, ``augment``, ``trie`` and ``graph``; ``layer`` takes all
-units of a layer through them. A finished layer is kept in a file beside the records, so that an
-interrupted run goes on with the next, and whoever shows units finds their graphs.
+The steps are ``prune``, ``saliency``, ``augment``, ``trie`` and ``graph``; ``layer`` runs them for
+all units of a layer. Each finished layer is kept in a file beside the records, from which
+interrupted runs are resumed and graphs are shown.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from evaluations.suite.n2g.config import N2gConfig, Thresholds
 from evaluations.suite.n2g.layer import Explainer
 from evaluations.suite.n2g.options import GraphOptions, N2gOptions
 from evaluations.suite.n2g.substitutes import Neighbours, Substitutes
-from evaluations.suite.n2g.table import figures
+from evaluations.suite.n2g.table import graph_metrics
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from evaluations.suite.n2g.windows import Reader
 from sat_interp._util import progress
@@ -49,15 +49,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class N2gData:
-    """What is read.
+    """Text, source of words, and the directory of finished layers.
 
     Attributes:
-        text: whose excerpts show what a unit responds to.
-        substitutes: where words to try come from.
-        directory: of this model's finished layers.
-        model: what the model is known by, weights and whatever else decides its activations.
+        text: text of the excerpts.
+        vocabulary: tokens of the model as text.
+        substitutes: source of words to try.
+        directory: directory of this model's finished layers.
+        model: hash of everything that determines the model's activations.
         sae: directory of the autoencoder whose features are the units.
-        again: explain what is there already, too.
+        force: whether finished layers are computed again.
     """
 
     text: Text
@@ -66,26 +67,31 @@ class N2gData:
     directory: Path
     model: str
     sae: Path | None = None
-    again: bool = False
+    force: bool = False
 
     @cached_property
     def content(self) -> str:
-        """A hash of the text and of what decides the substitutions."""
+        """Hash of the text and of the source of words."""
         return hash_of({"text": self.text.content, **self.substitutes.describe()})
 
     def describe(self) -> dict[str, Any]:
-        told = {**self.text.describe(), **self.substitutes.describe()}
-        return {**told, "content": self.content, "words": self.vocabulary.has_words}
+        """Describe the text and the source of words for a record."""
+        description = {**self.text.describe(), **self.substitutes.describe()}
+        return {**description, "content": self.content, "words": self.vocabulary.has_words}
 
     def place(self, units: Units, config: N2gConfig, layer: int) -> Path:
-        """Where the graphs of a layer lie, or will."""
+        """Return the file of a layer's graphs."""
         key = hash_of(
             {
-                "format": FORMAT, "version": SPEC.version, "model": self.model,
+                "format": FORMAT,
+                "version": SPEC.version,
+                "model": self.model,
                 "content": self.content,
-                "config": config, "units": units.describe(), "layer": layer,
+                "config": config,
+                "units": units.describe(),
+                "layer": layer,
             }
-        )  # fmt: skip
+        )
         return self.directory / f"layer-{layer}-{key}{ENDING}"
 
 
@@ -96,10 +102,10 @@ def configs(request: Request) -> list[N2gConfig]:
         UserError: the autoencoder cannot be opened.
     """
     options: N2gOptions = request.options
-    wanted = options.neurons_per_layer
+    per_layer = options.neurons_per_layer
     return [
         N2gConfig(
-            neurons_per_layer=None if wanted == "all" else wanted,
+            neurons_per_layer=None if per_layer == "all" else per_layer,
             thresholds=Thresholds(options.activation, options.importance),
             sae=opened_sae(options.sae),
             gather=GatherConfig(seed=options.seed, top=max(options.examples, GatherConfig().top)),
@@ -109,7 +115,7 @@ def configs(request: Request) -> list[N2gConfig]:
 
 
 def prepare(request: Request, configs: Sequence[N2gConfig]) -> Callable[[LoadedModel], N2gData]:
-    """Return what each model's neurons are explained with."""
+    """Return a function that gives each model its text and source of words."""
     text_of, options = text_data(request, configs), request.options
 
     def find(loaded: LoadedModel) -> N2gData:
@@ -129,10 +135,10 @@ def prepare(request: Request, configs: Sequence[N2gConfig]) -> Callable[[LoadedM
 
 
 def _substitutes(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> Substitutes:
-    """Return the source of substitutions that is asked for.
+    """Return the requested source of words.
 
     Raises:
-        UserError: no such masked language model.
+        UserError: the masked language model cannot be loaded.
     """
     from evaluations.suite.n2g.masked import DISTILBERT, load_masked
 
@@ -140,18 +146,18 @@ def _substitutes(spec: str, text: Text, vocabulary: Vocabulary, device: str) -> 
         try:
             return load_masked(DISTILBERT, text.tokenizer, device, local_only=True)
         except UserError:
-            log.info("%s is not on this machine: words come from the text", DISTILBERT)
+            log.info("%s is not in the local cache: words are taken from the text", DISTILBERT)
     elif spec != "neighbours":
         return load_masked(spec, text.tokenizer, device)
     return Neighbours.of(text, vocabulary)
 
 
 def instead(request: Request) -> tuple[list[Any], Outcome] | None:
-    """Draw the graph of one neuron in each model, where one is asked for.
+    """Draw the graph of one neuron in each model, if requested.
 
     Returns:
-        The graph of each model as a dictionary, with the names of the files written in ``files``;
-        and which models failed.
+        The graph of each model as a dictionary, whose ``files`` names the written files; and the
+        models that failed.
     """
     from evaluations.suite.n2g.report import write_neuron
 
@@ -166,22 +172,22 @@ def instead(request: Request) -> tuple[list[Any], Outcome] | None:
             data = find(loaded)
             graph = neuron_graph(loaded.model, data, config, request.options.neuron)
             written = write_neuron(graph, data.directory)
-            graphs.append({**graph, "model": loaded.name, "files": [str(one) for one in written]})
+            graphs.append({**graph, "model": loaded.name, "files": [str(path) for path in written]})
     return graphs, outcome
 
 
 def preview(subject: Any) -> str:
-    """Return what the defaults read of a model."""
-    wanted, sizes = N2gConfig().neurons_per_layer, find_units(subject.known.model).sizes
-    total = sum(sizes if wanted is None else (min(wanted, size) for size in sizes))
+    """Describe the units that the default settings explain."""
+    per_layer, sizes = N2gConfig().neurons_per_layer, find_units(subject.known.model).sizes
+    total = sum(sizes if per_layer is None else (min(per_layer, size) for size in sizes))
     return f"{total:,} of {sum(sizes):,} neurons"
 
 
 def evaluate(model: HookedTransformer, data: N2gData, config: N2gConfig) -> Measurement:
-    """The graphs of all chosen units, layer by layer, and the figures of Table 2.
+    """Build the graphs of all chosen units and compute the metrics of Table 2.
 
     Raises:
-        UserError: text whose tokens the model does not know, no such hook point or unit.
+        UserError: unknown hook point or unit, or text with tokens that the model does not know.
     """
     check_vocabulary(model, data.text)
     was_training = model.training
@@ -191,25 +197,25 @@ def evaluate(model: HookedTransformer, data: N2gData, config: N2gConfig) -> Meas
     layers, names = [], []
     for layer, members in progress.bar(choose(units, config).items(), desc="n2g", unit="layer"):
         path = data.place(units, config, layer)
-        found = None if data.again else _read(path)
-        if found is None:
+        graphs = None if data.force else _read(path)
+        if graphs is None:
             gathered = gathered or gather(model, data.text, units, config.gather, data.model)
-            found = _explainer(model, data, config, units, layer, gathered).layer(members)
-            found["read"] = {"text": data.text.content, "units": units.describe()}
-            write_atomically(path, json.dumps(found, ensure_ascii=False) + "\n")
-        layers.append(found)
+            graphs = _explainer(model, data, config, units, layer, gathered).layer(members)
+            graphs["read"] = {"text": data.text.content, "units": units.describe()}
+            write_atomically(path, json.dumps(graphs, ensure_ascii=False) + "\n")
+        layers.append(graphs)
         names.append(path.name)
     model.train(was_training)
-    metrics, extra = figures(layers)
+    metrics, extra = graph_metrics(layers)
     extra |= {"files": names, "filler": "the token that begins a story"}
     return Measurement(metrics, extra)
 
 
 def check(model: HookedTransformer, config: N2gConfig) -> None:
-    """Refuse a model that has not the units asked for.
+    """Check that the model has the units.
 
     Raises:
-        UserError: no such hook point, or no ablated stream.
+        UserError: unknown hook point, or no ablated stream.
     """
     if config.sae is None:
         find_units(model, config.hook, config.stream)
@@ -218,13 +224,13 @@ def check(model: HookedTransformer, config: N2gConfig) -> None:
 def neuron_graph(
     model: HookedTransformer, data: N2gData, config: N2gConfig, name: str
 ) -> dict[str, Any]:
-    """The graph of one unit, from its layer's file where it is in it.
+    """Return the graph of one unit, from its layer's file if it is there.
 
     Args:
-        name: ``3.117``.
+        name: layer and number of the unit, such as ``3.117``.
 
     Raises:
-        UserError: no such unit; what ``neuron_graphs`` raises.
+        UserError: unknown hook point or unit, or text with tokens that the model does not know.
     """
     check_vocabulary(model, data.text)
     was_training = model.training
@@ -232,23 +238,23 @@ def neuron_graph(
     units = find_units(model, config.hook, config.stream, data.sae)
     layer, unit = units.parse(name)
     known = (_read(data.place(units, config, layer)) or {"neurons": []})["neurons"]
-    found = next((one for one in known if one["unit"] == f"{layer}.{unit}"), None)
-    if found is None:
+    graph = next((entry for entry in known if entry["unit"] == f"{layer}.{unit}"), None)
+    if graph is None:
         gathered = gather(model, data.text, units, config.gather, data.model)
         explainer = _explainer(model, data, config, units, layer, gathered)
-        found = explainer.layer([unit])["neurons"][0]
+        graph = explainer.layer([unit])["neurons"][0]
     model.train(was_training)
-    return dict(found)
+    return dict(graph)
 
 
 def choose(units: Units, config: N2gConfig) -> dict[int, list[int]]:
-    """The units of each layer: a seeded draw, the same for all models of one shape."""
-    found = {}
+    """Draw the units of each layer, the same for all models of one shape."""
+    chosen = {}
     for layer, size in zip(units.layers, units.sizes, strict=True):
         draws = np.random.default_rng((config.seed, layer))
         count = min(size, config.neurons_per_layer or size)
-        found[layer] = np.sort(draws.choice(size, size=count, replace=False)).tolist()
-    return found
+        chosen[layer] = np.sort(draws.choice(size, size=count, replace=False)).tolist()
+    return chosen
 
 
 def _explainer(
@@ -264,16 +270,16 @@ def _explainer(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A finished layer; None where there is none, or none that the figures can be taken from."""
+    """Read a finished layer; None if there is no file or it is damaged."""
     if not path.exists():
         return None
     try:
         if not path.is_file():
-            raise ValueError("it is no file")
-        found = json.loads(path.read_text("utf-8"))
-        figures([found])
-        return dict(found)
+            raise ValueError("not a file")
+        layer = json.loads(path.read_text("utf-8"))
+        graph_metrics([layer])
+        return dict(layer)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-        log.warning("%s cannot be read (%s); explained again", path.name, reason)
+        log.warning("%s cannot be read (%s); the layer is computed again", path.name, reason)
         return None

@@ -1,6 +1,6 @@
-"""A unit's graphs: the pattern graph that Table 2 measures, and the merged trie that is drawn.
+"""Graphs of a unit: the pattern graph measured by Table 2 and the merged trie that is drawn.
 
-They are not the trie that predicts: that is a tree, and its transitivity is 0 by construction.
+Neither is the trie that predicts firing, which is a tree and has transitivity 0 by construction.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import networkx as nx
 from evaluations.suite.n2g.trie import IGNORE, Pattern
 
 
-def pattern_graph(found: Sequence[Pattern], texts: Sequence[str], activation: float) -> nx.DiGraph:
-    """The directed graph of a unit's patterns that fire.
+def pattern_graph(
+    patterns: Sequence[Pattern], texts: Sequence[str], activation: float
+) -> nx.DiGraph:
+    """Return the directed graph of a unit's firing patterns.
 
-    Nodes are distinct token strings, with ``activating`` and the highest ``activation`` of the
-    patterns they fire in. Each distinct pattern gives an edge between consecutive tokens, ignored
-    places left out, and from the last of them to the activating token; an edge's ``count`` is the
-    number of patterns. Edges from a string to itself are dropped: ``graph["self_loops"]``.
+    Nodes are distinct token strings, with ``activating`` and the highest ``activation`` of their
+    patterns. Each distinct pattern adds edges between its consecutive tokens, ignored places
+    skipped, ending at the activating token; an edge's ``count`` is the number of patterns. Edges
+    from a string to itself are dropped and counted in ``graph.graph["self_loops"]``.
 
     Args:
-        activation: normalised; patterns that are not higher are no part of the graph.
+        activation: minimum normalised activation of a pattern, exclusive.
     """
     graph = nx.DiGraph(self_loops=0)
-    for pattern in found:
+    for pattern in patterns:
         if pattern.activation <= activation:
             continue
         names = [texts[token] for token in reversed(pattern.named)]
@@ -46,20 +48,20 @@ def pattern_graph(found: Sequence[Pattern], texts: Sequence[str], activation: fl
 
 
 def merged_trie(
-    found: Sequence[Pattern], texts: Sequence[str], activation: float
+    patterns: Sequence[Pattern], texts: Sequence[str], activation: float
 ) -> dict[str, list[dict[str, Any]]]:
-    """The patterns that fire as nodes and edges to draw: equal tokens at equal depth are one node.
+    """Return the firing patterns as nodes and edges; equal tokens at equal depth are one node.
 
-    A node's depth is its distance before the activating token, its ``kind`` ``activating``,
-    ``context`` or ``ignore``; only activating nodes have an activation, the highest of their
-    patterns. Edges run towards the activating token; ``count`` is in how many examples.
+    A node's depth is its distance to the activating token, its ``kind`` is ``activating``,
+    ``context`` or ``ignore``. Activating nodes have the highest activation of their patterns. Edges
+    point towards the activating token; ``count`` is the number of examples.
     """
     nodes: dict[tuple[int, int], dict[str, Any]] = {}
     edges: dict[tuple[int, int], int] = {}
-    for pattern in found:
+    for pattern in patterns:
         if pattern.activation <= activation:
             continue
-        way = []
+        branch = []
         for depth, token in enumerate(pattern.path):
             node = nodes.setdefault(
                 (depth, token),
@@ -71,13 +73,13 @@ def merged_trie(
                     "activation": None,
                 },
             )
-            way.append(node)
-        way[0]["activation"] = max(way[0]["activation"] or 0.0, round(pattern.activation, 4))
-        for target, source in zip(way, way[1:], strict=False):
+            branch.append(node)
+        branch[0]["activation"] = max(branch[0]["activation"] or 0.0, round(pattern.activation, 4))
+        for target, source in zip(branch, branch[1:], strict=False):
             key = (source["id"], target["id"])
             edges[key] = edges.get(key, 0) + pattern.count
-    told = [{"source": s, "target": t, "count": count} for (s, t), count in edges.items()]
-    return {"nodes": list(nodes.values()), "edges": told}
+    links = [{"source": s, "target": t, "count": count} for (s, t), count in edges.items()]
+    return {"nodes": list(nodes.values()), "edges": links}
 
 
 def _kind(depth: int, token: int) -> str:

@@ -1,4 +1,4 @@
-"""All chosen units of one layer, from their excerpts to graphs, measured and scored."""
+"""Graphs and scores of the chosen units of one layer, from their excerpts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from evaluations.core.excerpts import Excerpt, Gathered
-from evaluations.suite.n2g.augment import Substitution, augment
+from evaluations.suite.n2g.augment import Limits, Substitution, augment
 from evaluations.suite.n2g.config import N2gConfig, Thresholds
 from evaluations.suite.n2g.graph import merged_trie, pattern_graph
-from evaluations.suite.n2g.metrics import structure, words
+from evaluations.suite.n2g.metrics import structure_metrics, word_metrics
 from evaluations.suite.n2g.prune import Peak, Window, peak_of, prune
 from evaluations.suite.n2g.saliency import importances
-from evaluations.suite.n2g.scores import Counts, Seen, Tally, score
+from evaluations.suite.n2g.scores import Counts, FiringCounts, HeldOutExcerpt, score
 from evaluations.suite.n2g.substitutes import Substitutes
 from evaluations.suite.n2g.trie import Example, Trie, patterns, token_texts
 from evaluations.suite.n2g.vocabulary import Vocabulary
@@ -28,17 +28,18 @@ NO_EXAMPLE = "no activating example"
 
 
 @dataclass
-class Evidence:
-    """What one unit's graph is made of.
+class UnitExamples:
+    """The examples from which the graph of one unit is built.
 
     Attributes:
-        maximum: highest activation in the excerpts it is explained from.
+        maximum: highest activation in the excerpts that explain the unit.
         examples: pruned excerpts and substitutions.
-        words: of each pruned excerpt, itself, its tokens' word classes, and the classes of the
-            words that may take the place of its last and keep the unit firing.
-        excerpts, unfaithful: how many there were, and of how many the longest window was taken
-            though it does not keep the peak.
-        substituted, positive: how many words were tried, and how many of them kept the unit firing.
+        words: for each pruned excerpt: the example, the word class of each token, and the word
+            classes of accepted substitutions of its last word.
+        excerpts: number of excerpts.
+        unfaithful: number of excerpts whose longest window does not keep the peak.
+        substituted: number of words tried.
+        positive: number of words tried that keep the unit firing.
     """
 
     unit: int
@@ -53,7 +54,7 @@ class Evidence:
 
 @dataclass
 class Explainer:
-    """What the units of a layer are explained with."""
+    """Builder of the graphs of a layer's units."""
 
     reader: Reader
     gathered: Gathered
@@ -62,11 +63,12 @@ class Explainer:
     config: N2gConfig
 
     def layer(self, units: Sequence[int]) -> dict[str, Any]:
-        """The layer as it is kept in a file: each unit, the thresholds' effect, and the cost."""
+        """Return the content of a layer's file: units, sensitivity to thresholds, and cost."""
         started, masked_before = time.perf_counter(), self.substitutes.seconds
-        found = self.evidence(units)
-        neurons = [self.neuron(one) for one in found]
-        sensitivity = [self._under(found, other) for other in self.config.thresholds.others()]
+        collected = self.collect(units)
+        neurons = [self.neuron(unit) for unit in collected]
+        variations = self.config.thresholds.variations()
+        sensitivity = [self._means(collected, thresholds) for thresholds in variations]
         return {
             "layer": self.reader.layer,
             "neurons": neurons,
@@ -79,149 +81,153 @@ class Explainer:
             },
         }
 
-    def evidence(self, units: Sequence[int]) -> list[Evidence]:
-        """Prune, saliency and augment for all units and their excerpts together."""
-        found = {unit: Evidence(unit) for unit in units}
+    def collect(self, units: Sequence[int]) -> list[UnitExamples]:
+        """Prune, measure saliency and augment for all units and excerpts together."""
+        collected = {unit: UnitExamples(unit) for unit in units}
         peaks: list[Peak] = []
-        for unit, one in found.items():
+        for unit, examples in collected.items():
             own = self.peaks(unit)
-            one.excerpts = len(own)
-            one.maximum = max((peak.activation for peak in own), default=0.0)
+            examples.excerpts = len(own)
+            examples.maximum = max((peak.activation for peak in own), default=0.0)
             peaks += own
         config = self.config
         windows = prune(self.reader, peaks, config.kept, config.context)
         matrices = importances(self.reader, windows, self.reader.start_token)
-        exchanged = augment(
-            self.reader, windows, matrices, self.substitutes, self.vocabulary,
-            config.thresholds.importance, kept=config.kept, most=config.proposals,
-            least_probability=config.least_probability,
-        )  # fmt: skip
+        substitutions = augment(
+            self.reader,
+            windows,
+            matrices,
+            self.substitutes,
+            self.vocabulary,
+            config.thresholds.importance,
+            kept=config.kept,
+            limits=Limits(config.proposals, config.least_probability),
+        )
         accepted: list[list[str]] = [[] for _ in windows]
-        for window, matrix, others in zip(windows, matrices, accepted, strict=True):
-            one = found[window.unit]
-            one.unfaithful += not window.faithful
-            one.examples.append(Example.of_window(window, matrix, one.maximum))
-            one.words.append((one.examples[-1], self._classes(window), others))
-        for change in exchanged:
+        for window, matrix, substitutes in zip(windows, matrices, accepted, strict=True):
+            unit_examples = collected[window.unit]
+            example = Example.of_window(window, matrix, unit_examples.maximum)
+            unit_examples.unfaithful += not window.faithful
+            unit_examples.examples.append(example)
+            unit_examples.words.append((example, self._classes(window), substitutes))
+        for change in substitutions:
             window, matrix = windows[change.window], matrices[change.window]
-            one = found[window.unit]
-            one.examples.append(Example.of_substitution(change, window, matrix, one.maximum))
-            one.substituted += 1
-            one.positive += change.positive
+            unit_examples = collected[window.unit]
+            example = Example.of_substitution(change, window, matrix, unit_examples.maximum)
+            unit_examples.examples.append(example)
+            unit_examples.substituted += 1
+            unit_examples.positive += change.positive
             if change.positive and change.end == len(change.tokens):
                 accepted[change.window].append(self._classes(change)[change.place])
-        return list(found.values())
+        return list(collected.values())
 
-    def neuron(self, evidence: Evidence) -> dict[str, Any]:
-        """A unit's patterns, graph, metrics and scores, as JSON has them."""
+    def neuron(self, unit: UnitExamples) -> dict[str, Any]:
+        """Return a unit's patterns, graph, metrics and scores as JSON values."""
         thresholds, texts = self.config.thresholds, self.vocabulary.texts
-        known = patterns(evidence.examples, thresholds.importance, thresholds.activation)
-        told = {
-            "unit": f"{self.reader.layer}.{evidence.unit}",
-            "reason": None if evidence.excerpts else NO_EXAMPLE,
-            "maximum": round(evidence.maximum, 5),
-            "excerpts": evidence.excerpts,
-            "unfaithful": evidence.unfaithful,
-            "substituted": evidence.substituted,
-            "positive": evidence.positive,
+        found = patterns(unit.examples, thresholds.importance, thresholds.activation)
+        summary = {
+            "unit": f"{self.reader.layer}.{unit.unit}",
+            "reason": None if unit.excerpts else NO_EXAMPLE,
+            "maximum": round(unit.maximum, 5),
+            "excerpts": unit.excerpts,
+            "unfaithful": unit.unfaithful,
+            "substituted": unit.substituted,
+            "positive": unit.positive,
             "graph": merged_trie((), (), 1.0),
         }
-        if not evidence.excerpts:
-            return told
-        counts = self._scores(evidence, Trie(known))
+        if not unit.excerpts:
+            return summary
+        scores = self._scores(unit, Trie(found))
         return {
-            **told,
-            "metrics": self._metrics(evidence, thresholds),
-            "classes": dict(_classes_fired(evidence, thresholds.activation)),
-            "scores": {name: _scored(one) for name, one in counts.items()},
-            "patterns": token_texts(known, texts),
-            "graph": merged_trie(known, texts, thresholds.activation),
+            **summary,
+            "metrics": self._metrics(unit, thresholds),
+            "classes": dict(_activating_classes(unit, thresholds.activation)),
+            "scores": {name: _score_dict(counts) for name, counts in scores.items()},
+            "patterns": token_texts(found, texts),
+            "graph": merged_trie(found, texts, thresholds.activation),
         }
 
-    def _metrics(self, evidence: Evidence, thresholds: Thresholds) -> dict[str, float]:
-        known = patterns(evidence.examples, thresholds.importance, thresholds.activation)
-        graph = pattern_graph(known, self.vocabulary.texts, thresholds.activation)
+    def _metrics(self, unit: UnitExamples, thresholds: Thresholds) -> dict[str, float]:
+        found = patterns(unit.examples, thresholds.importance, thresholds.activation)
+        graph = pattern_graph(found, self.vocabulary.texts, thresholds.activation)
         return {
-            **structure(graph),
-            **words(_classes_fired(evidence, thresholds.activation)),
+            **structure_metrics(graph),
+            **word_metrics(_activating_classes(unit, thresholds.activation)),
             "nodes": float(len(graph)),
             "edges": float(graph.number_of_edges()),
             "self_loops": float(graph.graph["self_loops"]),
         }
 
-    def _under(self, found: Sequence[Evidence], thresholds: Thresholds) -> dict[str, Any]:
-        """Mean metrics under other thresholds of the patterns; the examples stay as they are."""
-        alive = [self._metrics(one, thresholds) for one in found if one.excerpts]
-        means = {name: float(np.mean([one[name] for one in alive])) for name in alive[0]} if (
-            alive) else {}  # fmt: skip
+    def _means(self, units: Sequence[UnitExamples], thresholds: Thresholds) -> dict[str, Any]:
+        """Return mean metrics with other thresholds of patterns and the same examples."""
+        metrics = [self._metrics(unit, thresholds) for unit in units if unit.excerpts]
+        names = metrics[0] if metrics else ()
         return {
-            "importance": thresholds.importance, "activation": thresholds.activation,
-            "n": len(alive), "metrics": means,
-        }  # fmt: skip
+            "importance": thresholds.importance,
+            "activation": thresholds.activation,
+            "n": len(metrics),
+            "metrics": {name: float(np.mean([unit[name] for unit in metrics])) for name in names},
+        }
 
     def peaks(self, unit: int) -> list[Peak]:
-        """The peaks of a unit's top excerpts, each with the story before it."""
+        """Return the peaks of a unit's top excerpts with their left context."""
         excerpts = self._excerpts(unit, "explain", ("top",))[: self.config.examples]
         context = min(self.config.context, int(self.reader.model.cfg.n_ctx) - 2)
-        found = [peak_of(unit, one, self._story(one), context) for one in excerpts]
-        return [peak for peak in found if peak is not None]
+        peaks = [peak_of(unit, excerpt, self._story(excerpt), context) for excerpt in excerpts]
+        return [peak for peak in peaks if peak is not None]
 
     def _excerpts(self, unit: int, half: Any, kinds: Sequence[str]) -> list[Excerpt]:
-        """A unit's distinct excerpts of some kinds."""
-        found: dict[tuple[int, int], Excerpt] = {}
+        """Return a unit's distinct excerpts of some kinds."""
+        distinct: dict[tuple[int, int], Excerpt] = {}
         for kind in kinds:
-            for one in self.gathered.excerpts(self.reader.layer, unit, half, kind):
-                found.setdefault((one.story, one.start), one)
-        return list(found.values())
+            for excerpt in self.gathered.excerpts(self.reader.layer, unit, half, kind):
+                distinct.setdefault((excerpt.story, excerpt.start), excerpt)
+        return list(distinct.values())
 
     def _story(self, excerpt: Excerpt) -> np.ndarray:
         return np.asarray(self.gathered.text.corpus.story(excerpt.story), dtype=np.int64)
 
     def _classes(self, window: Window | Substitution) -> list[str]:
-        """The class of the word of each token."""
+        """Return the word class of each token."""
         tokens = window.tokens.tolist()
         texts = self.vocabulary.texts
         spans = self.vocabulary.words(tokens)
-        found = word_classes(["".join(texts[t] for t in tokens[b:e]) for b, e in spans])
-        return [name for name, (b, e) in zip(found, spans, strict=True) for _ in range(b, e)]
+        classes = word_classes(["".join(texts[t] for t in tokens[b:e]) for b, e in spans])
+        return [name for name, (b, e) in zip(classes, spans, strict=True) for _ in range(b, e)]
 
-    def _scores(self, evidence: Evidence, trie: Trie) -> dict[str, Counts]:
-        least = self.config.thresholds.activation * evidence.maximum
-        whole, windows = Tally(), Tally()
-        for one in self._excerpts(evidence.unit, "explain", ("top",))[: self.config.examples]:
-            whole.count(one.tokens, one.activations > least)
-        for example, _, _ in evidence.words:
-            told = slice(example.first, None)
-            windows.count(
-                example.tokens[told],
-                example.activations[told] > self.config.thresholds.activation,
-            )
+    def _scores(self, unit: UnitExamples, trie: Trie) -> dict[str, Counts]:
+        activation = self.config.thresholds.activation
+        minimum = activation * unit.maximum
+        whole, windows = FiringCounts(), FiringCounts()
+        for excerpt in self._excerpts(unit.unit, "explain", ("top",))[: self.config.examples]:
+            whole.add(excerpt.tokens, excerpt.activations > minimum)
+        for example, _, _ in unit.words:
+            tokens, activations = example.tokens[example.first :], example.activations
+            windows.add(tokens, activations[example.first :] > activation)
         lookups = {
-            "lookup": whole.mostly,
-            "lookup_windows": windows.mostly,
-            "lookup_published": whole.ever,
+            "lookup": whole.usual,
+            "lookup_windows": windows.usual,
+            "lookup_published": whole.any,
         }
         held_out = []
-        for one in self._excerpts(evidence.unit, "held_out", ("top", "sample", "random")):
-            first = max(0, one.start - self.config.context)
-            tokens = self._story(one)[first : one.start + len(one.tokens)]
-            held_out.append(Seen(tokens, one.activations > least))
-        return score(trie, lookups, held_out, self.config.thresholds.activation)
+        for excerpt in self._excerpts(unit.unit, "held_out", ("top", "sample", "random")):
+            first = max(0, excerpt.start - self.config.context)
+            tokens = self._story(excerpt)[first : excerpt.start + len(excerpt.tokens)]
+            held_out.append(HeldOutExcerpt(tokens, excerpt.activations > minimum))
+        return score(trie, lookups, held_out, activation)
 
 
-def _classes_fired(evidence: Evidence, threshold: float) -> Counter[str]:
-    """How often each class occurs among activating tokens and their accepted substitutions."""
-    found: Counter[str] = Counter()
-    for example, classes, accepted in evidence.words:
+def _activating_classes(unit: UnitExamples, threshold: float) -> Counter[str]:
+    """Count the word classes of activating tokens and of their accepted substitutions."""
+    counts: Counter[str] = Counter()
+    for example, classes, accepted in unit.words:
         places = example.activating(threshold)
-        found.update(classes[place] for place in places)
+        counts.update(classes[place] for place in places)
         if len(classes) - 1 in places:
-            found.update(accepted)
-    return found
+            counts.update(accepted)
+    return counts
 
 
-def _scored(counts: Counts) -> dict[str, float | int | None]:
-    return {
-        "precision": counts.precision, "recall": counts.recall, "f1": counts.f1,
-        "hits": counts.hits, "false": counts.false, "missed": counts.missed,
-    }  # fmt: skip
+def _score_dict(counts: Counts) -> dict[str, float | int | None]:
+    names = ("precision", "recall", "f1", "hits", "false", "missed")
+    return {name: getattr(counts, name) for name in names}

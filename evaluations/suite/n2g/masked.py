@@ -1,4 +1,4 @@
-"""A masked language model's proposals: DistilBERT or any other that ``transformers`` loads."""
+"""Word proposals of a masked language model, such as DistilBERT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from evaluations.suite.n2g.substitutes import Place, Proposal
+from evaluations.suite.n2g.substitutes import Proposal, Slot
 from sat_interp._util.errors import UserError, shown
 
 DISTILBERT = "distilbert-base-uncased"
@@ -27,12 +27,13 @@ BATCH = 64
 
 @dataclass
 class MaskedModel:
-    """The words that a masked language model puts at a place.
+    """A source of words: the predictions of a masked language model.
 
     Attributes:
-        name: hub id, or the directory's name.
-        target: tokenizer of the evaluated model, which the words are brought into.
+        name: hub id, or name of the directory.
+        target: tokenizer of the evaluated model, which encodes the proposed words.
         weights: hash of the model's parameters.
+        seconds: time spent in the model so far.
     """
 
     name: str
@@ -46,61 +47,65 @@ class MaskedModel:
     )
 
     def describe(self) -> dict[str, Any]:
+        """Describe the source for a record."""
         return {"substitutes": self.name, "weights": self.weights}
 
     def propose(
-        self, places: Sequence[Place], most: int, least_probability: float
+        self, slots: Sequence[Slot], most: int, least_probability: float
     ) -> list[list[Proposal]]:
-        contexts = [
-            (self._text(place.before), self._text(place.after), most + 1) for place in places
-        ]
+        """Return the most probable words of each slot."""
+        contexts = [(self._text(slot.before), self._text(slot.after), most + 1) for slot in slots]
         started = time.perf_counter()
-        self._ask(list(dict.fromkeys(c for c in contexts if c not in self._known)))
+        self._predict(list(dict.fromkeys(c for c in contexts if c not in self._known)))
         self.seconds += time.perf_counter() - started
         return [
-            self._proposals(place, self._known[context], most, least_probability)
-            for place, context in zip(places, contexts, strict=True)
+            self._proposals(slot, self._known[context], most, least_probability)
+            for slot, context in zip(slots, contexts, strict=True)
         ]
 
     def _proposals(
-        self, place: Place, words: list[tuple[str, float]], most: int, least_probability: float
+        self, slot: Slot, words: list[tuple[str, float]], most: int, least_probability: float
     ) -> list[Proposal]:
-        own = self._text(place.word)
+        own = self._text(slot.word)
         space = own[: len(own) - len(own.lstrip())]
-        found = []
+        proposals = []
         for word, p in words:
-            # an uncased model has no capitals: the word gets those of the one it replaces
+            # uncased models have no capitals: copy those of the replaced word
             shaped = word.capitalize() if own.strip().istitle() else word
             if p <= least_probability or shaped == own.strip():
                 continue
             tokens = self.target.encode(space + shaped, add_special_tokens=False)
             if tokens:
-                found.append(Proposal(tuple(tokens), p))
-        return found[:most]
+                proposals.append(Proposal(tuple(tokens), p))
+        return proposals[:most]
 
     @torch.inference_mode()
-    def _ask(self, contexts: list[tuple[str, str, int]]) -> None:
+    def _predict(self, contexts: list[tuple[str, str, int]]) -> None:
+        """Predict the words of new contexts."""
         mask = str(self.tokenizer.mask_token)
         longest = int(getattr(self.model.config, "max_position_embeddings", 512))
         for first in range(0, len(contexts), BATCH):
             part = contexts[first : first + BATCH]
-            given = self.tokenizer(
+            encoded = self.tokenizer(
                 [f"{before} {mask} {after}" for before, after, _ in part],
-                return_tensors="pt", padding=True, truncation=True, max_length=longest,
-            ).to(self.model.device)  # fmt: skip
-            logits = self.model(**given).logits
-            masked = given["input_ids"] == self.tokenizer.mask_token_id
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+                max_length=longest,
+            ).to(self.model.device)
+            logits = self.model(**encoded).logits
+            masked = encoded["input_ids"] == self.tokenizer.mask_token_id
             for row, context in enumerate(part):
                 at = masked[row].nonzero()[:, 0]
                 p = logits[row, at[0]].softmax(-1) if len(at) else logits.new_zeros(1)
-                best = p.topk(min(4 * context[2], len(p)))  # pieces of words are passed over
+                best = p.topk(min(4 * context[2], len(p)))  # some are only pieces of words
                 pieces = self.tokenizer.convert_ids_to_tokens(best.indices.tolist())
                 words = [
                     (piece.lstrip("Ġ▁"), value)
                     for piece, value in zip(pieces, best.values.tolist(), strict=True)
                     if not piece.startswith("##") and piece not in self.tokenizer.all_special_tokens
                 ]
-                self._known[context] = [one for one in words if one[0]][: context[2]]
+                self._known[context] = [word for word in words if word[0]][: context[2]]
 
     def _text(self, tokens: tuple[int, ...]) -> str:
         return str(self.target.decode(list(tokens), clean_up_tokenization_spaces=False))
@@ -109,27 +114,27 @@ class MaskedModel:
 def load_masked(
     spec: str, target: PreTrainedTokenizerFast, device: str, local_only: bool = False
 ) -> MaskedModel:
-    """A masked language model by hub id or from a directory.
+    """Load a masked language model from the hub or a directory.
 
     Args:
-        local_only: of a hub id only what has been downloaded before.
+        local_only: whether only models in the local cache are used.
 
     Raises:
-        UserError: there is none of that name, or it is none.
+        UserError: there is no such model, or it is not a masked language model.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=local_only)
         model = AutoModelForMaskedLM.from_pretrained(
             spec, local_files_only=local_only, use_safetensors=True
         )
-    except Exception as error:  # transformers, tokenizers and safetensors raise what they meet
+    except Exception as error:  # transformers, tokenizers and safetensors raise many types
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
         raise UserError(
             f"no masked language model can be loaded from {shown(spec)}: {reason}"
         ) from None
     if tokenizer.mask_token is None:
         raise UserError(
-            f"{shown(spec)} is no masked language model: its tokenizer has no mask token"
+            f"{shown(spec)} is not a masked language model: its tokenizer has no mask token"
         )
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,4 +1,4 @@
-"""The options of ``n2g``."""
+"""Options of ``n2g``."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from evaluations.core.hook_points import NEURONS, Stream
 
 @dataclass(frozen=True, kw_only=True)
 class GraphOptions:
-    """What decides the graphs besides the model, the text, the thresholds and the words."""
+    """Options shared with the configuration of the graphs."""
 
     examples: int = 20
-    """Number of top-activating excerpts of each neuron."""
+    """Number of top-activating excerpts per neuron."""
 
     hook: str = NEURONS
-    """Hook point whose coordinates are explained; with * for every block."""
+    """Hook point whose coordinates are explained; * stands for every block."""
 
     stream: Stream = "clean"
-    """Which of the two streams of a model with gates."""
+    """Stream to read, for models with gates."""
 
     seed: int = 0
     """Seed of the choice of neurons and of the excerpts."""
@@ -28,24 +28,24 @@ class GraphOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class N2gOptions(GraphOptions):
-    """Which neurons are turned into graphs, and how."""
+    """Options of ``n2g``: which neurons are turned into graphs, and how."""
 
     neurons_per_layer: int | Literal["all"] = 200
-    """Number of neurons of each layer, drawn at random, the same for all models; or all."""
+    """Number of neurons drawn at random from each layer, the same for all models; or all."""
 
     neuron: str | None = None
-    """LAYER.NUMBER of one neuron whose graph is drawn (PNG, SVG, GraphML, JSON) instead."""
+    """LAYER.NUMBER of one neuron whose graph is drawn instead (PNG, SVG, GraphML, JSON)."""
 
     substitutes: str = "auto"
-    """Where words to try come from: a masked language model (hub id or directory); neighbours, the
-    words that stand between the same tokens in the text; auto, which is DistilBERT where
-    transformers has it on this machine, else neighbours."""
+    """Source of words to try: a masked language model (hub id or directory); neighbours (words
+    between the same tokens in the text); auto (DistilBERT if it is in the local cache of
+    transformers, else neighbours)."""
 
     activation: float = 0.5
-    """Share of the neuron's maximum above which a token fires it."""
+    """A neuron fires on a token if its activation exceeds this share of its maximum."""
 
     importance: float = 0.75
     """Minimum importance of a context token: 1 - a_masked / a."""
 
     sae: Path | None = None
-    """Directory of a SAELens autoencoder whose features are explained in place of neurons."""
+    """Directory of a SAELens autoencoder whose features are explained instead of neurons."""

@@ -1,11 +1,11 @@
-"""The shortest context in which a unit still fires where it fired in the story.
+"""Pruning: the shortest context in which a unit still fires on the same token.
 
-Foote et al. 2023, section 3.1: from the token of highest activation the left context grows, token
-by token, until the unit's highest activation lies on that same token and is more than half of what
-it was in the story. The published code lets it grow by five tokens at a time, keeps five tokens
-after the peak and reads patterns from them too; here the window ends at the peak. Where no context
-will do, the longest is taken all the same, as in the published code. Such a window is not
-``faithful``: it does not show what the unit does elsewhere in it, so it tells about the peak alone.
+Foote et al. 2023, section 3.1: the left context of the most activating token is extended, token by
+token, until the unit's highest activation is on that token and more than half of that in the story.
+The published code extends it by five tokens at a time, keeps five tokens after the peak and also
+reads patterns from them; here the window ends at the peak. If no context suffices, the longest is
+used, as in the published code. Such a window is not ``faithful``; patterns are read only from its
+last token.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from evaluations.core.excerpts import Excerpt
 from evaluations.suite.n2g.windows import Reader
 
 CONTEXT = 30
-"""Tokens of left context at most, as in the published code."""
+"""Maximum number of tokens of left context, as in the published code."""
 KEPT = 0.5
-"""Share of the activation that has to be left."""
+"""Share of the activation that must be exceeded."""
 
 
 @dataclass(frozen=True)
 class Peak:
-    """Where a unit fires most in an excerpt.
+    """The most activating token of an excerpt.
 
     Attributes:
-        unit: of the reader's layer.
-        activation: in the story.
-        tokens: the left context, all that may be needed, and the token itself.
-        start: place of the first of them in the story, counted from 0.
-        after: the token after it in the story; -1 at the story's end.
+        unit: number of the unit in the reader's layer.
+        activation: activation in the story.
+        tokens: the longest left context and the token itself.
+        start: position of the first of these tokens in the story, counted from 0.
+        after: the next token of the story; -1 at its end.
     """
 
     unit: int
@@ -46,15 +46,15 @@ class Peak:
 
 @dataclass(frozen=True)
 class Window:
-    """A pruned excerpt; it ends with the token on which the unit fires most in the story.
+    """A pruned excerpt, which ends with the most activating token.
 
     Attributes:
-        activations: of the unit in the window read at its place in the story.
+        activations: activations in the window, read at its position in the story.
         peak: activation of the last token in the story.
-        start: place of the first token in the story, counted from 0.
-        before, after: the tokens on either side of it in the story; -1 where unknown.
-        faithful: whether the unit fires most on its last token in the window, too, and keeps
-            enough of its activation there.
+        start: position of the first token in the story, counted from 0.
+        before, after: the tokens before and after the window in the story; -1 where unknown.
+        faithful: whether the last token is also the most activating one in the window, and keeps
+            enough of its activation.
     """
 
     unit: int
@@ -68,15 +68,15 @@ class Window:
 
     @property
     def fires(self) -> bool:
-        """Whether the unit fires on the last token in the window, too."""
+        """Whether the unit fires on the last token in the window."""
         return bool(self.activations[-1] > 0)
 
     @property
     def scale(self) -> float:
-        """Activation of the last token in the story, over that in the window.
+        """Ratio of the last token's activation in the story to that in the window.
 
-        By it the published code scales a window's activations, so that a short window is not a
-        weak one. 1 where the unit does not fire in the window.
+        The published code scales activations of the window by this ratio. 1 if the unit does not
+        fire in the window.
         """
         return self.peak / float(self.activations[-1]) if self.fires else 1.0
 
@@ -84,7 +84,7 @@ class Window:
 def peak_of(
     unit: int, excerpt: Excerpt, story: Int64[np.ndarray, " story"], context: int
 ) -> Peak | None:
-    """An excerpt's peak with up to ``context`` tokens of the story before it; None of no firing."""
+    """Return an excerpt's peak with up to ``context`` tokens before it; None if it never fires."""
     place = excerpt.start + excerpt.peak
     if excerpt.maximum <= 0:
         return None
@@ -96,29 +96,29 @@ def peak_of(
 def prune(
     reader: Reader, peaks: Sequence[Peak], kept: float = KEPT, context: int = CONTEXT
 ) -> list[Window]:
-    """Each peak in the shortest context that will do, else in the longest.
+    """Return each peak in the shortest sufficient context, else in the longest.
 
-    The contexts of one length of all peaks that are still open are one batch.
+    Contexts of equal length of all remaining peaks form one batch.
     """
-    found: dict[int, Window] = {}
+    pruned: dict[int, Window] = {}
     for size in range(context + 1):
-        asked = [i for i, peak in enumerate(peaks) if i not in found and len(peak.tokens) > size]
-        if not asked:
+        left = [i for i, peak in enumerate(peaks) if i not in pruned and len(peak.tokens) > size]
+        if not left:
             break
-        tokens = np.stack([peaks[i].tokens[-size - 1 :] for i in asked])
-        starts = np.array([peaks[i].start + len(peaks[i].tokens) - size - 1 for i in asked])
-        units = np.array([peaks[i].unit for i in asked])
+        tokens = np.stack([peaks[i].tokens[-size - 1 :] for i in left])
+        starts = np.array([peaks[i].start + len(peaks[i].tokens) - size - 1 for i in left])
+        units = np.array([peaks[i].unit for i in left])
         values = reader.read(tokens, starts, units, "prune")
-        for i, window, start, value in zip(asked, tokens, starts.tolist(), values, strict=True):
+        for i, window, start, value in zip(left, tokens, starts.tolist(), values, strict=True):
             peak = peaks[i]
             faithful = _fires(value, peak.activation, kept)
             is_longest = size == context or size + 1 == len(peak.tokens)
             if faithful or is_longest:
                 before = int(peak.tokens[-size - 2]) if size + 1 < len(peak.tokens) else -1
-                found[i] = Window(
+                pruned[i] = Window(
                     peak.unit, window, value, peak.activation, start, before, peak.after, faithful
                 )
-    return [found[i] for i in range(len(peaks))]
+    return [pruned[i] for i in range(len(peaks))]
 
 
 def _fires(value: Float[np.ndarray, " length"], activation: float, kept: float) -> bool:

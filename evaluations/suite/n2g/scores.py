@@ -1,17 +1,17 @@
-"""Does the graph describe its unit? Firing on held-out excerpts, predicted and real.
+"""Scores of a graph: predicted and actual firing on held-out excerpts.
 
-A token fires where the unit's activation is more than half of its maximum in the excerpts it is
-explained from. Beside the trie's prediction stand baselines that know no context:
+A unit fires on a token if its activation exceeds half of its maximum in the excerpts that explain
+it. The trie is compared with baselines that use no context:
 
-- ``lookup``: fires on the tokens that fire at least every other time in the whole excerpts that the
-  unit is explained from. It sees more than the graph does, which has the pruned windows alone;
-- ``lookup_windows``: the same rule on the evidence that the graph has, the pruned windows;
-- ``lookup_published``: fires on every token that fires at least once in the whole excerpts, as the
-  lookup that Foote et al. 2023 compare with;
-- ``always``: fires everywhere.
+- ``lookup``: predicts firing on tokens that fire at least half of the time in the complete
+  excerpts, which are longer than the pruned windows of the graph;
+- ``lookup_windows``: the same, from the pruned windows that the graph is built from;
+- ``lookup_published``: predicts firing on tokens that fire at least once in the complete excerpts,
+  the baseline of Foote et al. 2023;
+- ``always``: predicts firing everywhere.
 
-Held out are top, sampled and random excerpts alike; the published code scores on top ones only,
-which flatters every predictor.
+Held-out excerpts are top, sampled and random ones; the published code uses top excerpts only, which
+gives every predictor a higher score.
 """
 
 from __future__ import annotations
@@ -23,46 +23,47 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from evaluations.suite.n2g.predictors import LOOKUPS, PREDICTORS
+from evaluations.suite.n2g.metrics import LOOKUPS, PREDICTORS
 from evaluations.suite.n2g.trie import Trie
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How predictions fell, over tokens."""
+    """Numbers of tokens with correct and wrong predictions."""
 
     hits: int = 0
     false: int = 0
     missed: int = 0
 
     @classmethod
-    def of(cls, predicted: Bool[np.ndarray, " n"], real: Bool[np.ndarray, " n"]) -> Counts:
+    def of(cls, predicted: Bool[np.ndarray, " n"], actual: Bool[np.ndarray, " n"]) -> Counts:
+        """Count predictions against actual firing."""
         return cls(
-            int((predicted & real).sum()),
-            int((predicted & ~real).sum()),
-            int((~predicted & real).sum()),
+            int((predicted & actual).sum()),
+            int((predicted & ~actual).sum()),
+            int((~predicted & actual).sum()),
         )
 
     @property
     def predicted(self) -> int:
-        """On how many tokens firing is predicted."""
+        """Number of tokens on which firing is predicted."""
         return self.hits + self.false
 
     @property
     def precision(self) -> float | None:
-        """Of the predicted those that fire; None where none is predicted."""
+        """Share of predicted tokens that fire; None if none is predicted."""
         return self.hits / (self.hits + self.false) if self.hits + self.false else None
 
     @property
     def recall(self) -> float | None:
-        """Of those that fire the predicted; None where none fires."""
+        """Share of firing tokens that are predicted; None if none fires."""
         return self.hits / (self.hits + self.missed) if self.hits + self.missed else None
 
     @property
     def f1(self) -> float | None:
-        """2 hits / (2 hits + false + missed); None where none fires.
+        """2 hits / (2 hits + false + missed); None if no token fires.
 
-        0 where firing is predicted nowhere and some fire: every one of them is missed.
+        0 if some tokens fire and none is predicted.
         """
         if not self.hits + self.missed:
             return None
@@ -70,12 +71,12 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Seen:
+class HeldOutExcerpt:
     """A held-out excerpt.
 
     Attributes:
-        tokens: its own, and before them as many of the story's as a pattern may need.
-        fires: for each of its own tokens.
+        tokens: its tokens, preceded by the context that a pattern can need.
+        fires: whether the unit fires, for each token after the context.
     """
 
     tokens: Int64[np.ndarray, " length"]
@@ -83,52 +84,53 @@ class Seen:
 
     @property
     def own(self) -> Bool[np.ndarray, " length"]:
-        """Which of the tokens are its own."""
+        """Which tokens belong to the excerpt, not to its context."""
         return np.arange(len(self.tokens)) >= len(self.tokens) - len(self.fires)
 
 
 @dataclass(frozen=True)
-class Tally:
-    """How often each token was met, and how often the unit fired on it."""
+class FiringCounts:
+    """Number of occurrences of each token, and of those on which the unit fires."""
 
-    met: Counter[int] = field(default_factory=Counter)
+    seen: Counter[int] = field(default_factory=Counter)
     fired: Counter[int] = field(default_factory=Counter)
 
-    def count(
-        self, tokens: Int64[np.ndarray, " length"], fires: Bool[np.ndarray, " length"]
-    ) -> None:
+    def add(self, tokens: Int64[np.ndarray, " length"], fires: Bool[np.ndarray, " length"]) -> None:
         """Add some tokens."""
-        self.met.update(tokens.tolist())
+        self.seen.update(tokens.tolist())
         self.fired.update(tokens[fires].tolist())
 
     @property
-    def mostly(self) -> frozenset[int]:
-        """The tokens on which the unit fires at least every other time."""
-        return frozenset(t for t, count in self.fired.items() if 2 * count >= self.met[t])
+    def usual(self) -> frozenset[int]:
+        """Tokens on which the unit fires at least half of the time."""
+        return frozenset(t for t, count in self.fired.items() if 2 * count >= self.seen[t])
 
     @property
-    def ever(self) -> frozenset[int]:
-        """The tokens on which the unit fires at least once."""
+    def any(self) -> frozenset[int]:
+        """Tokens on which the unit fires at least once."""
         return frozenset(self.fired)
 
 
 def score(
-    trie: Trie, lookups: Mapping[str, frozenset[int]], held_out: Sequence[Seen], activation: float
+    trie: Trie,
+    lookups: Mapping[str, frozenset[int]],
+    held_out: Sequence[HeldOutExcerpt],
+    activation: float,
 ) -> dict[str, Counts]:
-    """The counts of each predictor over the tokens of all held-out excerpts of a unit.
+    """Return the counts of each predictor over all held-out excerpts of a unit.
 
     Args:
-        lookups: the tokens on which each of ``LOOKUPS`` fires.
-        activation: normalised; the trie fires where it predicts more.
+        lookups: the tokens on which each of ``LOOKUPS`` predicts firing.
+        activation: normalised activation above which the trie predicts firing.
     """
     if not held_out:
         return {name: Counts() for name in PREDICTORS}
-    real = np.concatenate([one.fires for one in held_out])
-    own = np.concatenate([one.own for one in held_out])
-    tokens = np.concatenate([one.tokens for one in held_out])
-    before = np.concatenate([np.arange(len(one.tokens)) for one in held_out])
+    actual = np.concatenate([excerpt.fires for excerpt in held_out])
+    own = np.concatenate([excerpt.own for excerpt in held_out])
+    tokens = np.concatenate([excerpt.tokens for excerpt in held_out])
+    before = np.concatenate([np.arange(len(excerpt.tokens)) for excerpt in held_out])
     return {
-        "trie": Counts.of(trie.predict(tokens, before)[own] > activation, real),
-        **{name: Counts.of(np.isin(tokens[own], list(lookups[name])), real) for name in LOOKUPS},
-        "always": Counts.of(np.ones_like(real), real),
+        "trie": Counts.of(trie.predict(tokens, before)[own] > activation, actual),
+        **{name: Counts.of(np.isin(tokens[own], list(lookups[name])), actual) for name in LOOKUPS},
+        "always": Counts.of(np.ones_like(actual), actual),
     }

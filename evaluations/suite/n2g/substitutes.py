@@ -1,10 +1,9 @@
-"""What other words could stand where a word stands: proposals, never more than that.
+"""Sources of candidate words to replace a word of an excerpt.
 
-Whether a unit fires on them is for the model to say (``augment.py``). Two sources: a masked
-language model (DistilBERT, as in Foote et al. 2023, section 3.3), where ``transformers`` can load
-one, and the neighbours of words in the text itself, which needs no download. Neither depends on the
-model that is evaluated, so that several models are asked about the same words. Proposals are kept
-by context and asked for once.
+Whether a unit fires on them is measured by the model (``augment.py``). There are two sources: a
+masked language model (DistilBERT in Foote et al. 2023, section 3.3) and the neighbours of words in
+the text, which need no download. Neither depends on the evaluated model, so that all models are
+tested on the same words. Proposals are cached by context.
 """
 
 from __future__ import annotations
@@ -22,18 +21,19 @@ from evaluations.suite.n2g.vocabulary import Vocabulary
 
 CHUNK = 1 << 22  # tokens of the text counted at once
 BOTH = 0.9
+"""Weight of words that occur next to both neighbours."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A word to be replaced.
+class Slot:
+    """A word to be replaced, in context.
 
     Attributes:
-        before: the tokens before it in the window; where the window begins with it, the one before
-            it in the story.
+        before: the tokens before it in the window; if the window starts with it, the previous
+            token of the story.
         word: its tokens.
-        after: the tokens after it in the window; where the window ends with it, the next of the
-            story, if it begins another word.
+        after: the tokens after it in the window; if the window ends with it, the next token of
+            the story, if that starts another word.
     """
 
     before: tuple[int, ...]
@@ -43,7 +43,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A word in the tokens of the evaluated model, and its probability at the place."""
+    """A word in tokens of the evaluated model, and its probability in the slot."""
 
     word: tuple[int, ...]
     probability: float
@@ -55,34 +55,34 @@ class Substitutes(Protocol):
 
     @property
     def name(self) -> str:
-        """For the record: ``neighbours``, or which masked language model."""
+        """Name for the record: ``neighbours``, or that of the masked language model."""
         ...
 
     @property
     def seconds(self) -> float:
-        """Spent in a masked language model so far."""
+        """Time spent in a masked language model so far."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What decides the proposals, besides the text."""
+        """Describe the source for a record."""
         ...
 
     def propose(
-        self, places: Sequence[Place], most: int, least_probability: float
+        self, slots: Sequence[Slot], most: int, least_probability: float
     ) -> list[list[Proposal]]:
-        """For each place its likeliest words, likeliest first, the word itself left out."""
+        """Return the most probable words of each slot, in order, without the word itself."""
         ...
 
 
 @dataclass
 class Neighbours:
-    """Words that stand in the text between the same two tokens.
+    """A source of words: those that occur in the text between the same two tokens.
 
-    With c(v, w) the number of times token w follows v in the text, l and r the tokens on either
-    side of the place, p(w | l, r) is proportional to c(l, w) c(w, r) / c(w), c(w) being how often w
-    has a follower. To this, weighted 0.9, the neighbours of one side alone are added, 0.05 each, so
-    that a rare pair still has proposals. Only single tokens that make a word are proposed, with a
-    space before them where the word has one.
+    Let c(v, w) be the number of times token w follows v in the text, c(w) the number of times w is
+    followed by any token, and l and r the tokens on either side of the slot. p(w | l, r) is
+    proportional to c(l, w) c(w, r) / c(w). It has weight 0.9; the neighbours of each side alone
+    have weight 0.05, so that rare pairs have proposals. Only single tokens that form a word are
+    proposed, with a leading space if the replaced word has one.
     """
 
     vocabulary: Vocabulary
@@ -96,7 +96,7 @@ class Neighbours:
 
     @classmethod
     def of(cls, text: Text, vocabulary: Vocabulary) -> Neighbours:
-        """Count the text's pairs of tokens; stories are parted by their end-of-text tokens."""
+        """Count the pairs of tokens in a text; end-of-text tokens separate its stories."""
         size, stream = len(vocabulary.texts), text.corpus.tokens
         counts = sparse.csr_array((size, size), dtype=np.float64)
         for first in range(0, max(0, len(stream) - 1), CHUNK):
@@ -108,61 +108,63 @@ class Neighbours:
     def __post_init__(self) -> None:
         counts, vocabulary = self.counts, self.vocabulary
         total = np.asarray(counts.sum(1)).reshape(-1)
-        # a token that mostly goes on with a word, or is mostly followed by the rest of it, is none
+        # tokens that mostly continue a word, or are mostly continued, are not words
         begins, opened = vocabulary.begins, vocabulary.open
-        met = np.asarray(counts.sum(0)).reshape(-1)
-        begun = np.where(begins, met, (~opened).astype(float) @ counts)
+        occurrences = np.asarray(counts.sum(0)).reshape(-1)
+        begun = np.where(begins, occurrences, (~opened).astype(float) @ counts)
         ended = np.where(opened, counts @ begins.astype(float), total)
-        is_word = (2 * begun > met) & (2 * ended > total)
+        is_word = (2 * begun > occurrences) & (2 * ended > total)
         words = sparse.diags_array(is_word.astype(float))
         self._total = total
         self._after = sparse.csr_array(counts @ words)  # row l: c(l, w) of the words w
         self._before = sparse.csr_array((words @ counts).T)  # row r: c(w, r)
 
     def describe(self) -> dict[str, Any]:
+        """Describe the source for a record."""
         return {"substitutes": self.name}
 
     def propose(
-        self, places: Sequence[Place], most: int, least_probability: float
+        self, slots: Sequence[Slot], most: int, least_probability: float
     ) -> list[list[Proposal]]:
-        found = []
-        for place in places:
-            tokens, p = self._likeliest(place, most)
+        """Return the most probable words of each slot."""
+        proposals = []
+        for slot in slots:
+            tokens, probabilities = self._most_probable(slot, most)
             others = [
-                Proposal((int(token),), float(one))
-                for token, one in zip(tokens, p, strict=True)
-                if one > least_probability and (int(token),) != place.word
+                Proposal((int(token),), float(p))
+                for token, p in zip(tokens, probabilities, strict=True)
+                if p > least_probability and (int(token),) != slot.word
             ]
-            found.append(others[:most])
-        return found
+            proposals.append(others[:most])
+        return proposals
 
-    def _likeliest(self, place: Place, most: int) -> tuple[np.ndarray, np.ndarray]:
-        left = place.before[-1] if place.before else -1
-        right = place.after[0] if place.after else -1
-        spaced = bool(self.vocabulary.spaced[place.word[0]])
+    def _most_probable(self, slot: Slot, most: int) -> tuple[np.ndarray, np.ndarray]:
+        left = slot.before[-1] if slot.before else -1
+        right = slot.after[0] if slot.after else -1
+        spaced = bool(self.vocabulary.spaced[slot.word[0]])
         key = (left, right, spaced)
         if key not in self._known:
             tokens, p = self.distribution(left, right)
             fits = self.vocabulary.spaced[tokens] == spaced
             tokens, p = tokens[fits], p[fits]
-            best = np.lexsort((tokens, -p))[: most + 1]  # one of them may be the word itself
+            best = np.lexsort((tokens, -p))[: most + 1]  # one may be the replaced word itself
             self._known[key] = tokens[best], p[best]
         return self._known[key]
 
     def distribution(
         self, left: int, right: int
     ) -> tuple[np.ndarray, Float[np.ndarray, " proposals"]]:
-        """The words that fit between two tokens, -1 for none, and their probabilities."""
+        """Return the words between two tokens (-1 for none) and their probabilities."""
         follows = self._after[[left]] if left >= 0 else None
         precedes = self._before[[right]] if right >= 0 else None
-        sides = [one for one in (follows, precedes) if one is not None and one.nnz]
+        sides = [side for side in (follows, precedes) if side is not None and side.nnz]
         weighted = [(1 / len(sides), side) for side in sides]
         if follows is not None and precedes is not None and len(sides) == 2:
             both = sparse.csr_array(follows.multiply(precedes))
             both.data /= self._total[both.indices]
             if both.nnz:
                 weighted = [(BOTH, both), *(((1 - BOTH) / 2, side) for side in sides)]
-        found = sparse.csr_array((1, self.counts.shape[0]), dtype=np.float64)
+        total = sparse.csr_array((1, self.counts.shape[0]), dtype=np.float64)
         for weight, row in weighted:
-            found = found + row * (weight / row.sum())
-        return found.indices, found.data
+            total = total + row * (weight / row.sum())
+        return total.indices, total.data

@@ -1,4 +1,4 @@
-"""What tokens are in text, and which of them make one word."""
+"""Tokens of a vocabulary as text, and their grouping into words."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sat_interp.data.tokenizer import id_count
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a tokenizer as text, spaces included; one text for each id."""
+    """The text of every token id, including spaces."""
 
     texts: tuple[str, ...]
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
-        """Of a byte-level, SentencePiece or WordPiece tokenizer, or any other.
+        """Return the vocabulary of a byte-level, SentencePiece, WordPiece or other tokenizer.
 
-        A token that is no whole character has its piece's name, so that two are never one. Ids
-        that no token has are there too, as ``<17>``: the largest id decides how many there are.
+        Tokens that are only part of a character keep their internal name, so that all texts
+        differ. Unused ids below the largest are written as ``<17>``.
         """
         pieces = tokenizer.convert_ids_to_tokens(list(range(id_count(tokenizer))))
-        # not by its pieces: GPT-2's has "##", too
+        # not recognisable by its pieces: GPT-2 also has "##"
         wordpiece = isinstance(tokenizer.backend_tokenizer.model, WordPiece)
         texts = []
         for token, piece in enumerate(pieces):
@@ -43,12 +43,12 @@ class Vocabulary:
 
     @cached_property
     def has_words(self) -> bool:
-        """Whether spaces part words; where they do not, every token is a word of its own."""
+        """Whether spaces separate words; if not, every token is a word."""
         return any(len(text) > 1 and text[0].isspace() for text in self.texts)
 
     @cached_property
     def begins(self) -> Bool[np.ndarray, " vocabulary"]:
-        """Tokens that begin a word whatever comes before them."""
+        """Tokens that begin a word whatever precedes them."""
         return np.array([not (self.has_words and text[0].isalnum()) for text in self.texts])
 
     @cached_property
@@ -58,15 +58,15 @@ class Vocabulary:
 
     @cached_property
     def open(self) -> Bool[np.ndarray, " vocabulary"]:
-        """Tokens whose word may go on: they end in a letter or digit, or are a mere space."""
+        """Tokens whose word can be continued: they end in a letter or digit, or are a space."""
         return np.array([text[-1].isalnum() or text == " " for text in self.texts])
 
     def continues(self, before: int, token: int) -> bool:
-        """Whether a token goes on with the word of the one before it."""
+        """Whether a token continues the word of the token before it."""
         return not self.begins[token] and bool(self.open[before])
 
     def words(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
-        """Where words begin and end among tokens; a word cut off at the start is one too."""
+        """Return the ranges of words among tokens; a word cut off at the start counts as a word."""
         starts = [
             place
             for place, token in enumerate(tokens)

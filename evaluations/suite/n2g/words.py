@@ -1,16 +1,16 @@
-"""Word classes: eight of them, told by a tagger that needs no download.
+"""Eight word classes, from a part-of-speech tagger that needs no download.
 
-The tagger is TextBlob's, whose wheel carries Brill's lexicon (94,000 words, from the Brown corpus
-and the Penn Treebank, each with its commonest tag) and rules for the suffixes of other words. Of
-Brill's contextual rules one is kept, a verb after an article or a possessive is a noun; TextBlob's
-own set of them makes 'quickly' a noun. Its Penn tags are put into classes:
+The tagger is TextBlob's, which includes Brill's lexicon (94,000 words of the Brown corpus and the
+Penn Treebank, each with its most frequent tag) and suffix rules for other words. Of Brill's
+contextual rules, one is used: a verb after an article or a possessive is a noun. (TextBlob's own
+contextual rules tag 'quickly' as a noun.) Penn tags are grouped into classes:
 
-- punctuation: nothing but punctuation marks and symbols;
+- punctuation: punctuation marks and symbols;
 - stop word: the closed classes (articles, pronouns, prepositions, conjunctions, particles, modals,
   wh-words) and the forms of be, have and do;
-- verb, noun (names too), adjective, adverb;
-- other: numbers, interjections, and whatever is no word (end-of-text);
-- unknown: letters that make no word of the lexicon, parts of words among them.
+- verb, noun (including names), adjective, adverb;
+- other: numbers, interjections and special tokens (end-of-text);
+- unknown: words that are not in the lexicon, including parts of words.
 """
 
 from __future__ import annotations
@@ -21,25 +21,68 @@ from functools import cache
 from typing import Any
 
 CLASSES = (
-    "punctuation", "stop word", "verb", "noun", "adjective", "adverb", "other", "unknown",
-)  # fmt: skip
+    "punctuation",
+    "stop word",
+    "verb",
+    "noun",
+    "adjective",
+    "adverb",
+    "other",
+    "unknown",
+)
 
 _OPEN = {"VB": "verb", "NN": "noun", "JJ": "adjective", "RB": "adverb"}
 _CLOSED = {
-    "CC", "DT", "EX", "IN", "MD", "PDT", "POS", "PRP", "PRP$", "RP", "TO", "WDT", "WP", "WP$",
+    "CC",
+    "DT",
+    "EX",
+    "IN",
+    "MD",
+    "PDT",
+    "POS",
+    "PRP",
+    "PRP$",
+    "RP",
+    "TO",
+    "WDT",
+    "WP",
+    "WP$",
     "WRB",
-}  # fmt: skip
+}
 _AUXILIARIES = {
-    "be", "am", "is", "are", "was", "were", "been", "being", "have", "has", "had", "having",
-    "do", "does", "did", "doing", "done", "'s", "'re", "'m", "'ve", "'d", "'ll", "n't", "not", "no",
-}  # fmt: skip
+    "be",
+    "am",
+    "is",
+    "are",
+    "was",
+    "were",
+    "been",
+    "being",
+    "have",
+    "has",
+    "had",
+    "having",
+    "do",
+    "does",
+    "did",
+    "doing",
+    "done",
+    "'s",
+    "'re",
+    "'m",
+    "'ve",
+    "'d",
+    "'ll",
+    "n't",
+    "not",
+    "no",
+}
 
 
 def word_classes(words: Sequence[str]) -> list[str]:
-    """The class of each word of a sentence, or a piece of one; words without their spaces."""
+    """Return the class of each word of a sentence or part of a sentence."""
     stripped = [word.strip() for word in words]
-    spoken = [word for word in stripped if word]
-    tags = iter(_tags(tuple(spoken)))
+    tags = iter(_tags(tuple(word for word in stripped if word)))
     return [_class(word, next(tags)) if word else "other" for word in stripped]
 
 
@@ -71,9 +114,9 @@ def _tags(words: tuple[str, ...]) -> tuple[str, ...]:
 
 @cache
 def _parser() -> Any:
-    """TextBlob's parser, its lexicon read."""
+    """Return TextBlob's parser with its lexicon loaded."""
     with warnings.catch_warnings():
-        # it leaves the closing of its files to the garbage collector
+        # its files are closed by the garbage collector
         warnings.simplefilter("ignore", ResourceWarning)
         from textblob.en import parser
 

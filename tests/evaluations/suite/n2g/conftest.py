@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evaluations.core.units import Units, find_units
-from evaluations.suite.n2g.substitutes import Place, Proposal
+from evaluations.suite.n2g.substitutes import Proposal, Slot
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from evaluations.suite.n2g.windows import Reader
 
@@ -53,7 +53,7 @@ class Listed:
         return {"substitutes": self.name}
 
     def propose(
-        self, places: Sequence[Place], most: int, least_probability: float
+        self, places: Sequence[Slot], most: int, least_probability: float
     ) -> list[list[Proposal]]:
         return [
             [Proposal((word,), 0.1) for word in self.words if (word,) != place.word]

@@ -7,7 +7,7 @@ import numpy as np
 from evaluations.suite.n2g.augment import augment
 from evaluations.suite.n2g.prune import Window
 from evaluations.suite.n2g.saliency import importances
-from evaluations.suite.n2g.substitutes import Place, Proposal
+from evaluations.suite.n2g.substitutes import Proposal, Slot
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from tests.evaluations.suite.n2g.conftest import TEXTS, A, B, C, D, Listed, X, Y
 
@@ -91,7 +91,7 @@ def test_a_proposal_that_the_model_does_not_know_is_passed_over(planted, vocabul
 
 
 def test_places_know_the_story_around_the_window(planted):
-    asked: list[Place] = []
+    asked: list[Slot] = []
 
     class Asked(Listed):
         def propose(self, places, most, least_probability):

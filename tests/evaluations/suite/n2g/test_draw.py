@@ -40,7 +40,7 @@ def test_what_does_not_fit_is_said():
     assert "and 3 more" in {text.get_text() for text in axes.texts}
     deep = [Pattern(tuple(range(DEEPEST + 4)), 0.9, 1)]
     (axes,) = draw_graph(_neuron(deep, scores=_scores())).axes
-    assert f"go back {DEEPEST + 3} tokens, {DEEPEST} are drawn" in axes.get_title(loc="left")
+    assert f"up to {DEEPEST + 3} tokens, of which {DEEPEST} are drawn" in axes.get_title(loc="left")
     assert "0.50" in axes.get_title(loc="left")
 
 

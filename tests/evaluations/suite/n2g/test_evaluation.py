@@ -22,7 +22,7 @@ from evaluations.suite.n2g.evaluation import N2gData, choose, neuron_graph
 from evaluations.suite.n2g.evaluation import evaluate as neuron_graphs
 from evaluations.suite.n2g.layer import NO_EXAMPLE, Explainer
 from evaluations.suite.n2g.substitutes import Neighbours
-from evaluations.suite.n2g.table import ROWS, figures
+from evaluations.suite.n2g.table import ROWS, graph_metrics
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from sat_interp._util.errors import UserError
 
@@ -124,7 +124,7 @@ def _unit(name, edges, f1=None):
 def _of(units):
     layer = {"layer": 0, "neurons": units, "sensitivity": [],
              "cost": {"tokens": {}, "seconds": 0.0, "masked_model_seconds": 0.0}}  # fmt: skip
-    return {metric.name: metric for metric in figures([layer])[0]}
+    return {metric.name: metric for metric in graph_metrics([layer])[0]}
 
 
 def test_shares_have_wilson_intervals_and_few_units_none():
@@ -184,7 +184,7 @@ def test_a_damaged_layer_is_explained_again(make_model, data, caplog):
         caplog.clear()
         path.write_text(damaged)
         assert neuron_graphs(model, data, CONFIG).extra["files"] == first.extra["files"]
-        assert "explained again" in caplog.text, damaged[:50]
+        assert "computed again" in caplog.text, damaged[:50]
         assert len(json.loads(path.read_text())["neurons"]) == 6
 
 
@@ -195,7 +195,7 @@ def test_a_pipe_in_a_layers_place_is_not_waited_for(make_model, data, caplog):
     path.unlink()
     os.mkfifo(path)
     assert neuron_graphs(model, data, CONFIG).metrics[:9] == first.metrics[:9]
-    assert "it is no file" in caplog.text
+    assert "not a file" in caplog.text
 
 
 def test_other_thresholds_or_words_are_another_layer(make_model, data, text):
@@ -299,7 +299,7 @@ def test_the_command_writes_table_2_in_four_formats(evaluate, tmp_path):
     assert all(path.is_file() for path in files.values())
     markdown, latex = files[".md"].read_text(), files[".tex"].read_text()
     assert "| Neuron entropy, bits ↓ | tiny |" in markdown
-    assert "of graphs with edges" in markdown
+    assert "graphs with edges only" in markdown
     assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 4
     assert "↓" not in latex
     assert "[" in markdown.split("Table 2")[1].split("\n")[4]

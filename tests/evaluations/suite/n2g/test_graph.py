@@ -8,7 +8,7 @@ import networkx as nx
 import pytest
 
 from evaluations.suite.n2g.graph import merged_trie, pattern_graph
-from evaluations.suite.n2g.metrics import structure, words
+from evaluations.suite.n2g.metrics import structure_metrics, word_metrics
 from evaluations.suite.n2g.trie import IGNORE, Pattern
 from tests.evaluations.suite.n2g.conftest import TEXTS, A, B, C, D, X, Y
 
@@ -30,7 +30,7 @@ def test_a_graph_by_hand():
     assert graph.graph["self_loops"] == 1
     assert {name for name in graph if graph.nodes[name]["activating"]} == {" d", " b"}
     assert graph.nodes[" d"]["activation"] == 1.0
-    assert structure(graph) == pytest.approx(
+    assert structure_metrics(graph) == pytest.approx(
         {
             "density": 3 / 12, "density_undirected": 6 / 12, "transitivity": 1.0,
             "edges_to_activation": 2, "out_degree": 3 / 4,
@@ -40,7 +40,7 @@ def test_a_graph_by_hand():
 
 def test_edges_both_ways_are_two_of_one_graph_and_one_of_the_other():
     graph = pattern_graph([Pattern((A, B), 1.0, 1), Pattern((B, A), 1.0, 1)], TEXTS, 0.5)
-    found = structure(graph)
+    found = structure_metrics(graph)
     assert (found["density"], found["density_undirected"]) == (1.0, 1.0)
     assert found["edges_to_activation"] == 2
     assert found["transitivity"] == 0.0
@@ -48,7 +48,7 @@ def test_edges_both_ways_are_two_of_one_graph_and_one_of_the_other():
 
 def test_networkx_agrees():
     graph = pattern_graph(FOUND, TEXTS, 0.5)
-    found, undirected = structure(graph), graph.to_undirected()
+    found, undirected = structure_metrics(graph), graph.to_undirected()
     n = len(graph)
     assert found["density"] == graph.number_of_edges() / (n * (n - 1))
     assert found["density_undirected"] == nx.density(undirected)
@@ -62,7 +62,7 @@ def test_networkx_agrees():
 @pytest.mark.parametrize("found", [[], [Pattern((B,), 0.7, 2)], [Pattern((B, B), 0.9, 1)]])
 def test_graphs_without_edges_are_zero_everywhere(found):
     graph = pattern_graph(found, TEXTS, 0.5)
-    assert set(structure(graph).values()) == {0.0}
+    assert set(structure_metrics(graph).values()) == {0.0}
 
 
 def test_the_merged_trie_is_the_patterns_with_equal_tokens_at_equal_depth_made_one():
@@ -85,7 +85,7 @@ def test_the_merged_trie_is_the_patterns_with_equal_tokens_at_equal_depth_made_o
 
 
 def test_entropy_and_diversity():
-    assert words({"noun": 2, "verb": 1, "adverb": 1}) == {"entropy": 1.5, "diversity": 3.0}
-    assert words({"noun": 5}) == {"entropy": 0.0, "diversity": 1.0}
-    assert words({}) == {"entropy": 0.0, "diversity": 0.0}
-    assert math.copysign(1, words({"noun": 5})["entropy"]) == 1
+    assert word_metrics({"noun": 2, "verb": 1, "adverb": 1}) == {"entropy": 1.5, "diversity": 3.0}
+    assert word_metrics({"noun": 5}) == {"entropy": 0.0, "diversity": 1.0}
+    assert word_metrics({}) == {"entropy": 0.0, "diversity": 0.0}
+    assert math.copysign(1, word_metrics({"noun": 5})["entropy"]) == 1

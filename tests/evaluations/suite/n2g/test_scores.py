@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluations.suite.n2g.scores import LOOKUPS, Counts, Seen, Tally, score
+from evaluations.suite.n2g.scores import LOOKUPS, Counts, FiringCounts, HeldOutExcerpt, score
 from evaluations.suite.n2g.trie import Pattern, Trie
 from tests.evaluations.suite.n2g.conftest import A, B, C, X
 
@@ -21,19 +21,19 @@ def test_counts():
 
 
 def test_lookups_know_tokens_that_fire_every_other_time_or_once():
-    tally = Tally()
-    assert tally.mostly == tally.ever == frozenset()
-    tally.count(np.array([A, B, B]), np.array([False, True, False]))
-    tally.count(np.array([C, C, C]), np.array([True, False, False]))
-    assert tally.mostly == {B}
-    assert tally.ever == {B, C}
+    tally = FiringCounts()
+    assert tally.usual == tally.any == frozenset()
+    tally.add(np.array([A, B, B]), np.array([False, True, False]))
+    tally.add(np.array([C, C, C]), np.array([True, False, False]))
+    assert tally.usual == {B}
+    assert tally.any == {B, C}
 
 
 def test_a_graph_that_knows_the_context_beats_the_baselines():
     trie = Trie([Pattern((B, A), 1.0, 4)])
     held_out = [
-        Seen(np.array([A, B, X, B]), np.array([True, False, False])),  # a is context only
-        Seen(np.array([B, A]), np.array([False, False])),  # not a of the excerpt before
+        HeldOutExcerpt(np.array([A, B, X, B]), np.array([True, False, False])),  # a is context only
+        HeldOutExcerpt(np.array([B, A]), np.array([False, False])),  # not a of the excerpt before
     ]
     lookups = {"lookup": {B}, "lookup_windows": set(), "lookup_published": {A, B}}
     found = score(trie, {name: frozenset(one) for name, one in lookups.items()}, held_out, 0.5)

@@ -14,7 +14,7 @@ from tokenizers.processors import BertProcessing
 from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedTokenizerFast
 
 from evaluations.suite.n2g.masked import load_masked
-from evaluations.suite.n2g.substitutes import Neighbours, Place
+from evaluations.suite.n2g.substitutes import Neighbours, Slot
 from evaluations.suite.n2g.vocabulary import Vocabulary
 from sat_interp._util.errors import UserError
 
@@ -60,14 +60,14 @@ def test_pieces_of_words_are_not_proposed(neighbours):
 
 
 def test_proposals_leave_the_word_out_and_are_the_likeliest(neighbours):
-    place = Place((THE,), (CAT,), (SAT,))
+    place = Slot((THE,), (CAT,), (SAT,))
     ((dog,),) = neighbours.propose([place], 5, 1e-5)
     assert dog.word == (DOG,)
     assert dog.probability == pytest.approx(0.9 * 0.6 + 0.05)
     assert neighbours.propose([place], 5, 0.6) == [[]]
-    assert neighbours.propose([Place((), (CAT,), ())], 5, 1e-5) == [[]]
+    assert neighbours.propose([Slot((), (CAT,), ())], 5, 1e-5) == [[]]
     # a word without a space gets words without one
-    assert [p.word for p in neighbours.propose([Place((SAT,), (0,), ())], 5, 0.0)[0]] == [(STOP,)]
+    assert [p.word for p in neighbours.propose([Slot((SAT,), (0,), ())], 5, 0.0)[0]] == [(STOP,)]
 
 
 def test_counts_do_not_hang_on_chunks(text, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_masked_language_model_proposes_words_in_the_models_tokens(distilbert,
     source = load_masked(str(distilbert), tokenizer, "cpu")
     assert source.name == "mlm"
     tokens = {word: tuple(tokenizer.encode(word)) for word in ("Tom gave the", " Ball", " to Anna")}
-    place = Place(*tokens.values())
+    place = Slot(*tokens.values())
     asked = []
     forward = source.model.forward
     source.model.forward = lambda **given: asked.append(len(given["input_ids"])) or forward(**given)
