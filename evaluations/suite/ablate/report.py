@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from evaluations.core.record import Record
 from evaluations.suite.ablate.config import METHODS
 from evaluations.tables import Cell, Column, Heading, Layout, Table, make_tables, rows
+from sat_interp._util.files import file_name
 
 WORDS = {
     "zero": "zero", "mean": "mean", "mean_all": "mean, all positions", "resample": "resample",
@@ -127,7 +128,8 @@ def _components_table(record: Record) -> Table:
     )
     notes = ["* overfitted: held-out cost above the fitted one by more than a fifth."]
     return Table(
-        f"ablate-components-{name}", f"Components of {name}: held-out Delta, nats", headings, body,
+        f"ablate-components-{file_name(name)}",
+        f"Components of {name}: held-out Delta, nats", headings, body,
         "", notes, [],
     )  # fmt: skip
 
