@@ -112,15 +112,12 @@ def _attempt(name: str, failures: list[str], make: Callable[[], list[Path]]) -> 
 
 
 def _write_markdown(report: Report, every: Sequence[tables.Table], out: Path) -> Path:
-    lines = [
-        "## Summary",
-        *(f"- **{escape.markdown(one.question)}** {escape.markdown(one.text)}"
-          for one in report.summary),
-        "",
-        *map(markdown, every),
-        *(f"- {escape.markdown(note)}" for note in report.notes),
-        "",
-    ]  # fmt: skip
+    summary = [
+        f"- **{escape.markdown(one.question)}** {escape.markdown(one.text)}"
+        for one in report.summary
+    ]
+    notes = [f"- {escape.markdown(note)}" for note in report.notes]
+    lines = ["## Summary", "", *summary, "", *map(markdown, every), *notes, ""]
     return write_atomically(out / "report.md", "\n".join(lines))
 
 

@@ -148,12 +148,17 @@ def _is_numbered(stem: str, name: str) -> bool:
 
 
 def _glossary(tables: Iterable[Table]) -> list[tuple[str, str, list[str]]]:
-    """Anchor, title and definitions of each column; two evaluations may use one title."""
+    """Anchor, title and definitions of each column; two evaluations may use one title.
+
+    Of a definition and a longer one that begins with it, the longer one is given.
+    """
     found: dict[str, tuple[str, list[str]]] = {}
     for table in tables:
         for column, definition in glossary([table]).items():
             definitions = found.setdefault(column.anchor, (column.title, []))[1]
-            definitions += [definition] * (definition not in definitions)
+            if not any(one.startswith(definition) for one in definitions):
+                definitions[:] = [one for one in definitions if not definition.startswith(one)]
+                definitions.append(definition)
     return [(anchor, *found[anchor]) for anchor in sorted(found)]
 
 

@@ -83,7 +83,8 @@ def _answer(measure: Measure, headline: Headline, compared: Comparison) -> Answe
         for one in findings:
             key = (one.verdict, one.reason, one.other.name if one.other else "")
             alike.setdefault(key, []).append(one)
-        text = "; ".join(_part(measure, members, compared) for members in alike.values())
+        ordered = sorted(alike, key=lambda key: key[0] == "cannot be told")
+        text = "; ".join(_part(measure, alike[key], compared) for key in ordered)
     else:
         text = f"only one model was measured: {_valued(measure, groups, compared)}"
     verdicts: list[Verdict] = list(dict.fromkeys(one.verdict for one in findings))

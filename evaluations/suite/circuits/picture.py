@@ -39,7 +39,7 @@ def circuits_fragment(circuits: Iterable[tuple[str, Record]]) -> Fragment:
                 "title": model,
                 "count": f"{len(circuit['edges']):,} of {circuit['graph']['n_edges']:,} edges",
                 "warning": record.extra.get("marked"),
-                "picture": Markup(circuit_picture(circuit)),
+                "picture": Markup(circuit_picture(circuit)) if circuit["edges"] else None,
             }
         )
     parts = [(name, part_color(part)) for part, (name, _) in PARTS.items()]

@@ -19,7 +19,11 @@ from evaluations.tables.headline import Headline
 from sat_interp._util import escape
 
 HEADLINE = Headline(
-    "Are its features more concentrated?", "l0", "active features of a token", 2, "lower"
+    "Are its features more concentrated?",
+    "l0",
+    "active features of a token at the same L1 coefficient",
+    2,
+    "lower",
 )
 DRAWN_FROM = "density"
 """Entry of ``record.extra`` that figures are drawn from."""

@@ -117,6 +117,17 @@ def test_paired_differences_of_single_models_are_not_shown(page):
     assert "Paired differences" not in page()[0]
 
 
+def test_an_empty_circuit_says_so_in_place_of_a_picture(page, records):
+    empty = {**CIRCUIT, "edges": []}
+    changed = [
+        dataclasses.replace(one, extra={**one.extra, "circuit": empty}) if one.extra else one
+        for one in records
+    ]
+    text, _ = page(changed)
+    assert text.count("The circuit is empty.") == 2
+    assert '<svg class="circuit"' not in text
+
+
 def test_every_edge_of_a_circuit_leads_upwards_between_its_ends():
     kept = torch.ones(GRAPH.n_edges, dtype=torch.bool)
     circuit = circuit_to_dict(GRAPH, kept, torch.rand(GRAPH.n_edges).double())
