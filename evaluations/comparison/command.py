@@ -73,7 +73,7 @@ def write(report: Report, out: Path) -> tuple[list[Path], list[str]]:
         failures,
         lambda: [write_comparison(report, sections, curves, out / "report.html")],
     )
-    text = _attempt("report.md", failures, lambda: [_write_markdown(report, every, out)])
+    text = _attempt("report.md", failures, lambda: [_write_markdown(report, sections, out)])
     return [*written, *curves, *page, *text], failures
 
 
@@ -111,13 +111,17 @@ def _attempt(name: str, failures: list[str], make: Callable[[], list[Path]]) -> 
         return []
 
 
-def _write_markdown(report: Report, every: Sequence[tables.Table], out: Path) -> Path:
+def _write_markdown(report: Report, sections: Sequence[Section], out: Path) -> Path:
+    """The summary and all tables on one page."""
     summary = [
         f"- **{escape.markdown(one.question)}** {escape.markdown(one.text)}"
         for one in report.summary
     ]
     notes = [f"- {escape.markdown(note)}" for note in report.notes]
-    lines = ["## Summary", "", *summary, "", *map(markdown, every), *notes, ""]
+    lines = ["## Summary", "", *summary, "", "## Tables", ""]
+    lines += [*map(markdown, [*report.tables, *report.details]), *notes, ""]
+    for section in sections:
+        lines += [f"## {section.title}", "", *map(markdown, section.tables)]
     return write_atomically(out / "report.md", "\n".join(lines))
 
 

@@ -49,6 +49,11 @@ class Section:
     pages: Sequence[Path] = ()
     files: list[Path] = field(default_factory=list)
 
+    @property
+    def title(self) -> str:
+        """The subject: the summary up to its colon."""
+        return self.spec.summary.partition(": ")[0]
+
     def fragment(self) -> Fragment | None:
         """What the evaluation draws on a page in place of figures; None for most."""
         make: Callable[..., Fragment] | None = getattr(self.spec.report, "fragment", None)
@@ -97,7 +102,6 @@ def write_comparison(
 
 def _shown(report: Report, section: Section, out: Path) -> dict[str, Any]:
     """The values of a section in the template."""
-    title, _, about = section.spec.summary.partition(": ")
     fragment = section.fragment()
     replaced = fragment.replaces if fragment else ()
     name = section.spec.name
@@ -108,8 +112,8 @@ def _shown(report: Report, section: Section, out: Path) -> dict[str, Any]:
         records = section.whole
     return {
         "name": name,
-        "title": title,
-        "about": about,
+        "title": section.title,
+        "about": section.spec.summary.partition(": ")[2],
         "tables": _html(section.tables),
         "fragment": fragment,
         "figures": _images(section.figures, [f"{name}-{one}".strip("-") for one in replaced]),
