@@ -31,8 +31,8 @@ from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.suite.neurons.evaluation import drawn
 from evaluations.suite.neurons.examiners import lookup
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
-from evaluations.suite.neurons.run import Run
-from evaluations.suite.neurons.shown import token_names
+from evaluations.suite.neurons.excerpts import token_names
+from evaluations.suite.neurons.run import ExplanationRun
 from sat_interp.data.corpus import load_corpus
 from sat_interp.data.sources import parse_data
 
@@ -58,7 +58,7 @@ class Bench:
 
     def score(self) -> float:
         """The mean simulation score with ``lookup.SHRINKAGE`` as it is."""
-        run = Run(self.data, self.config, self.gathered, self.names)
+        run = ExplanationRun(self.data, self.config, self.gathered, self.names)
         for layer, numbers in self.chosen:
             run.examine(layer, numbers)
         values = [unit.values.get("simulation", np.nan) for unit in run.units]

@@ -1,4 +1,4 @@
-"""neurons: what each neuron responds to, in words, and how well the words predict it."""
+"""Neuron explanations (``neurons``): descriptions in words, scored by what they predict."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from evaluations.suite.neurons.options import NeuronsOptions
 SPEC = Spec(
     package=__name__,
     name="neurons",
-    summary="Neuron explanations: what each neuron responds to, and how well the words predict it.",
+    summary="Neuron explanations: what each neuron responds to, and how well that predicts it.",
     description="""\
-One pass over the text gathers, for all neurons at once, excerpts that fire each most and others
-drawn at random, half of the stories being held out. An examiner explains each neuron from the one
-half and predicts it on the other from its explanation alone. The score is the correlation of the
-two; beside it detection, fuzzing, and the same score with another neuron's explanation. The
-examiner lookup needs no model: explanations of a language model should score higher. An endpoint is
-named by OPENAI_BASE_URL and OPENAI_API_KEY; its replies are kept, so that an interrupted run pays
-for nothing twice.""",
+One pass over the text gathers, for all neurons, the excerpts that activate each neuron most and
+random excerpts; half of the stories are held out. An examiner explains each neuron from the first
+half and predicts its activations on the held-out half from the explanation alone. The simulation
+score is the correlation of predicted and actual activations; detection, fuzzing and a control with
+shuffled explanations are also reported. The examiner lookup needs no model; explanations of a
+language model should score higher. OPENAI_BASE_URL and OPENAI_API_KEY select an endpoint; its
+replies are stored, so that an interrupted run pays for no reply twice.""",
     examples=(
         "sat-eval neurons demo:baseline demo:local-k4 --html",
         "sat-eval neurons runs/a runs/b --data stories.jsonl.gz --sample 100",
@@ -29,7 +29,7 @@ for nothing twice.""",
     version=2,
     options=NeuronsOptions,
     shared=(TextOptions, ControlOptions),
-    # nine times the operations took 140 to 175 s
+    # 140 to 175 s with nine times the operations
     cost=Cost({"quick": 30, "demo": 60, "paper": 60}, power=0.5),
     budgets={"quick": {"stories": 500}},
     controlled=("quick", "demo", "paper"),

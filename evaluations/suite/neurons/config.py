@@ -1,4 +1,4 @@
-"""What decides the scores, and what is read."""
+"""Configuration and data of ``neurons``."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 from evaluations.core.excerpts import GatherConfig, check_seed
 from evaluations.core.text import Text
 from evaluations.suite.neurons.examiners.base import Examiner
+from evaluations.suite.neurons.excerpts import ExcerptMix
 from evaluations.suite.neurons.options import SCORES, ScoreOptions
-from evaluations.suite.neurons.shown import Mix
 from sat_interp._util.errors import UserError, suggest
 
 
 @dataclass(frozen=True)
 class NeuronsConfig(ScoreOptions):
-    """What decides the scores besides the model and the text."""
+    """Settings of the scores."""
 
     examiner: dict[str, Any]
-    """What decides the examiner's answers, as it describes itself."""
+    """Description of the examiner: everything that determines its answers."""
 
     sae: str | None = None
     """Hash of the weights of the autoencoder whose features are explained."""
 
-    shown: Mix = Mix(top=10, sample=5, random=5)
-    """Excerpts to explain from."""
+    shown: ExcerptMix = ExcerptMix(top=10, sample=5, random=5)
+    """Numbers of excerpts that an examiner explains from."""
 
-    scored: Mix = Mix(top=5, sample=5, random=10)
-    """Held-out excerpts."""
+    scored: ExcerptMix = ExcerptMix(top=5, sample=5, random=10)
+    """Numbers of held-out excerpts."""
 
     gather: GatherConfig = field(default_factory=GatherConfig)
-    """Excerpts that are kept of each unit."""
+    """Excerpts gathered for each unit."""
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
@@ -44,19 +44,19 @@ class NeuronsConfig(ScoreOptions):
             if name not in SCORES:
                 raise UserError(suggest("score", name, SCORES))
         if "simulation" not in self.scores:
-            raise UserError("scores must hold simulation")
+            raise UserError("scores must include simulation")
 
 
 @dataclass(frozen=True)
 class NeuronsData:
-    """The text, who explains, and where what is found lies.
+    """Text, examiner, and output directory.
 
     Attributes:
-        model_key: what the model's activations are known by.
-        name: of the model, for people.
-        directory: where explanations and excerpts go.
+        model_key: hash of everything that determines the model's activations.
+        name: name of the model.
+        directory: directory of explanations and excerpts.
         sae: directory of an autoencoder whose features are the units.
-        cache: of gathered passes; by default in the cache of the package.
+        cache: directory of gathered excerpts; by default in the cache of the package.
     """
 
     text: Text
@@ -69,7 +69,9 @@ class NeuronsData:
 
     @cached_property
     def content(self) -> str:
+        """Hash of the text."""
         return self.text.content
 
     def describe(self) -> dict[str, Any]:
+        """Describe the text for a record."""
         return self.text.describe()

@@ -1,7 +1,7 @@
-"""The file a run writes beside its record: for each unit its explanation and all its excerpts.
+"""File of details beside the record: the explanation and all excerpts of each neuron.
 
-One JSON value, gzipped; its parts are what ``evaluations.suite.neurons.page`` shows;
-``evaluations.suite.neurons.reading`` reads it.
+The file is gzipped JSON; ``evaluations.suite.neurons.reading`` reads it and
+``evaluations.suite.neurons.page`` shows it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from jaxtyping import Int
 from evaluations.core.excerpts import HALVES, Half
 from evaluations.core.record import Metric, plain
 from evaluations.suite.neurons.examiners.base import HIGHEST
+from evaluations.suite.neurons.excerpts import KINDS, ExcerptBatch
 from evaluations.suite.neurons.scores import UnitScores
-from evaluations.suite.neurons.shown import KINDS, Sight
 from sat_interp._util.files import write_atomically
 
 WIDTH = 48
-"""Tokens of an excerpt on the page, about a third of them after its peak."""
+"""Tokens per excerpt on the page, about a third of them after its peak."""
 
 Simulated = dict[int, tuple[float, ...]]
-"""Of a unit, the simulated levels of each held-out excerpt by its rank."""
+"""Simulated levels of a unit's held-out excerpts, by rank of the excerpt."""
 
 
 @dataclass
 class Details:
-    """Units, as they come; the tokens that occur in them are numbered anew."""
+    """Details of units, with a vocabulary of the tokens that occur in them."""
 
     names: Sequence[str]
     units: list[dict[str, Any]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Details:
 
     def add(
         self,
-        sight: Sight,
+        batch: ExcerptBatch,
         place: int,
         scores: UnitScores,
         explanation: str,
@@ -48,20 +48,22 @@ class Details:
         density: float,
         maximum: float,
     ) -> None:
-        """Add a unit and all of its excerpts, by falling peak.
+        """Add a unit and all of its excerpts, by decreasing peak.
 
         Args:
-            place: the unit's index in ``sight``.
+            place: index of the unit in the batch.
         """
         chosen: list[tuple[Half, int]] = [
-            (half, rank) for half in HALVES for rank in range(int(sight.sheaf(half).counts[place]))
+            (half, rank)
+            for half in HALVES
+            for rank in range(int(batch.excerpts(half).counts[place]))
         ]
         values = {name: round(value, 4) for name, value in scores.values.items()}
         self.units.append(
             {
-                "unit": sight.name(place),
-                "layer": sight.layer,
-                "index": int(sight.units[place]),
+                "unit": batch.name(place),
+                "layer": batch.layer,
+                "index": int(batch.units[place]),
                 "score": values.get("simulation"),
                 **{name: values.get(name) for name in ("detection", "fuzzing", "control")},
                 "reason": scores.reasons.get("simulation"),
@@ -69,50 +71,50 @@ class Details:
                 "density": float(f"{density:.4g}"),
                 "maximum": float(f"{maximum:.4g}"),
                 "excerpts": [
-                    self._excerpt(sight, place, half, rank, simulated) for half, rank in chosen
+                    self._excerpt(batch, place, half, rank, simulated) for half, rank in chosen
                 ],
             }
         )
 
     def _excerpt(
-        self, sight: Sight, place: int, half: Half, rank: int, simulated: Simulated
+        self, batch: ExcerptBatch, place: int, half: Half, rank: int, simulated: Simulated
     ) -> dict[str, Any]:
-        sheaf = sight.sheaf(half)
-        length = int(sheaf.lengths[place, rank])
-        peak = int(np.nanargmax(sheaf.activations[place, rank]))
+        excerpts = batch.excerpts(half)
+        length = int(excerpts.lengths[place, rank])
+        peak = int(np.nanargmax(excerpts.activations[place, rank]))
         first = max(0, min(peak - 2 * WIDTH // 3, length - WIDTH))
         window = slice(first, min(first + WIDTH, length))
         levels = simulated.get(rank) if half == "held_out" else None
         return {
             "half": half,
-            "kind": KINDS[sheaf.kinds[place, rank]],
-            "story": int(sheaf.stories[place, rank]),
-            "start": int(sheaf.starts[place, rank]) + first,
-            "tokens": self._tokens(sheaf.tokens[place, rank, window]),
-            "levels": sight.levels[half][place, rank, window].tolist(),
-            "simulated": None if levels is None else _whole(levels[window]),
+            "kind": KINDS[excerpts.kinds[place, rank]],
+            "story": int(excerpts.stories[place, rank]),
+            "start": int(excerpts.starts[place, rank]) + first,
+            "tokens": self._tokens(excerpts.tokens[place, rank, window]),
+            "levels": batch.levels[half][place, rank, window].tolist(),
+            "simulated": None if levels is None else _rounded(levels[window]),
         }
 
     def _tokens(self, tokens: Int[np.ndarray, " length"]) -> list[int]:
         strings = (self.names[token] for token in tokens.tolist())
         return [self._numbers.setdefault(text, len(self._numbers)) for text in strings]
 
-    def write(self, path: Path, told: dict[str, Any], metrics: Sequence[Metric]) -> Path:
-        """All of it.
+    def write(self, path: Path, header: dict[str, Any], metrics: Sequence[Metric]) -> Path:
+        """Write the file.
 
         Args:
-            told: what is said of the whole run.
+            header: fields that describe the run.
         """
-        lost = next((one.reasons for one in metrics if one.name == "unscored"), {})
-        whole = {
-            **told,
-            "figures": [_figure(one) for one in metrics if "_layer_" not in one.name],
-            "reasons": lost,
+        reasons = next((metric.reasons for metric in metrics if metric.name == "unscored"), {})
+        content = {
+            **header,
+            "figures": [_figure(metric) for metric in metrics if "_layer_" not in metric.name],
+            "reasons": reasons,
             "vocabulary": list(self._numbers),
             "layers": sorted({unit["layer"] for unit in self.units}),
             "units": self.units,
         }
-        text = json.dumps(plain(whole), separators=(",", ":"), ensure_ascii=False)
+        text = json.dumps(plain(content), separators=(",", ":"), ensure_ascii=False)
         return write_atomically(path, gzip.compress(text.encode(), mtime=0))
 
 
@@ -127,5 +129,5 @@ def _figure(metric: Metric) -> dict[str, Any]:
     }
 
 
-def _whole(levels: Sequence[float]) -> list[int]:
+def _rounded(levels: Sequence[float]) -> list[int]:
     return [min(HIGHEST, max(0, round(level))) for level in levels]

@@ -1,4 +1,4 @@
-"""The evaluation: gather, explain, predict, score; some hundred units at a time."""
+"""Explain neurons and score the explanations (``neurons``), some hundred units at a time."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from evaluations.core.units import Units, find_units
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.suite.neurons.examiners.base import SPENDING_CAP, Examiner
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
+from evaluations.suite.neurons.excerpts import token_names
 from evaluations.suite.neurons.options import NeuronsOptions, ScoreOptions
-from evaluations.suite.neurons.run import Run
+from evaluations.suite.neurons.run import ExplanationRun
 from evaluations.suite.neurons.scores import columns, metrics, unscored
-from evaluations.suite.neurons.shown import token_names
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
 
 CHUNK = 256
-"""Units of a layer explained and scored at once; the control stays among them."""
+"""Units of a layer explained and scored at once; controls are drawn within them."""
 
 
 def evaluate(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig) -> Measurement:
     """Explain units and score the explanations.
 
     Raises:
-        UserError: no such units, a text the model does not know, or what the examiner raises.
+        UserError: unknown units, text with tokens that the model does not know, or an error of the
+            examiner.
     """
     units = find_units(model, config.hook, config.stream, data.sae)
     gathered = gather(model, data.text, units, config.gather, data.model_key, data.cache)
-    run = Run(data, config, gathered, token_names(data.text))
+    run = ExplanationRun(data, config, gathered, token_names(data.text))
     usage = getattr(data.examiner, "usage", dict)
     before: dict[str, Any] = usage()
     chosen = drawn(units, config)
@@ -51,10 +52,10 @@ def evaluate(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig)
         for layer, numbers in chosen:
             run.examine(layer, numbers)
             bar.update(len(numbers))
-    _refuse_unpaid(run)
-    found = metrics(run.units, config.scores, config.seed, config.resamples)
+    _check_spending(run)
+    results = metrics(run.units, config.scores, config.seed, config.resamples)
     path = data.directory / f"{_key(data, config, units)}.units.json.gz"
-    told = {
+    header = {
         "model": data.name,
         "examiner": data.examiner.name,
         "text": _text(data.text),
@@ -62,30 +63,30 @@ def evaluate(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig)
         "stream": config.stream,
         "read": {"text": data.text.content, "units": units.describe()},
     }
-    run.details.write(path, told, found)
+    run.details.write(path, header, results)
     extra: dict[str, Any] = {"units": columns(run.units, config.scores), "details": path.name}
     extra["unscored"] = unscored(run.units, config.scores)
     extra |= {"usage": used} if (used := _since(before, usage())) else {}
     extra |= {"estimate": str(estimate)} if estimate else {}
-    return Measurement(found, extra)
+    return Measurement(results, extra)
 
 
-def _refuse_unpaid(run: Run) -> None:
-    """No record of a part of the units: those asked first are of the first layers.
+def _check_spending(run: ExplanationRun) -> None:
+    """Check that all units are done: the first layers alone are not a sample of the units.
 
     Raises:
-        UserError: the money did not suffice.
+        UserError: the spending cap was reached.
     """
     unpaid = sum(SPENDING_CAP in unit.reasons.values() for unit in run.units)
     if unpaid:
         raise UserError(
-            f"{unpaid:,} of {len(run.units):,} neurons are not done: {SPENDING_CAP} reached; every "
-            "reply is kept, run again with a higher --max-spend, or a smaller --sample"
+            f"{unpaid:,} of {len(run.units):,} neurons are not done: {SPENDING_CAP} reached; all "
+            "replies are stored: run again with a higher --max-spend or a smaller --sample"
         )
 
 
 def _since(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """What an examiner, which may serve several models, has used for this one."""
+    """Return an examiner's usage since an earlier one."""
     used: dict[str, Any] = {}
     for name, value in now.items():
         if isinstance(value, dict):
@@ -96,10 +97,10 @@ def _since(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
 
 
 def configs(request: Request) -> list[NeuronsConfig]:
-    """Return the configuration of the scores, after trying that the examiner can be asked.
+    """Return the configuration of the scores, after making the examiner.
 
     Raises:
-        UserError: options that mean nothing to the examiner, or what it takes to ask it is missing.
+        UserError: options that do not apply to the examiner, or missing requirements.
     """
     options: NeuronsOptions = request.options
     shared = {field.name: getattr(options, field.name) for field in fields(ScoreOptions)}
@@ -116,7 +117,7 @@ def configs(request: Request) -> list[NeuronsConfig]:
 def prepare(
     request: Request, configs: Sequence[NeuronsConfig]
 ) -> Callable[[LoadedModel], NeuronsData]:
-    """Return what each model's neurons are explained with."""
+    """Return a function that gives each model its text and examiner."""
     text_of = text_data(request, configs)
     examiner = make_examiner(request.options, request.run.device)
 
@@ -134,20 +135,20 @@ def prepare(
 
 
 def preview(subject: Any) -> str:
-    """Return what the defaults read of a model."""
+    """Describe the neurons that the default settings explain."""
     return f"{sum(find_units(subject.known.model).sizes):,} neurons"
 
 
 def make_examiner(options: NeuronsOptions, device: str | None) -> Examiner:
-    """Return what explains.
+    """Return the examiner.
 
     Raises:
-        UserError: options that mean nothing to it, or what it takes to ask it is not here.
+        UserError: options that do not apply to it, or missing requirements.
     """
     spending = (options.max_spend, options.price_in, options.price_out)
     if options.examiner != "openai" and spending != (None, None, None):
         raise UserError(
-            f"the examiner {options.examiner} costs nothing: --max-spend and prices are openai's"
+            f"--max-spend and prices apply to the examiner openai, not to {options.examiner}"
         )
     if options.examiner == "openai":
         from evaluations.suite.neurons.examiners import openai
@@ -167,35 +168,35 @@ def make_examiner(options: NeuronsOptions, device: str | None) -> Examiner:
 
         return local.make(options.model or local.SMOLLM2, device)
     if options.model is not None:
-        raise UserError("the examiner lookup has no language model: name --examiner, too")
+        raise UserError("the examiner lookup uses no language model: choose another --examiner")
     return LookupExaminer()
 
 
 def check(model: HookedTransformer, config: NeuronsConfig) -> None:
-    """Refuse a model that has not the units asked for.
+    """Check that the model has the units.
 
     Raises:
-        UserError: no such hook point, or no ablated stream.
+        UserError: unknown hook point, or no ablated stream.
     """
     if config.sae is None:
         find_units(model, config.hook, config.stream)
 
 
 def drawn(units: Units, config: NeuronsConfig) -> list[tuple[int, np.ndarray]]:
-    """The units to explain, in parts of one layer each."""
-    found = []
+    """Return the units to explain, in chunks of one layer."""
+    chunks = []
     for layer, size in zip(units.layers, units.sizes, strict=True):
         numbers = np.arange(size)
         if config.sample is not None and config.sample < size:
             draws = np.random.default_rng([config.seed, layer])
             numbers = np.sort(draws.choice(size, config.sample, replace=False))
         parts = np.array_split(numbers, max(1, -(-len(numbers) // CHUNK)))
-        found += [(layer, part) for part in parts]
-    return found
+        chunks += [(layer, part) for part in parts]
+    return chunks
 
 
 def _key(data: NeuronsData, config: NeuronsConfig, units: Units) -> str:
-    """Names the file of details: of all that decides it."""
+    """Return the hash of everything that determines the details."""
     return hash_of(
         {
             "config": plain(config),
@@ -207,6 +208,6 @@ def _key(data: NeuronsData, config: NeuronsConfig, units: Units) -> str:
 
 
 def _text(text: Text) -> str:
-    told = text.describe()
-    split = "validation split" if told["split"] == "validation" else "all"
-    return f"{told.get('validation') or told['spec']}, {split}: {len(text):,} stories"
+    description = text.describe()
+    split = "validation split" if description["split"] == "validation" else "all"
+    return f"{description.get('validation') or description['spec']}, {split}: {len(text):,} stories"

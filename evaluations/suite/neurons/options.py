@@ -1,4 +1,4 @@
-"""The options of ``neurons``."""
+"""Options of ``neurons``."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ SCORES = ("simulation", "detection", "fuzzing", "control")
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """What decides the scores besides the model, the text and the examiner."""
+    """Options shared with the configuration of the scores."""
 
     sample: int | None = None
-    """Number of neurons of each layer, drawn at random; all by default."""
+    """Number of neurons drawn at random from each layer; by default all."""
 
     scores: tuple[str, ...] = SCORES
-    """Which scores, with commas between them; simulation must be among them."""
+    """Comma-separated scores to compute; must include simulation."""
 
     hook: str = NEURONS
-    """Hook point whose coordinates are explained; with * for every block."""
+    """Hook point whose coordinates are explained; * stands for every block."""
 
     stream: Stream = "clean"
-    """Which of the two streams of a model with gates."""
+    """Stream to read, for models with gates."""
 
     seed: int = 0
     """Seed of the sample of neurons, the excerpts, the control and the bootstrap."""
 
     resamples: int = 2000
-    """Bootstrap resamples of the neurons."""
+    """Number of bootstrap resamples of the neurons."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuronsOptions(ScoreOptions):
-    """Which neurons are explained, by whom, and how that is scored."""
+    """Options of ``neurons``: which neurons are explained, by which examiner, and the scores."""
 
     examiner: Literal["lookup", "openai", "local"] = "lookup"
-    """What explains: lookup (tokens and short contexts, no model), openai (any endpoint that speaks
-    as OpenAI's), local (a Hugging Face model or GGUF file on this machine)."""
+    """Examiner: lookup (tokens and short contexts, no model), openai (any OpenAI-compatible
+    endpoint) or local (a Hugging Face model or GGUF file on this machine)."""
 
     model: str | None = None
-    """Language model of the examiner; by default gpt-4o-mini, for local smollm2."""
+    """Language model of the examiner; by default gpt-4o-mini (openai) or smollm2 (local)."""
 
     max_spend: float | None = None
-    """Dollars that this run may cost at most."""
+    """Maximum cost of this run in dollars."""
 
     price_in: float | None = None
-    """Dollars per million tokens that the examiner reads; known for OpenAI's usual models."""
+    """Dollars per million input tokens; known for common OpenAI models."""
 
     price_out: float | None = None
-    """Dollars per million tokens that it writes."""
+    """Dollars per million output tokens."""
 
     concurrency: int = 8
-    """Number of requests under way at once."""
+    """Number of concurrent requests."""
 
     requests_per_minute: float | None = None
-    """Number of requests sent per minute at most."""
+    """Maximum number of requests per minute."""
 
     sae: Path | None = None
-    """Directory of a SAELens autoencoder whose features are explained in place of neurons."""
+    """Directory of a SAELens autoencoder whose features are explained instead of neurons."""
 
     html: bool = False
-    """Write a page that shows every neuron, its excerpts and its explanation."""
+    """Write an HTML page with the excerpts and the explanation of every neuron."""

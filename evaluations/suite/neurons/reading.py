@@ -1,4 +1,4 @@
-"""Read the details that a run leaves of its neurons, without what it takes to make them."""
+"""Reader of the files of details, without the imports needed to write them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sat_interp._util.errors import UserError
 
 
 def read_details(path: Path) -> dict[str, Any]:
-    """Return what ``evaluations.suite.neurons.details.Details.write`` wrote.
+    """Read a file of ``evaluations.suite.neurons.details.Details``.
 
     Raises:
-        UserError: it is not there, or damaged.
+        UserError: the file is missing or damaged.
     """
     try:
-        found = json.loads(gzip.decompress(path.read_bytes()))
+        content = json.loads(gzip.decompress(path.read_bytes()))
     except (OSError, EOFError, ValueError, zlib.error):
-        found = None
-    if not isinstance(found, dict):
+        content = None
+    if not isinstance(content, dict):
         raise UserError(f"{path} is missing or damaged: run again with --force")
-    return found
+    return content

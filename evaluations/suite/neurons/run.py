@@ -1,4 +1,4 @@
-"""One run over units: explain some of them, predict, score, and keep what people want to see."""
+"""Explain units, predict their activations, score the predictions and collect the details."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from evaluations.core.excerpts import Gathered
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.suite.neurons.details import Details, Simulated
 from evaluations.suite.neurons.examiners.base import Explanation, Simulation, Trial, Unscored
+from evaluations.suite.neurons.excerpts import ExcerptBatch, HeldOut, excerpt_batch
 from evaluations.suite.neurons.scores import (
     UnitScores,
     balanced_accuracy,
     correlation,
     derangement,
+    fuzzing_trial,
     one_sided,
-    trial_of,
-    without_score,
+    undefined_correlation,
 )
-from evaluations.suite.neurons.shown import HeldOut, Sight, see
 
 log = logging.getLogger(__name__)
 
@@ -34,19 +34,20 @@ class Case:
 
     place: int
     unit: UnitScores
-    held: HeldOut
+    held_out: HeldOut
     draws: np.random.Generator
     explanation: Explanation = field(default_factory=lambda: Explanation(""))
     simulated: Simulated = field(default_factory=dict)
 
     def simulation(self, explanation: Explanation | None = None) -> Simulation:
-        """Its excerpts, to be predicted from an explanation; its own by default."""
-        return Simulation(explanation or self.explanation, self.held.tokens, self.held.starts)
+        """Return the held-out excerpts with an explanation, by default the unit's own."""
+        excerpts = self.held_out
+        return Simulation(explanation or self.explanation, excerpts.tokens, excerpts.starts)
 
 
 @dataclass
-class Run:
-    """One run over units, as far as it has come."""
+class ExplanationRun:
+    """Explanation and scoring of units, with the results so far."""
 
     data: NeuronsData
     config: NeuronsConfig
@@ -56,35 +57,36 @@ class Run:
 
     @cached_property
     def details(self) -> Details:
+        """Details of the units so far."""
         return Details(self.names)
 
     def estimate(self, chosen: Sequence[tuple[int, np.ndarray]]) -> Any:
-        """What it will take, of an examiner that can tell; logged before anything is asked."""
-        ask = getattr(self.data.examiner, "estimate", None)
-        if ask is None:
+        """Return and log the estimated cost, if the examiner can estimate it."""
+        estimator = getattr(self.data.examiner, "estimate", None)
+        if estimator is None:
             return None
         questions = [
-            sight.question(case.place, self.names)
+            batch.question(case.place, self.names)
             for layer, numbers in chosen
-            for sight in [self._see(layer, numbers)]
-            for case in self._cases(sight)[1]
+            for batch in [self._batch(layer, numbers)]
+            for case in self._cases(batch)[1]
         ]
         each, scores = self.config.scored.total, self.config.scores
-        found = ask(
+        estimate = estimator(
             questions,
             simulated=each * (1 + ("control" in scores)),
             detected=each * ("detection" in scores),
             fuzzed=each * ("fuzzing" in scores),
         )
-        log.warning("%s: %s neurons: %s", self.data.name, f"{len(questions):,}", found)
-        return found
+        log.warning("%s: %s neurons: %s", self.data.name, f"{len(questions):,}", estimate)
+        return estimate
 
     def examine(self, layer: int, numbers: np.ndarray) -> None:
         """Explain and score some units of one layer."""
-        sight = self._see(layer, numbers)
-        units, cases = self._cases(sight)
+        batch = self._batch(layer, numbers)
+        units, cases = self._cases(batch)
         answers = self.data.examiner.explain(
-            [sight.question(case.place, self.names) for case in cases]
+            [batch.question(case.place, self.names) for case in cases]
         )
         explained = []
         for case, answer in zip(cases, answers, strict=True):
@@ -99,28 +101,29 @@ class Run:
                 score(explained)
         if "control" in self.config.scores:
             self._control(cases, layer)
-        self._keep(sight, units, {case.place: case for case in cases})
+        self._store(batch, units, {case.place: case for case in cases})
 
-    def _see(self, layer: int, numbers: np.ndarray) -> Sight:
-        return see(self.gathered, layer, numbers, self.config.shown, self.config.scored)
+    def _batch(self, layer: int, numbers: np.ndarray) -> ExcerptBatch:
+        config = self.config
+        return excerpt_batch(self.gathered, layer, numbers, config.shown, config.scored)
 
-    def _cases(self, sight: Sight) -> tuple[list[UnitScores], list[Case]]:
-        """All units, and those that can be explained and scored; the others know why not."""
-        dead = self.gathered.statistics[sight.layer].dead.numpy()
+    def _cases(self, batch: ExcerptBatch) -> tuple[list[UnitScores], list[Case]]:
+        """Return all units, and the cases to explain and score; other units get their reasons."""
+        dead = self.gathered.statistics[batch.layer].dead.numpy()
         units, cases = [], []
-        for place, index in enumerate(sight.units.tolist()):
-            unit = UnitScores(sight.layer, index)
+        for place, index in enumerate(batch.units.tolist()):
+            unit = UnitScores(batch.layer, index)
             units.append(unit)
-            draws = np.random.default_rng([self.config.seed, sight.layer, index])
-            held = sight.held_out_of(place, self.names, draws)
+            draws = np.random.default_rng([self.config.seed, batch.layer, index])
+            held_out = batch.held_out_excerpts(place, self.names, draws)
             if dead[index]:
                 unit.fail(self.config.scores, "dead")
-            elif not sight.highest[place] > 0:
+            elif not batch.highest[place] > 0:
                 unit.fail(self.config.scores, "fires in no story to explain from")
-            elif lost := without_score(held.activations):  # so nothing is asked about it
-                unit.fail(self.config.scores, lost.reason)
+            elif unscored := undefined_correlation(held_out.activations):
+                unit.fail(self.config.scores, unscored.reason)
             else:
-                cases.append(Case(place, unit, held, draws))
+                cases.append(Case(place, unit, held_out, draws))
         return units, cases
 
     def _simulate(self, cases: Sequence[Case]) -> None:
@@ -129,64 +132,64 @@ class Run:
             if isinstance(levels, Unscored):
                 case.unit.take("simulation", levels)
             else:
-                case.unit.take("simulation", correlation(case.held.activations, levels))
-                case.simulated = dict(zip(case.held.ranks, levels, strict=True))
+                case.unit.take("simulation", correlation(case.held_out.activations, levels))
+                case.simulated = dict(zip(case.held_out.ranks, levels, strict=True))
 
     def _detect(self, cases: Sequence[Case]) -> None:
-        asked = []
+        trials = []
         for case in cases:
-            truth = np.array([fires.any() for fires in case.held.fires])
+            truth = np.array([fires.any() for fires in case.held_out.fires])
             if truth.any() and not truth.all():
-                asked.append((case, truth))
+                trials.append((case, truth))
             else:
                 case.unit.take("detection", one_sided(truth))
-        answers = self.data.examiner.detect([case.simulation() for case, _ in asked])
-        for (case, truth), said in zip(asked, answers, strict=True):
-            case.unit.take("detection", _accuracy(truth, said))
+        answers = self.data.examiner.detect([case.simulation() for case, _ in trials])
+        for (case, truth), verdicts in zip(trials, answers, strict=True):
+            case.unit.take("detection", _accuracy(truth, verdicts))
 
     def _fuzz(self, cases: Sequence[Case]) -> None:
-        asked = []
+        trials = []
         for case in cases:
-            trial = trial_of(case.held, case.draws)
+            trial = fuzzing_trial(case.held_out, case.draws)
             if isinstance(trial, Unscored):
                 case.unit.take("fuzzing", trial)
             else:
-                asked.append((case, *trial))
+                trials.append((case, *trial))
         answers = self.data.examiner.fuzz(
-            [Trial(case.explanation, marked) for case, marked, _ in asked]
+            [Trial(case.explanation, marked) for case, marked, _ in trials]
         )
-        for (case, _, truth), said in zip(asked, answers, strict=True):
-            case.unit.take("fuzzing", _accuracy(truth, said))
+        for (case, _, truth), verdicts in zip(trials, answers, strict=True):
+            case.unit.take("fuzzing", _accuracy(truth, verdicts))
 
     def _control(self, cases: Sequence[Case], layer: int) -> None:
-        """Each explanation on another unit's excerpts; which, hangs on no answer."""
+        """Score each explanation on another unit, whose choice does not depend on any answer."""
         if len(cases) < 2:
             for case in cases:
                 case.unit.take("control", Unscored("no other neuron"))
             return
         draws = np.random.default_rng([self.config.seed, layer, cases[0].unit.index])
         others = [cases[other] for other in derangement(len(cases), draws)]
-        asked = []
+        pairs = []
         for case, other in zip(cases, others, strict=True):
             if other.explanation.text:
-                asked.append((case, other))
+                pairs.append((case, other))
             else:
                 case.unit.take("control", Unscored("no explanation to borrow"))
         answers = self.data.examiner.simulate(
-            [case.simulation(other.explanation) for case, other in asked]
+            [case.simulation(other.explanation) for case, other in pairs]
         )
-        for (case, _), levels in zip(asked, answers, strict=True):
+        for (case, _), levels in zip(pairs, answers, strict=True):
             if isinstance(levels, Unscored):
                 case.unit.take("control", levels)
             else:
-                case.unit.take("control", correlation(case.held.activations, levels))
+                case.unit.take("control", correlation(case.held_out.activations, levels))
 
-    def _keep(self, sight: Sight, units: list[UnitScores], cases: dict[int, Case]) -> None:
-        statistics = self.gathered.statistics[sight.layer]
+    def _store(self, batch: ExcerptBatch, units: list[UnitScores], cases: dict[int, Case]) -> None:
+        statistics = self.gathered.statistics[batch.layer]
         for place, unit in enumerate(units):
             case = cases.get(place)
             self.details.add(
-                sight,
+                batch,
                 place,
                 unit,
                 case.explanation.text if case else "",
@@ -197,5 +200,5 @@ class Run:
         self.units += units
 
 
-def _accuracy(truth: np.ndarray, said: Sequence[bool] | Unscored) -> float | Unscored:
-    return said if isinstance(said, Unscored) else balanced_accuracy(truth, said)
+def _accuracy(truth: np.ndarray, verdicts: Sequence[bool] | Unscored) -> float | Unscored:
+    return verdicts if isinstance(verdicts, Unscored) else balanced_accuracy(truth, verdicts)

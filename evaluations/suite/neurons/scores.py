@@ -1,18 +1,17 @@
-"""How well an explanation predicts its unit, and what all units' scores come to.
+"""Scores of explanations, and metrics over all units.
 
-- *Simulation* (Bills et al. 2023): Pearson correlation, over the tokens of all held-out excerpts of
-  a unit, of its activations and the levels simulated from the explanation.
-- *Detection* (Paulo et al. 2024): of each held-out excerpt an examiner says whether the unit fires
-  anywhere in it; balanced accuracy, (share of the firing ones it finds + share of the others it
-  rejects) / 2. Chance is 0.5.
-- *Fuzzing* (the same): held-out excerpts in which the unit fires are shown with tokens marked. In
-  half of them those it fires on are, in the other half as many drawn from those it does not fire
-  on; an examiner says which markings are right; balanced accuracy.
-- *Control*: the simulation score of another unit's explanation, of the same layer.
+- *Simulation* (Bills et al. 2023): Pearson correlation between a unit's activations and the levels
+  simulated from its explanation, over the tokens of all held-out excerpts.
+- *Detection* (Paulo et al. 2024): an examiner judges for each held-out excerpt whether the unit
+  fires in it. Balanced accuracy: (true positive rate + true negative rate) / 2; chance is 0.5.
+- *Fuzzing* (Paulo et al. 2024): held-out excerpts in which the unit fires are shown with marked
+  tokens. In half of them the firing tokens are marked, in the others as many random tokens on which
+  it does not fire. An examiner judges which markings are correct; balanced accuracy.
+- *Control*: the simulation score with the explanation of another unit of the same layer.
 
-A unit without a score is counted with its reason and is in no mean. The share of units that have
-each score is a metric of its own, and the record keeps which they are: models of which other units
-are scored are compared on the units that both have.
+Units without a score are counted with their reason and excluded from the mean. The share of units
+with each score is a metric of its own. The record lists these units, so that two models can be
+compared on the units that are scored in both.
 """
 
 from __future__ import annotations
@@ -28,25 +27,25 @@ from jaxtyping import Bool, Float, Int
 from evaluations.core.record import Interval, Metric
 from evaluations.core.statistics import bootstrap, share_interval
 from evaluations.suite.neurons.examiners.base import Marked, Unscored
-from evaluations.suite.neurons.shown import HeldOut
+from evaluations.suite.neurons.excerpts import HeldOut
 
 TITLES = {
     "simulation": "Simulation score",
     "detection": "Detection, balanced accuracy",
     "fuzzing": "Fuzzing, balanced accuracy",
-    "control": "Simulation score of another neuron's explanation",
+    "control": "Control: shuffled explanations",
 }
 MEANINGS = {
     "simulation": "Pearson correlation over the tokens of held-out excerpts",
-    "detection": "which held-out excerpts hold a token at half the highest activation or above",
-    "fuzzing": "which markings of firing tokens are right; half are wrong, drawn at random",
-    "control": "the same, each explanation scored on another neuron of its layer",
+    "detection": "judging which held-out excerpts reach half of the highest activation",
+    "fuzzing": "judging which markings of firing tokens are correct; half are random",
+    "control": "simulation score with the explanation of another neuron of the same layer",
 }
 
 
 @dataclass
 class UnitScores:
-    """What became of one unit; of each score its value, or why there is none."""
+    """Scores of one unit: the value of each, or the reason why it is missing."""
 
     layer: int
     index: int
@@ -54,34 +53,36 @@ class UnitScores:
     reasons: dict[str, str] = field(default_factory=dict)
 
     def take(self, name: str, value: float | Unscored) -> None:
+        """Set a score."""
         if isinstance(value, Unscored):
             self.reasons[name] = value.reason
         else:
             self.values[name] = value
 
     def fail(self, names: Sequence[str], reason: str) -> None:
-        """Nothing of this can be had."""
+        """Set the reason why some scores are missing."""
         self.reasons.update(dict.fromkeys(names, reason))
 
 
 def correlation(
     activations: Sequence[Float[np.ndarray, " _"]], levels: Sequence[Sequence[float]]
 ) -> float | Unscored:
-    """Pearson's, over the tokens of all excerpts together."""
-    if lost := without_score(activations):
-        return lost
+    """Return Pearson's correlation over the tokens of all excerpts."""
+    if unscored := undefined_correlation(activations):
+        return unscored
     true = np.concatenate(activations).astype(np.float64)
-    said = np.concatenate([np.asarray(row, dtype=np.float64) for row in levels])
-    if not np.isfinite(said).all():
+    simulated = np.concatenate([np.asarray(row, dtype=np.float64) for row in levels])
+    if not np.isfinite(simulated).all():
         return Unscored("prediction not finite")
-    if np.ptp(said) == 0:
+    if np.ptp(simulated) == 0:
         return Unscored("constant prediction")
-    true, said = true - true.mean(), said - said.mean()
-    return float(np.clip(true @ said / np.sqrt((true @ true) * (said @ said)), -1, 1))
+    true, simulated = true - true.mean(), simulated - simulated.mean()
+    norm = np.sqrt((true @ true) * (simulated @ simulated))
+    return float(np.clip(true @ simulated / norm, -1, 1))
 
 
-def without_score(activations: Sequence[Float[np.ndarray, " _"]]) -> Unscored | None:
-    """Why no prediction of these could be scored; None where one could."""
+def undefined_correlation(activations: Sequence[Float[np.ndarray, " _"]]) -> Unscored | None:
+    """Return why no prediction of these activations has a correlation; None if one can have."""
     if not any(len(row) for row in activations):
         return Unscored("no held-out excerpt")
     if np.ptp(np.concatenate(activations)) == 0:
@@ -90,77 +91,93 @@ def without_score(activations: Sequence[Float[np.ndarray, " _"]]) -> Unscored | 
 
 
 def balanced_accuracy(
-    truth: Bool[np.ndarray, " excerpts"], said: Sequence[bool]
+    truth: Bool[np.ndarray, " excerpts"], verdicts: Sequence[bool]
 ) -> float | Unscored:
-    """Mean of the shares of the true and of the false ones that are told right."""
+    """Return the mean of the true positive and the true negative rate."""
     if truth.all() or not truth.any():
         return one_sided(truth)
-    right = truth == np.asarray(said, dtype=bool)
+    right = truth == np.asarray(verdicts, dtype=bool)
     return float((right[truth].mean() + right[~truth].mean()) / 2)
 
 
 def one_sided(truth: Bool[np.ndarray, " excerpts"]) -> Unscored:
-    """Why there is nothing to tell apart."""
+    """Return the reason why only one answer is correct."""
     return Unscored("it fires in every excerpt" if truth.any() else "it fires in no excerpt")
 
 
-def trial_of(
-    held: HeldOut, draws: np.random.Generator
+def fuzzing_trial(
+    held_out: HeldOut, draws: np.random.Generator
 ) -> tuple[tuple[Marked, ...], Bool[np.ndarray, " excerpts"]] | Unscored:
-    """The excerpts in which a unit fires, half of them marked wrongly, and which are right.
+    """Return marked excerpts in which a unit fires, and which markings are correct.
 
-    Those in which it fires on more tokens than not are left out: nothing could be marked wrongly.
+    Half of the excerpts are marked wrongly. Excerpts in which the unit fires on most tokens are
+    excluded, as they have too few other tokens to mark.
     """
-    usable = [place for place, fires in enumerate(held.fires) if 0 < fires.sum() <= (~fires).sum()]
+    usable = [
+        place for place, fires in enumerate(held_out.fires) if 0 < fires.sum() <= (~fires).sum()
+    ]
     if len(usable) < 2:
         return Unscored("fewer than two excerpts to mark")
     wrong = set(draws.permutation(usable)[: len(usable) // 2].tolist())
     marked = []
     for place in usable:
-        fires = held.fires[place]
+        fires = held_out.fires[place]
         chosen = np.flatnonzero(fires)
         if place in wrong:
             chosen = draws.choice(np.flatnonzero(~fires), len(chosen), replace=False)
-        marked.append(Marked(held.tokens[place], frozenset(chosen.tolist()), held.starts[place]))
+        tokens, start = held_out.tokens[place], held_out.starts[place]
+        marked.append(Marked(tokens, frozenset(chosen.tolist()), start))
     return tuple(marked), np.array([place not in wrong for place in usable])
 
 
 def derangement(n: int, draws: np.random.Generator) -> Int[np.ndarray, " n"]:
-    """To each of n things another one, each once; n must be at least 2."""
+    """Return a permutation of n >= 2 elements that moves each of them."""
     order = draws.permutation(n)
-    other = np.empty(n, dtype=np.int64)
-    other[order] = np.roll(order, 1)
-    return other
+    moved = np.empty(n, dtype=np.int64)
+    moved[order] = np.roll(order, 1)
+    return moved
 
 
 def metrics(
     units: Sequence[UnitScores], names: Sequence[str], seed: int, resamples: int
 ) -> list[Metric]:
-    """The mean of each score over all units, and over those of each layer."""
+    """Return the mean of each score over all units and over those of each layer."""
     layers = sorted({unit.layer for unit in units})
-    found = [_mean(units, name, name, "", seed, resamples) for name in names]
+    means = [_mean(units, name, name, "", seed, resamples) for name in names]
     for layer in layers:
         own = [unit for unit in units if unit.layer == layer]
-        found += [
+        means += [
             _mean(own, name, f"{name}_layer_{layer}", f", layer {layer}", seed, resamples)
             for name in names
         ]
     dead = sum("dead" in unit.reasons.values() for unit in units)
-    lost = [unit for unit in units if "simulation" in unit.reasons]
-    reasons = dict(Counter(unit.reasons["simulation"] for unit in lost))
+    without = [unit for unit in units if "simulation" in unit.reasons]
+    reasons = dict(Counter(unit.reasons["simulation"] for unit in without))
     return [
-        *found,
+        *means,
         *(_scored(units, name) for name in names),
-        Metric("dead", "Dead neurons", float(dead), "neurons", n=len(units),
-               description="that never fire on the text; n: neurons looked at"),
-        Metric("unscored", "Neurons without a simulation score", float(len(lost)), "neurons",
-               n=len(units), reasons=reasons,
-               description="dead ones included; by reason; n: neurons looked at"),
-    ]  # fmt: skip
+        Metric(
+            "dead",
+            "Dead neurons",
+            float(dead),
+            "neurons",
+            n=len(units),
+            description="neurons that never fire on the text; n: neurons examined",
+        ),
+        Metric(
+            "unscored",
+            "Neurons without a simulation score",
+            float(len(without)),
+            "neurons",
+            n=len(units),
+            reasons=reasons,
+            description="including dead neurons; n: neurons examined",
+        ),
+    ]
 
 
 def _scored(units: Sequence[UnitScores], score: str) -> Metric:
-    """The share of units that have a score: what its mean is about."""
+    """Return the share of units that have a score."""
     n, reasons = len(units), Counter(unit.reasons.get(score) for unit in units)
     hits = reasons.pop(None, 0)
     return Metric(
@@ -171,12 +188,12 @@ def _scored(units: Sequence[UnitScores], score: str) -> Metric:
         n=n,
         reasons={str(reason): count for reason, count in reasons.items()}
         or ({} if n else {"no neuron": 1}),
-        description="n: neurons looked at; reasons: why the others have none",
+        description="n: neurons examined; reasons: those of neurons without a score",
     )
 
 
 def _mean(
-    units: Sequence[UnitScores], score: str, name: str, of: str, seed: int, resamples: int
+    units: Sequence[UnitScores], score: str, name: str, part: str, seed: int, resamples: int
 ) -> Metric:
     values = np.array([unit.values[score] for unit in units if score in unit.values])
     reasons = Counter(unit.reasons[score] for unit in units if score in unit.reasons)
@@ -184,7 +201,7 @@ def _mean(
     n = len(values)
     return Metric(
         name,
-        TITLES[score] + of,
+        TITLES[score] + part,
         float(values.mean()) if n else None,
         "",
         None if score == "control" else "higher",
@@ -200,31 +217,31 @@ def _mean(
 def interval_over_units(
     values: Float[np.ndarray, " units"], seed: int, resamples: int
 ) -> Interval | None:
-    """Percentile bootstrap interval of their mean."""
-    found = bootstrap(values, np.ones(len(values)), resamples=resamples, seed=seed)
-    if found is None:
+    """Return the percentile bootstrap interval of the mean over units."""
+    interval = bootstrap(values, np.ones(len(values)), resamples=resamples, seed=seed)
+    if interval is None:
         return None
-    return dataclasses.replace(found, method=found.method.replace("stories", "neurons"))
+    return dataclasses.replace(interval, method=interval.method.replace("stories", "neurons"))
 
 
 def columns(units: Sequence[UnitScores], names: Sequence[str]) -> dict[str, list[object]]:
-    """Every unit, for a record: a list for each thing said of it, None where there is no score."""
-    told: dict[str, list[object]] = {
+    """Return columns over all units for a record, with None for missing scores."""
+    table: dict[str, list[object]] = {
         "layer": [unit.layer for unit in units],
         "index": [unit.index for unit in units],
     }
     for name in names:
         values = [unit.values.get(name) for unit in units]
-        told[name] = [None if value is None else round(value, 6) for value in values]
-    told["reason"] = [next(iter(unit.reasons.values()), None) for unit in units]
-    return told
+        table[name] = [None if value is None else round(value, 6) for value in values]
+    table["reason"] = [next(iter(unit.reasons.values()), None) for unit in units]
+    return table
 
 
 def unscored(units: Sequence[UnitScores], names: Sequence[str]) -> dict[str, dict[str, list[int]]]:
-    """By score and reason, which units have no such score: their places among ``units``."""
-    found: dict[str, dict[str, list[int]]] = {name: {} for name in names}
+    """Return the indices of units without a score, by score and reason."""
+    indices: dict[str, dict[str, list[int]]] = {name: {} for name in names}
     for name in names:
         for place, unit in enumerate(units):
             if name in unit.reasons:
-                found[name].setdefault(unit.reasons[name], []).append(place)
-    return found
+                indices[name].setdefault(unit.reasons[name], []).append(place)
+    return indices

@@ -1,1 +1,1 @@
-"""What explains neurons and predicts them: a lookup table or a language model."""
+"""Examiners, which explain neurons and predict them: a lookup table and language models."""

@@ -1,6 +1,6 @@
-"""How the answers of a language model are read; one that cannot be is ``Unscored``, not guessed.
+"""Parsers of a language model's answers; answers that cannot be parsed are ``Unscored``.
 
-What a reasoning model thought before it answered is no part of its answer (``thinking.py``).
+The reasoning before an answer is removed (``thinking.py``).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from evaluations.suite.neurons.examiners.base import HIGHEST, Explanation, Unscored
 from evaluations.suite.neurons.examiners.prompts import show
-from evaluations.suite.neurons.examiners.thinking import spoken
+from evaluations.suite.neurons.examiners.thinking import final_answer
 
 Levels = tuple[float, ...]
 Alternatives = tuple[str, Mapping[str, float]]
-"""The token that was written, and the log-probabilities of the levels that stand in its place."""
+"""The written token, and the log-probabilities of levels at its position."""
 
 UNPARSABLE = Unscored("unparsable answer")
 TOKENS_DIFFER = Unscored("tokens differ")
@@ -27,11 +27,11 @@ LONGEST_EXPLANATION = 300  # characters
 
 
 def read_explanation(answer: str) -> Explanation | Unscored:
-    """The first line that says something, without quotes, marks or a heading before it."""
-    said = spoken(answer)
-    if said is None:
+    """Return the first line with words, without quotes, markup or a heading."""
+    text = final_answer(answer)
+    if text is None:
         return UNFINISHED
-    for line in map(_printable, said.splitlines()):
+    for line in map(_printable, text.splitlines()):
         line = re.sub(r"^[\s*#>-]*(explanation|answer)?\s*[:*]*\s*", "", line, flags=re.I)
         line = re.sub(r"^([\"'`])(.*)\1$", r"\2", line.strip(" \t*"))
         if re.search(r"\w", line):
@@ -40,20 +40,20 @@ def read_explanation(answer: str) -> Explanation | Unscored:
 
 
 def read_lines(
-    answer: str, tokens: Sequence[str], found: Mapping[int, Alternatives] | None = None
+    answer: str, tokens: Sequence[str], alternatives: Mapping[int, Alternatives] | None = None
 ) -> Levels | Unscored:
-    """Levels of ``token<tab>level`` lines: the expected value where probabilities are given.
+    """Return the levels of ``token<tab>level`` lines, or expected values under probabilities.
 
-    The expected value is sum(p v) / sum(p) over the levels v among the alternatives to what was
-    written; a level written as several tokens (1, 0) lends its value to the first of them.
+    The expected value is sum(p v) / sum(p) over the levels v among the alternatives to the written
+    token. The first token of a level written as several tokens (1, 0) has the value of the level.
 
     Args:
-        found: the alternatives to the levels of the answer, by their place in it.
+        alternatives: alternatives to the levels of the answer, by position in it.
     """
-    said = spoken(answer)  # every place in it is where it was in the answer
-    if said is None:
+    text = final_answer(answer)  # positions are those in the answer
+    if text is None:
         return UNFINISHED
-    lines = list(re.finditer(r"^(.*)\t[ ]*(\d+)[ \t\r]*$", said, flags=re.M))
+    lines = list(re.finditer(r"^(.*)\t[ ]*(\d+)[ \t\r]*$", text, flags=re.M))
     if not lines:
         return UNPARSABLE
     if len(lines) != len(tokens):
@@ -64,13 +64,13 @@ def read_lines(
             return TOKENS_DIFFER
         if not is_level(line[2]):
             return UNPARSABLE
-        text, logprobs = (found or {}).get(line.start(2), (line[2], {}))
-        levels.append(expected(logprobs, {text: int(line[2])}, otherwise=int(line[2])))
+        written, logprobs = (alternatives or {}).get(line.start(2), (line[2], {}))
+        levels.append(expected(logprobs, {written: int(line[2])}, otherwise=int(line[2])))
     return tuple(levels)
 
 
 def expected(alternatives: Mapping[str, float], values: Mapping[str, int], otherwise: int) -> float:
-    """The mean level under log-probabilities; ``otherwise`` where no level is among them."""
+    """Return the expected level under log-probabilities; ``otherwise`` if they have no level."""
     weights = {text: math.exp(logprob) for text, logprob in alternatives.items()}
     total = sum(weights.values())
     if not total > 0:
@@ -79,39 +79,39 @@ def expected(alternatives: Mapping[str, float], values: Mapping[str, int], other
 
 
 def is_level(text: str) -> bool:
-    """Whether a token, without the blanks around it, is a level."""
+    """Whether a token, stripped of whitespace, is a level."""
     return text.isascii() and text.isdigit() and len(text) < 3 and int(text) <= HIGHEST
 
 
 def read_json(answer: str, tokens: Sequence[str]) -> Levels | Unscored:
-    """Levels of a JSON list of [token, level]."""
-    said = spoken(answer)
-    if said is None:
+    """Return the levels of a JSON list of [token, level]."""
+    text = final_answer(answer)
+    if text is None:
         return UNFINISHED
-    found = _list(said)
-    if found is None or not all(isinstance(pair, list) and len(pair) == 2 for pair in found):
+    pairs = _list(text)
+    if pairs is None or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         return UNPARSABLE
-    if len(found) != len(tokens):
+    if len(pairs) != len(tokens):
         return TOKENS_DIFFER
-    for (name, level), token in zip(found, tokens, strict=True):
+    for (name, level), token in zip(pairs, tokens, strict=True):
         if isinstance(level, bool) or not isinstance(level, int | float):
             return UNPARSABLE
         if not 0 <= level <= HIGHEST:
             return UNPARSABLE
         if str(name).strip() not in (token.strip(), show(token).strip()):
             return TOKENS_DIFFER
-    return tuple(float(level) for _, level in found)
+    return tuple(float(level) for _, level in pairs)
 
 
 def read_verdicts(answer: str, count: int) -> tuple[bool, ...] | Unscored:
-    """``count`` verdicts of a JSON list: 1 and 0 (or 1.0 and 0.0), true and false, yes and no."""
-    said = spoken(answer)
-    if said is None:
+    """Return ``count`` verdicts of a JSON list: 1 or 0 (1.0 or 0.0), true or false, yes or no."""
+    text = final_answer(answer)
+    if text is None:
         return UNFINISHED
-    found = _list(said)
-    if found is None:
+    entries = _list(text)
+    if entries is None:
         return UNPARSABLE
-    verdicts = [_verdict(verdict) for verdict in found]
+    verdicts = [_verdict(entry) for entry in entries]
     if None in verdicts:
         return UNPARSABLE
     if len(verdicts) != count:
@@ -119,28 +119,28 @@ def read_verdicts(answer: str, count: int) -> tuple[bool, ...] | Unscored:
     return tuple(bool(verdict) for verdict in verdicts)
 
 
-def _verdict(said: Any) -> bool | None:
-    """What one entry of a list of verdicts says; None where it is none."""
-    if isinstance(said, int | float):
-        return bool(said) if said in (0, 1) else None
-    if not isinstance(said, str):
+def _verdict(entry: Any) -> bool | None:
+    """Return the verdict of an entry of a list; None if it is not a verdict."""
+    if isinstance(entry, int | float):
+        return bool(entry) if entry in (0, 1) else None
+    if not isinstance(entry, str):
         return None
-    word = said.strip().lower()
+    word = entry.strip().lower()
     if re.fullmatch(r"[01](\.0*)?", word):
         return word[0] == "1"
     return {"true": True, "yes": True, "false": False, "no": False}.get(word)
 
 
 def _printable(line: str) -> str:
-    """A line without control characters: explanations are shown in terminals."""
-    return "".join(" " if unicodedata.category(one) in ("Cc", "Cs") else one for one in line)
+    """Replace control characters, as explanations are shown in terminals."""
+    return "".join(" " if unicodedata.category(c) in ("Cc", "Cs") else c for c in line)
 
 
 def _list(answer: str) -> list[Any] | None:
-    """The JSON list in an answer, whatever is said around it."""
+    """Return the JSON list in an answer, ignoring any text around it."""
     start, end = answer.find("["), answer.rfind("]")
     try:
-        found = json.loads(answer[start : end + 1]) if 0 <= start < end else None
+        value = json.loads(answer[start : end + 1]) if 0 <= start < end else None
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, list) else None
+    return value if isinstance(value, list) else None

@@ -1,8 +1,8 @@
-"""What explains a neuron and predicts it from the explanation: a table, or a language model.
+"""Interface of examiners, which explain neurons and predict them from explanations.
 
-An examiner is asked in batches, so that one that waits for answers may ask many at once and one
-that computes may do so in one go. It answers each question by itself: one that fails comes back
-``Unscored``, with the reason, and costs the others nothing.
+Examiners take batches of questions, which they may send concurrently or compute together. Each
+question is answered independently: a failure is returned as ``Unscored`` with its reason and does
+not affect other questions.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 HIGHEST = 10
-"""Activations are shown as whole numbers from 0 to this."""
+"""Maximum level; activations are shown as integers from 0 to this."""
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An excerpt as an examiner is shown it.
+class ShownExcerpt:
+    """An excerpt as shown to an examiner.
 
     Attributes:
-        tokens: their text, spaces included.
-        levels: min(10, floor(10 relu(a) / max)) for each token, max being the unit's highest
-            activation in what is shown to explain from.
-        start: place of the first token in its story; 0 is the story's beginning.
+        tokens: text of the tokens, including spaces.
+        levels: min(10, floor(10 relu(a) / max)) of each token, where max is the unit's highest
+            activation in the excerpts to explain from.
+        start: position of the first token in its story, counted from 0.
     """
 
     tokens: tuple[str, ...]
@@ -36,21 +36,21 @@ class Question:
     """A unit to explain.
 
     Attributes:
-        unit: its name, ``3.117``.
-        excerpts: of the half to explain from; those that fire most come first.
+        unit: name of the unit, such as ``3.117``.
+        excerpts: excerpts to explain from, by decreasing peak.
     """
 
     unit: str
-    excerpts: tuple[Shown, ...]
+    excerpts: tuple[ShownExcerpt, ...]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a unit is said to respond to.
+    """An explanation of a unit.
 
     Attributes:
-        text: for people, one line.
-        table: what a simulator that is no language model reads; empty for the others.
+        text: description in one line.
+        table: effects read by ``lookup``; empty for language models.
     """
 
     text: str
@@ -58,22 +58,22 @@ class Explanation:
 
 
 SPENDING_CAP = "spending cap"
-"""The reason of what was not asked because the money did not suffice."""
+"""Reason for questions that were not asked because of the spending cap."""
 
 
 @dataclass(frozen=True)
 class Unscored:
-    """Why there is no answer: ``unparsable answer``, ``no answer: 429`` and the like; counted."""
+    """Reason for a missing answer, such as ``unparsable answer`` or ``no answer: 429``."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """An explanation, and the excerpts on which it is to predict the unit, as their tokens.
+    """An explanation, and the tokens of excerpts on which the unit is predicted.
 
     Attributes:
-        starts: place of each excerpt's first token in its story; empty where all are 0.
+        starts: position of each excerpt's first token in its story; empty if all are 0.
     """
 
     explanation: Explanation
@@ -83,7 +83,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Marked:
-    """An excerpt with some tokens marked as those the unit fires on, rightly or wrongly."""
+    """An excerpt with some tokens marked, correctly or not, as those on which the unit fires."""
 
     tokens: tuple[str, ...]
     marked: frozenset[int]
@@ -92,7 +92,7 @@ class Marked:
 
 @dataclass(frozen=True)
 class Trial:
-    """An explanation and the marked excerpts it is to tell right from wrong."""
+    """An explanation, and marked excerpts whose markings are judged by it."""
 
     explanation: Explanation
     excerpts: tuple[Marked, ...]
@@ -100,31 +100,31 @@ class Trial:
 
 @runtime_checkable
 class Examiner(Protocol):
-    """Explains units, and predicts them from an explanation alone."""
+    """Explains units, and predicts them from explanations alone."""
 
     @property
     def name(self) -> str:
-        """``lookup``, or which language model."""
+        """``lookup``, or the name of a language model."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers, for the record; never a key."""
+        """Describe everything that determines the answers, without secrets, for the record."""
         ...
 
     def explain(self, questions: Sequence[Question]) -> list[Explanation | Unscored]:
-        """An explanation of each unit."""
+        """Explain each unit."""
         ...
 
     def simulate(
         self, simulations: Sequence[Simulation]
     ) -> list[tuple[tuple[float, ...], ...] | Unscored]:
-        """For each, a level from 0 to 10 for every token of every excerpt."""
+        """Predict a level from 0 to 10 for every token of every excerpt."""
         ...
 
     def detect(self, simulations: Sequence[Simulation]) -> list[tuple[bool, ...] | Unscored]:
-        """For each, whether the unit fires anywhere in each excerpt."""
+        """Judge whether the unit fires in each excerpt."""
         ...
 
     def fuzz(self, trials: Sequence[Trial]) -> list[tuple[bool, ...] | Unscored]:
-        """For each, whether the marked tokens of each excerpt are those the unit fires on."""
+        """Judge whether the marked tokens of each excerpt are those on which the unit fires."""
         ...

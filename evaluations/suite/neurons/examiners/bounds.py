@@ -1,7 +1,7 @@
-"""An HTTP client for one endpoint whose replies have an end: in time, in bytes, and unpacked.
+"""An HTTP client that limits the duration and the size of whole replies.
 
-``httpx`` bounds each read of a socket, not the whole reply: a server that sends a byte every half
-second is waited for without end, and one that sends without end is held in memory.
+``httpx`` limits each read of a socket, not the reply: without these limits, a server that sends a
+byte every half second would block it forever, and an endless reply would fill the memory.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from contextvars import ContextVar
 from typing import Any
 
 LARGEST: ContextVar[int] = ContextVar("LARGEST", default=1 << 20)
-"""Bytes of the reply that is waited for."""
+"""Maximum size in bytes of the current reply, unpacked."""
 
 SMALL_ERROR = 1 << 16
-"""Bytes that are read of a reply that is an error."""
+"""Bytes read of a reply with an error status."""
 
 TOO_SLOW, TOO_LARGE = "reply too slow", "reply too large"
 _PACKED = {"gzip": 31, "x-gzip": 31, "deflate": 47}
-"""``wbits`` of zlib by the encoding's name."""
+"""``wbits`` of zlib by name of the encoding."""
 
 
-class UnfitReply(Exception):
-    """A reply that began and is not to be waited for, or held; its text is the reason."""
+class BadReplyError(Exception):
+    """A reply that is too slow, too large or in a bad encoding; its text is the reason."""
 
 
-class _OutOfTime(Exception):
-    """The time for a reply is over, whatever still arrives."""
+class _DeadlineError(Exception):
+    """The time for a reply has elapsed."""
 
 
 def make_client(timeout: float) -> Any:
-    """Return a client of the library that ``openai`` uses, for ``openai.OpenAI(http_client=...)``.
+    """Return a client for ``openai.OpenAI(http_client=...)``.
 
-    Its ``send`` returns whole replies, or raises :class:`UnfitReply`. Redirects are not followed.
+    Its ``send`` returns whole replies or raises :class:`BadReplyError`. Redirects are not followed.
 
     Args:
-        timeout: seconds from the request to the end of its reply.
+        timeout: seconds from the request to the end of the reply.
     """
     import openai
 
     base = openai.DefaultHttpxClient
-    library = next(one.__module__.split(".")[0] for one in base.__mro__ if one.__name__ == "Client")
+    library = next(c.__module__.split(".")[0] for c in base.__mro__ if c.__name__ == "Client")
     http: Any = importlib.import_module(library)
 
     class BoundedClient(base):  # type: ignore[misc, valid-type]
@@ -54,29 +54,30 @@ def make_client(timeout: float) -> Any:
             with deadline.within(timeout):
                 try:
                     response = super().send(request, **options)
-                except _OutOfTime:
+                except _DeadlineError:
                     raise http.ReadTimeout("no reply in time", request=request) from None
                 body = _body(response, http.TimeoutException)
-            headers = {"content-type": "application/json"}  # whatever encoding it would name
+            headers = {"content-type": "application/json"}  # the body is unpacked already
             if "retry-after" in response.headers:
                 headers["retry-after"] = response.headers["retry-after"]
-            return http.Response(response.status_code, headers=headers, content=body,
-                                 request=request)  # fmt: skip
+            return http.Response(
+                response.status_code, headers=headers, content=body, request=request
+            )
 
     deadline = _Deadline()
     client = BoundedClient(timeout=timeout, headers={"Accept-Encoding": "identity"})
     for transport in (client._transport, *client._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
-        if hasattr(pool, "_network_backend"):  # so that headers, too, have to arrive in time
+        if hasattr(pool, "_network_backend"):  # limits the time of headers, too
             pool._network_backend = _TimedBackend(pool._network_backend, deadline)
     return client
 
 
 def _body(response: Any, time_out: type[Exception]) -> bytes:
-    """The whole body, unpacked; of an error as much of it as is needed.
+    """Return the whole body, unpacked, or the start of an error's body.
 
     Raises:
-        UnfitReply: it does not end in time, or is too large.
+        BadReplyError: the reply is too slow, too large or in a bad encoding.
     """
     is_error = response.status_code >= 400
     limit = SMALL_ERROR if is_error else LARGEST.get()
@@ -87,44 +88,45 @@ def _body(response: Any, time_out: type[Exception]) -> bytes:
             if len(body) > limit:
                 reason = TOO_LARGE
                 break
-    except (time_out, _OutOfTime):
+    except (time_out, _DeadlineError):
         reason = TOO_SLOW
-    except UnfitReply as error:
+    except BadReplyError as error:
         reason = str(error)
     finally:
         with contextlib.suppress(Exception):
             response.close()
     if reason and not is_error:
-        raise UnfitReply(reason)
+        raise BadReplyError(reason)
     return bytes(body[:limit])
 
 
 def _unpacked(response: Any, limit: int) -> Iterator[bytes]:
-    """The parts of the body as they arrive; none is much longer than ``limit`` when unpacked."""
+    """Yield the unpacked parts of the body, each of about ``limit`` bytes at most."""
     encodings = response.headers.get("content-encoding", "identity").lower().split(",")
     names = [name.strip() for name in encodings if name.strip() not in ("", "identity")]
     if not names:
         yield from response.iter_raw()
         return
     if len(names) > 1 or names[0] not in _PACKED:
-        raise UnfitReply("reply in an unknown encoding")
+        raise BadReplyError("reply in an unknown encoding")
     unpack = zlib.decompressobj(_PACKED[names[0]])
     try:
         for part in response.iter_raw():
             yield unpack.decompress(part, limit + 1)
             if unpack.unconsumed_tail:
-                raise UnfitReply(TOO_LARGE)
+                raise BadReplyError(TOO_LARGE)
     except zlib.error:
-        raise UnfitReply("reply in a broken encoding") from None
+        raise BadReplyError("reply in a broken encoding") from None
 
 
 class _Deadline(threading.local):
-    """When the reply that this thread waits for has to be there."""
+    """Time by which the reply of the current thread's request must be complete."""
 
     until: float | None = None
 
     @contextlib.contextmanager
     def within(self, seconds: float) -> Iterator[None]:
+        """Set the deadline to some seconds from now."""
         self.until = time.monotonic() + seconds
         try:
             yield
@@ -132,17 +134,17 @@ class _Deadline(threading.local):
             self.until = None
 
     def left(self, timeout: float | None) -> float | None:
-        """Seconds that may be waited, given what the library would wait."""
+        """Return the seconds to wait, at most the library's own timeout."""
         if self.until is None:
             return timeout
         left = self.until - time.monotonic()
         if left <= 0:
-            raise _OutOfTime
+            raise _DeadlineError
         return left if timeout is None else min(left, timeout)
 
 
 class _TimedStream:
-    """A network stream that is read until a deadline."""
+    """A network stream with a deadline."""
 
     def __init__(self, stream: Any, deadline: _Deadline) -> None:
         self._stream, self._deadline = stream, deadline
@@ -169,7 +171,7 @@ class _TimedStream:
 
 
 class _TimedBackend:
-    """A network backend whose streams are read until a deadline."""
+    """A network backend whose streams have a deadline."""
 
     def __init__(self, backend: Any, deadline: _Deadline) -> None:
         self._backend, self._deadline = backend, deadline

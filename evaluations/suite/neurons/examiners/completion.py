@@ -1,10 +1,11 @@
-"""A chat completion as an endpoint sends it: what is kept of it, and whether that can be believed.
+"""Validation of chat completions, and the part of them that is stored.
 
-What is kept is one of
+A stored reply is one of
 
 - ``{"text": ..., "finish": ..., "levels": [[place, written, {level: log-probability}], ...]}``,
-- ``{"failed": reason}``: a reply that was paid for and cannot be used, so as not to be asked again,
-- ``{"refused": parameter}``: the endpoint does not know a parameter.
+- ``{"failed": reason}``: an unusable reply that was paid for; stored so that it is not requested
+  again,
+- ``{"refused": parameter}``: the endpoint does not support a parameter.
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ from typing import Any
 from evaluations.suite.neurons.examiners.answers import is_level
 
 OPTIONAL = ("top_logprobs", "logprobs", "temperature", "max_tokens")
-"""Parameters that an endpoint may refuse."""
+"""Parameters that an endpoint may not support."""
 
-Kept = dict[str, Any]
+StoredReply = dict[str, Any]
 Usage = tuple[int, int]
-"""Tokens read and written."""
+"""Numbers of input and output tokens."""
 
 TOO_MANY = 10
-"""Above so many times the tokens a request can take, what an endpoint says it used is not counted:
-the request is charged at the most. Thoughts that are not bounded by ``max_tokens`` do that."""
+"""An endpoint's usage above this multiple of a request's maximum is ignored, and the maximum is
+charged. Reasoning that ``max_tokens`` does not limit can exceed it."""
 IMPOSSIBLE = 1 << 20
-"""Nor is a reply used that is said to have taken more tokens than this."""
+"""Usage above this makes a reply invalid."""
 ABOVE_ONE = 1e-3
-"""Log-probabilities up to this are roundings of 0."""
+"""Log-probabilities up to this are rounding errors of 0."""
 LONGEST_REASON = 100
 _TEXT = ("text", "output_text", None)
-"""Kinds of parts of an answer that are the answer; others are thoughts, or pictures."""
+"""Types of message parts that belong to the answer; others are reasoning or images."""
 
 
-def read_reply(body: str | bytes, most: Usage | None = None) -> tuple[Kept, Usage | None]:
-    """What is kept of a chat completion, and the tokens it read and wrote, where it says so.
+def read_reply(body: str | bytes, most: Usage | None = None) -> tuple[StoredReply, Usage | None]:
+    """Return the stored part of a chat completion, and its usage if the endpoint reports it.
 
     Args:
-        most: tokens the request can take, read and written.
+        most: maximum numbers of input and output tokens of the request.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the body is not a chat completion.
     """
     if isinstance(body, bytes):
         body = body.decode("utf-8", errors="replace")
@@ -51,14 +52,14 @@ def read_reply(body: str | bytes, most: Usage | None = None) -> tuple[Kept, Usag
         return {"failed": "reply nested too deeply"}, None
     try:
         choice = completion["choices"][0]
-        message, said = choice["message"], completion.get("usage")
+        message, reported = choice["message"], completion.get("usage")
         text = _text(message)
         finish = "content_filter" if message.get("refusal") else choice.get("finish_reason")
         pieces = (choice.get("logprobs") or {}).get("content") or []
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"no chat completion: {error!r}") from None
+        raise ValueError(f"not a chat completion: {error!r}") from None
     try:
-        usage = _usage(said, most)
+        usage = _usage(reported, most)
     except ValueError:
         return {"failed": "impossible usage"}, None
     if not _is_text(text) or not _is_text(str(finish or "stop"), 100):
@@ -70,22 +71,22 @@ def read_reply(body: str | bytes, most: Usage | None = None) -> tuple[Kept, Usag
     return {"text": text, "finish": str(finish or "stop"), "levels": levels}, usage
 
 
-def is_kept(found: Any) -> bool:
-    """Whether something is what ``read_reply`` keeps: the database it was in may be anyone's."""
-    if not isinstance(found, dict):
+def is_stored_reply(value: Any) -> bool:
+    """Whether a value from the database is a valid stored reply."""
+    if not isinstance(value, dict):
         return False
-    if set(found) == {"refused"}:
-        return found["refused"] in OPTIONAL
-    if set(found) == {"failed"}:
-        return _is_text(found["failed"], LONGEST_REASON) and bool(found["failed"].strip())
-    if set(found) != {"text", "finish", "levels"} or not isinstance(found["levels"], list):
+    if set(value) == {"refused"}:
+        return value["refused"] in OPTIONAL
+    if set(value) == {"failed"}:
+        return _is_text(value["failed"], LONGEST_REASON) and bool(value["failed"].strip())
+    if set(value) != {"text", "finish", "levels"} or not isinstance(value["levels"], list):
         return False
-    if not _is_text(found["text"]) or not _is_text(found["finish"], 100):
+    if not _is_text(value["text"]) or not _is_text(value["finish"], 100):
         return False
-    return all(_is_kept_level(level, len(found["text"])) for level in found["levels"])
+    return all(_is_stored_level(level, len(value["text"])) for level in value["levels"])
 
 
-def _is_kept_level(level: Any, length: int) -> bool:
+def _is_stored_level(level: Any, length: int) -> bool:
     if not isinstance(level, list | tuple) or len(level) != 3:
         return False
     place, written, logprobs = level
@@ -104,7 +105,7 @@ def _text(message: Any) -> Any:
 
 
 def _is_text(text: Any, longest: int = 1 << 24) -> bool:
-    """Whether it is a text that can be written: half a surrogate pair cannot."""
+    """Whether a value is a string that can be encoded (no lone surrogates)."""
     if not isinstance(text, str) or len(text) > longest:
         return False
     try:
@@ -114,23 +115,23 @@ def _is_text(text: Any, longest: int = 1 << 24) -> bool:
     return True
 
 
-def _usage(said: Any, most: Usage | None) -> Usage | None:
-    """The tokens read and written; None where the endpoint does not say, or says too many.
+def _usage(reported: Any, most: Usage | None) -> Usage | None:
+    """Return the reported usage; None if it is missing or implausibly high.
 
     Raises:
-        ValueError: no numbers of tokens, or more than any model can take.
+        ValueError: the usage is not valid.
     """
-    if said is None:
+    if reported is None:
         return None
-    if not isinstance(said, dict):
-        raise ValueError("usage is no mapping")
-    values = [said.get(name) for name in ("prompt_tokens", "completion_tokens")]
+    if not isinstance(reported, dict):
+        raise ValueError("usage is not a mapping")
+    values = [reported.get(name) for name in ("prompt_tokens", "completion_tokens")]
     if None in values:
         return None
     counts = []
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError("a number of tokens is no number")
+            raise ValueError("a number of tokens is not a number")
         if not 0 <= value <= IMPOSSIBLE or value != int(value):
             raise ValueError("an impossible number of tokens")
         counts.append(int(value))
@@ -143,33 +144,33 @@ def _usage(said: Any, most: Usage | None) -> Usage | None:
 def _is_logprob(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return value <= ABOVE_ONE  # minus infinity is one; not a number is none
+    return value <= ABOVE_ONE  # accepts minus infinity, not nan
 
 
 def _levels(text: str, pieces: list[dict[str, Any]]) -> list[tuple[int, str, dict[str, float]]]:
-    """Where the answer has levels: the place, what was written, the levels among alternatives.
+    """Return position, written text and alternative levels of each level in the answer.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: these are no pieces with probabilities.
+        KeyError, TypeError, ValueError, AttributeError: the pieces are not valid.
     """
-    found = []
+    levels = []
     before = bytearray()
     for piece in pieces:
         written = piece["token"]
         if is_level(written.strip()):
             place = len(before.decode(errors="ignore"))
             place += len(written) - len(written.lstrip())
-            found.append((place, written.strip(), _alternatives(piece)))
-        # a token may be part of a character: only its bytes add up
+            levels.append((place, written.strip(), _alternatives(piece)))
+        # use bytes, as a token may be part of a character
         own = piece.get("bytes")
         if own is not None and not isinstance(own, list):
-            raise TypeError("bytes are no list")  # a number would be as many zeros
+            raise TypeError("bytes are not a list")  # bytes(number) would be zeros
         before += written.encode() if own is None else bytes(own)
-    return found if before.decode(errors="ignore") == text else []
+    return levels if before.decode(errors="ignore") == text else []
 
 
 def _alternatives(piece: dict[str, Any]) -> dict[str, float]:
-    """The log-probabilities of the levels that might have been written; of '3' and ' 3' the sum."""
+    """Return the log-probabilities of alternative levels, with those of '3' and ' 3' added."""
     logprobs: dict[str, float] = {}
     alternatives = piece.get("top_logprobs") or []
     if piece["token"] not in [other["token"] for other in alternatives]:

@@ -1,8 +1,8 @@
-"""The contexts in which a token stands: what ``lookup`` explains units by.
+"""Contexts of tokens, from which ``lookup`` explains units.
 
-A context is the token itself, its place in the story, one of the three tokens before it, or the
-token together with the one or the two before it. Contexts are numbered, so that those of many units
-are counted at once.
+A context is the token itself, its position in the story, one of the three tokens before it, or the
+token together with the one or two tokens before it. Contexts are encoded as numbers, so that those
+of many units are counted together.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import numpy as np
 from jaxtyping import Int
 
 KINDS = ("token", "place", "after", "2 after", "3 after", "pair", "triple")
-"""From the least specific on."""
+"""Kinds of contexts, from the least specific to the most specific."""
 PLACES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
-"""Where a class of places in the story ends; the first four places are classes of their own."""
+"""Ends of ranges of positions in the story; the first four positions are ranges of their own."""
 _SPAN = {"pair": 2, "triple": 3}
 _START = 0
 
 
 @dataclass(frozen=True)
 class Occurrences:
-    """Every context of one kind of every unit, and the tokens that stand in it.
+    """All contexts of one kind of all units, and the tokens in them.
 
     Attributes:
-        units, codes: of each context.
-        counts: how many tokens stand in it.
-        tokens: those that have such a context at all.
-        which: in which of the contexts each of them stands.
+        units, codes: unit and code of each context.
+        counts: number of tokens in each context.
+        tokens: tokens that have a context of this kind.
+        which: index of the context of each of these tokens.
     """
 
     units: Int[np.ndarray, " contexts"]
@@ -42,13 +42,13 @@ class Occurrences:
 
 
 @dataclass(frozen=True)
-class Numbered:
-    """Excerpts of several units, one after another, as numbers.
+class EncodedExcerpts:
+    """Excerpts of several units, concatenated and encoded as numbers.
 
     Attributes:
-        unit: which unit's a token is.
-        codes: of each kind, the context of each token; -1 where it has none.
-        strings: what a token's number stands for; the first, empty, is what precedes a story.
+        unit: unit of each token.
+        codes: context of each token by kind; -1 if it has none.
+        strings: tokens by number; the first, empty, stands for the start of a story.
     """
 
     unit: Int[np.ndarray, " tokens"]
@@ -56,27 +56,28 @@ class Numbered:
     strings: tuple[str, ...]
 
     def span(self, kind: str) -> int:
-        """Codes of this kind are below this."""
+        """Return the number of possible codes of a kind."""
         return len(PLACES) + 1 if kind == "place" else int(len(self.strings) ** _SPAN.get(kind, 1))
 
     def keys(self, kind: str) -> tuple[Int[np.ndarray, " some"], Int[np.ndarray, " some"]]:
-        """The tokens that have such a context, and for each a number of unit and context."""
+        """Return the tokens with a context of this kind, and a key of unit and context for each."""
         tokens = np.flatnonzero(self.codes[kind] >= 0)
         return tokens, self.unit[tokens] * self.span(kind) + self.codes[kind][tokens]
 
     @cached_property
     def occurrences(self) -> dict[str, Occurrences]:
-        """All contexts, by kind."""
-        found = {}
+        """All contexts by kind."""
+        occurrences = {}
         for kind in KINDS:
             tokens, keys = self.keys(kind)
             unique, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
             span = self.span(kind)
-            found[kind] = Occurrences(unique // span, unique % span, counts, tokens, which)
-        return found
+            units, codes = unique // span, unique % span
+            occurrences[kind] = Occurrences(units, codes, counts, tokens, which)
+        return occurrences
 
     def names(self, kind: str, codes: Int[np.ndarray, " some"]) -> list[tuple[str, ...]]:
-        """Contexts as strings, the earliest token first; a place as its class's number."""
+        """Return contexts as strings, the earliest token first; positions as numbers of ranges."""
         if kind == "place":
             return [(str(code),) for code in codes.tolist()]
         columns = []
@@ -90,7 +91,7 @@ class Numbered:
         return {token: number for number, token in enumerate(self.strings)}
 
     def code(self, kind: str, names: Sequence[str]) -> int | None:
-        """The inverse of ``names``; None where a token does not occur in these excerpts."""
+        """Return the code of a context (inverse of ``names``); None if a token does not occur."""
         if kind == "place":
             return int(names[0])
         code = 0
@@ -102,15 +103,15 @@ class Numbered:
         return code
 
 
-def numbered(
+def encode_excerpts(
     excerpts: Sequence[Sequence[tuple[str, ...]]], starts: Sequence[Sequence[int]]
-) -> Numbered:
-    """Each unit's excerpts as numbers.
+) -> EncodedExcerpts:
+    """Encode the excerpts of several units.
 
     Args:
-        starts: place of each excerpt's first token in its story.
+        starts: position of each excerpt's first token in its story.
     """
-    flat = [one for unit in excerpts for one in unit]
+    flat = [excerpt for unit in excerpts for excerpt in unit]
     begins = np.fromiter(chain.from_iterable(starts), dtype=np.int64)
     lengths = np.fromiter(map(len, flat), dtype=np.int64, count=len(flat))
     owners = np.repeat(np.arange(len(excerpts)), [len(unit) for unit in excerpts])
@@ -120,23 +121,23 @@ def numbered(
     excerpt = np.repeat(np.arange(len(flat)), lengths)
     within = np.arange(len(tokens)) - (lengths.cumsum() - lengths)[excerpt]
     place = begins[excerpt] + within
-    one, two, three = (_before(tokens, within, place, back) for back in (1, 2, 3))
+    first, second, third = (_before(tokens, within, place, back) for back in (1, 2, 3))
     base = len(strings)
     codes = {
         "token": tokens,
         "place": np.digitize(place, PLACES),
-        "after": one,
-        "2 after": two,
-        "3 after": three,
-        "pair": np.where(one >= 0, one * base + tokens, -1),
-        "triple": np.where(two >= 0, (two * base + one) * base + tokens, -1),
+        "after": first,
+        "2 after": second,
+        "3 after": third,
+        "pair": np.where(first >= 0, first * base + tokens, -1),
+        "triple": np.where(second >= 0, (second * base + first) * base + tokens, -1),
     }
-    return Numbered(owners[excerpt], codes, strings)
+    return EncodedExcerpts(owners[excerpt], codes, strings)
 
 
 def _before(
     tokens: np.ndarray, within: np.ndarray, place: np.ndarray, back: int
 ) -> Int[np.ndarray, " tokens"]:
-    """The token so many places back; ``_START`` right before a story, -1 where it is not shown."""
+    """Return the token some positions back; ``_START`` before the story, -1 if it is not shown."""
     shifted = np.concatenate([np.full(back, -1), tokens])[: len(tokens)]
     return np.where(within >= back, shifted, np.where(place == back - 1, _START, -1))

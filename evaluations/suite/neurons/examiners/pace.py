@@ -1,4 +1,4 @@
-"""When a request may be sent: in step with a limit, and not while the endpoint wants quiet."""
+"""Rate limit of requests, including pauses that the endpoint asks for."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from sat_interp._util.errors import UserError
 
 
 class Clock:
-    """Where waiting happens, so that tests need not wait."""
+    """Clock that tests replace to avoid waiting."""
 
     def time(self) -> float:
+        """Return the time in seconds."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
+        """Wait for some seconds."""
         if seconds > 0:
             time.sleep(seconds)
 
 
 class Pace:
-    """So many requests a minute, evenly, and none while the endpoint wants to be left alone."""
+    """Evenly spaced requests per minute, with pauses that the endpoint asks for."""
 
     def __init__(self, per_minute: float | None, clock: Clock) -> None:
         if per_minute is not None and not per_minute > 0:
@@ -33,7 +35,7 @@ class Pace:
         self._clock, self._lock, self._next = clock, threading.Lock(), -math.inf
 
     def wait(self) -> None:
-        """Until it is this caller's turn."""
+        """Wait for this caller's turn."""
         with self._lock:
             now = self._clock.time()
             turn = max(now, self._next)
@@ -41,20 +43,20 @@ class Pace:
         self._clock.sleep(turn - now)
 
     def hold(self, seconds: float) -> None:
-        """Nobody's turn comes before that."""
+        """Delay all requests by at least some seconds from now."""
         with self._lock:
             self._next = max(self._next, self._clock.time() + seconds)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """How many seconds an endpoint wants to be left alone: 0 where it does not say."""
-    said = str(headers.get("retry-after", ""))
+    """Return the seconds in the header Retry-After; 0 if there is none."""
+    value = str(headers.get("retry-after", ""))
     try:
-        return max(0.0, float(said))
+        return max(0.0, float(value))
     except ValueError:
         pass
     try:
-        until = email.utils.parsedate_to_datetime(said)
+        until = email.utils.parsedate_to_datetime(value)
         return max(0.0, (until - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):  # no date, or one without a zone
+    except (ValueError, TypeError):  # not a date, or a date without a time zone
         return 0.0

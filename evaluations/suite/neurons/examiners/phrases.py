@@ -1,4 +1,4 @@
-"""Contexts in words: those that cover most of the tokens on which a unit fires."""
+"""Descriptions in words of the contexts that cover most of a unit's firing tokens."""
 
 from __future__ import annotations
 
@@ -8,50 +8,52 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from evaluations.suite.neurons.examiners.contexts import PLACES, Numbered
-from evaluations.suite.neurons.shown import FIRES
+from evaluations.suite.neurons.examiners.contexts import PLACES, EncodedExcerpts
+from evaluations.suite.neurons.excerpts import FIRES
 
-# The contexts that can be put into words, the simplest first: of equals the first is named.
-SPOKEN = ("token", "place", "after", "pair", "triple")
+# Contexts that are put into words, the simplest first, which is preferred in ties.
+NAMED = ("token", "place", "after", "pair", "triple")
 NARROW = sum(end <= 8 for end in PLACES)
-"""Classes of places within the first eight tokens; later ones are too wide to tell anything."""
+"""Number of ranges within the first eight positions; later ranges are too wide."""
 MOST = 6
-"""Contexts named at most."""
+"""Maximum number of contexts."""
 LEAST_PRECISE = 0.3
-"""A context is named only if the unit fires on at least this share of its tokens."""
+"""Minimum share of a context's tokens on which the unit fires."""
 LEAST_NEW = 0.04
-"""... and only if it adds at least this share of the tokens on which the unit fires."""
+"""Minimum share of the firing tokens that a context adds."""
 DOUBT = 0.5
-"""Tokens without firing that are added to those seen: one sighting alone is no proof."""
+"""Pseudo-count of tokens without firing, so that a single occurrence is not enough."""
 
 Context: TypeAlias = tuple[str, int]
 """A kind and a code."""
 
 
-def phrase(text: Numbered, levels: Float[np.ndarray, " tokens"], units: int) -> list[str]:
-    """For each unit, one line: ``fires on " looked"; on "," after " glad"``.
+def describe_contexts(
+    text: EncodedExcerpts, levels: Float[np.ndarray, " tokens"], units: int
+) -> list[str]:
+    """Return one line per unit, such as ``fires on " looked"; on "," after " glad"``.
 
-    Contexts are chosen one by one: the one with the highest (firing tokens not yet covered) times
-    (share of its tokens on which the unit fires).
+    Contexts are chosen greedily by the number of firing tokens not yet covered times the share of
+    the context's tokens on which the unit fires.
 
     Args:
-        levels: of each token, 0 to 10.
+        levels: level of each token, 0 to 10.
     """
     fires = levels >= FIRES
     precise: list[dict[Context, float]] = [{} for _ in range(units)]
     covers: list[dict[Context, list[int]]] = [{} for _ in range(units)]
-    for kind in SPOKEN:
-        found = text.occurrences[kind]
-        fired = np.bincount(found.which, fires[found.tokens], len(found.counts))
-        share = fired / (found.counts + DOUBT)
-        told = fires[found.tokens] & (share[found.which] >= LEAST_PRECISE)
+    for kind in NAMED:
+        contexts = text.occurrences[kind]
+        fired = np.bincount(contexts.which, fires[contexts.tokens], len(contexts.counts))
+        share = fired / (contexts.counts + DOUBT)
+        is_named = fires[contexts.tokens] & (share[contexts.which] >= LEAST_PRECISE)
         if kind == "place":
-            told &= found.codes[found.which] < NARROW
-        which = found.which[told]
+            is_named &= contexts.codes[contexts.which] < NARROW
+        which = contexts.which[is_named]
         for token, unit, code, precision in zip(
-            found.tokens[told].tolist(),
-            found.units[which].tolist(),
-            found.codes[which].tolist(),
+            contexts.tokens[is_named].tolist(),
+            contexts.units[which].tolist(),
+            contexts.codes[which].tolist(),
             share[which].tolist(),
             strict=True,
         ):
@@ -67,40 +69,40 @@ def phrase(text: Numbered, levels: Float[np.ndarray, " tokens"], units: int) -> 
 def _cover(
     covers: dict[Context, list[int]], precise: dict[Context, float], total: int
 ) -> list[tuple[Context, int]]:
-    """The contexts chosen, best first, each with how many tokens it adds."""
+    """Choose contexts greedily; return each with the number of firing tokens it adds."""
     left = {key: set(tokens) for key, tokens in covers.items()}
-    found: list[tuple[Context, int]] = []
-    while left and len(found) < MOST:
-        best = max(left, key=lambda key: len(left[key]) * precise[key])  # the first of equals
+    chosen: list[tuple[Context, int]] = []
+    while left and len(chosen) < MOST:
+        best = max(left, key=lambda key: len(left[key]) * precise[key])  # the first in ties
         new = left.pop(best)
         if len(new) < LEAST_NEW * total or not new:
             break
-        found.append((best, len(new)))
+        chosen.append((best, len(new)))
         left = {key: rest for key, tokens in left.items() if (rest := tokens - new)}
-    return found
+    return chosen
 
 
-def _words(found: list[tuple[Context, int]], total: int, text: Numbered) -> str:
+def _words(chosen: list[tuple[Context, int]], total: int, text: EncodedExcerpts) -> str:
     if not total:
         return "never fires here"
-    if not found:
-        return "fires on nothing that a token or the two before it would tell"
-    spoken: dict[tuple[str, str], list[str]] = {}
-    for (kind, code), _ in found:
+    if not chosen:
+        return "fires on no consistent token or preceding tokens"
+    groups: dict[tuple[str, str], list[str]] = {}
+    for (kind, code), _ in chosen:
         (strings,) = text.names(kind, np.array([code]))
         before, what, after = _say(kind, strings)
-        spoken.setdefault((before, after), []).append(what)
+        groups.setdefault((before, after), []).append(what)
     parts = [
         " ".join(filter(None, [before, ", ".join(what), after]))
-        for (before, after), what in spoken.items()
+        for (before, after), what in groups.items()
     ]
-    covered = sum(new for _, new in found)
+    covered = sum(new for _, new in chosen)
     start = "fires " if 2 * covered >= total else "fires, among others, "
     return start + "; ".join(parts)
 
 
 def _say(kind: str, strings: tuple[str, ...]) -> tuple[str, str, str]:
-    """A context in words, in three parts: those that begin and end alike are named together."""
+    """Return a context in words as three parts; contexts with equal outer parts are merged."""
     if kind == "place":
         return "at the story's", _place(int(strings[0])), ""
     *before, token = strings

@@ -1,9 +1,9 @@
-"""What a language model is asked about a unit; ``answers.py`` reads what it says.
+"""Prompts about a unit for a language model; ``answers.py`` parses the answers.
 
 Explanation and simulation follow Bills et al. 2023 ("Language models can explain neurons in
 language models"): a token and its level on each line, and a simulator that sees only the words of
-the explanation. Detection and fuzzing are the tasks of EleutherAI's delphi: which excerpts does the
-unit fire on, and are the right tokens marked. The wording is ours.
+the explanation. Detection and fuzzing are the tasks of EleutherAI's delphi: on which excerpts
+does the unit fire, and are the correct tokens marked. The wording is our own.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evaluations.suite.neurons.examiners.base import HIGHEST, Marked, Shown
+from evaluations.suite.neurons.examiners.base import HIGHEST, Marked, ShownExcerpt
 
 Style = Literal["lines", "json"]
 
 UNKNOWN = "unknown"
-"""Stands in place of a level that is to be predicted, where all are predicted at once."""
+"""Placeholder of a level that is predicted, if all are predicted at once."""
 
 ROOM = "You study single neurons of a small language model."
 EXPLAIN = (
@@ -60,45 +60,49 @@ FUZZ = (
 
 @dataclass(frozen=True)
 class Example:
-    """A made-up neuron, worked out.
+    """A fictitious neuron with its explanation and levels.
 
     Attributes:
-        shown_from: where all levels are predicted at once, the first that is shown: so that any
-            line may be the one where numbers begin.
+        shown_from: first level that is shown if all levels are predicted at once; it varies, so
+            that levels may start at any line.
     """
 
     explanation: str
-    excerpt: Shown
+    excerpt: ShownExcerpt
     shown_from: int
 
 
 def _example(explanation: str, text: str, levels: Mapping[int, int], shown_from: int) -> Example:
     tokens = tuple(re.findall(r" ?\w+|[^\w\s]", text))
     given = tuple(levels.get(place, 0) for place in range(len(tokens)))
-    return Example(explanation, Shown(tokens, given), shown_from)
+    return Example(explanation, ShownExcerpt(tokens, given), shown_from)
 
 
 EXAMPLES = (
     _example(
-        "animals kept at home", "The old man had a dog and two cats. The dog ran.",
-        {5: 10, 8: 7, 11: 9}, 4,
+        "animals kept at home",
+        "The old man had a dog and two cats. The dog ran.",
+        {5: 10, 8: 7, 11: 9},
+        4,
     ),
     _example(
         "the place somebody goes to, after 'to the'",
-        "They went to the beach, and then to the shop with Ben.", {4: 9, 9: 8}, 9,
+        "They went to the beach, and then to the shop with Ben.",
+        {4: 9, 9: 8},
+        9,
     ),
     _example("full stops that end a sentence", "It was late. We sat down.", {3: 10, 7: 10}, 2),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One thing to ask.
+    """A chat prompt.
 
     Attributes:
-        messages: (role, text), the last from the user.
-        max_tokens: room for the answer.
-        levels: whether the probabilities of the answer's levels are wanted.
+        messages: (role, text); the last message is the user's.
+        max_tokens: maximum number of tokens of the answer.
+        levels: whether the probabilities of the answer's levels are requested.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -107,58 +111,62 @@ class Prompt:
 
 
 def show(token: str) -> str:
-    """A token as it stands on a line: line ends and tabs written out."""
+    """Return a token with escaped line ends and tabs."""
     return token.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
 
 
 def level_lines(tokens: Sequence[str], levels: Sequence[object]) -> str:
+    """Return lines of tokens and levels, separated by tabs."""
     return "\n".join(f"{show(t)}\t{level}" for t, level in zip(tokens, levels, strict=True))
 
 
-def explanation(excerpts: Sequence[Shown], max_tokens: int = 60) -> Prompt:
-    """What does the unit respond to? Those that fire are listed once more, where they are few."""
+def explanation(excerpts: Sequence[ShownExcerpt], max_tokens: int = 60) -> Prompt:
+    """Ask what the unit responds to; firing tokens are repeated in a list if they are few."""
     messages = [("system", EXPLAIN.format(highest=HIGHEST))]
     for example in EXAMPLES:
         messages += [("user", _evidence([example.excerpt])), ("assistant", example.explanation)]
     return Prompt((*messages, ("user", _evidence(excerpts))), max_tokens)
 
 
-def _evidence(excerpts: Sequence[Shown]) -> str:
+def _evidence(excerpts: Sequence[ShownExcerpt]) -> str:
     lines = []
     for number, shown in enumerate(excerpts, 1):
         lines += [f"Excerpt {number}:", level_lines(shown.tokens, shown.levels)]
     firing = [
-        (token, level) for e in excerpts for token, level in zip(e.tokens, e.levels, strict=True)
+        (token, level)
+        for e in excerpts
+        for token, level in zip(e.tokens, e.levels, strict=True)
         if level
-    ]  # fmt: skip
+    ]
     if 5 * len(firing) < sum(len(shown.tokens) for shown in excerpts):
         lines += ["The same, without those at 0:"]
         lines += [f"{show(token)}\t{level}" for token, level in firing]
     return "\n".join([*lines, "What does the neuron look for?"])
 
 
-def brief_explanation(excerpts: Sequence[Shown], max_tokens: int = 60) -> Prompt:
-    """The same for a small model, which is lost in long prompts: only the tokens that fire most.
+def brief_explanation(excerpts: Sequence[ShownExcerpt], max_tokens: int = 60) -> Prompt:
+    """Ask a small model what the unit responds to, without context.
 
-    Those at half of an excerpt's highest level or more, without their context.
+    The prompt lists the tokens at half of their excerpt's highest level or above.
     """
     words = [
-        show(token).strip() for shown in excerpts
+        show(token).strip()
+        for shown in excerpts
         for token, level in zip(shown.tokens, shown.levels, strict=True)
         if 2 * level >= max(shown.levels) > 0
-    ]  # fmt: skip
+    ]
     messages = [("system", EXPLAIN_BRIEFLY)]
     for given, answer in BRIEF_EXAMPLES:
         messages += [("user", given), ("assistant", answer)]
     return Prompt((*messages, ("user", ", ".join(dict.fromkeys(words)))), max_tokens)
 
 
-def _asked(said: str, rest: str) -> str:
-    return f"The neuron looks for: {said}\n{rest}"
+def _question(text: str, rest: str) -> str:
+    return f"The neuron looks for: {text}\n{rest}"
 
 
-def simulation(said: str, tokens: Sequence[str], style: Style = "lines") -> Prompt:
-    """Which level has each token, given the explanation ``said`` alone?"""
+def simulation(text: str, tokens: Sequence[str], style: Style = "lines") -> Prompt:
+    """Ask for the level of each token, given the text of an explanation."""
     messages = [("system", SIMULATE.format(highest=HIGHEST) + ANSWER[style])]
     for example in EXAMPLES:
         given = example.excerpt
@@ -167,10 +175,11 @@ def simulation(said: str, tokens: Sequence[str], style: Style = "lines") -> Prom
             pairs = zip(map(show, given.tokens), given.levels, strict=True)
             answer = json.dumps(list(pairs), ensure_ascii=False)
         messages += [
-            ("user", _asked(example.explanation, _column(given.tokens))), ("assistant", answer),
-        ]  # fmt: skip
-    messages.append(("user", _asked(said, _column(tokens))))
-    # a token written out takes as many tokens as it has bytes at worst; four at most in practice
+            ("user", _question(example.explanation, _column(given.tokens))),
+            ("assistant", answer),
+        ]
+    messages.append(("user", _question(text, _column(tokens))))
+    # at worst a token is repeated as one token per byte; in practice as at most four
     room = 32 + sum(6 + len(show(token).encode()) // 2 for token in tokens)
     return Prompt(tuple(messages), room * (2 if style == "json" else 1), levels=style == "lines")
 
@@ -179,14 +188,14 @@ def _column(tokens: Sequence[str]) -> str:
     return "\n".join(show(token) for token in tokens)
 
 
-def simulation_at_once(said: str, tokens: Sequence[str], highest: int) -> tuple[Prompt, str]:
-    """The same for a model whose probabilities can be read anywhere: the whole answer at once.
+def simulation_at_once(text: str, tokens: Sequence[str], highest: int) -> tuple[Prompt, str]:
+    """Ask for all levels at once, from a model whose probabilities are available everywhere.
 
-    The answer is given to the model with ``unknown`` for each level; what it would have put in its
-    place is read after every tab (the "all at once" simulator of Bills et al.).
+    The model reads the answer with ``unknown`` for each level; its prediction is read after every
+    tab (the "all at once" simulator of Bills et al.).
 
     Args:
-        highest: 9 where 10 is more than one token.
+        highest: maximum level; 9 if 10 is more than one token.
 
     Returns:
         The prompt, and the answer.
@@ -197,30 +206,30 @@ def simulation_at_once(said: str, tokens: Sequence[str], highest: int) -> tuple[
         levels: list[object] = [UNKNOWN] * start
         levels += [min(level, highest) for level in given.levels[start:]]
         messages += [
-            ("user", _asked(example.explanation, "")),
+            ("user", _question(example.explanation, "")),
             ("assistant", level_lines(given.tokens, levels)),
         ]
-    messages.append(("user", _asked(said, "")))
+    messages.append(("user", _question(text, "")))
     return Prompt(tuple(messages), 0), level_lines(tokens, [UNKNOWN] * len(tokens))
 
 
-def detection(said: str, excerpts: Sequence[Sequence[str]]) -> Prompt:
-    """On which excerpts does the unit fire?"""
-    return _judgement(DETECT, said, ["".join(map(show, tokens)) for tokens in excerpts])
+def detection(text: str, excerpts: Sequence[Sequence[str]]) -> Prompt:
+    """Ask in which excerpts the unit fires, given the text of an explanation."""
+    return _judgement(DETECT, text, ["".join(map(show, tokens)) for tokens in excerpts])
 
 
-def fuzzing(said: str, excerpts: Sequence[Marked]) -> Prompt:
-    """In which excerpts are the right tokens marked?"""
-    return _judgement(FUZZ, said, [_marked(excerpt) for excerpt in excerpts])
+def fuzzing(text: str, excerpts: Sequence[Marked]) -> Prompt:
+    """Ask in which excerpts the correct tokens are marked."""
+    return _judgement(FUZZ, text, [_marked(excerpt) for excerpt in excerpts])
 
 
-def _judgement(task: str, said: str, texts: Sequence[str]) -> Prompt:
-    numbered = "\n".join(f"{number}: {text}" for number, text in enumerate(texts, 1))
-    return Prompt((("system", task), ("user", _asked(said, numbered))), 16 + 4 * len(texts))
+def _judgement(task: str, text: str, excerpts: Sequence[str]) -> Prompt:
+    numbered = "\n".join(f"{number}: {excerpt}" for number, excerpt in enumerate(excerpts, 1))
+    return Prompt((("system", task), ("user", _question(text, numbered))), 16 + 4 * len(excerpts))
 
 
 def _marked(excerpt: Marked) -> str:
-    """Its text, each run of marked tokens between << and >>."""
+    """Return the text with each run of marked tokens between << and >>."""
     text, inside = "", False
     for place, token in enumerate(excerpt.tokens):
         if (place in excerpt.marked) != inside:
@@ -232,12 +241,15 @@ def _marked(excerpt: Marked) -> str:
 
 @functools.cache
 def fingerprint() -> str:
-    """A hash of all that is asked: another wording is another examiner."""
+    """Return a hash of all prompts, which is part of the examiner's description."""
     tokens = EXAMPLES[0].excerpt.tokens
-    asked = [
-        explanation([EXAMPLES[0].excerpt]), brief_explanation([EXAMPLES[0].excerpt]),
+    prompts = [
+        explanation([EXAMPLES[0].excerpt]),
+        brief_explanation([EXAMPLES[0].excerpt]),
         simulation("x", tokens),
-        simulation("x", tokens, "json"), simulation_at_once("x", tokens, HIGHEST),
-        detection("x", [tokens]), fuzzing("x", [Marked(tokens, frozenset({1}))]),
-    ]  # fmt: skip
-    return hashlib.sha256(repr(asked).encode()).hexdigest()[:12]
+        simulation("x", tokens, "json"),
+        simulation_at_once("x", tokens, HIGHEST),
+        detection("x", [tokens]),
+        fuzzing("x", [Marked(tokens, frozenset({1}))]),
+    ]
+    return hashlib.sha256(repr(prompts).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Replies of language models on disk, so that nothing is asked, and paid for, twice."""
+"""Replies of language models on disk, so that no request is paid for twice."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from sat_interp._util.errors import UserError
 from sat_interp._util.files import default_cache
 
 LARGEST = 1 << 24
-"""Bytes of a reply, packed or not."""
+"""Maximum size of a reply in bytes, compressed or not."""
 
 log = logging.getLogger(__name__)
 
 
 def default_path() -> Path:
+    """Return the database in the user's cache directory."""
     return default_cache() / "examiner" / "replies.sqlite"
 
 
 def request_key(request: Any) -> str:
-    """A hash of a whole request: endpoint, model, messages, parameters."""
+    """Return a hash of a request: endpoint, model, messages and parameters."""
     text = json.dumps(request, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _unpacked(packed: bytes) -> Any:
-    """The reply in a row.
+    """Return the reply in a row.
 
     Raises:
-        ValueError, RecursionError, TypeError: there is none.
+        ValueError, RecursionError, TypeError: the row is damaged.
     """
     unpack = zlib.decompressobj()
     try:
@@ -50,20 +51,19 @@ def _unpacked(packed: bytes) -> Any:
 
 
 class Replies:
-    """A SQLite database of replies by the hash of their request.
+    """SQLite database of replies by the hash of their request.
 
-    A reply is written in a transaction of its own before :meth:`put` returns: a process killed
-    after that has it, one killed before has nothing of it. Threads may share one object, and
-    processes one file.
+    Each reply is written in its own transaction before :meth:`put` returns, so that a killed
+    process leaves complete replies only. Threads can share an object, and processes a file.
 
     Raises:
-        UserError: the file is damaged, is no database, or cannot be written.
+        UserError: the file is damaged, not a database, or not writable.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or default_path()
         self._lock = threading.Lock()
-        with self._explained():
+        with self._user_errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=60, check_same_thread=False)
             weakref.finalize(self, self._database.close)
@@ -71,15 +71,14 @@ class Replies:
                 self._database.execute(
                     "CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply BLOB)"
                 )
-            self._refuse_strangers()
+            self._check_contents()
 
     def get(self, key: str, is_valid: Callable[[Any], bool] = lambda reply: True) -> Any | None:
-        """What was answered to a request, None if it was never answered.
+        """Return the reply to a request; None if there is none.
 
-        A row that does not hold what :meth:`put` writes is deleted, as if never answered: of
-        another type, too large, no JSON, or not valid.
+        A damaged row is deleted: one of another type, too large, not JSON, or not valid.
         """
-        with self._lock, self._explained():
+        with self._lock, self._user_errors():
             row = self._database.execute(
                 "SELECT CASE WHEN typeof(reply) = 'blob' AND length(reply) <= ? THEN reply END "
                 "FROM replies WHERE request = ?",
@@ -95,39 +94,41 @@ class Replies:
                 pass
             with self._database:
                 self._database.execute("DELETE FROM replies WHERE request = ?", (key,))
-            log.warning("%s held a reply that is none: it is asked again", self.path)
+            log.warning("%s had a damaged reply, which is requested again", self.path)
             return None
 
     def put(self, key: str, reply: Any) -> None:
-        """Keep a reply: anything JSON can write."""
+        """Store a reply, which can be any JSON value."""
         packed = zlib.compress(json.dumps(reply, ensure_ascii=False).encode())
-        with self._lock, self._explained(), self._database:
+        with self._lock, self._user_errors(), self._database:
             self._database.execute("INSERT OR REPLACE INTO replies VALUES (?, ?)", (key, packed))
 
-    def _refuse_strangers(self) -> None:
-        """A view or a trigger could answer, or change, what nobody asked for."""
+    def _check_contents(self) -> None:
+        """Reject views and triggers, which could change or invent replies."""
         others = self._database.execute(
             "SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')"
         ).fetchone()[0]
         if others:
-            raise sqlite3.DatabaseError("it holds more than replies")
+            raise sqlite3.DatabaseError("it contains views or triggers")
 
     def close(self) -> None:
+        """Close the database."""
         with self._lock:
             self._database.close()
 
     def __len__(self) -> int:
-        with self._lock, self._explained():
+        with self._lock, self._user_errors():
             return int(self._database.execute("SELECT count(*) FROM replies").fetchone()[0])
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _user_errors(self) -> Iterator[None]:
+        """Turn errors of the database into ``UserError``."""
         try:
             yield
         except (sqlite3.OperationalError, OSError) as error:  # locked, read-only, disk full
-            raise UserError(f"cannot use the kept replies in {self.path}: {error}") from None
+            raise UserError(f"cannot use the stored replies in {self.path}: {error}") from None
         except (sqlite3.DatabaseError, zlib.error, ValueError) as error:
             raise UserError(
-                f"the kept replies in {self.path} are damaged ({error}): move the file away; "
-                "what it held will be asked again"
+                f"the stored replies in {self.path} are damaged ({error}): move the file away; "
+                "its replies will be requested again"
             ) from None

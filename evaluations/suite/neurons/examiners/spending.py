@@ -1,4 +1,4 @@
-"""What a language model costs: prices, a cap that is never exceeded, an estimate beforehand."""
+"""Costs of language models: prices, a budget with a strict cap, and estimates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from evaluations.suite.neurons.examiners.prompts import Prompt
 from sat_interp._util.errors import UserError
 
-# Dollars per million tokens, read and written, as OpenAI listed them in 2025.
+# Dollars per million input and output tokens, as listed by OpenAI in 2025.
 PRICES = {
     "gpt-4o-mini": (0.15, 0.60),
     "gpt-4o": (2.50, 10.00),
@@ -21,7 +21,7 @@ PRICES = {
     "gpt-4.1": (2.00, 8.00),
 }
 
-# Tokens a chat endpoint adds around each message, generously.
+# Upper bound of the tokens that a chat endpoint adds to each message.
 AROUND_MESSAGE = 8
 
 
@@ -33,15 +33,15 @@ class Price:
     written: float
 
     def __call__(self, tokens_in: float, tokens_out: float) -> float:
-        """Dollars for so many tokens."""
+        """Return the cost of some tokens in dollars."""
         return (tokens_in * self.read + tokens_out * self.written) / 1e6
 
 
 def find_price(model: str, read: float | None, written: float | None) -> Price | None:
-    """The price as given, else as known, else None. ``gpt-4o-mini-2024-07-18`` is gpt-4o-mini.
+    """Return the given price, else the known price of a model (or dated version), else None.
 
     Raises:
-        UserError: only one of the two is given, or one is negative.
+        UserError: only one price is given, or one is negative.
     """
     if read is not None and written is not None:
         if min(read, written) < 0:
@@ -54,21 +54,21 @@ def find_price(model: str, read: float | None, written: float | None) -> Price |
 
 
 def most_tokens(prompt: Prompt) -> int:
-    """An upper bound of a prompt's tokens: no token is shorter than a byte."""
+    """Return an upper bound of a prompt's tokens: one per byte."""
     return sum(len(text.encode()) + AROUND_MESSAGE for _, text in prompt.messages)
 
 
 def likely_tokens(text: str) -> int:
-    """About how many tokens a text has: words, marks, and blanks that are no spaces."""
+    """Return the approximate number of tokens of a text."""
     return len(re.findall(r" ?\w{1,8}|[^\w\s]|\s", text))
 
 
 class Budget:
-    """Money spent and money set aside for requests under way, safe for threads.
+    """Thread-safe account of money spent and reserved for requests in progress.
 
-    A request sets aside the most it can cost before it is sent, and may be sent only if that fits;
-    so the cap holds whatever the answers cost. One that fails without a word (a time-out, a cut
-    connection) may have been charged, and counts as spent.
+    Each request reserves its maximum cost before it is sent, and is sent only within the cap, which
+    thus holds whatever the answers cost. A request that fails without a reply (a time-out or a
+    closed connection) may have been charged and counts as spent.
     """
 
     def __init__(self, price: Price | None, cap: float | None) -> None:
@@ -77,50 +77,50 @@ class Budget:
         if cap is not None and not cap >= 0:
             raise UserError(f"max_spend cannot be {cap}")
         self.price, self.cap = price, cap
-        self.spent = self._aside = 0.0
-        self._flying = 0
+        self.spent = self._reserved = 0.0
+        self._pending = 0
         self._changed = threading.Condition()
 
-    def set_aside(self, prompt: Prompt) -> float | None:
-        """The most a request can cost, set aside; None if the cap does not allow it.
+    def reserve(self, prompt: Prompt) -> float | None:
+        """Reserve and return the maximum cost of a request; None if it exceeds the cap.
 
-        Waits where what others have set aside may come back.
+        Waits if reservations of other requests may be released.
         """
         if self.price is None:
             return 0.0  # no cap without a price
         most = self.price(most_tokens(prompt), prompt.max_tokens)
         with self._changed:
-            while self.cap is not None and self.spent + self._aside + most > self.cap:
-                if not self._flying or self.spent + most > self.cap:
+            while self.cap is not None and self.spent + self._reserved + most > self.cap:
+                if not self._pending or self.spent + most > self.cap:
                     return None
                 self._changed.wait()
-            self._aside += most
-            self._flying += 1
+            self._reserved += most
+            self._pending += 1
         return most
 
-    def settle(self, aside: float, spent: float) -> None:
-        """What was set aside is spent or free again.
+    def settle(self, reserved: float, spent: float) -> None:
+        """Release a reservation and add what was spent.
 
         Raises:
-            ValueError: no amount of money was spent.
+            ValueError: the amount spent is not valid.
         """
         if not 0 <= spent < math.inf:
             raise ValueError(f"a request cannot cost {spent}")
         if self.price is None:
             return
         with self._changed:
-            self._flying -= 1
-            self._aside = self._aside - aside if self._flying else 0.0
+            self._pending -= 1
+            self._reserved = self._reserved - reserved if self._pending else 0.0
             self.spent += spent
             self._changed.notify_all()
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """About what a run will take, if nothing of it was answered before and nothing goes wrong.
+class SpendingEstimate:
+    """Approximate cost of a run without stored replies and retries.
 
     Attributes:
-        dollars: None where the price is not known.
+        dollars: cost in dollars; None if the price is unknown.
     """
 
     requests: int
@@ -136,8 +136,10 @@ class Estimate:
         )
 
 
-def estimate(prompts: Sequence[tuple[Prompt, str, float]], price: Price | None) -> Estimate:
-    """From typical prompts: each with a typical answer, and how many like it there will be."""
+def estimate_spending(
+    prompts: Sequence[tuple[Prompt, str, float]], price: Price | None
+) -> SpendingEstimate:
+    """Estimate the cost from typical prompts, each with a typical answer and a count."""
     requests = tokens_in = tokens_out = 0.0
     for prompt, answer, count in prompts:
         read = sum(likely_tokens(text) + AROUND_MESSAGE for _, text in prompt.messages)
@@ -145,4 +147,4 @@ def estimate(prompts: Sequence[tuple[Prompt, str, float]], price: Price | None) 
         tokens_in += count * read
         tokens_out += count * likely_tokens(answer)
     dollars = None if price is None else price(tokens_in, tokens_out)
-    return Estimate(round(requests), round(tokens_in), round(tokens_out), dollars)
+    return SpendingEstimate(round(requests), round(tokens_in), round(tokens_out), dollars)

@@ -1,6 +1,6 @@
-"""What a reasoning model answers, without what it thought before.
+"""Extraction of the answer of a reasoning model, without its reasoning.
 
-Where the endpoint does not part the two, the reply holds both, with marks between them:
+If the endpoint does not separate them, the reply contains both, delimited by
 
 - tags: ``<think>...</think>`` (DeepSeek R1, Qwen 3, QwQ, GLM, Olmo), ``<thinking>``,
   ``<reasoning>``, ``<thought>`` (EXAONE), ``<seed:think>`` (Seed-OSS), ``[THINK]...[/THINK]``
@@ -10,7 +10,7 @@ Where the endpoint does not part the two, the reply holds both, with marks betwe
   special tokens ``analysis...assistantfinal...``), ``<|channel>thought...<channel|>`` (Gemma);
 - sentences: "Here is my thought process: ... Here is my response:" (Granite).
 
-Many chat templates open the reasoning in the prompt, so that the reply holds only its end.
+Many chat templates open the reasoning in the prompt, so that the reply contains only its end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _THOUGHT = (
 _ANSWER = r"(?:(?:final|my)[ _-]?)?(?:answer|response|solution|final)"
 _BAR = r"[|｜]"
 _KINDS = {
-    # a tag, with attributes; one at the very end may be cut
+    # a tag, perhaps with attributes, or cut off at the end of the reply
     "open": [
         rf"{_LT}{_THOUGHT}(?:\s[^<>]{{0,200}})?{_GT}",
         rf"<{_THOUGHT}\Z",
@@ -50,7 +50,7 @@ _KINDS = {
         r"assistantfinal",
         r"here(?: is|['’]s) my (?:final )?(?:response|answer)\s*:",
     ],
-    # the end of a message is the end of what was thought in it
+    # the end of a message ends its reasoning
     "end": [rf"<{_BAR}\s*(?:end|return)\s*{_BAR}>"],
     "answer": [
         rf"{_LT}{_ANSWER}{_GT}",
@@ -65,7 +65,7 @@ _KINDS = {
         r"</s>|<eos>|<end_of_turn>|<turn\|>",
     ],
 }
-# a tag that is opened and closed in one would also match as one that is opened
+# a self-closing tag would also match as an opening tag
 _ORDER = ("mark", "close", "end", "answer", "open")
 _MARK = re.compile(
     "|".join(f"(?P<{kind}>{'|'.join(_KINDS[kind])})" for kind in _ORDER), re.IGNORECASE
@@ -73,17 +73,17 @@ _MARK = re.compile(
 _LEVEL = re.compile(r"\t *\d+[ \t\r]*(?:\n|\Z)")
 
 
-def spoken(reply: str) -> str | None:
-    """Return the answer in a reply; None where its reasoning has no end, so that there is none.
+def final_answer(reply: str) -> str | None:
+    """Return the answer in a reply; None if its reasoning does not end.
 
-    What is left stands where it stood: all else is replaced by as many line ends. Of several
-    parts the one after the last reasoning is the answer, unless it says nothing. A mark in quotes,
-    or on a line of its own with a level behind it, is a token that somebody speaks about.
+    Positions are preserved: removed text is replaced by as many line ends. Of several parts, the
+    answer is the part after the last reasoning, unless it has no words. A delimiter in quotes, or
+    on its own line with a level, is a quoted token and not a delimiter.
     """
     parts: list[tuple[int, int]] = []
     last, first, is_thinking = 0, 0, False
     for mark in _MARK.finditer(reply):
-        if _is_spoken_about(reply, mark):
+        if _is_quoted(reply, mark):
             continue
         kind = mark.lastgroup
         if is_thinking:
@@ -101,10 +101,10 @@ def spoken(reply: str) -> str | None:
     parts.append((first, len(reply)))
     if any(re.search(r"\w", reply[begin:end]) for begin, end in parts[last:]):
         parts = parts[last:]
-    return _alone(reply, parts)
+    return _keep_parts(reply, parts)
 
 
-def _alone(reply: str, parts: list[tuple[int, int]]) -> str:
+def _keep_parts(reply: str, parts: list[tuple[int, int]]) -> str:
     text, at = [], 0
     for begin, end in parts:
         text += ["\n" * (begin - at), reply[begin:end]]
@@ -112,7 +112,7 @@ def _alone(reply: str, parts: list[tuple[int, int]]) -> str:
     return "".join([*text, "\n" * (len(reply) - at)])
 
 
-def _is_spoken_about(reply: str, mark: re.Match[str]) -> bool:
+def _is_quoted(reply: str, mark: re.Match[str]) -> bool:
     before = reply[max(0, mark.start() - 1) : mark.start()]
     after = reply[mark.end() : mark.end() + 1]
     if before and before == after and before in "\"'`":

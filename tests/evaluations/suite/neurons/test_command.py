@@ -88,8 +88,8 @@ def test_controls_are_rows_of_their_own(evaluate):
     [
         (["base", "--examiner", "lokup"], "unknown examiner 'lokup': did you mean 'lookup'?"),
         (["base", "--examiner", "openai"], "OPENAI_API_KEY"),
-        (["base", "--max-spend", "2"], "costs nothing"),
-        (["base", "--model", "gpt-4o-mini"], "name --examiner, too"),
+        (["base", "--max-spend", "2"], "apply to the examiner openai"),
+        (["base", "--model", "gpt-4o-mini"], "choose another --examiner"),
         (["base", "--examiner", "local", "--model", "./nothing.gguf"], "nothing.gguf"),
         (["base", "--scores", "simulation,fuzing"], "did you mean 'fuzzing'"),
         (["base", "--hook", "blocks.*.hook_nothing"], "hook_nothing"),

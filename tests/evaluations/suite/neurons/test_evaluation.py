@@ -215,7 +215,7 @@ def test_a_sample_is_drawn_in_each_layer(make_model):
         ({"sample": 0}, "sample must be at least 1"),
         ({"resamples": -1}, "resamples"),
         ({"scores": ("simulation", "detecton")}, "did you mean 'detection'"),
-        ({"scores": ("detection",)}, "must hold simulation"),
+        ({"scores": ("detection",)}, "must include simulation"),
     ],
 )
 def test_a_configuration_that_makes_no_sense_is_refused(fields, told):

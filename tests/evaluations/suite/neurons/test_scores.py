@@ -6,18 +6,18 @@ from scipy import stats
 
 from evaluations.core import statistics
 from evaluations.suite.neurons.examiners.base import Unscored
+from evaluations.suite.neurons.excerpts import HeldOut
 from evaluations.suite.neurons.scores import (
     UnitScores,
     balanced_accuracy,
     columns,
     correlation,
     derangement,
+    fuzzing_trial,
     interval_over_units,
     metrics,
-    trial_of,
     unscored,
 )
-from evaluations.suite.neurons.shown import HeldOut
 
 
 def held(*fires: list[int]) -> HeldOut:
@@ -63,7 +63,7 @@ def test_balanced_accuracy_by_hand():
 
 def test_half_of_the_markings_are_wrong_with_as_many_tokens():
     unit = held([1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0], [0, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0])
-    trial = trial_of(unit, np.random.default_rng(0))
+    trial = fuzzing_trial(unit, np.random.default_rng(0))
     assert not isinstance(trial, Unscored)
     marked, truth = trial
     usable = (0, 1, 3, 4)  # not the one without firing, nor the one that cannot be marked wrongly
@@ -74,9 +74,9 @@ def test_half_of_the_markings_are_wrong_with_as_many_tokens():
         fires = set(np.flatnonzero(unit.fires[place]).tolist())
         assert len(one.marked) == len(fires)
         assert (one.marked == fires) if right else not one.marked & fires
-    again = trial_of(unit, np.random.default_rng(0))
+    again = fuzzing_trial(unit, np.random.default_rng(0))
     assert again[0] == marked
-    assert trial_of(held([1, 0], [0, 0]), np.random.default_rng(0)) == Unscored(
+    assert fuzzing_trial(held([1, 0], [0, 0]), np.random.default_rng(0)) == Unscored(
         "fewer than two excerpts to mark"
     )
 

@@ -25,7 +25,7 @@ from evaluations.suite.neurons.examiners import prompts
 from evaluations.suite.neurons.examiners.base import (
     Explanation,
     Question,
-    Shown,
+    ShownExcerpt,
     Simulation,
     Unscored,
 )
@@ -38,14 +38,14 @@ from tests.evaluations.suite.neurons.server import KEY, FakeClock, completion, o
 SAID = Explanation("dogs")
 TOKENS = ("The", " dog")
 GOOD = json.dumps(completion("dogs")).encode()
-PROMPT = prompts.explanation([Shown((" bad",), (10,))])
+PROMPT = prompts.explanation([ShownExcerpt((" bad",), (10,))])
 MOST = (most_tokens(PROMPT) * 0.15 + PROMPT.max_tokens * 0.60) / 1e6
 """Dollars that the question below can cost."""
 CHUNK = b"x" * 65536
 
 
 def question(word: str) -> Question:
-    return Question("0.1", (Shown((f" {word}",), (10,)),))
+    return Question("0.1", (ShownExcerpt((f" {word}",), (10,)),))
 
 
 def with_usage(**usage: Any) -> bytes:
@@ -382,7 +382,7 @@ def test_a_row_that_no_run_wrote_is_deleted_and_asked_again(
     finally:
         tracemalloc.stop()
     assert server.good == 2
-    assert "asked again" in caplog.text
+    assert "requested again" in caplog.text
     assert make().explain([question("one")]) == [SAID]
     assert server.good == 2  # the row was written anew
 

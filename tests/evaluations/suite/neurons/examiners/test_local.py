@@ -21,7 +21,7 @@ from evaluations.suite.neurons.examiners.base import (
     Explanation,
     Marked,
     Question,
-    Shown,
+    ShownExcerpt,
     Simulation,
     Trial,
     Unscored,
@@ -130,15 +130,15 @@ def test_only_a_small_model_is_asked_briefly(directory: Path, monkeypatch: pytes
     for small in (1, 10**9):
         monkeypatch.setattr(local_examiner, "SMALL", small)
         examiner = local_examiner.make(str(directory), "cpu", LocalConfig(explanation_tokens=2))
-        examiner.explain([Question("0.1", (Shown((" a",), (3,)),))])
+        examiner.explain([Question("0.1", (ShownExcerpt((" a",), (3,)),))])
     assert asked == ["explanation", "brief_explanation"]
 
 
 def test_explanations_do_not_hang_on_the_batch(directory: Path, monkeypatch: pytest.MonkeyPatch):
     asked = [
-        Question("0.1", (Shown(TOKENS, (0, 9, 0, 0, 0, 0)),)),
-        Question("0.2", (Shown((" a",), (3,)),)),
-        Question("0.3", (Shown(TOKENS * 3, (0, 9, 0, 0, 0, 2) * 3),)),
+        Question("0.1", (ShownExcerpt(TOKENS, (0, 9, 0, 0, 0, 0)),)),
+        Question("0.2", (ShownExcerpt((" a",), (3,)),)),
+        Question("0.3", (ShownExcerpt(TOKENS * 3, (0, 9, 0, 0, 0, 2) * 3),)),
     ]
     monkeypatch.setattr(local_examiner, "SMALL", 0)  # the longer prompts, padded
     examiner = local_examiner.make(str(directory), "cpu", LocalConfig(2, explanation_tokens=6))
@@ -150,7 +150,9 @@ def test_explanations_do_not_hang_on_the_batch(directory: Path, monkeypatch: pyt
 def test_a_prompt_that_is_too_long_is_unscored(words: PreTrainedTokenizerFast, tmp_path: Path):
     examiner = local_examiner.make(str(save(tmp_path / "short", words, "llama", 64)), "cpu")
     reason = Unscored("prompt too long")
-    assert examiner.explain([Question("0.1", (Shown(TOKENS, (0, 9, 0, 0, 0, 0)),))]) == [reason]
+    assert examiner.explain([Question("0.1", (ShownExcerpt(TOKENS, (0, 9, 0, 0, 0, 0)),))]) == [
+        reason
+    ]
     assert examiner.simulate([SIMULATION]) == [reason]
     assert examiner.detect([SIMULATION]) == [reason]
 
@@ -200,7 +202,7 @@ def test_smollm2_explains_and_simulates(capfd: pytest.CaptureFixture[str]):
     assert capfd.readouterr().err == ""  # no bar of transformers' own
     assert examiner.describe()["parameters"] > 1.3e8
     firing = [(" The", " dog", " ran", "."), (" A", " dog", " sat", "."), (" my", " dog", " is")]
-    shown = tuple(Shown(t, tuple(10 * (w == " dog") for w in t)) for t in firing)
+    shown = tuple(ShownExcerpt(t, tuple(10 * (w == " dog") for w in t)) for t in firing)
     (said,) = examiner.explain([Question("0.1", shown)])
     assert isinstance(said, Explanation)
     text = (" Tom", " saw", " a", " dog", " near", " the", " car", ".")

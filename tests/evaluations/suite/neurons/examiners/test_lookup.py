@@ -8,7 +8,7 @@ from evaluations.suite.neurons.examiners.base import (
     Explanation,
     Marked,
     Question,
-    Shown,
+    ShownExcerpt,
     Simulation,
     Trial,
     Unscored,
@@ -32,7 +32,7 @@ def random_question(seed: int, excerpts: int = 6) -> Question:
     for _ in range(excerpts):
         tokens = tuple(draws.choice(WORDS, size=draws.integers(1, 12)).tolist())
         levels = [10 * (word == " b") if draws.random() < 0.9 else 4 for word in tokens]
-        shown.append(Shown(tokens, tuple(levels), int(draws.choice([0, 0, 24]))))
+        shown.append(ShownExcerpt(tokens, tuple(levels), int(draws.choice([0, 0, 24]))))
     return Question(f"0.{seed}", tuple(shown))
 
 
@@ -129,15 +129,15 @@ def test_answers_do_not_depend_on_what_else_is_asked(monkeypatch):
 
 
 def test_words_and_places_never_seen_are_predicted_at_the_mean():
-    question = Question("0.0", (Shown(("a", " b", " a"), (0, 10, 0), 500),))
+    question = Question("0.0", (ShownExcerpt(("a", " b", " a"), (0, 10, 0), 500),))
     (found,) = LookupExaminer().explain([question])
     (levels,) = LookupExaminer().simulate([Simulation(found, ((" x", " y"),), (100,))])
     assert levels == ((found.table[MEAN],) * 2,)
 
 
-def shown(text: str, fires: tuple[int, ...], start: int = 300) -> Shown:
+def shown(text: str, fires: tuple[int, ...], start: int = 300) -> ShownExcerpt:
     tokens = tuple(text.split("|"))
-    return Shown(tokens, tuple(10 * (place in fires) for place in range(len(tokens))), start)
+    return ShownExcerpt(tokens, tuple(10 * (place in fires) for place in range(len(tokens))), start)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from evaluations.suite.neurons.examiners.base import (
     Explanation,
     Marked,
     Question,
-    Shown,
+    ShownExcerpt,
     Simulation,
     Trial,
     Unscored,
@@ -44,7 +44,7 @@ from tests.evaluations.suite.neurons.server import (
 )
 
 TOKENS = ("The", " dog", " “", " ran", "\n")
-QUESTION = Question("0.1", (Shown(TOKENS, (0, 10, 0, 0, 0)),))
+QUESTION = Question("0.1", (ShownExcerpt(TOKENS, (0, 10, 0, 0, 0)),))
 SAID = Explanation("dogs")
 SIMULATION = Simulation(SAID, (TOKENS, (" a", " cat")))
 
@@ -52,7 +52,7 @@ Maker = Callable[..., OpenAIExaminer]
 
 
 def question(n: int) -> Question:
-    return Question(f"0.{n}", (Shown((f" word{n}",), (10,)),))
+    return Question(f"0.{n}", (ShownExcerpt((f" word{n}",), (10,)),))
 
 
 @pytest.fixture

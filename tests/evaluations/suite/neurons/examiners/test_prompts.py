@@ -7,7 +7,7 @@ import math
 import pytest
 
 from evaluations.suite.neurons.examiners import answers, prompts
-from evaluations.suite.neurons.examiners.base import Explanation, Marked, Shown, Unscored
+from evaluations.suite.neurons.examiners.base import Explanation, Marked, ShownExcerpt, Unscored
 
 TOKENS = (" the", " dog", "\n", "\t", "“", ".")
 LEVELS = (0, 10, 0, 0, 3, 0)
@@ -21,7 +21,7 @@ def last(prompt: prompts.Prompt) -> str:
 
 
 def test_an_explanation_is_asked_with_a_token_and_its_level_on_each_line():
-    prompt = prompts.explanation([Shown(TOKENS, LEVELS), Shown((" a",), (0,))])
+    prompt = prompts.explanation([ShownExcerpt(TOKENS, LEVELS), ShownExcerpt((" a",), (0,))])
     assert LINES in last(prompt)
     assert " a\t0" in last(prompt)
     assert not prompt.levels
@@ -29,7 +29,7 @@ def test_an_explanation_is_asked_with_a_token_and_its_level_on_each_line():
 
 @pytest.mark.parametrize(("firing", "repeated"), [(1, True), (2, False)])
 def test_those_that_fire_are_repeated_where_they_are_few(firing: int, repeated: bool):
-    shown = Shown(tuple("abcdefghi"), tuple([7] * firing + [0] * (9 - firing)))
+    shown = ShownExcerpt(tuple("abcdefghi"), tuple([7] * firing + [0] * (9 - firing)))
     text = last(prompts.explanation([shown]))
     assert text.count("a\t7") == 1 + repeated
     assert text.count("i\t0") == 1
@@ -37,9 +37,9 @@ def test_those_that_fire_are_repeated_where_they_are_few(firing: int, repeated: 
 
 def test_a_brief_prompt_names_the_tokens_that_fire_most():
     excerpts = [
-        Shown((" a", " dog", " cat", "."), (4, 10, 5, 0)),
-        Shown((" hen", " dog"), (3, 2)),
-        Shown((" the",), (0,)),
+        ShownExcerpt((" a", " dog", " cat", "."), (4, 10, 5, 0)),
+        ShownExcerpt((" hen", " dog"), (3, 2)),
+        ShownExcerpt((" the",), (0,)),
     ]
     assert last(prompts.brief_explanation(excerpts)) == "dog, cat, hen"
 

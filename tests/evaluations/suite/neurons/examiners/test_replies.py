@@ -102,7 +102,7 @@ def test_a_database_that_is_cut_short_is_one_line(tmp_path: Path):
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot use the kept replies"):
+    with pytest.raises(UserError, match="cannot use the stored replies"):
         Replies(tmp_path / "file" / "replies.sqlite")
 
 
@@ -120,7 +120,9 @@ def test_a_disk_that_takes_nothing_is_one_line_and_loses_nothing(
     kept._database.execute(start)
     large = {"text": os.urandom(20_000).hex()}
     for _ in range(2):
-        with pytest.raises(UserError, match=f"cannot use the kept replies in .*{reason}") as caught:
+        with pytest.raises(
+            UserError, match=f"cannot use the stored replies in .*{reason}"
+        ) as caught:
             kept.put("b", large)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -143,7 +145,7 @@ def test_an_invalid_reply_that_cannot_be_deleted_is_one_line(tmp_path: Path):
 @pytest.mark.parametrize("place", ["directory", "/proc/none/replies.sqlite", "/dev/full"])
 def test_a_place_that_cannot_hold_a_database_is_one_line(place: str, tmp_path: Path):
     (tmp_path / "directory").mkdir()
-    with pytest.raises(UserError, match="cannot use the kept replies|are damaged") as caught:
+    with pytest.raises(UserError, match="cannot use the stored replies|are damaged") as caught:
         Replies(tmp_path / place)
     assert place in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 
 from evaluations.suite.neurons.examiners import answers
 from evaluations.suite.neurons.examiners.base import Explanation, Unscored
-from evaluations.suite.neurons.examiners.thinking import spoken
+from evaluations.suite.neurons.examiners.thinking import final_answer
 
 UNFINISHED = Unscored("unfinished reasoning")
 # What is written before and after the thoughts; the thoughts hold a list and a line with a level.
@@ -70,7 +70,7 @@ def test_only_what_comes_after_the_thoughts_is_read(name: str, end: str):
     assert answers.read_verdicts(reply("[1, 0]"), 2) == (True, False)
     assert answers.read_lines(reply("a\t1\n b\t10\n"), ("a", " b")) == (1, 10)
     assert answers.read_json(reply('[["a", 3], [" b", 0]]'), ("a", " b")) == (3, 0)
-    whole = spoken(reply("[1, 0]"))
+    whole = final_answer(reply("[1, 0]"))
     assert whole is not None
     assert len(whole) == len(reply("[1, 0]"))
     assert whole.index("[") == reply("[1, 0]").rindex("[1, 0]")
@@ -163,4 +163,4 @@ def test_control_characters_of_an_explanation_are_blanks():
 def test_long_replies_are_read_in_no_time():
     # 100,000 blanks squared would be a minute
     for text in ("<think>" * 5_000, "< " * 5_000, "chain of " * 5_000, "<think" + " " * 100_000):
-        spoken(text)
+        final_answer(text)
