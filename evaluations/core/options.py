@@ -187,6 +187,8 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return Path(value)
     if kind is str and isinstance(value, Path):
         return str(value)
+    if kind is str and isinstance(value, Path):
+        return str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     is_flag = isinstance(value, bool) and kind is not bool

@@ -508,12 +508,12 @@ def taken_up(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> int:
     """The step a resumed run goes on from; it goes no further."""
     steps = []
 
-    def finish(run: loop._Run) -> None:
+    def finish(run: loop._TrainingRun) -> None:
         steps.append(run.trainer.step)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "finish", finish)
+        patch.setattr(loop._TrainingRun, "finish", finish)
         with pytest.raises(KeyboardInterrupt):
             train(resumed(config))
     return steps[0]

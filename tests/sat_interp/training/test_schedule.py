@@ -90,5 +90,5 @@ def test_what_is_no_schedule_is_refused_in_one_line(value):
 
 @pytest.mark.parametrize("weight", [0.0, "0@0.5:1@1"])
 def test_a_loss_that_is_nothing_is_refused_before_training(weight):
-    with pytest.raises(UserError, match="not all 0"):
+    with pytest.raises(UserError, match="must not all be 0"):
         TrainConfig(clean_weight=0.0, ablated_weight=weight)
