@@ -16,6 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from evaluations.comparison import paper_tables
+from evaluations.comparison.files import write as write_files
 from evaluations.comparison.floors import floors
 from evaluations.comparison.measures import Comparison, Measure, records_of
 from evaluations.comparison.options import ReportOptions
@@ -168,9 +169,7 @@ class Report:
             UserError: some were left out; all others are written.
             OSError: they cannot be written.
         """
-        from evaluations.comparison.command import write
-
-        written, failures = write(self, Path(out) if out else self.directory / "report")
+        written, failures = write_files(self, Path(out) if out else self.directory / "report")
         if failures:
             raise UserError("; ".join(failures))
         return written

@@ -10,18 +10,20 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from markupsafe import Markup
 
-from evaluations.comparison.collection import Report
 from evaluations.comparison.provenance import provenance
 from evaluations.core.record import Record
 from evaluations.core.records import identity
 from evaluations.core.spec import Spec
 from evaluations.tables import Table, glossary, html, rows
 from evaluations.tables.page import Fragment, source, write
+
+if TYPE_CHECKING:
+    from evaluations.comparison.collection import Report
 
 HERE = "evaluations.comparison"
 FULL = 60
