@@ -104,9 +104,13 @@ def main() -> None:
         own_rows = float(best.evaluations[number]) * len(run)
         rows += own_rows
         table.add_row(
-            name_of(one), f"{best.delta[number]:.5f}", str(bool(best.converged[number])),
-            f"{own_rows:,.0f}", f"{theirs:.5f}", f"{options.official_steps:,}",
-        )  # fmt: skip
+            name_of(one),
+            f"{best.delta[number]:.5f}",
+            str(bool(best.converged[number])),
+            f"{own_rows:,.0f}",
+            f"{theirs:.5f}",
+            f"{options.official_steps:,}",
+        )
     whole = official_seconds * OFFICIAL_STEPS / options.official_steps
     official_rows = OFFICIAL_STEPS * OFFICIAL_PROMPTS * len(sets)
     console = Console()

@@ -71,11 +71,19 @@ def build(cell: Cell) -> tuple[HookedTransformer, Prompts]:
     vocabulary = int(cell.model.split(":")[1])
     model = HookedTransformer(
         HookedTransformerConfig(
-            n_layers=cell.layers, d_model=128, n_heads=16, d_head=8, d_mlp=512, n_ctx=64,
-            d_vocab=vocabulary, act_fn="gelu_new", initializer_range=0.2, use_attn_scale=False,
+            n_layers=cell.layers,
+            d_model=128,
+            n_heads=16,
+            d_head=8,
+            d_mlp=512,
+            n_ctx=64,
+            d_vocab=vocabulary,
+            act_fn="gelu_new",
+            initializer_range=0.2,
+            use_attn_scale=False,
             device="cpu",
         )
-    )  # fmt: skip
+    )
     model.requires_grad_(False)
     model.unembed.W_U *= cell.gain
     clean = torch.randint(vocabulary, (cell.prompts, cell.pos))
@@ -106,11 +114,16 @@ def run(cell: Cell) -> dict[str, Any]:
         result = acdc(model, graph, buckets, cell.tau, max_bytes=cell.max_mb * 2**20)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found |= {
-        "edges": graph.n_edges, "kept": result.n_kept, "tested": result.n_tested,
-        "states": result.n_states, "kl": result.kl, "margin": result.margin,
-        "threads": torch.get_num_threads(), "peak_mb": peak / 1024,
+        "edges": graph.n_edges,
+        "kept": result.n_kept,
+        "tested": result.n_tested,
+        "states": result.n_states,
+        "kl": result.kl,
+        "margin": result.margin,
+        "threads": torch.get_num_threads(),
+        "peak_mb": peak / 1024,
         "search_mb": (peak - before) / 1024,
-    }  # fmt: skip
+    }
     if cell.auto_circuit and available():
         for clock, name in ((time.perf_counter, ""), (time.process_time, "_cpu")):
             total, per_layer = auto_circuit_seconds(model, graph, batch, clock)
@@ -156,18 +169,37 @@ def cells(arguments: argparse.Namespace) -> list[Cell]:
             *(Cell(prompts=16, gain=2.0, max_mb=mb, **base) for mb in (8, 256)),
         ]
     return [
-        Cell(model, n, gain if model.startswith("random:") else 1.0, pos=arguments.pos,
-             task=arguments.task, auto_circuit=not arguments.ours_alone)
+        Cell(
+            model,
+            n,
+            gain if model.startswith("random:") else 1.0,
+            pos=arguments.pos,
+            task=arguments.task,
+            auto_circuit=not arguments.ours_alone,
+        )
         for model in arguments.models
         for n in arguments.prompts
         for gain in (arguments.gains if model.startswith("random:") else [1.0])
-    ]  # fmt: skip
+    ]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     shown = Table(title="ACDC at tau 0.03")
-    names = ("model", "layers", "gain", "prompts", "tokens", "bound", "kept", "tested", "states",
-             "ours, s", "peak", "auto-circuit, s", "times faster")  # fmt: skip
+    names = (
+        "model",
+        "layers",
+        "gain",
+        "prompts",
+        "tokens",
+        "bound",
+        "kept",
+        "tested",
+        "states",
+        "ours, s",
+        "peak",
+        "auto-circuit, s",
+        "times faster",
+    )
     for name in names:
         shown.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for row in rows:
@@ -177,10 +209,20 @@ def table(rows: list[dict[str, Any]]) -> Table:
             theirs = f"{row['auto_circuit']:,.0f} ({row['auto_circuit_cpu']:,.0f})"
             faster = f"{row['times_faster']:,.0f} ({row['times_faster_cpu']:,.0f})"
         shown.add_row(
-            row["model"], str(row["layers"]), f"{row['gain']:g}", str(row["n"]), str(row["pos"]),
-            f"{row['max_mb']} MB", f"{row['kept']:,}", f"{row['tested']:,}", f"{row['states']:,}",
-            f"{ours:.1f} ({ours_cpu:.1f})", f"{row['peak_mb']:.0f} MB", theirs, faster,
-        )  # fmt: skip
+            row["model"],
+            str(row["layers"]),
+            f"{row['gain']:g}",
+            str(row["n"]),
+            str(row["pos"]),
+            f"{row['max_mb']} MB",
+            f"{row['kept']:,}",
+            f"{row['tested']:,}",
+            f"{row['states']:,}",
+            f"{ours:.1f} ({ours_cpu:.1f})",
+            f"{row['peak_mb']:.0f} MB",
+            theirs,
+            faster,
+        )
     return shown
 
 

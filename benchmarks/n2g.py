@@ -62,8 +62,9 @@ def timed(step: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     clock, processor = time.perf_counter(), time.process_time()
     found = step()
     told = {
-        "seconds": time.perf_counter() - clock, "cpu": time.process_time() - processor,
-    }  # fmt: skip
+        "seconds": time.perf_counter() - clock,
+        "cpu": time.process_time() - processor,
+    }
     return found, {name: round(value, 2) for name, value in told.items()}
 
 
@@ -86,12 +87,17 @@ def one_by_one(reader: Reader, windows: Sequence[np.ndarray], unit: int) -> dict
 
     many = [np.roll(window, shift) for window in windows for shift in range(len(window))] * 8
     draws = np.random.default_rng(0)
-    many = [np.where(draws.random(len(one)) < 0.3, draws.integers(1, 999, len(one)), one)
-            for one in many]  # fmt: skip
+    many = [
+        np.where(draws.random(len(one)) < 0.3, draws.integers(1, 999, len(one)), one)
+        for one in many
+    ]
     found = {}
     with torch.inference_mode():
-        for name, step, count in (("fast", fast, len(rows)), ("hooked", hooked, len(rows)),
-                                  ("together", together, len(many))):  # fmt: skip
+        for name, step, count in (
+            ("fast", fast, len(rows)),
+            ("hooked", hooked, len(rows)),
+            ("together", together, len(many)),
+        ):
             step()
             found[name] = min(timed(step)[1]["cpu"] for _ in range(2)) / count
     return found
@@ -108,12 +114,15 @@ def layer_costs(explainer: Explainer, members: Sequence[int]) -> dict[str, Any]:
     alone = one_by_one(reader, sample, members[0]) if sample else {}
     lengths = [len(window.tokens) for window in windows]
     return {
-        "layer": reader.layer, **told, "tokens": tokens, "windows": found["cost"]["windows"],
+        "layer": reader.layer,
+        **told,
+        "tokens": tokens,
+        "windows": found["cost"]["windows"],
         "masked_model_seconds": found["cost"]["masked_model_seconds"],
         "tokens_per_neuron": round(sum(tokens.values()) / len(members)),
         "mean_window": round(float(np.mean(lengths)), 2) if lengths else None,
         "cpu_per_window": alone,
-    }  # fmt: skip
+    }
 
 
 def growth(explainer: Explainer, members: Sequence[int]) -> list[dict[str, Any]]:
@@ -159,8 +168,11 @@ def main() -> None:
     print(f"gathering {passed}, neighbours {counted}", flush=True)
     found: dict[str, Any] = {
         "arguments": {name: str(value) for name, value in vars(asked).items()},
-        "gathering": passed, "commit": commit(), "versions": versions(), "layers": [],
-    }  # fmt: skip
+        "gathering": passed,
+        "commit": commit(),
+        "versions": versions(),
+        "layers": [],
+    }
     for layer, members in choose(units, config).items():
         if asked.layers is not None and layer not in asked.layers:
             continue

@@ -53,22 +53,31 @@ global: the clean stream run twice, with gradients; its first logits and masks t
 def published(folder: Path, vocabulary: int, variant: str) -> nn.Module:
     """The authors' model of the paper's shape, fresh; UserError where ``folder`` has none."""
     settings: dict[str, Any] = {
-        "vocab_size": vocabulary, "hidden_size": 128, "mlp_hidden_size": 512,
-        "num_layers": 8, "num_heads": HEADS, "max_position_embeddings": POS,
+        "vocab_size": vocabulary,
+        "hidden_size": 128,
+        "mlp_hidden_size": 512,
+        "num_layers": 8,
+        "num_heads": HEADS,
+        "max_position_embeddings": POS,
         "attention_layers": ["global"] * 8,
-    }  # fmt: skip
+    }
     names = ("model_config", "ModelConfig"), ("basemodel_loader", "BaseGPTNeo")
     if variant in MASKS:
         names = ("model", "GPTNeoWithSelfAblationConfig"), ("model", "GPTNeoWithSelfAblation")
         settings |= {
-            "k_attention": MASKS[variant][0], "k_neurons": MASKS[variant][1],
-            "temperature_attention": 1.0, "temperature_neurons": 1.0,
+            "k_attention": MASKS[variant][0],
+            "k_neurons": MASKS[variant][1],
+            "temperature_attention": 1.0,
+            "temperature_neurons": 1.0,
             "has_layer_by_layer_ablation_mask": variant == "local",
             "has_overall_ablation_mask": variant == "global",
             "ablation_processing": "hard-top-K-with-soft-gradient",
-            "loss_coeff_base": WEIGHTS.clean, "loss_coeff_ablated": WEIGHTS.ablated,
-            "reconstruction_coeff": 0.0, "reconstruction_loss_type": None, "device": "cpu",
-        }  # fmt: skip
+            "loss_coeff_base": WEIGHTS.clean,
+            "loss_coeff_ablated": WEIGHTS.ablated,
+            "reconstruction_coeff": 0.0,
+            "reconstruction_loss_type": None,
+            "device": "cpu",
+        }
     torch.manual_seed(0)
     try:
         config, model = (_from_clone(folder, *name) for name in names)
@@ -180,9 +189,18 @@ def main() -> None:
     torch.set_num_threads(1)
     vocabulary = VOCABULARIES[options.vocabulary]
     table = Table(title=f"Training steps, float32, vocabulary {vocabulary:,}")
-    for heading in ("batch", "variant", "theirs, tokens/s of CPU", "ours", "times faster, CPU",
-                    "by the clock", "theirs, peak MiB", "ours", "logits apart",
-                    "loss apart"):  # fmt: skip
+    for heading in (
+        "batch",
+        "variant",
+        "theirs, tokens/s of CPU",
+        "ours",
+        "times faster, CPU",
+        "by the clock",
+        "theirs, peak MiB",
+        "ours",
+        "logits apart",
+        "loss apart",
+    ):
         table.add_column(heading, justify="right")
     console = Console(width=150)
     published(options.clone, vocabulary, "local")  # a wrong folder is told before anything is timed

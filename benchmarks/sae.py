@@ -91,17 +91,34 @@ def theirs(model: SelfAblatingTransformer, corpus: TokenCorpus) -> Callable[[int
 
     def run(tokens: int) -> None:
         sae = StandardTrainingSAEConfig(
-            d_in=128, d_sae=2048, decoder_init_norm=1.0, apply_b_dec_to_input=False,
-            normalize_activations="expected_average_only_in", l1_coefficient=5.0,
-        )  # fmt: skip
+            d_in=128,
+            d_sae=2048,
+            decoder_init_norm=1.0,
+            apply_b_dec_to_input=False,
+            normalize_activations="expected_average_only_in",
+            l1_coefficient=5.0,
+        )
         settings: LanguageModelSAERunnerConfig[Any] = LanguageModelSAERunnerConfig(
-            sae=sae, model_name="benchmark", hook_name=f"blocks.{HOOK_LAYER}.hook_mlp_out",
-            dataset_path="", context_size=context, prepend_bos=False, is_dataset_tokenized=True,
-            streaming=False, n_batches_in_buffer=PROMPTS, store_batch_size_prompts=STORE,
-            training_tokens=tokens, train_batch_size_tokens=BATCH, lr=one.lr, adam_beta1=0.0,
-            n_batches_for_norm_estimate=2, checkpoint_path=None, output_path=None, verbose=False,
+            sae=sae,
+            model_name="benchmark",
+            hook_name=f"blocks.{HOOK_LAYER}.hook_mlp_out",
+            dataset_path="",
+            context_size=context,
+            prepend_bos=False,
+            is_dataset_tokenized=True,
+            streaming=False,
+            n_batches_in_buffer=PROMPTS,
+            store_batch_size_prompts=STORE,
+            training_tokens=tokens,
+            train_batch_size_tokens=BATCH,
+            lr=one.lr,
+            adam_beta1=0.0,
+            n_batches_for_norm_estimate=2,
+            checkpoint_path=None,
+            output_path=None,
+            verbose=False,
             logger=LoggingConfig(log_to_wandb=False),
-        )  # fmt: skip
+        )
         LanguageModelSAETrainingRunner(
             settings, override_dataset=dataset, override_model=model
         ).run()
@@ -179,15 +196,18 @@ def main() -> None:
         table.add_column(heading, justify="right")
     for name, found in best.items():
         table.add_row(
-            name, f"{found:,.0f}", f"{found / best[THEIRS]:.2f}",
+            name,
+            f"{found:,.0f}",
+            f"{found / best[THEIRS]:.2f}",
             f"{found / best['floor']:.0%}",
-        )  # fmt: skip
+        )
     console = Console()
     console.print(table)
     console.print(
         f"peak memory of ours: {peaks[0]:,.0f} MiB after {2 * buffer:,} tokens, {peaks[1]:,.0f} "
-        f"after {10 * buffer:,}", highlight=False,
-    )  # fmt: skip
+        f"after {10 * buffer:,}",
+        highlight=False,
+    )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,11 @@ def products(model: SelfAblatingTransformer, batch: int) -> list[tuple[int, int,
     d, m, layers = cfg.d_model, cfg.d_mlp, cfg.n_layers
     found = [(streams, tokens, d, cfg.d_vocab)]
     # The global variant's streams cannot share a product: its masks wait for the clean stream.
-    times, rows = (layers, streams * tokens) if model.ablation.variant == "local" else (
-        layers * streams, tokens)  # fmt: skip
+    times, rows = (
+        (layers, streams * tokens)
+        if model.ablation.variant == "local"
+        else (layers * streams, tokens)
+    )
     found += [
         (times, rows, d, 3 * d),
         (times, rows, d, d),
@@ -233,9 +236,11 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "bf16"])
     parser.add_argument("--batches", nargs="+", type=int, default=[4, 24])
     parser.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(),
+        "--threads",
+        type=int,
+        default=torch.get_num_threads(),
         help="0: one thread, timed by the processor's clock, for a machine that is not idle",
-    )  # fmt: skip
+    )
     parser.add_argument("--seconds", type=float, default=15.0, help="per cell, at least")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
@@ -250,8 +255,11 @@ def main() -> None:
     grid = product(options.shapes, options.precisions, options.batches, options.variants)
     for shape, precision, batch, variant in grid:
         row: dict[str, Any] = {
-            "shape": shape, "precision": precision, "batch": batch, "variant": variant,
-        }  # fmt: skip
+            "shape": shape,
+            "precision": precision,
+            "batch": batch,
+            "variant": variant,
+        }
         common = {**row, "threads": options.threads, "seconds": options.seconds}
         row["ours"] = in_a_process({**common, "what": "ours"})
         row["plain"] = in_a_process({**common, "what": "plain"})
@@ -266,24 +274,39 @@ def main() -> None:
                 "threads": options.threads,
                 "seconds": options.seconds,
             }
-        )  # fmt: skip
+        )
         for shape in options.shapes
     }
     show(console, rows, forward)
     if options.out:
         facts = {
-            "rows": rows, "forward": forward, "threads": options.threads, "versions": versions(),
-            "commit": commit(), "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        }  # fmt: skip
+            "rows": rows,
+            "forward": forward,
+            "threads": options.threads,
+            "versions": versions(),
+            "commit": commit(),
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         options.out.write_text(json.dumps(facts, indent=1) + "\n")
 
 
 def show(console: Console, rows: list[dict[str, Any]], forward: dict[str, dict[str, Any]]) -> None:
     """The tables."""
     table = Table(title="Training: tokens per second, MiB above the model's own")
-    for heading in ("shape", "precision", "batch", "variant", "tok/s", "MiB", "plain tok/s",
-                    "plain MiB", "x plain", "of floor", "of floor with attention",
-                    "time / baseline"):  # fmt: skip
+    for heading in (
+        "shape",
+        "precision",
+        "batch",
+        "variant",
+        "tok/s",
+        "MiB",
+        "plain tok/s",
+        "plain MiB",
+        "x plain",
+        "of floor",
+        "of floor with attention",
+        "time / baseline",
+    ):
         table.add_column(heading, justify="right")
     baseline: dict[tuple[Any, ...], float] = {}
     for row in rows:
@@ -296,15 +319,25 @@ def show(console: Console, rows: list[dict[str, Any]], forward: dict[str, dict[s
         tokens = row["batch"] * POS
         if row["variant"] == "none":
             baseline[key] = ours["ours"]
-        of_plain = ["failed", "", ""] if "failed" in plain else [
-            f"{tokens / plain['plain']:,.0f}", f"{plain['peak_mib']:,.0f}",
-            f"{plain['plain'] / ours['ours']:.2f}"]  # fmt: skip
+        of_plain = (
+            ["failed", "", ""]
+            if "failed" in plain
+            else [
+                f"{tokens / plain['plain']:,.0f}",
+                f"{plain['peak_mib']:,.0f}",
+                f"{plain['plain'] / ours['ours']:.2f}",
+            ]
+        )
         ratio = f"{ours['ours'] / baseline[key]:.2f}" if key in baseline else ""
         table.add_row(
-            *name, f"{tokens / ours['ours']:,.0f}", f"{ours['peak_mib']:,.0f}", *of_plain,
+            *name,
+            f"{tokens / ours['ours']:,.0f}",
+            f"{ours['peak_mib']:,.0f}",
+            *of_plain,
             f"{ours['floor'] / ours['ours']:.0%}",
-            f"{(ours['floor'] + ours['attention']) / ours['ours']:.0%}", ratio,
-        )  # fmt: skip
+            f"{(ours['floor'] + ours['attention']) / ours['ours']:.0%}",
+            ratio,
+        )
     console.print(table)
     table = Table(title="Forward, batch 4, milliseconds: no gradient, no hooks set")
     for heading in ("shape", "returns", "model.fast", "model(...)", "HookedTransformer", "fast is"):

@@ -51,14 +51,11 @@ class Result:
         spec: Spec,
         request: Request,
         outcome: Outcome,
-        is_temporary: bool = False,
     ) -> None:
         self.spec, self.request = spec, request
         self.records: list[Record] = outcome.records
         self.failures: Mapping[str, str] = outcome.failures
         self.directory: Path = request.out
-        if is_temporary:
-            weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
 
     @property
     def record(self) -> Record:
@@ -166,23 +163,36 @@ def evaluate(spec: Spec, models: Any, **settings: Any) -> Result | list[Any]:
     Raises:
         UserError: options that make no sense, or no model could be measured.
     """
+    request = make_request(models, spec.options, spec.shared, settings)
+    if request.run.out is not None:
+        return _evaluated(spec, request)
+    directory = tempfile.mkdtemp(prefix="sat-eval-")
+    kept = dataclasses.replace(request.run, out=directory)
+    try:
+        result = _evaluated(spec, dataclasses.replace(request, run=kept))
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    if isinstance(result, Result):
+        weakref.finalize(result, shutil.rmtree, directory, ignore_errors=True)
+    return result
+
+
+def _evaluated(spec: Spec, request: Request) -> Result | list[Any]:
+    """Run an evaluation, or what its options ask for in place of it.
+
+    Raises:
+        UserError: no model could be measured.
+    """
     from evaluations.core.runner import run
 
-    request = make_request(models, spec.options, spec.shared, settings)
-    is_temporary = request.run.out is None
-    if is_temporary:
-        kept = dataclasses.replace(request.run, out=tempfile.mkdtemp(prefix="sat-eval-"))
-        request = dataclasses.replace(request, run=kept)
-    if (instead := spec.instead(request)) is not None:
-        made, outcome = instead
-    else:
-        outcome = run(spec, request)
-        made = outcome.records
-    if not made:
+    instead = spec.instead(request)
+    made, outcome = instead or ([], run(spec, request))
+    if not (made or outcome.records):
         outcome.raise_failures()
     for name, reason in outcome.failures.items():
         log.warning("%s: %s", name, reason)
-    return made if instead else Result(spec, request, outcome, is_temporary)
+    return made if instead else Result(spec, request, outcome)
 
 
 def function_of(name: str) -> Callable[..., Any]:

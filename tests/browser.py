@@ -73,12 +73,20 @@ def drive(page: Path, script: str, address: str = "", size: str = "1400,1000") -
     driven.write_text(f"{head}<head>{WATCH}{body}{DRIVE % script}{closing}{end}", encoding="utf-8")
     profile = page.with_name("profile")
     command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        "--no-first-run", "--disable-background-networking",
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
         "--host-resolver-rules=MAP * ~NOTFOUND",
-        f"--user-data-dir={profile}", f"--window-size={size}", "--virtual-time-budget=5000",
-        "--dump-dom", driven.as_uri() + (f"#{address}" if address else ""),
-    ]  # fmt: skip
+        f"--user-data-dir={profile}",
+        f"--window-size={size}",
+        "--virtual-time-budget=5000",
+        "--dump-dom",
+        driven.as_uri() + (f"#{address}" if address else ""),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     shutil.rmtree(profile, ignore_errors=True)
     found = re.search(r'<pre id="driven">(.*?)</pre>', done.stdout, re.DOTALL)

@@ -29,9 +29,12 @@ aten = torch.ops.aten
 # Operations for which PyTorch takes tensors of two devices.
 CROSSING = {aten.copy_.default, aten._to_copy.default, aten.set_.source_Tensor}
 INDEXING = {
-    aten.index.Tensor, aten.index_put.default, aten.index_put_.default,
-    aten._index_put_impl_.default, aten._unsafe_index.Tensor,
-}  # fmt: skip
+    aten.index.Tensor,
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+    aten._unsafe_index.Tensor,
+}
 # PyTorch makes an empty tensor of any data that is to lie on ``meta``.
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
 # What crosses to the CPU by itself, and PyTorch refuses tensors of a class of their own.
@@ -46,9 +49,14 @@ class StandIn(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor, requires_grad: bool = False) -> StandIn:
         made = Tensor._make_wrapper_subclass(
-            cls, held.size(), held.stride(), held.storage_offset(), dtype=held.dtype,
-            device=DEVICE, requires_grad=requires_grad,
-        )  # fmt: skip
+            cls,
+            held.size(),
+            held.stride(),
+            held.storage_offset(),
+            dtype=held.dtype,
+            device=DEVICE,
+            requires_grad=requires_grad,
+        )
         made.held = held
         return made
 

@@ -59,8 +59,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("docs") / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
     environment = os.environ | {
-        "NO_MKDOCS_2_WARNING": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT),
-    }  # fmt: skip
+        "NO_MKDOCS_2_WARNING": "1",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -171,8 +173,14 @@ def test_a_page_opens_from_a_folder_and_its_search_finds_an_evaluation(site):
 def test_every_evaluation_has_a_page_that_covers_what_a_reader_asks():
     for name in (spec.name for spec in SPECS):
         text = (DOCS / "evaluations" / f"{name}.md").read_text(encoding="utf-8")
-        for heading in ("What is measured", "Output", "Controls", "How to read it",
-                        "What it cannot show", "Options"):  # fmt: skip
+        for heading in (
+            "What is measured",
+            "Output",
+            "Controls",
+            "How to read it",
+            "What it cannot show",
+            "Options",
+        ):
             assert f"\n## {heading}\n" in text, (name, heading)
 
 

@@ -320,8 +320,13 @@ def models_table(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1)
             }
             cells = [Cell.label(name, value) for name, value in labels.items()]
             rows.append([*cells, *(_model_cell(measure, model) for measure in measures)])
-    columns = (Heading("Group"), Heading("Seed"), Heading("Model"), Heading("Weights"),
-               *(measure.heading for measure in measures))  # fmt: skip
+    columns = (
+        Heading("Group"),
+        Heading("Seed"),
+        Heading("Model"),
+        Heading("Weights"),
+        *(measure.heading for measure in measures),
+    )
     return Table(
         "table1-models",
         "Each model: circuits, autoencoders, language modelling",

@@ -92,9 +92,15 @@ def name_of(members: ComponentSet) -> str:
 
 
 KINDS: dict[str, Kind] = {
-    "embedding": "embedding", "heads": "head", "attention": "attention", "mlps": "mlp",
-    "neurons": "neuron", "coordinates": "z", "head-sets": "heads", "features": "feature",
-}  # fmt: skip
+    "embedding": "embedding",
+    "heads": "head",
+    "attention": "attention",
+    "mlps": "mlp",
+    "neurons": "neuron",
+    "coordinates": "z",
+    "head-sets": "heads",
+    "features": "feature",
+}
 """What ``find_components`` takes for all components of a kind."""
 
 _NAME = re.compile(r"embed|attn(\d{1,6})|[am](\d{1,6})(?:\.(heads|[hnz])(\d{1,9})?)?|f(\d{1,9})")

@@ -101,9 +101,13 @@ class Objective:
     """
 
     def __init__(
-        self, run: CleanRun, group: Group, slots: Slots, caps: Float[Tensor, "part problem"],
+        self,
+        run: CleanRun,
+        group: Group,
+        slots: Slots,
+        caps: Float[Tensor, "part problem"],
         weights: Float[Tensor, "problem prompt"] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.run, self.group, self.slots, self.caps = run, group, slots, caps
         self.weights = weights
         self.sizes = [slots.n * part.index.shape[1] for part in group.parts]
@@ -243,9 +247,14 @@ class _Fitting:
         return Objective(run, self.group.take(problems), self.slots, self.caps[:, problems])
 
     def _descend(
-        self, run: CleanRun, problems: Tensor, start: Constants, tolerance: Tolerance,
-        watcher: _Watcher | None = None, memory: Memory | None = None,
-    ) -> Minimum:  # fmt: skip
+        self,
+        run: CleanRun,
+        problems: Tensor,
+        start: Constants,
+        tolerance: Tolerance,
+        watcher: _Watcher | None = None,
+        memory: Memory | None = None,
+    ) -> Minimum:
         objective = self._objective(run, problems)
         found = minimise(objective, objective.flat(start), tolerance, watcher, memory)
         self.reading.index_add_(0, problems, objective.prompts_read / len(self.run))
@@ -266,8 +275,10 @@ class _Fitting:
         for _ in range(self.config.rounds):
             starts = [*given, *self._starts(self.config.starts - len(given))]
             rows = problems.repeat(len(starts))
-            chosen = [torch.cat([one[i][problems].expand(-1, self.slots.n, -1) for one in starts])
-                      for i in range(len(self.group.parts))]  # fmt: skip
+            chosen = [
+                torch.cat([one[i][problems].expand(-1, self.slots.n, -1) for one in starts])
+                for i in range(len(self.group.parts))
+            ]
             found = self._descend(self.sample, rows, chosen, tolerance)
             value, first = found.value.nan_to_num(nan=torch.inf).view(len(starts), -1).min(0)
             is_better = value < low[problems]
@@ -318,9 +329,16 @@ class _Fitting:
         gap = torch.maximum(end.gap, found.gap)
         converged = found.converged & (gap <= self.config.gap * found.value.clamp(min=1e-3))
         return Fit(
-            constants, found.value, found.gradient, gap, converged, capped, spread_of_starts,
-            self.reading, stopped,
-        )  # fmt: skip
+            constants,
+            found.value,
+            found.gradient,
+            gap,
+            converged,
+            capped,
+            spread_of_starts,
+            self.reading,
+            stopped,
+        )
 
 
 def _vertex(x: list[Tensor], y: list[Tensor]) -> Tensor:

@@ -257,6 +257,11 @@ class _Search:
     def minimum(self) -> Minimum:
         every = torch.arange(len(self.x))
         return Minimum(
-            self.x, self.f, self.g.abs().amax(1), self.gap(every), self.count,
-            self.is_converged(every), self.memory,
-        )  # fmt: skip
+            self.x,
+            self.f,
+            self.g.abs().amax(1),
+            self.gap(every),
+            self.count,
+            self.is_converged(every),
+            self.memory,
+        )

@@ -34,9 +34,18 @@ from evaluations.core.ablation import Group, Part
 from evaluations.core.ablation_run import CleanRun
 
 Method = Literal[
-    "zero", "mean", "mean_all", "resample", "resample_all", "cf", "cf_mean", "noise", "oa",
-    "oa_stopped", "oa_pos",
-]  # fmt: skip
+    "zero",
+    "mean",
+    "mean_all",
+    "resample",
+    "resample_all",
+    "cf",
+    "cf_mean",
+    "noise",
+    "oa",
+    "oa_stopped",
+    "oa_pos",
+]
 CONSTANT: tuple[Method, ...] = ("zero", "mean", "mean_all", "cf_mean")
 """Methods whose constants need no optimisation."""
 OPTIMAL: tuple[Method, ...] = ("oa", "oa_stopped", "oa_pos")
@@ -214,12 +223,14 @@ def noise_kl(
     for _ in range(draws):
         noisy = [
             [
-                one + NOISE * deviation[:, None, None].to(one)
+                one
+                + NOISE
+                * deviation[:, None, None].to(one)
                 * torch.randn(one.shape, generator=generator, dtype=one.dtype).to(one.device)
                 for one in part
             ]
             for part, deviation in zip(own, deviations, strict=True)
-        ]  # fmt: skip
+        ]
         total += _kl_of(run, group, noisy)
     return total / draws
 

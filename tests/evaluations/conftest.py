@@ -64,9 +64,14 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> ModelMaker:
     ) -> SelfAblatingTransformer:
         torch.manual_seed(seed)
         cfg = gpt_neo_config(
-            n_layers=2, d_model=16, n_heads=4, d_vocab=len(tokenizer), n_ctx=n_ctx,
-            initializer_range=0.3, dtype=torch.float64,
-        )  # fmt: skip
+            n_layers=2,
+            d_model=16,
+            n_heads=4,
+            d_vocab=len(tokenizer),
+            n_ctx=n_ctx,
+            initializer_range=0.3,
+            dtype=torch.float64,
+        )
         settings: dict[str, object] = {"k_attention": 3, "k_neurons": 5, **ablation}
         config = SelfAblationConfig(variant=variant, **settings)
         return SelfAblatingTransformer(cfg, config, tokenizer=tokenizer).eval()

@@ -96,9 +96,14 @@ class Golden:
     def model(self, variant: str = "none", **ablation: Any) -> SelfAblatingTransformer:
         torch.manual_seed(0)
         cfg = gpt_neo_config(
-            n_layers=2, d_model=16, n_heads=4, d_vocab=len(self.tokenizer), n_ctx=64,
-            initializer_range=0.4, dtype=torch.float64,
-        )  # fmt: skip
+            n_layers=2,
+            d_model=16,
+            n_heads=4,
+            d_vocab=len(self.tokenizer),
+            n_ctx=64,
+            initializer_range=0.4,
+            dtype=torch.float64,
+        )
         config = SelfAblationConfig(
             variant=variant,  # type: ignore[arg-type]
             **{"k_attention": 3, "k_neurons": 5, **ablation},
@@ -149,9 +154,16 @@ class Golden:
 
         # fits are at their minima, which other processors reach by other steps
         config = AblateConfig(
-            text=True, components=("heads", "m0", "m1"), methods=("zero", "mean_all", "oa"),
-            fit_windows=20, held_windows=12, window=10, starts=2, resamples=50, no_bridge=True,
-        )  # fmt: skip
+            text=True,
+            components=("heads", "m0", "m1"),
+            methods=("zero", "mean_all", "oa"),
+            fit_windows=20,
+            held_windows=12,
+            window=10,
+            starts=2,
+            resamples=50,
+            no_bridge=True,
+        )
         return {"local": ablate(self.model("local"), self.text, config)}
 
     def sae(self) -> dict[str, Measurement]:
@@ -167,10 +179,15 @@ class Golden:
         for architecture in ("standard", "topk"):
             config = preset("demo", architecture)
             small = {
-                "tokens": 3200, "batch_tokens": 32, "buffer_prompts": 8, "norm_batches": 4,
-                "context": 16, "expansion": 4, "resamples": 50,
+                "tokens": 3200,
+                "batch_tokens": 32,
+                "buffer_prompts": 8,
+                "norm_batches": 4,
+                "context": 16,
+                "expansion": 4,
+                "resamples": 50,
                 "sparsity": 4.0 if architecture == "topk" else 0.1,
-            }  # fmt: skip
+            }
             data = SaeData(corpus, self.text, self.directory / "sae", {"name": "golden"})
             found[architecture] = sparse_autoencoder(model, data, _with(config, small))
         return found
@@ -185,9 +202,13 @@ class Golden:
             examiner.describe(), sample=12, gather=GatherConfig(width=24), resamples=50
         )
         data = NeuronsData(
-            self.text, examiner, "golden", "golden", self.directory / "neurons",
+            self.text,
+            examiner,
+            "golden",
+            "golden",
+            self.directory / "neurons",
             cache=self.directory / "cache",
-        )  # fmt: skip
+        )
         return {"lookup": explain_neurons(self.model(), data, config)}
 
     def n2g(self) -> dict[str, Measurement]:

@@ -35,13 +35,18 @@ from evaluations.tables import csv_text, markdown
 
 TINY: dict[str, dict[str, Any]] = {
     "lm": {"stories": 60, "activation_stories": 20, "resamples": 100},
-    "gates": {"stories": 40, "resamples": 100, "probe_stories": 20, "probe_classes": 32,
-              "intervention_stories": 5},
+    "gates": {
+        "stories": 40,
+        "resamples": 100,
+        "probe_stories": 20,
+        "probe_classes": 32,
+        "intervention_stories": 5,
+    },
     "acdc": {"prompts": 10, "random_circuits": 2, "bootstrap": 1},
     "sae": {"tokens": 20_000, "stories": 40, "resamples": 100},
     "neurons": {"stories": 60, "sample": 10, "resamples": 100},
     "n2g": {"stories": 60, "neurons_per_layer": 3},
-}  # fmt: skip
+}
 """Budgets of seconds."""
 POLL = 0.02
 GONE = 20.0
@@ -81,9 +86,12 @@ class Side:
         self.directory.mkdir(parents=True, exist_ok=True)
         with open(self.directory / "printed.txt", "ab") as printed:
             child = subprocess.Popen(
-                command, stdout=printed, stderr=printed, env=self._environment(),
+                command,
+                stdout=printed,
+                stderr=printed,
+                env=self._environment(),
                 start_new_session=True,
-            )  # fmt: skip
+            )
             try:
                 while child.poll() is None:
                     seen |= {part: time.time() for part in self._begun(started) - seen.keys()}
@@ -125,8 +133,10 @@ class Side:
     def tables(self) -> dict[str, str]:
         """The tables that ``sat-eval report`` prints and writes, by name."""
         made = report(out=self.out)
-        return {table.name: f"{markdown(table)}\n{csv_text(table)}"
-                for table in (*made.tables, *made.details)}  # fmt: skip
+        return {
+            table.name: f"{markdown(table)}\n{csv_text(table)}"
+            for table in (*made.tables, *made.details)
+        }
 
     def _begun(self, since: float) -> set[str]:
         """The parts of this run that have begun: their logs are made anew."""
@@ -134,8 +144,11 @@ class Side:
         return {path.stem for path in logs if _modified(path) >= since}
 
     def _environment(self) -> dict[str, str]:
-        own = {"SAT_INTERP_CACHE": str(self.directory / "cache"), "OMP_NUM_THREADS": "1",
-               "TOKENIZERS_PARALLELISM": "false"}  # fmt: skip
+        own = {
+            "SAT_INTERP_CACHE": str(self.directory / "cache"),
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
         return {**os.environ, **own}
 
 
@@ -163,8 +176,9 @@ def compare(calm: Side, killed: Side) -> list[str]:
     """
     found = []
     for what, one, other in (
-        ("record", calm.figures(), killed.figures()), ("table", calm.tables(), killed.tables()),
-    ):  # fmt: skip
+        ("record", calm.figures(), killed.figures()),
+        ("table", calm.tables(), killed.tables()),
+    ):
         for name in sorted(one.keys() | other.keys()):
             if one.get(name) != other.get(name):
                 found.append(f"{what} {name}: {_first_difference(one.get(name), other.get(name))}")
@@ -272,8 +286,11 @@ def main() -> int:
             alone = bool(number % 2)
             code = killed.run("--jobs", str(given.jobs), kill=moment, alone=alone)
             hit += code == -signal.SIGKILL
-            print(f"{moment.part} + {moment.after:.1f} s, {'alone' if alone else 'group'}: exit "
-                  f"{code}, left: {killed.leftovers()}", flush=True)  # fmt: skip
+            print(
+                f"{moment.part} + {moment.after:.1f} s, {'alone' if alone else 'group'}: exit "
+                f"{code}, left: {killed.leftovers()}",
+                flush=True,
+            )
         code = killed.run("--jobs", str(given.jobs))
         found = compare(calm, killed)
         print(f"killed {hit} times, then exit {code}: {len(found)} differences", *found, sep="\n")

@@ -80,9 +80,11 @@ def test_out_keeps_records_and_reads_them_again(lm, tmp_path):
     assert str(Path.home()) not in path.read_text()
 
 
-def test_one_name_is_one_model(tmp_path):
+def test_one_name_is_one_model_and_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(ev.UserError, match="nothing-here"):
         ev.lm("nothing-here")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_wrong_option_is_one_line(make_model):

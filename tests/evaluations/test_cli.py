@@ -51,9 +51,15 @@ def test_a_gpt2_of_hugging_faces_goes_through(evaluate, tokenizer, text, tmp_pat
     transformers_logging.disable_progress_bar()
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, vocab_size=len(tokenizer),
-                   initializer_range=0.3)
-    ).eval()  # fmt: skip
+        GPT2Config(
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_positions=64,
+            vocab_size=len(tokenizer),
+            initializer_range=0.3,
+        )
+    ).eval()
     model.save_pretrained(tmp_path / "gpt2")
     tokenizer.save_pretrained(tmp_path / "gpt2")
     code, _, err, records = evaluate("gpt2")
@@ -180,7 +186,7 @@ def test_help_answers_without_loading_torch():
         (["./nowhere/at/all"], "no such directory"),
         (["demo:baselin"], "did you mean 'demo:baseline'"),
         (["a-file"], "is a file"),
-        (["empty"], "empty holds no model"),
+        (["empty"], "empty does not hold a model"),
         (["damaged"], "damaged"),
         ([], "MODEL"),
         (["tiny", "--stories", "0"], "--stories"),

@@ -14,8 +14,10 @@ import torch
 
 from evaluations.core.excerpts import GatherConfig
 from evaluations.core.spec import Measurement
-from evaluations.core.text import Text
+from evaluations.core.text import Text, evaluation_text
 from evaluations.registry import SPECS
+from evaluations.suite.ablate.config import AblateConfig
+from evaluations.suite.ablate.evaluation import evaluate as ablate
 from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.evaluation import evaluate as circuits
 from evaluations.suite.gates.config import GatesConfig
@@ -32,6 +34,7 @@ from evaluations.suite.neurons.evaluation import evaluate as explain_neurons
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from evaluations.suite.sae.evaluation import SaeData
 from evaluations.suite.sae.evaluation import evaluate as sparse_autoencoder
+from tests.evaluations.conftest import STORIES
 from tests.evaluations.suite.circuits.cases import doable, task
 from tests.evaluations.suite.sae.conftest import TINY
 from tests.stand_in import DEVICE, StandIn, accelerator, moved
@@ -89,6 +92,22 @@ def _n2g(model: Any, text: Text, out: Path) -> Measurement:
     return neuron_graphs(model, data, N2gConfig(neurons_per_layer=3, examples=4, gather=GATHER))
 
 
+def _ablate(model: Any, text: Text, out: Path) -> Measurement:
+    config = AblateConfig(
+        text=True,
+        components=("a0.h0", "m1"),
+        methods=("zero", "mean_all", "oa"),
+        fit_windows=20,
+        held_windows=12,
+        window=10,
+        starts=2,
+        resamples=20,
+        no_bridge=True,
+    )
+    stories = [f"{first} {second}" for first in STORIES for second in STORIES]
+    return ablate(model, evaluation_text(text.tokenizer, stories), config)
+
+
 MEASURES: dict[str, Measure] = {
     "lm": _lm,
     "gates": _gates,
@@ -97,6 +116,7 @@ MEASURES: dict[str, Measure] = {
     "sae": _sae,
     "neurons": _neurons,
     "n2g": _n2g,
+    "ablate": _ablate,
 }
 
 
@@ -107,10 +127,18 @@ def test_every_evaluation_of_the_battery_is_tried_here():
 @pytest.mark.parametrize(
     ("name", "variant"),
     [
-        ("lm", "none"), ("lm", "global"), ("gates", "local"), ("gates", "global"), ("acdc", "none"),
-        ("acdc, eap-ig", "local"), ("sae", "local"), ("neurons", "none"), ("n2g", "local"),
+        ("ablate", "none"),
+        ("lm", "none"),
+        ("lm", "global"),
+        ("gates", "local"),
+        ("gates", "global"),
+        ("acdc", "none"),
+        ("acdc, eap-ig", "local"),
+        ("sae", "local"),
+        ("neurons", "none"),
+        ("n2g", "local"),
     ],
-)  # fmt: skip
+)
 def test_no_tensor_of_the_cpu_meets_the_models(name, variant, make_model, text, tmp_path):
     model = make_model(variant)
     here = MEASURES[name](copy.deepcopy(model), text, tmp_path / "cpu")

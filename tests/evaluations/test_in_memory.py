@@ -64,9 +64,17 @@ def test_lm(toy, rows):
 def test_circuits(toy, task, method):
     kept = {"tau": 1e-6} if method == "acdc" else {"edges": 12, "selection": "top"}
     result = ev.acdc(
-        toy, task=task, prompts=16, held_out=8, method=method, random_circuits=2, null_draws=1,
-        bootstrap=0, no_sweep=True, **kept,
-    )  # fmt: skip
+        toy,
+        task=task,
+        prompts=16,
+        held_out=8,
+        method=method,
+        random_circuits=2,
+        null_draws=1,
+        bootstrap=0,
+        no_sweep=True,
+        **kept,
+    )
     assert result.record.data["n"] == 16
     assert result.record.metric("edges").value is not None
     (graph,) = result.graphs.values()
@@ -75,9 +83,14 @@ def test_circuits(toy, task, method):
 
 def test_sae(toy, rows):
     result = ev.sae(
-        toy, data=rows, hook="blocks.1.hook_attn_out", architecture="topk", k=4, tokens=8000,
+        toy,
+        data=rows,
+        hook="blocks.1.hook_attn_out",
+        architecture="topk",
+        k=4,
+        tokens=8000,
         resamples=20,
-    )  # fmt: skip
+    )
     assert result.record.metric("l0").value == pytest.approx(4, abs=0.5)
     assert result.record.extra["sae"]["d_in"] == toy.cfg.d_model
 
@@ -131,8 +144,15 @@ def test_several_models_in_memory(toy, rows, caplog):
 
 def test_a_hugging_face_model_with_its_tokenizer(tokenizer, tmp_path):
     torch.manual_seed(0)
-    config = GPT2Config(n_embd=16, n_layer=2, n_head=4, n_positions=32, n_inner=24,
-                        vocab_size=len(tokenizer), initializer_range=0.3)  # fmt: skip
+    config = GPT2Config(
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        n_positions=32,
+        n_inner=24,
+        vocab_size=len(tokenizer),
+        initializer_range=0.3,
+    )
     model = GPT2LMHeadModel(config)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)

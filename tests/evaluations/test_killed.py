@@ -15,8 +15,15 @@ def test_a_battery_killed_and_resumed_gives_the_same_records_and_tables(
 ):
     """The real command, killed in each of two parts; all parts and ten kills: killed.py by hand."""
     monkeypatch.setenv("SAT_INTERP_NATIVE", "0")  # each side would compile the kernels anew
-    arguments = ["demo:local-k4", "--preset", "quick", "--data", str(stories_file),
-                 "--parts", "lm,n2g"]  # fmt: skip
+    arguments = [
+        "demo:local-k4",
+        "--preset",
+        "quick",
+        "--data",
+        str(stories_file),
+        "--parts",
+        "lm,n2g",
+    ]
     calm, killed = Side(tmp_path / "calm", arguments), Side(tmp_path / "killed", arguments)
     assert calm.run() == 0
     assert set(calm.seconds) == {"lm", "n2g"}

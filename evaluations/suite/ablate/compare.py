@@ -36,9 +36,12 @@ class Comparison:
 
 
 def compare(
-    measured: Sequence[Measured], methods: tuple[str, str], statistic: Statistic, resamples: int,
+    measured: Sequence[Measured],
+    methods: tuple[str, str],
+    statistic: Statistic,
+    resamples: int,
     seed: int,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Compare two methods by their held-out costs.
 
     Args:

@@ -11,8 +11,17 @@ from evaluations.core.options import Object
 from sat_interp._util.errors import UserError, suggest
 
 TASK_METHODS = (
-    "zero", "mean", "mean_all", "resample", "cf", "cf_mean", "noise", "oa", "oa_stopped", "oa_pos",
-)  # fmt: skip
+    "zero",
+    "mean",
+    "mean_all",
+    "resample",
+    "cf",
+    "cf_mean",
+    "noise",
+    "oa",
+    "oa_stopped",
+    "oa_pos",
+)
 TEXT_METHODS = ("zero", "mean_all", "resample", "noise", "oa", "oa_stopped")
 """Methods that text has: no counterfactuals, and constants shared by all positions."""
 METHODS = (*TASK_METHODS, "resample_all")
@@ -120,10 +129,18 @@ class AblateConfig:
         if not self.methods or not self.components:
             raise UserError("name at least one component and one method")
         least = {
-            "fit_prompts": 8, "fit_prompts_large": 8, "held_prompts": 8, "fit_windows": 8,
-            "held_windows": 8, "window": 3, "starts": 2, "sample": 4, "evaluations": 4,
-            "resamples": 1, "memory": 1,
-        }  # fmt: skip
+            "fit_prompts": 8,
+            "fit_prompts_large": 8,
+            "held_prompts": 8,
+            "fit_windows": 8,
+            "held_windows": 8,
+            "window": 3,
+            "starts": 2,
+            "sample": 4,
+            "evaluations": 4,
+            "resamples": 1,
+            "memory": 1,
+        }
         for name, fewest in least.items():
             if getattr(self, name) < fewest:
                 raise UserError(f"{name} must be at least {fewest}, not {getattr(self, name)}")

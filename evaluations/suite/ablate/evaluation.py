@@ -121,17 +121,21 @@ def _ablate(
     found += metrics.bridge_metrics(measured, losers, stream, config)
     extra: dict[str, Any] = {
         "mode": "text" if isinstance(data, Text) else "task",
-        "n_fit": len(bench.fit), "n_fit_large": len(bench.large), "n_held": len(bench.held),
+        "n_fit": len(bench.fit),
+        "n_fit_large": len(bench.large),
+        "n_held": len(bench.held),
         "window": config.window if isinstance(data, Text) else None,
-        "first_ablated": split.first, "left_out": split.left_out,
+        "first_ablated": split.first,
+        "left_out": split.left_out,
         "marked": None if skill is None else metrics.mark(skill),
-        "prior": prior, "methods": bench.methods,
+        "prior": prior,
+        "methods": bench.methods,
         "components": [metrics.row(one, config) for one in measured],
         "correlations": metrics.correlations(measured, config),
         "shares": metrics.shares(measured, config),
         "checks": metrics.checks(measured, prior_by_length(bench.fit)),
         "losers": [_losers_row(one) for one in losers],
-    }  # fmt: skip
+    }
     return Measurement(found, extra)
 
 

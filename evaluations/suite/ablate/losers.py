@@ -90,10 +90,13 @@ def measure_losers(
     found = minimise(one, starts[best : best + 1], Tolerance(1e-4, 1e-3, evaluations))
     constants = one.constants(found.point, torch.arange(1))
     return Losers(
-        choice, constant_kl(held, measured, zero_constants(measured))[0],
-        constant_kl(held, measured, constants)[0], float(values[0]), float(found.value[0]),
+        choice,
+        constant_kl(held, measured, zero_constants(measured))[0],
+        constant_kl(held, measured, constants)[0],
+        float(values[0]),
+        float(found.value[0]),
         bool(found.converged[0]),
-    )  # fmt: skip
+    )
 
 
 def _group(run: CleanRun, choice: str, k: int | None, seed: int) -> Group:

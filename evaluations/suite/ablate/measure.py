@@ -140,9 +140,12 @@ class Bench:
         """Return how constants are fitted."""
         config = self.config
         return FitConfig(
-            starts=config.starts, rounds=2, sample=config.sample, evaluations=config.evaluations,
+            starts=config.starts,
+            rounds=2,
+            sample=config.sample,
+            evaluations=config.evaluations,
             seed=config.seed,
-        )  # fmt: skip
+        )
 
     def measure(self, sets: Sequence[ComponentSet], cache: Path | None = None) -> list[Measured]:
         """Measure components, in order; those in the cache are read."""

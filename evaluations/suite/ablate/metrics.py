@@ -54,11 +54,17 @@ def task_metrics(skill: Competence) -> list[Metric]:
     interval = Interval(skill.low, skill.high, 0.95, f"Wilson, {skill.n:,} prompts")
     return [
         Metric(
-            "task_accuracy", "Task accuracy", skill.accuracy, "", "higher", interval=interval,
-            n=skill.n, n_failed=skill.n_failed,
+            "task_accuracy",
+            "Task accuracy",
+            skill.accuracy,
+            "",
+            "higher",
+            interval=interval,
+            n=skill.n,
+            n_failed=skill.n_failed,
             description="share of prompts whose right answer has the higher logit",
         )
-    ]  # fmt: skip
+    ]
 
 
 def component_metrics(
@@ -72,18 +78,29 @@ def component_metrics(
     found = [
         Metric("components", "Components", len(measured), n=len(measured)),
         Metric(
-            "not_converged", "Fits not converged", n_open, direction="lower", n=len(fitted),
+            "not_converged",
+            "Fits not converged",
+            n_open,
+            direction="lower",
+            n=len(fitted),
             description="components whose gradient or gap is too large",
         ),
         Metric(
-            "overfit", "Overfitted components", n_overfit, direction="lower", n=len(fitted),
+            "overfit",
+            "Overfitted components",
+            n_overfit,
+            direction="lower",
+            n=len(fitted),
             description="held-out cost above the fitted one by more than a fifth; in no comparison",
         ),
         Metric(
-            "prior_kl", "Ceiling I", prior, "nats",
+            "prior_kl",
+            "Ceiling I",
+            prior,
+            "nats",
             description="KL of the predictions from their mean: the cost of knowing nothing",
         ),
-    ]  # fmt: skip
+    ]
     if chosen:
         for method in chosen[0].kl:
             found.append(_sum_metric(chosen, method, config))
@@ -105,11 +122,16 @@ def _sum_metric(chosen: Sequence[Measured], method: str, config: AblateConfig) -
     kept = np.isfinite(kl).all(0)
     sums = kl[:, kept].sum(0)
     return Metric(
-        f"delta_{method}", f"Sum of Delta, {method}", float(sums.mean()) if kept.any() else None,
-        "nats", interval=_over_prompts(sums, np.ones_like(sums), config), n=int(kept.sum()),
-        n_failed=int((~kept).sum()), reasons=_alone(kept),
+        f"delta_{method}",
+        f"Sum of Delta, {method}",
+        float(sums.mean()) if kept.any() else None,
+        "nats",
+        interval=_over_prompts(sums, np.ones_like(sums), config),
+        n=int(kept.sum()),
+        n_failed=int((~kept).sum()),
+        reasons=_alone(kept),
         description="over heads and MLPs, held-out prompts",
-    )  # fmt: skip
+    )
 
 
 def _alone(kept: np.ndarray) -> dict[str, int]:
@@ -140,11 +162,13 @@ def _pair_metrics(
     )
     return [
         _comparison_metric(
-            f"{name}_{pair[0]}_{pair[1]}", f"{title}, {pair[0]} and {pair[1]}",
-            compare(kept, pair, statistic, config.resamples, config.seed), len(chosen) - len(kept),
+            f"{name}_{pair[0]}_{pair[1]}",
+            f"{title}, {pair[0]} and {pair[1]}",
+            compare(kept, pair, statistic, config.resamples, config.seed),
+            len(chosen) - len(kept),
         )
         for name, title, statistic in statistics
-    ]  # fmt: skip
+    ]
 
 
 def _comparison_metric(name: str, title: str, found: Comparison, n_overfit: int) -> Metric:
@@ -152,18 +176,26 @@ def _comparison_metric(name: str, title: str, found: Comparison, n_overfit: int)
     if found.value is None:
         reasons["too few components"] = 1
     return Metric(
-        name, title, found.value, interval=found.interval, n=found.n, n_failed=n_overfit,
-        reasons=reasons, description="over heads and MLPs, held-out prompts",
-    )  # fmt: skip
+        name,
+        title,
+        found.value,
+        interval=found.interval,
+        n=found.n,
+        n_failed=n_overfit,
+        reasons=reasons,
+        description="over heads and MLPs, held-out prompts",
+    )
 
 
 # The bridge --------------------------------------------------------------------------------------
 
 
 def bridge_metrics(
-    measured: Sequence[Measured], losers: Sequence[Losers], stream: AblatedStream | None,
+    measured: Sequence[Measured],
+    losers: Sequence[Losers],
+    stream: AblatedStream | None,
     config: AblateConfig,
-) -> list[Metric]:  # fmt: skip
+) -> list[Metric]:
     """Return spoofing (B1, B2), switched-off units (B3), concentration (B5) and redundancy (B6)."""
     chosen = units(measured)
     found: list[Metric] = []
@@ -217,12 +249,15 @@ def _share_metric(
     n_overfit = sum(one.is_overfit("oa") for one in some)
     name = "spoof_share" if method == "zero" else f"beyond_oa_{method}"
     return Metric(
-        f"{name}{suffix}", title, float(sums.sum()) / total if total > 0 else None,
+        f"{name}{suffix}",
+        title,
+        float(sums.sum()) / total if total > 0 else None,
         direction="lower" if method == "zero" else None,
-        interval=_over_prompts(sums, counts, config), n=int(kept.sum()),
+        interval=_over_prompts(sums, counts, config),
+        n=int(kept.sum()),
         reasons={"overfitted components": n_overfit} if n_overfit else {},
         description="(sum of Delta - sum of Delta_oa) / sum of Delta, held-out prompts",
-    )  # fmt: skip
+    )
 
 
 def _concentration(chosen: Sequence[Measured], config: AblateConfig) -> list[Metric]:
@@ -264,12 +299,16 @@ def _redundancy(measured: Sequence[Measured], config: AblateConfig) -> list[Metr
     mean = np.mean(gains, axis=0)
     return [
         Metric(
-            "redundancy", "Redundancy of heads", float(mean.mean()), "nats",
-            interval=_over_prompts(mean, np.ones_like(mean), config), n=len(gains),
+            "redundancy",
+            "Redundancy of heads",
+            float(mean.mean()),
+            "nats",
+            interval=_over_prompts(mean, np.ones_like(mean), config),
+            n=len(gains),
             description="Delta_oa of all heads of a layer minus the sum over its heads, mean over "
             "layers; above 0 where heads stand in for each other",
         )
-    ]  # fmt: skip
+    ]
 
 
 def _losers_metrics(losers: Losers, config: AblateConfig) -> list[Metric]:
@@ -278,22 +317,33 @@ def _losers_metrics(losers: Losers, config: AblateConfig) -> list[Metric]:
     common: dict[str, Any] = {"n": len(zero)}
     return [
         Metric(
-            f"losers_{losers.choice}_zero", f"Delta_zero, {title}", float(zero.mean()), "nats",
-            interval=_over_prompts(zero, np.ones_like(zero), config), **common,
+            f"losers_{losers.choice}_zero",
+            f"Delta_zero, {title}",
+            float(zero.mean()),
+            "nats",
+            interval=_over_prompts(zero, np.ones_like(zero), config),
+            **common,
             description="units of all layers replaced by 0 in the clean stream",
         ),
         Metric(
-            f"losers_{losers.choice}_oa", f"Delta_oa, {title}", float(best.mean()), "nats",
-            interval=_over_prompts(best, np.ones_like(best), config), **common,
+            f"losers_{losers.choice}_oa",
+            f"Delta_oa, {title}",
+            float(best.mean()),
+            "nats",
+            interval=_over_prompts(best, np.ones_like(best), config),
+            **common,
             description="the same units replaced by a constant each, fitted together",
         ),
         Metric(
-            f"losers_{losers.choice}_share", f"Spoof share, {title}",
-            float((zero - best).sum()) / total if total > 0 else None, direction="lower",
-            interval=_over_prompts(zero - best, zero, config), **common,
+            f"losers_{losers.choice}_share",
+            f"Spoof share, {title}",
+            float((zero - best).sum()) / total if total > 0 else None,
+            direction="lower",
+            interval=_over_prompts(zero - best, zero, config),
+            **common,
             reasons={} if losers.converged else {"fit stopped early: a lower bound": 1},
         ),
-    ]  # fmt: skip
+    ]
 
 
 def _stream_metrics(stream: AblatedStream, config: AblateConfig) -> list[Metric]:
@@ -325,18 +375,28 @@ def row(one: Measured, config: AblateConfig) -> dict[str, Any]:
         values = np.array([value for value in one.kl[method] if value is not None])
         interval = _over_prompts(values, np.ones_like(values), config)
         held[method] = {
-            "delta": one.held(method), "low": interval and interval.low,
-            "high": interval and interval.high, "n": len(values),
-            "n_failed": len(one.kl[method]) - len(values), "overfit": one.is_overfit(method),
-        }  # fmt: skip
+            "delta": one.held(method),
+            "low": interval and interval.low,
+            "high": interval and interval.high,
+            "n": len(values),
+            "n_failed": len(one.kl[method]) - len(values),
+            "overfit": one.is_overfit(method),
+        }
     zero, best = one.held("zero"), one.held("oa")
     has_share = zero is not None and best is not None and zero >= LEAST_ZERO
     return {
-        "name": one.name, "kind": one.kind, "layer": one.layer, "index": one.index,
-        "numbers": one.numbers, "fit": one.fit, "held": held, "certificates": one.certificates,
-        "size": one.size, "cosine": one.cosine,
+        "name": one.name,
+        "kind": one.kind,
+        "layer": one.layer,
+        "index": one.index,
+        "numbers": one.numbers,
+        "fit": one.fit,
+        "held": held,
+        "certificates": one.certificates,
+        "size": one.size,
+        "cosine": one.cosine,
         "spoof_share": (zero - best) / zero if has_share and zero and best is not None else None,
-    }  # fmt: skip
+    }
 
 
 def correlations(measured: Sequence[Measured], config: AblateConfig) -> list[dict[str, Any]]:
@@ -351,9 +411,10 @@ def correlations(measured: Sequence[Measured], config: AblateConfig) -> list[dic
         large = [one for one in kept if all((one.held(m) or 0) >= SMALL for m in pair)]
         row: dict[str, Any] = {"methods": pair, "overfit": len(chosen) - len(kept)}
         for name, statistic, some in (
-            ("spearman", spearman, kept), ("log_pearson", log_pearson, kept),
+            ("spearman", spearman, kept),
+            ("log_pearson", log_pearson, kept),
             ("spearman_without_small", spearman, large),
-        ):  # fmt: skip
+        ):
             row[name] = compare(some, pair, statistic, config.resamples, config.seed)
         found.append(row)
     return found

@@ -17,11 +17,18 @@ from evaluations.tables import Cell, Column, Heading, Layout, Table, make_tables
 from sat_interp._util.files import file_name
 
 WORDS = {
-    "zero": "zero", "mean": "mean", "mean_all": "mean, all positions", "resample": "resample",
-    "resample_all": "resample, all pairs", "cf": "counterfactual", "cf_mean": "counterfactual mean",
-    "noise": "Gaussian noise", "oa": "optimal", "oa_stopped": "optimal, stopped",
+    "zero": "zero",
+    "mean": "mean",
+    "mean_all": "mean, all positions",
+    "resample": "resample",
+    "resample_all": "resample, all pairs",
+    "cf": "counterfactual",
+    "cf_mean": "counterfactual mean",
+    "noise": "Gaussian noise",
+    "oa": "optimal",
+    "oa_stopped": "optimal, stopped",
     "oa_pos": "optimal, by position",
-}  # fmt: skip
+}
 MARKERS = {"head": ("o", "#0072B2"), "mlp": ("s", "#D55E00")}
 OTHERS = ("attention", "embedding", "heads", "set", "neuron", "z", "feature")
 SMALLEST = 1e-5
@@ -38,61 +45,113 @@ BRIDGE = Layout(
     "ablate-bridge",
     "Spoofing: what of the cost of zero is not lost information",
     (
-        _column("spoof_share", "Spoof share R", 3,
-                "(Sum of Delta_zero - sum of Delta_oa) / sum of Delta_zero over heads and MLPs: "
-                "what of the cost of zero is not lost information"),
+        _column(
+            "spoof_share",
+            "Spoof share R",
+            3,
+            "(Sum of Delta_zero - sum of Delta_oa) / sum of Delta_zero over heads and MLPs: "
+            "what of the cost of zero is not lost information",
+        ),
         _column("spoof_share_heads", "R, heads", 3, "The same over heads"),
         _column("spoof_share_mlps", "R, MLPs", 3, "The same over MLPs"),
-        _column("beyond_oa_mean_all", "Mean beyond optimal", 3,
-                "The same with the mean over prompts and positions in place of zero"),
-        _column("constant_size", "|a*| / rms", 2,
-                "Median over heads and MLPs of the optimal constant's norm over the root mean "
-                "square of the activation: 0 where zero is optimal", False),
-        _column("losers_own_share", "R, units off by gates", 3,
-                "Spoof share of the units that the model's own gates switch off, constants fitted "
-                "together"),
-        _column("losers_top_share", "R, units outside top k", 3,
-                "Spoof share of the units outside the top k by absolute activation"),
-        _column("losers_random_share", "R, random units", 3,
-                "Spoof share of all but k random units"),
-        _column("effective_components", "Effective components", 1,
-                "exp of the entropy of Delta_oa over heads and MLPs: how many carry the cost"),
-        _column("redundancy", "Redundancy of heads", 3,
-                "Delta_oa of all heads of a layer minus the sum over its heads, mean over layers"),
-        _column("prior_kl", "Ceiling I", 2,
-                "KL of the predictions from their mean: the cost of knowing nothing", False),
+        _column(
+            "beyond_oa_mean_all",
+            "Mean beyond optimal",
+            3,
+            "The same with the mean over prompts and positions in place of zero",
+        ),
+        _column(
+            "constant_size",
+            "|a*| / rms",
+            2,
+            "Median over heads and MLPs of the optimal constant's norm over the root mean "
+            "square of the activation: 0 where zero is optimal",
+            False,
+        ),
+        _column(
+            "losers_own_share",
+            "R, units off by gates",
+            3,
+            "Spoof share of the units that the model's own gates switch off, constants fitted "
+            "together",
+        ),
+        _column(
+            "losers_top_share",
+            "R, units outside top k",
+            3,
+            "Spoof share of the units outside the top k by absolute activation",
+        ),
+        _column(
+            "losers_random_share", "R, random units", 3, "Spoof share of all but k random units"
+        ),
+        _column(
+            "effective_components",
+            "Effective components",
+            1,
+            "exp of the entropy of Delta_oa over heads and MLPs: how many carry the cost",
+        ),
+        _column(
+            "redundancy",
+            "Redundancy of heads",
+            3,
+            "Delta_oa of all heads of a layer minus the sum over its heads, mean over layers",
+        ),
+        _column(
+            "prior_kl",
+            "Ceiling I",
+            2,
+            "KL of the predictions from their mean: the cost of knowing nothing",
+            False,
+        ),
     ),
     "Lower R: zero is nearer to the best constant. Self-ablation predicts R below the baseline's.",
-)  # fmt: skip
+)
 
 COMPONENTS = Layout(
     "ablate-components",
     "Cost of ablating heads and MLPs, summed (nats)",
     (
         _column("task_accuracy", "Task accuracy", 2, "Share of prompts answered right", False),
-        *(_column(f"delta_{method}", WORDS[method].capitalize(), 2,
-                  f"Sum over heads and MLPs of Delta with {WORDS[method]} in their place, "
-                  "held-out prompts") for method in METHODS if method != "resample_all"),
+        *(
+            _column(
+                f"delta_{method}",
+                WORDS[method].capitalize(),
+                2,
+                f"Sum over heads and MLPs of Delta with {WORDS[method]} in their place, "
+                "held-out prompts",
+            )
+            for method in METHODS
+            if method != "resample_all"
+        ),
         _column("not_converged", "Not converged", 0, "Fits whose certificate does not hold", False),
-        _column("overfit", "Overfitted", 0,
-                "Components whose held-out Delta_oa exceeds the fitted one by more than a fifth; "
-                "they are in no comparison", False),
+        _column(
+            "overfit",
+            "Overfitted",
+            0,
+            "Components whose held-out Delta_oa exceeds the fitted one by more than a fifth; "
+            "they are in no comparison",
+            False,
+        ),
     ),
-)  # fmt: skip
+)
 
 METHODS_TABLE = Layout(
     "ablate-methods",
     "Optimal ablation against other methods, over heads and MLPs",
     tuple(
-        _column(f"{metric}_oa_{method}", f"{heading}, {WORDS[method]}", 2,
-                f"{definition} {WORDS[method]}")
+        _column(
+            f"{metric}_oa_{method}",
+            f"{heading}, {WORDS[method]}",
+            2,
+            f"{definition} {WORDS[method]}",
+        )
         for metric, heading, definition in (
             ("spearman", "Rank r", "Rank correlation over components of Delta_oa and Delta by"),
             ("median_share", "Median share", "Median of min(1, Delta_oa / Delta), Delta by"),
         )
         for method in ("zero", "mean", "mean_all", "resample", "cf")
     ),
-)  # fmt: skip
+)
 
 LAYOUTS = (BRIDGE, COMPONENTS, METHODS_TABLE)
 
@@ -129,9 +188,13 @@ def _components_table(record: Record) -> Table:
     notes = ["* overfitted: held-out cost above the fitted one by more than a fifth."]
     return Table(
         f"ablate-components-{file_name(name)}",
-        f"Components of {name}: held-out Delta, nats", headings, body,
-        "", notes, [],
-    )  # fmt: skip
+        f"Components of {name}: held-out Delta, nats",
+        headings,
+        body,
+        "",
+        notes,
+        [],
+    )
 
 
 def _cost(one: Mapping[str, Any], method: str) -> Cell:
@@ -250,8 +313,15 @@ def _scatter(axis: Any, components: Sequence[Mapping[str, Any]], other: str) -> 
         label = {"head": "head", "mlp": "MLP"}.get(one["kind"], "other")
         is_overfit = one["held"]["oa"].get("overfit")
         face = "none" if is_overfit else color
-        axis.plot(x, y, marker, color=color, markersize=5, markerfacecolor=face,
-                  label=None if label in labels else label)  # fmt: skip
+        axis.plot(
+            x,
+            y,
+            marker,
+            color=color,
+            markersize=5,
+            markerfacecolor=face,
+            label=None if label in labels else label,
+        )
         labels.add(label)
         axis.annotate(one["name"], (x, y), fontsize=5, xytext=(3, 2), textcoords="offset points")
     ends = [min(values) / 1.5, max(values) * 1.5]
@@ -272,14 +342,24 @@ def details(record: Record, out: Path) -> pd.DataFrame:
     """A row for each component and method: its costs with their interval, fitted and held out."""
     return pd.DataFrame(
         {
-            "model": record.model.get("name"), "component": one["name"], "kind": one["kind"],
-            "layer": one["layer"], "index": one["index"], "method": method, **held,
-            "delta_fit": one["fit"].get(method), "size": one["size"], "cosine": one["cosine"],
-            **{f"oa_{key}": one["certificates"].get("oa", {}).get(key)
-               for key in ("gradient", "gap", "converged", "capped", "spread")},
+            "model": record.model.get("name"),
+            "component": one["name"],
+            "kind": one["kind"],
+            "layer": one["layer"],
+            "index": one["index"],
+            "method": method,
+            **held,
+            "delta_fit": one["fit"].get(method),
+            "size": one["size"],
+            "cosine": one["cosine"],
+            **{
+                f"oa_{key}": one["certificates"].get("oa", {}).get(key)
+                for key in ("gradient", "gap", "converged", "capped", "spread")
+            },
         }
-        for one in record.extra.get("components", []) for method, held in one["held"].items()
-    )  # fmt: skip
+        for one in record.extra.get("components", [])
+        for method, held in one["held"].items()
+    )
 
 
 def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:

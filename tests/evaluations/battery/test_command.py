@@ -37,9 +37,14 @@ def test_all_runs_every_evaluation_and_prints_one_summary(asked, tmp_path, capsy
     lines = asked()
     assert set(lines) >= {"lm", "gates", "acdc", "sae", "neurons", "n2g"}
     assert lines["lm"] == [
-        "demo:baseline", "demo:local-k4", "--stories=300", "--activation-stories=100",
-        "--resamples=50", f"--out={tmp_path}", "--data=demo",
-    ]  # fmt: skip
+        "demo:baseline",
+        "demo:local-k4",
+        "--stories=300",
+        "--activation-stories=100",
+        "--resamples=50",
+        f"--out={tmp_path}",
+        "--data=demo",
+    ]
     assert lines["gates"][0] == "demo:local-k4"
     assert "--data=demo" not in lines["acdc"]
     assert f"2 models, {len(lines)} parts: about" in told.out

@@ -72,9 +72,14 @@ def test_a_job_is_a_command_line():
     budgets = Budgets("quick", {"force": True}, {"acdc": {"tau": (0.01, 0.03), "no_bos": True}})
     (job,) = plan(["demo:baseline"], budgets, chosen_specs(["acdc"]))
     assert job.arguments == [
-        "acdc", "demo:baseline", "--prompts=60", "--random-circuits=10", "--force",
-        "--tau=0.01,0.03", "--no-bos",
-    ]  # fmt: skip
+        "acdc",
+        "demo:baseline",
+        "--prompts=60",
+        "--random-circuits=10",
+        "--force",
+        "--tau=0.01,0.03",
+        "--no-bos",
+    ]
 
 
 def test_the_first_model_is_also_measured_untrained_where_an_evaluation_has_a_control():

@@ -40,8 +40,12 @@ def test_jobs_run_side_by_side_on_their_share_of_the_cores(stub, tmp_path, monke
     states = []
     run(jobs, 2, tmp_path / "logs", lambda job: states.append((job.name, job.state)))
     assert {job.name: job.state for job in jobs} == {
-        "bad": "failed", "gone": "failed", "bug": "failed", "well": "done", "last": "done",
-    }  # fmt: skip
+        "bad": "failed",
+        "gone": "failed",
+        "bug": "failed",
+        "well": "done",
+        "last": "done",
+    }
     assert jobs[0].reason == "no text"
     assert "signal 9" in jobs[1].reason
     assert jobs[2].reason.startswith("ended with code 1; its log is ")

@@ -42,13 +42,27 @@ def test_the_report_of_a_directory_with_everything_in_it(results, capsys):
     assert main(["report", "--out", str(results), "--paper-values"]) == 0
     told = capsys.readouterr()
     assert told.err == ""
-    for words in ("Circuits, autoencoders", "Paired differences", "Graphs of neurons (N2G)",
-                  "1 duplicate", "2 of the JSON files skipped: not a record",
-                  "1 of the JSON files skipped: truncated"):  # fmt: skip
+    for words in (
+        "Circuits, autoencoders",
+        "Paired differences",
+        "Graphs of neurons (N2G)",
+        "1 duplicate",
+        "2 of the JSON files skipped: not a record",
+        "1 of the JSON files skipped: truncated",
+    ):
         assert words in told.out
     out = results / "report"
-    for name in ("table1.md", "table1.tex", "table1.csv", "table1-models.csv", "table2.tex",
-                 "table1-differences.md", "report.md", "report.html", "curves.png"):  # fmt: skip
+    for name in (
+        "table1.md",
+        "table1.tex",
+        "table1.csv",
+        "table1-models.csv",
+        "table2.tex",
+        "table1-differences.md",
+        "report.md",
+        "report.html",
+        "curves.png",
+    ):
         assert (out / name).stat().st_size > 0, name
     page = (out / "report.md").read_text()
     assert "| local-k4 | local | 4 | 2 |" in page

@@ -34,17 +34,23 @@ def records(make_record):
     def make(name: str, weights: str, value: float, marked: str | None = None):
         interval = Interval(value - 1, value + 1, 0.95, "bootstrap, 2000 resamples")
         lm = make_record(
-            name, weights, versions={"torch": "2.13"}, commit="abc123",
+            name,
+            weights,
+            versions={"torch": "2.13"},
+            commit="abc123",
             metrics=[
                 Metric("perplexity", "Perplexity <clean>", value, "", "lower", 0.25, interval, 100),
                 Metric("bits_per_byte", "Bits", None, n_failed=3, reasons={"no bytes": 3}),
             ],
-        )  # fmt: skip
+        )
         acdc = make_record(
-            name, weights, evaluation="acdc", commit="abc123-dirty",
+            name,
+            weights,
+            evaluation="acdc",
+            commit="abc123-dirty",
             metrics=[Metric("edges", "Edges", 4.0, "", "lower", n=79)],
             extra={"circuit": CIRCUIT, "tau": 0.03, "marked": marked},
-        )  # fmt: skip
+        )
         return [lm, dataclasses.replace(acdc, data={"spec": "ioi"}, config=IOI)]
 
     return [*make("base", "ab" * 32, 12.5), *make("gated <b>", "cd" * 32, 11.5, UNABLE)]
@@ -108,8 +114,14 @@ def test_every_heading_leads_to_its_definition(page):
 def test_every_value_is_listed_with_how_it_was_measured(page):
     text, _ = page()
     details = text.split('<section id="lm">')[1].split('class="provenance"')[1]
-    for words in ("abc123", "torch 2.13", "0123456789ab", "demo (c0ffee)", "3: no bytes (3)",
-                  "[11.5, 13.5] 95%, bootstrap, 2000 resamples"):  # fmt: skip
+    for words in (
+        "abc123",
+        "torch 2.13",
+        "0123456789ab",
+        "demo (c0ffee)",
+        "3: no bytes (3)",
+        "[11.5, 13.5] 95%, bootstrap, 2000 resamples",
+    ):
         assert words in details, words
 
 
@@ -168,13 +180,17 @@ def test_in_a_browser_what_is_pointed_at_lights_up(page):
     driven = drive(path, script, "acdc")
     assert (driven.errors, driven.requests) == ([], [])
     assert driven.value == {
-        "node": ["head 1.0: 1 in, 1 out; strongest: head 1.0 → MLP 1: effect -1 nats", 5, True,
-                 False],
+        "node": [
+            "head 1.0: 1 in, 1 out; strongest: head 1.0 → MLP 1: effect -1 nats",
+            5,
+            True,
+            False,
+        ],
         "none": ["", []],
         "kept": "embed → head 0.1, queries: effect 0.5 nats",
         "image": True,
         "wide": True,
-    }  # fmt: skip
+    }
 
 
 def test_tables_use_the_width_and_scroll_in_a_box_of_their_own_on_a_phone(page):

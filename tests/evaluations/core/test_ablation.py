@@ -30,10 +30,19 @@ QUICK = FitConfig(starts=3, rounds=2, evaluations=120)
 
 def toy(seed: int = 0, **settings: object) -> HookedTransformer:
     fields: dict[str, object] = {
-        "n_layers": 2, "d_model": 12, "n_ctx": 8, "d_head": 5, "n_heads": 2, "d_mlp": 20,
-        "d_vocab": 30, "act_fn": "gelu_new", "normalization_type": "LN", "dtype": torch.float64,
-        "device": "cpu", "seed": seed,
-    }  # fmt: skip
+        "n_layers": 2,
+        "d_model": 12,
+        "n_ctx": 8,
+        "d_head": 5,
+        "n_heads": 2,
+        "d_mlp": 20,
+        "d_vocab": 30,
+        "act_fn": "gelu_new",
+        "normalization_type": "LN",
+        "dtype": torch.float64,
+        "device": "cpu",
+        "seed": seed,
+    }
     model = HookedTransformer(HookedTransformerConfig(**{**fields, **settings}))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -93,9 +102,18 @@ def one(model: HookedTransformer, *names: str) -> list[tuple[Component, ...]]:
 def test_names(model: HookedTransformer) -> None:
     everything = one(model, "heads", "mlps", "attention", "embedding", "head-sets")
     assert [name_of(found) for found in everything] == [
-        "embed", "a0.h0", "a0.heads", "a0.h1", "attn0", "m0", "a1.h0", "a1.heads", "a1.h1",
-        "attn1", "m1",
-    ]  # fmt: skip
+        "embed",
+        "a0.h0",
+        "a0.heads",
+        "a0.h1",
+        "attn0",
+        "m0",
+        "a1.h0",
+        "a1.heads",
+        "a1.h1",
+        "attn1",
+        "m1",
+    ]
     assert len(one(model, "neurons")) == 40
     assert len(one(model, "coordinates")) == 20
     assert [name_of(found) for found in one(model, "m1+a0.h1", "a0.h1+m1")] == ["a0.h1+m1"]
@@ -163,9 +181,10 @@ def test_heads_by_plain_hooks(model: HookedTransformer, run: CleanRun) -> None:
         z, hook = cache["blocks.0.attn.hook_z"], "blocks.0.attn.hook_z"
         for number in range(2):
             for found, new in (
-                (zero, torch.zeros(5).double()), (means, mean[number, 0]),
+                (zero, torch.zeros(5).double()),
+                (means, mean[number, 0]),
                 (other, z[partner][:, :, number]),
-            ):  # fmt: skip
+            ):
                 expected = by_hooks(model, bucket.tokens, {hook: head(number, new)})
                 torch.testing.assert_close(found[number, at], expected)
 
@@ -301,8 +320,10 @@ def fitted(model: HookedTransformer, run: CleanRun) -> dict[str, tuple[float, fl
         each = fit(run, batch, Slots.each(run), QUICK, extra=[best.constants])
         for number, name in enumerate(map(name_of, members)):
             found[name] = (
-                float(best.delta[number]), float(each.delta[number]), best.constants[0][number]
-            )  # fmt: skip
+                float(best.delta[number]),
+                float(each.delta[number]),
+                best.constants[0][number],
+            )
             assert best.converged[number]
             assert not best.capped[number]
     return found

@@ -201,9 +201,16 @@ def _differing(text: Text, one: Excerpt, other: Excerpt) -> int:
 
 def test_any_hooked_transformer_and_z(text, tmp_path, tokenizer):
     cfg = HookedTransformerConfig(
-        n_layers=2, d_model=16, n_ctx=24, d_head=8, n_heads=2, d_vocab=len(tokenizer),
-        act_fn="relu", seed=0, dtype=torch.float64,
-    )  # fmt: skip
+        n_layers=2,
+        d_model=16,
+        n_ctx=24,
+        d_head=8,
+        n_heads=2,
+        d_vocab=len(tokenizer),
+        act_fn="relu",
+        seed=0,
+        dtype=torch.float64,
+    )
     model = HookedTransformer(cfg).eval()
     units = find_units(model, "blocks.*.attn.hook_z")
     assert units.sizes == (16, 16)

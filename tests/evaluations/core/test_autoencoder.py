@@ -34,10 +34,17 @@ def place(tmp_path):
 def model():
     return HookedTransformer(
         HookedTransformerConfig(
-            n_layers=1, d_model=6, n_heads=2, d_head=3, n_ctx=8, d_vocab=9, act_fn="relu",
-            device="cpu", seed=0,
+            n_layers=1,
+            d_model=6,
+            n_heads=2,
+            d_head=3,
+            n_ctx=8,
+            d_vocab=9,
+            act_fn="relu",
+            device="cpu",
+            seed=0,
         )
-    )  # fmt: skip
+    )
 
 
 def change(place, **changes):

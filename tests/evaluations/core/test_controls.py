@@ -21,26 +21,61 @@ from sat_interp.training.config import TrainConfig
 
 FAMILIES = {
     "gpt2": {"act_fn": "gelu_new", "normalization_type": "LN"},
-    "pythia": {"act_fn": "gelu", "normalization_type": "LN", "parallel_attn_mlp": True,
-               "positional_embedding_type": "rotary", "rotary_dim": 4},
-    "llama": {"act_fn": "silu", "normalization_type": "RMS", "gated_mlp": True,
-              "n_key_value_heads": 2, "positional_embedding_type": "rotary", "rotary_dim": 8},
-    "qwen3": {"act_fn": "silu", "normalization_type": "RMS", "gated_mlp": True,
-              "n_key_value_heads": 2, "positional_embedding_type": "rotary", "rotary_dim": 8,
-              "use_qk_norm": True},
-    "mixtral": {"act_fn": "silu", "normalization_type": "RMS", "gated_mlp": True,
-                "num_experts": 3, "experts_per_token": 2, "positional_embedding_type": "rotary",
-                "rotary_dim": 8},
+    "pythia": {
+        "act_fn": "gelu",
+        "normalization_type": "LN",
+        "parallel_attn_mlp": True,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 4,
+    },
+    "llama": {
+        "act_fn": "silu",
+        "normalization_type": "RMS",
+        "gated_mlp": True,
+        "n_key_value_heads": 2,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 8,
+    },
+    "qwen3": {
+        "act_fn": "silu",
+        "normalization_type": "RMS",
+        "gated_mlp": True,
+        "n_key_value_heads": 2,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 8,
+        "use_qk_norm": True,
+    },
+    "mixtral": {
+        "act_fn": "silu",
+        "normalization_type": "RMS",
+        "gated_mlp": True,
+        "num_experts": 3,
+        "experts_per_token": 2,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 8,
+    },
     "solu": {"act_fn": "solu_ln", "normalization_type": "LN"},
     "attention only": {"attn_only": True, "normalization_type": None},
-}  # fmt: skip
+}
 
 
 def family(tokenizer, name: str, tied: float | None = None, **settings) -> LoadedModel:
     """A model of a family with random numbers in every parameter, norms and biases included."""
-    config = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_head": 8, "d_mlp": 64, "n_ctx": 16,
-              "d_vocab": 50, "device": "cpu", "seed": 7, "initializer_range": 0.05,
-              "init_weights": False, **FAMILIES[name], **settings}  # fmt: skip
+    config = {
+        "n_layers": 2,
+        "d_model": 32,
+        "n_heads": 4,
+        "d_head": 8,
+        "d_mlp": 64,
+        "n_ctx": 16,
+        "d_vocab": 50,
+        "device": "cpu",
+        "seed": 7,
+        "initializer_range": 0.05,
+        "init_weights": False,
+        **FAMILIES[name],
+        **settings,
+    }
     model = HookedTransformer(HookedTransformerConfig(**config), move_to_device=False)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -107,9 +142,17 @@ def test_a_tied_unembedding_stays_tied(kind, ratio, tokenizer):
 @pytest.mark.parametrize("embedding_range", [None, 0.2])
 def test_untrained_is_what_training_begins_with(variant, embedding_range, tokenizer, tmp_path):
     config = TrainConfig(
-        variant=variant, n_layers=2, d_model=16, n_heads=4, n_ctx=12, k_attention=2, k_neurons=3,
-        seed=11, initializer_range=0.07, embedding_range=embedding_range,
-    )  # fmt: skip
+        variant=variant,
+        n_layers=2,
+        d_model=16,
+        n_heads=4,
+        n_ctx=12,
+        k_attention=2,
+        k_neurons=3,
+        seed=11,
+        initializer_range=0.07,
+        embedding_range=embedding_range,
+    )
     begun = build_model(config, tokenizer, torch.device("cpu"))
     trained = build_model(config, tokenizer, torch.device("cpu"))
     with torch.no_grad():
@@ -173,8 +216,13 @@ def test_model_arguments_with_their_controls(tmp_path, monkeypatch):
 
     assert labels(["a", "b/c"], None) == labels(["a", "b/c"], "none") == ["a", "b/c"]
     assert labels(["a", "b"], " untrained, shuffled:3,untrained:0 ,") == [
-        "a", "a [untrained]", "a [shuffled:3]", "b", "b [untrained]", "b [shuffled:3]",
-    ]  # fmt: skip
+        "a",
+        "a [untrained]",
+        "a [shuffled:3]",
+        "b",
+        "b [untrained]",
+        "b [shuffled:3]",
+    ]
     assert labels(["a [shuffled]"], "untrained") == ["a [shuffled]"]
     assert split("x y [untrained:12]") == ("x y", Control("untrained", 12))
     for plain in ("a", "a [trained]", "a[untrained]", " [untrained", "a [untrained:-1]"):

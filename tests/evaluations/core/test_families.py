@@ -15,10 +15,17 @@ from sat_interp._util.errors import UserError
 
 VOCABULARY, POSITIONS = 50, 24
 SHAPE = {
-    "vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 20, "max_position_embeddings": POSITIONS, "num_key_value_heads": 4,
-    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
-}  # fmt: skip
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 20,
+    "max_position_embeddings": POSITIONS,
+    "num_key_value_heads": 4,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
 ALTERNATING = ["sliding_attention", "full_attention"]
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
@@ -48,7 +55,9 @@ CASES = {
     "llama-grouped": ("Llama", {**GROUPED, "head_dim": 6}),
     "llama-base": ("Llama", {**SHAPE, "rope_parameters": {**ROPE, "rope_theta": 300.0}}),
     "llama-linear": (
-        "Llama", {**SHAPE, "rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}),
+        "Llama",
+        {**SHAPE, "rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}},
+    ),
     "mistral": ("Mistral", {**SHAPE, "sliding_window": None}),
     "mistral-window": ("Mistral", {**GROUPED, "sliding_window": 5}),
     "mixtral": ("Mixtral", {**GROUPED, "num_local_experts": 3, "head_dim": 8}),
@@ -56,24 +65,49 @@ CASES = {
     "qwen3": ("Qwen3", {**GROUPED, "head_dim": 12}),
     "gemma": ("Gemma", {**GROUPED, "head_dim": 8}),
     "gemma2": (
-        "Gemma2", {**GROUPED, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 5,
-                   "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+        "Gemma2",
+        {
+            **GROUPED,
+            "head_dim": 8,
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 5,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        },
+    ),
     "gemma3": (
-        "Gemma3", {**GROUPED, "head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 5,
-                   "layer_types": ALTERNATING}),
+        "Gemma3",
+        {
+            **GROUPED,
+            "head_dim": 8,
+            "sliding_window": 6,
+            "query_pre_attn_scalar": 5,
+            "layer_types": ALTERNATING,
+        },
+    ),
     "gemma3-linear": (
-        "Gemma3", {**GROUPED, "head_dim": 8, "sliding_window": 6, "layer_types": ALTERNATING,
-                   "rope_parameters": {
-                       "sliding_attention": ROPE,
-                       "full_attention": {**ROPE, "rope_type": "linear", "factor": 8.0}}}),
+        "Gemma3",
+        {
+            **GROUPED,
+            "head_dim": 8,
+            "sliding_window": 6,
+            "layer_types": ALTERNATING,
+            "rope_parameters": {
+                "sliding_attention": ROPE,
+                "full_attention": {**ROPE, "rope_type": "linear", "factor": 8.0},
+            },
+        },
+    ),
     "phi": ("Phi", {**SHAPE, "partial_rotary_factor": 0.5}),
     "phi3": ("Phi3", {**SHAPE, "sliding_window": None}),
     "olmo": ("Olmo", {**SHAPE, "clip_qkv": 0.5}),
     "olmo2": ("Olmo2", SHAPE),
     "neox": (
-        "GPTNeoX", {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
-        | {"rope_parameters": {**ROPE, "rope_theta": 500.0, "partial_rotary_factor": 1.0}}),
-}  # fmt: skip
+        "GPTNeoX",
+        {key: value for key, value in SHAPE.items() if key != "num_key_value_heads"}
+        | {"rope_parameters": {**ROPE, "rope_theta": 500.0, "partial_rotary_factor": 1.0}},
+    ),
+}
 
 
 @pytest.mark.parametrize("name", CASES)

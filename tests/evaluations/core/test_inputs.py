@@ -20,9 +20,14 @@ WITH_TEXT = ("lm", "sae", "neurons", "n2g")
 def grouped(tokenizer, tmp_path):
     directory = tmp_path / "grouped-without-weights"
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=20, max_position_embeddings=32,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=20,
+        max_position_embeddings=32,
+    )
     config.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -22,16 +22,30 @@ def attention_only(seed: int = 0, d_vocab: int = 40) -> HookedTransformer:
     """A two-layer attention-only model with an untied unembedding and no tokenizer."""
     torch.manual_seed(seed)
     config = HookedTransformerConfig(
-        n_layers=2, d_model=16, n_heads=2, d_head=8, n_ctx=24, d_vocab=d_vocab, attn_only=True,
-        normalization_type="LN", device="cpu",
-    )  # fmt: skip
+        n_layers=2,
+        d_model=16,
+        n_heads=2,
+        d_head=8,
+        n_ctx=24,
+        d_vocab=d_vocab,
+        attn_only=True,
+        normalization_type="LN",
+        device="cpu",
+    )
     return HookedTransformer(config)
 
 
 def gpt2(tokenizer) -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    config = GPT2Config(n_embd=16, n_layer=2, n_head=4, n_positions=32, n_inner=24,
-                        vocab_size=len(tokenizer), initializer_range=0.3)  # fmt: skip
+    config = GPT2Config(
+        n_embd=16,
+        n_layer=2,
+        n_head=4,
+        n_positions=32,
+        n_inner=24,
+        vocab_size=len(tokenizer),
+        initializer_range=0.3,
+    )
     return GPT2LMHeadModel(config).eval()
 
 
@@ -115,8 +129,9 @@ def test_models_in_memory_of_one_name_are_told_apart_by_their_weights():
         f"model {weights_hash(model)[:8]}" for model in (one, other)
     }
     assert [source.name for source in sources({"first": one, "second": other})] == [
-        "first", "second",
-    ]  # fmt: skip
+        "first",
+        "second",
+    ]
     loaded = sources([one, other])[0].load()
     assert loaded.name == f"model {weights_hash(one)[:8]}"
 
@@ -166,9 +181,11 @@ def test_where_a_model_lies(model_directory, tokenizer, tmp_path):
     run = save_pretrained(load_model(model_directory).model, tmp_path / "run" / "best").parent
     (run / "config.json").write_text('{"config": {"data": "demo"}}', encoding="utf-8")
     kinds = {
-        "demo:baseline": "bundled", model_directory: "ours", tmp_path / "hf": "hugging face",
+        "demo:baseline": "bundled",
+        model_directory: "ours",
+        tmp_path / "hf": "hugging face",
         run: "training run",
-    }  # fmt: skip
+    }
     for given, kind in kinds.items():
         assert ModelSource.of(given).location.kind == kind
     assert ModelSource.of(attention_only()).location is None

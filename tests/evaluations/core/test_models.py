@@ -38,18 +38,30 @@ def _no_progress_bars():
 
 def gpt2(tokenizer, **settings) -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    shape = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "n_inner": 24,
-             "initializer_range": 0.3, "vocab_size": len(tokenizer)}  # fmt: skip
+    shape = {
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 32,
+        "n_inner": 24,
+        "initializer_range": 0.3,
+        "vocab_size": len(tokenizer),
+    }
     return GPT2LMHeadModel(GPT2Config(**{**shape, **settings})).eval()
 
 
 def gpt_neo(tokenizer) -> GPTNeoForCausalLM:
     torch.manual_seed(0)
     config = GPTNeoConfig(
-        hidden_size=16, num_layers=2, num_heads=4, max_position_embeddings=32, window_size=4,
-        attention_types=[[["global", "local"], 1]], vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        max_position_embeddings=32,
+        window_size=4,
+        attention_types=[[["global", "local"], 1]],
+        vocab_size=len(tokenizer),
         initializer_range=0.3,
-    )  # fmt: skip
+    )
     return GPTNeoForCausalLM(config).eval()
 
 
@@ -86,10 +98,15 @@ def test_a_conversion_that_computes_something_else_is_refused(tokenizer, tmp_pat
 def test_a_window_beyond_the_first_tokens_is_compared_too(tokenizer, tmp_path, monkeypatch):
     torch.manual_seed(0)
     config = GPTNeoConfig(
-        hidden_size=16, num_layers=2, num_heads=4, max_position_embeddings=96, window_size=40,
-        attention_types=[[["global", "local"], 1]], vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_layers=2,
+        num_heads=4,
+        max_position_embeddings=96,
+        window_size=40,
+        attention_types=[[["global", "local"], 1]],
+        vocab_size=len(tokenizer),
         initializer_range=0.3,
-    )  # fmt: skip
+    )
     GPTNeoForCausalLM(config).save_pretrained(tmp_path / "neo")
     assert hugging_face.hugging_face_model(tmp_path / "neo").cfg.window_size == 40
     true_sizes = hugging_face._true_sizes
@@ -119,9 +136,15 @@ def test_code_that_comes_with_a_model_is_refused(tokenizer, tmp_path, monkeypatc
 
 def test_encoders_and_damaged_weights_are_refused(tokenizer, tmp_path):
     bert = BertForMaskedLM(
-        BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                   vocab_size=20, is_decoder=True)
-    )  # fmt: skip
+        BertConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+            vocab_size=20,
+            is_decoder=True,
+        )
+    )
     bert.save_pretrained(tmp_path / "bert")
     with pytest.raises(UserError, match="bert"):
         load_model(str(tmp_path / "bert"))
@@ -177,8 +200,13 @@ def test_a_tokenizer_of_another_size_is_noted(make_model, tokenizer, tmp_path):
 def test_the_steps_of_a_run_are_those_after_which_the_model_was_saved(make_model, tmp_path, caplog):
     run = tmp_path / "run"
     save_pretrained(make_model(), run / "best", card={"steps": 250, "data": "a.txt"})
-    config = {"data": "/some/where/a.txt,/else/b.txt:story", "validation": "/some/v.txt",
-              "steps": 500, "out": "/home/me/run", "tokenizer": "/home/me/tokens"}  # fmt: skip
+    config = {
+        "data": "/some/where/a.txt,/else/b.txt:story",
+        "validation": "/some/v.txt",
+        "steps": 500,
+        "out": "/home/me/run",
+        "tokenizer": "/home/me/tokens",
+    }
     (run / "config.json").write_text(json.dumps({"config": config}))
     cut = load_model(str(run))
     assert (cut.training["steps"], cut.training["planned_steps"]) == (250, 500)

@@ -24,9 +24,18 @@ from sat_interp._util.errors import UserError
 
 def test_a_record_comes_back_as_it_was_written(make_record, tmp_path):
     metric = Metric(
-        "x", "X", 1 / 3, "nats", "lower", 1e-9, Interval(0.1, 0.5, 0.95, "by hand"), 7, 2,
-        {"dead": 2}, "a figure",
-    )  # fmt: skip
+        "x",
+        "X",
+        1 / 3,
+        "nats",
+        "lower",
+        1e-9,
+        Interval(0.1, 0.5, 0.95, "by hand"),
+        7,
+        2,
+        {"dead": 2},
+        "a figure",
+    )
     record = make_record(metrics=[metric], extra={"curve": [1.0, 2.5]}, commit="abc-dirty")
     assert read_record(record.write(tmp_path / "deep" / "r.json")) == record
 

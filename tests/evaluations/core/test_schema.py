@@ -31,9 +31,13 @@ def real(evaluation: str) -> dict[str, Any]:
 
 def fields(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The path of every field; of lists the first entry's."""
-    inner = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(
-        value, list
-    ) else ()  # fmt: skip
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else list(enumerate(value))[:1]
+        if isinstance(value, list)
+        else ()
+    )
     return [path, *(found for key, one in inner for found in fields(one, (*path, key)))]
 
 

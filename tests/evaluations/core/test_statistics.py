@@ -68,10 +68,12 @@ def test_bootstrap_matches_a_loop():
 @pytest.mark.parametrize(
     ("sums", "counts"),
     [
-        ([1.0], [1]), ([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1]),
-        ([1.0, 2.0, 3.0, 4.0, np.nan], [1] * 5), ([0.0] * 5, [0] * 5),
+        ([1.0], [1]),
+        ([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1]),
+        ([1.0, 2.0, 3.0, 4.0, np.nan], [1] * 5),
+        ([0.0] * 5, [0] * 5),
     ],
-)  # fmt: skip
+)
 def test_no_interval_where_none_can_be(sums, counts):
     assert bootstrap(np.array(sums), np.array(counts), resamples=10, seed=0) is None
 

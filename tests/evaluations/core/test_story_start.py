@@ -46,9 +46,11 @@ def two_marks():
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=330, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False,
+        vocab_size=330,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+    )
     backend.train_from_iterator([*stories(), *STORIES], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
@@ -59,10 +61,16 @@ def two_marks():
 def llama(two_marks, tmp_path_factory):
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(two_marks), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=24, max_position_embeddings=64, bos_token_id=BOS, eos_token_id=EOS,
+        vocab_size=len(two_marks),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        max_position_embeddings=64,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
         initializer_range=0.4,
-    )  # fmt: skip
+    )
     model = LlamaForCausalLM(config).eval()
     directory = tmp_path_factory.mktemp("llama")
     model.save_pretrained(directory)

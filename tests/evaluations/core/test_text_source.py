@@ -27,9 +27,11 @@ def test_text_in_memory_may_have_validation_text(tokenizer, stories_file):
     text = evaluation_text(tokenizer, STORIES[:5], STORIES[5:8])
     assert (len(text), text.describe()["validation"]) == (3, "in memory")
     split = datasets.DatasetDict(
-        {name: datasets.Dataset.from_dict({"text": part})
-         for name, part in (("train", STORIES[:4]), ("validation", STORIES[4:6]))}
-    )  # fmt: skip
+        {
+            name: datasets.Dataset.from_dict({"text": part})
+            for name, part in (("train", STORIES[:4]), ("validation", STORIES[4:6]))
+        }
+    )
     assert len(evaluation_text(tokenizer, split)) == 2
     assert len(evaluation_text(tokenizer, split, stories_file)) == len(STORIES)
     with pytest.raises(UserError, match="both strings or both token ids"):

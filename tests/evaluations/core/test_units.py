@@ -42,10 +42,12 @@ def test_features_of_an_autoencoder(make_model, tokens, tmp_path):
     model = make_model()
     sae = StandardSAE(
         StandardSAEConfig(
-            d_in=16, d_sae=40, dtype="float64",
+            d_in=16,
+            d_sae=40,
+            dtype="float64",
             metadata=SAEMetadata(hook_name="blocks.1.hook_mlp_out"),
         )
-    )  # fmt: skip
+    )
     with torch.no_grad():
         sae.W_enc.normal_(generator=torch.Generator().manual_seed(0))
     sae.save_model(tmp_path / "sae")

@@ -10,9 +10,19 @@ from sat_interp.model.shape import gpt_neo_config
 
 
 def plain_model(**settings) -> HookedTransformer:
-    config = {"n_layers": 1, "d_model": 8, "n_heads": 2, "d_head": 4, "d_mlp": 12, "n_ctx": 6,
-              "d_vocab": 11, "act_fn": "gelu_new", "normalization_type": "LN", "device": "cpu",
-              "seed": 0}  # fmt: skip
+    config = {
+        "n_layers": 1,
+        "d_model": 8,
+        "n_heads": 2,
+        "d_head": 4,
+        "d_mlp": 12,
+        "n_ctx": 6,
+        "d_vocab": 11,
+        "act_fn": "gelu_new",
+        "normalization_type": "LN",
+        "device": "cpu",
+        "seed": 0,
+    }
     return HookedTransformer(HookedTransformerConfig(**{**config, **settings}))
 
 

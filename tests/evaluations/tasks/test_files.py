@@ -74,8 +74,12 @@ def test_what_cannot_be_used_is_counted_by_reason(written, gpt2):
 
 def test_an_answer_is_looked_up_by_itself_as_auto_circuit_does(written, gpt2):
     # " 1945" is one token, so "45" never follows " 19" in text; the file means it all the same
-    entry = {"clean": "from 1932 to 19", "corrupt": "from 1901 to 19",
-             "answers": ["45"], "wrong_answers": ["12"]}  # fmt: skip
+    entry = {
+        "clean": "from 1932 to 19",
+        "corrupt": "from 1901 to 19",
+        "answers": ["45"],
+        "wrong_answers": ["12"],
+    }
     if len(gpt2.encode(entry["clean"])) != len(gpt2.encode(entry["corrupt"])):
         pytest.skip("the years are of unequal length")
     prompts = make_task(written(entry), gpt2)

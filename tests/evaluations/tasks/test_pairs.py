@@ -49,8 +49,12 @@ def test_the_content_is_that_of_the_tokens_not_of_the_name(prompts):
     assert renamed.content == prompts.content
     first, second = prompts.batches
     for part in ("clean", "corrupted", "right", "wrong"):
-        changed = PairBatch(*(getattr(first, name) + (name == part)
-                              for name in ("clean", "corrupted", "right", "wrong")))  # fmt: skip
+        changed = PairBatch(
+            *(
+                getattr(first, name) + (name == part)
+                for name in ("clean", "corrupted", "right", "wrong")
+            )
+        )
         assert _prompts(changed, second).content != prompts.content
 
 
@@ -115,12 +119,14 @@ def test_competence_by_hand(monkeypatch):
     monkeypatch.setattr("evaluations.tasks.pairs.check_fit", lambda *_: None)
     monkeypatch.setattr("evaluations.tasks.pairs._last_logits", _last)
     batch = _batch(4, 3, [(1, 2)] * 4)
-    model = _Fixed({
-        0: [0.0, 3.0, 1.0],  # right by 2, and the highest
-        1: [9.0, 2.0, 1.0],  # right by 1, not the highest
-        2: [0.0, 1.0, 1.0],  # a tie is not right
-        3: [0.0, 1.0, 6.0],  # wrong by 5
-    })  # fmt: skip
+    model = _Fixed(
+        {
+            0: [0.0, 3.0, 1.0],  # right by 2, and the highest
+            1: [9.0, 2.0, 1.0],  # right by 1, not the highest
+            2: [0.0, 1.0, 1.0],  # a tie is not right
+            3: [0.0, 1.0, 6.0],  # wrong by 5
+        }
+    )
     found = _competence(model, _prompts(batch))
     assert (found.n, found.n_failed, found.n_left_out) == (4, 0, 3)
     assert found.accuracy == 0.5

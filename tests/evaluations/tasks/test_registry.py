@@ -34,8 +34,12 @@ def tokenizers(built_in):
 
 
 NAMES = [task.name for task in TASKS]
-CASES = [(name, kind) for name in NAMES for kind in ("bpe", "gpt2")
-         if (name, kind) != ("greater-than", "bpe")]  # fmt: skip
+CASES = [
+    (name, kind)
+    for name in NAMES
+    for kind in ("bpe", "gpt2")
+    if (name, kind) != ("greater-than", "bpe")
+]
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
@@ -191,9 +195,10 @@ def test_unequal_prompts_and_repeats_are_counted(tokenizers):
     prompts = make_task("agreement", tokenizer, n=100)
     pairs = list(islice(agreement(Words("agreement", tokenizer), 0), 100 + prompts.n_left_out))
     unequal = [
-        pair for pair in pairs
+        pair
+        for pair in pairs
         if len(tokenizer.encode(pair.clean)) != len(tokenizer.encode(pair.corrupted))
-    ]  # fmt: skip
+    ]
     assert prompts.left_out["clean and corrupted are of unequal length"] == len(unequal) > 0
 
 
@@ -237,11 +242,17 @@ def test_held_out_prompts_share_no_prompt_and_of_ioi_no_pair_of_names(name, toke
 def test_a_file_too_small_for_both_is_shared(tokenizers, tmp_path, caplog):
     names = ["Tom", "Anna", "Ben", "Mia", "Sue", "Lily"]
     prompts = [
-        {"clean": f"{a} and {b} went to the park. {a} gave a ball to", "answers": [f" {b}"],
-         "corrupt": f"{c} and {b} went to the park. {a} gave a ball to",
-         "wrong_answers": [f" {a}"]}
-        for a in names for b in names for c in names if len({a, b, c}) == 3
-    ]  # fmt: skip
+        {
+            "clean": f"{a} and {b} went to the park. {a} gave a ball to",
+            "answers": [f" {b}"],
+            "corrupt": f"{c} and {b} went to the park. {a} gave a ball to",
+            "wrong_answers": [f" {a}"],
+        }
+        for a in names
+        for b in names
+        for c in names
+        if len({a, b, c}) == 3
+    ]
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps({"prompts": prompts}))
     everything = make_task(path, tokenizers["gpt2"], n=1000)

@@ -310,9 +310,7 @@ def test_a_gradient_that_overflows_stops_the_run_before_the_checkpoint(
         lambda *args: real(*args) * (math.inf if next(count) == 6 else 1),
     )
     config = local()
-    with pytest.raises(
-        UserError, match="not finite at step 7: .*no checkpoint has been"
-    ):
+    with pytest.raises(UserError, match="not finite at step 7: .*no checkpoint has been"):
         train(config)
     assert not list((Path(config.out) / "checkpoints").glob("*"))
 
@@ -356,9 +354,7 @@ def test_wandb_that_cannot_start_is_one_line(
 
 def test_a_first_update_that_ruins_the_weights_leaves_nothing(local: Tiny) -> None:
     config = local(steps=1, learning_rate=1e30)
-    with pytest.raises(
-        UserError, match="not finite at step 1: .*no checkpoint has been"
-    ):
+    with pytest.raises(UserError, match="not finite at step 1: .*no checkpoint has been"):
         train(config)
     out = Path(config.out)
     assert not any((out / name).exists() for name in ("best", "model", "summary.json"))

@@ -27,11 +27,18 @@ from sat_interp._util.errors import UserError
 from tests.evaluations.conftest import ModelMaker
 
 FAST = AblateConfig(
-    components=("heads", "mlps", "embedding"), methods=("zero", "mean_all", "cf", "oa"),
-    fit_prompts=20, fit_prompts_large=24,
-    held_prompts=12, fit_windows=16, held_windows=12, window=8, starts=2, evaluations=40,
+    components=("heads", "mlps", "embedding"),
+    methods=("zero", "mean_all", "cf", "oa"),
+    fit_prompts=20,
+    fit_prompts_large=24,
+    held_prompts=12,
+    fit_windows=16,
+    held_windows=12,
+    window=8,
+    starts=2,
+    evaluations=40,
     resamples=50,
-)  # fmt: skip
+)
 
 
 def task(n: int, seed: int = 0, names: int = 20) -> TaskPrompts:
@@ -136,8 +143,14 @@ def test_a_task(make_model: ModelMaker) -> None:
     result = evaluate(make_model(), task(60), FAST)
     metrics = {metric.name: metric for metric in result.metrics}
     found = deltas(result)
-    assert set(found) == {"embed", *(f"a{n}.h{h}" for n in (0, 1) for h in range(4)), "m0", "m1",
-                          "a0.heads", "a1.heads"}  # fmt: skip
+    assert set(found) == {
+        "embed",
+        *(f"a{n}.h{h}" for n in (0, 1) for h in range(4)),
+        "m0",
+        "m1",
+        "a0.heads",
+        "a1.heads",
+    }
     assert set(found["m0"]) == set(FAST.methods)
     units = [one for one in result.extra["components"] if one["kind"] in ("head", "mlp")]
     total = {m: sum(one["held"][m]["delta"] for one in units) for m in ("zero", "oa")}

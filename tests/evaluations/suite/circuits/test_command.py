@@ -28,10 +28,17 @@ def evaluate(make_model, tokenizer, tmp_path, monkeypatch, capsys):
     save_pretrained(make_model(), tmp_path / "tiny")
     names = ("Tom", "Anna", "cat", "park")
     prompts = [
-        {"clean": f"The {a} gave the ball to the {b}", "answers": [f" {a}"],
-         "corrupt": f"The {c} gave the ball to the {b}", "wrong_answers": [f" {c}"]}
-        for a in names for b in names for c in names if len({a, b, c}) == 3
-    ]  # fmt: skip
+        {
+            "clean": f"The {a} gave the ball to the {b}",
+            "answers": [f" {a}"],
+            "corrupt": f"The {c} gave the ball to the {b}",
+            "wrong_answers": [f" {c}"],
+        }
+        for a in names
+        for b in names
+        for c in names
+        if len({a, b, c}) == 3
+    ]
     (tmp_path / "pairs.json").write_text(json.dumps({"prompts": prompts}))
 
     def run(*arguments: str, task: bool = True):

@@ -80,9 +80,14 @@ def test_random_circuits_are_uniform_over_all_there_are(monkeypatch):
     chain = ["embed", "a0.h0.v", "a0.h0", "m0", "m0", "a1.h0.q", "a1.h0", "resid_final"]
     named = zip(chain[::2], chain[1::2], strict=True)
     kept = _mask(graph, [graph.edge_named(*edge) for edge in named])
-    layers = [[e for e in range(graph.n_edges)
-               if graph.destinations[int(graph.edge_destination[e])].layer == layer]
-              for layer in range(3)]  # fmt: skip
+    layers = [
+        [
+            e
+            for e in range(graph.n_edges)
+            if graph.destinations[int(graph.edge_destination[e])].layer == layer
+        ]
+        for layer in range(3)
+    ]
     choices = product(combinations(layers[0], 2), layers[1], layers[2])
     every = {
         frozenset((*low, middle, top))
@@ -139,8 +144,10 @@ def test_the_interval_of_a_standard_deviation_holds_it_nineteen_times_in_twenty(
 
 
 def test_too_few_draws_have_no_standard_deviation_and_say_how_many_it_takes():
-    few = {metric.name: metric for metric in
-           spread_metrics("bootstrap", Spread([30, 33], [0.5, 0.6]), 31, "why")}  # fmt: skip
+    few = {
+        metric.name: metric
+        for metric in spread_metrics("bootstrap", Spread([30, 33], [0.5, 0.6]), 31, "why")
+    }
     assert few["bootstrap_sd"].value is None
     assert few["bootstrap_sd"].reasons == {"takes at least 5: --bootstrap 5": 1}
     assert few["bootstrap_edges"].value == 31.5

@@ -24,8 +24,9 @@ def _panel(graph: Graph, n: int, title: str = "t", **more: str) -> Panel:
 
 def _drawn(axes) -> dict[str, list]:
     """Paths of every part, by its colour."""
-    lines = [one for one in axes.collections
-             if isinstance(one, PathCollection) and one.get_zorder() == 4]  # fmt: skip
+    lines = [
+        one for one in axes.collections if isinstance(one, PathCollection) and one.get_zorder() == 4
+    ]
     colors = {color.lower(): part for part, (_, color) in PARTS.items()}
     return {
         colors[to_hex(line.get_edgecolor()[0])]: list(line.get_paths())
@@ -84,8 +85,9 @@ def test_width_grows_with_the_effect_on_one_scale():
 
 @pytest.mark.parametrize("n", [0, 10, 1000])
 def test_any_number_of_edges_gives_a_figure(n):
-    figure = draw_circuits([_panel(Graph(4, 8), n, "left"),
-                            _panel(Graph(2, 2), min(n, 5), "right", warning="cannot")])  # fmt: skip
+    figure = draw_circuits(
+        [_panel(Graph(4, 8), n, "left"), _panel(Graph(2, 2), min(n, 5), "right", warning="cannot")]
+    )
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["left", "right"]
     assert any(text.get_text() == "cannot" for text in figure.axes[1].texts)
     figure.savefig(io.BytesIO(), format="svg")

@@ -27,11 +27,27 @@ from tests.evaluations.suite.circuits.tiny import tiny_model
 
 QUICK = {"tau": (0.05, 0.3), "random_circuits": 4, "bootstrap": 5, "null_draws": 5}
 ALWAYS = {
-    "accuracy", "logit_difference", "kl_corrupted", "edges", "edges_chosen", "circuit_kl",
-    "held_out_kl", "faithfulness", "held_out_faithfulness", "cpr", "cmd", "random_faithfulness",
-    "null_edges", "bootstrap_edges", "bootstrap_sd", "bootstrap_jaccard", "orders_edges",
-    "orders_sd", "orders_jaccard", "margin",
-}  # fmt: skip
+    "accuracy",
+    "logit_difference",
+    "kl_corrupted",
+    "edges",
+    "edges_chosen",
+    "circuit_kl",
+    "held_out_kl",
+    "faithfulness",
+    "held_out_faithfulness",
+    "cpr",
+    "cmd",
+    "random_faithfulness",
+    "null_edges",
+    "bootstrap_edges",
+    "bootstrap_sd",
+    "bootstrap_jaccard",
+    "orders_edges",
+    "orders_sd",
+    "orders_jaccard",
+    "margin",
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +76,20 @@ def test_everything_the_count_must_not_be_without_is_there(result, prompts):
     for name in ALWAYS:
         assert found[name].value is not None, name
         assert found[name].n, name
-    for name in ("accuracy", "kl_corrupted", "circuit_kl", "held_out_kl", "faithfulness",
-                 "held_out_faithfulness", "cpr", "cmd", "random_faithfulness", "null_edges",
-                 "bootstrap_sd", "orders_sd"):  # fmt: skip
+    for name in (
+        "accuracy",
+        "kl_corrupted",
+        "circuit_kl",
+        "held_out_kl",
+        "faithfulness",
+        "held_out_faithfulness",
+        "cpr",
+        "cmd",
+        "random_faithfulness",
+        "null_edges",
+        "bootstrap_sd",
+        "orders_sd",
+    ):
         assert found[name].interval is not None, name
     assert found["circuit_kl"].n == prompts.n
     assert found["held_out_kl"].n == found["cpr"].n == prompts.held_out.n == 24

@@ -28,8 +28,10 @@ def test_nodes_say_what_they_are():
     graph = Graph(1, 2)
     found = to_networkx(circuit_to_dict(graph, torch.ones(graph.n_edges, dtype=torch.bool)))
     assert dict(found.nodes(data=True)) == {
-        "embed": {"kind": "embed", "layer": -1}, "a0.h0": {"kind": "head", "layer": 0},
-        "a0.h1": {"kind": "head", "layer": 0}, "m0": {"kind": "mlp", "layer": 0},
+        "embed": {"kind": "embed", "layer": -1},
+        "a0.h0": {"kind": "head", "layer": 0},
+        "a0.h1": {"kind": "head", "layer": 0},
+        "m0": {"kind": "mlp", "layer": 0},
         "resid_final": {"kind": "resid_final", "layer": 1},
-    }  # fmt: skip
+    }
     assert found.number_of_edges() == graph.n_edges

@@ -61,9 +61,21 @@ def test_the_order_is_the_documented_one():
     destinations = list(dict.fromkeys(name for _, name in names))
     assert destinations == [
         "resid_final",
-        "m1", "a1.h1.v", "a1.h1.k", "a1.h1.q", "a1.h0.v", "a1.h0.k", "a1.h0.q",
-        "m0", "a0.h1.v", "a0.h1.k", "a0.h1.q", "a0.h0.v", "a0.h0.k", "a0.h0.q",
-    ]  # fmt: skip
+        "m1",
+        "a1.h1.v",
+        "a1.h1.k",
+        "a1.h1.q",
+        "a1.h0.v",
+        "a1.h0.k",
+        "a1.h0.q",
+        "m0",
+        "a0.h1.v",
+        "a0.h1.k",
+        "a0.h1.q",
+        "a0.h0.v",
+        "a0.h0.k",
+        "a0.h0.q",
+    ]
     to_the_end = [source for source, destination in names if destination == "resid_final"]
     assert to_the_end == ["m1", "a1.h1", "a1.h0", "m0", "a0.h1", "a0.h0", "embed"]
 
@@ -103,10 +115,12 @@ def test_a_circuit_survives_its_file(tmp_path):
     [
         ("{", "not a circuit's JSON file"),
         ('{"edges": []}', "not a circuit's JSON file"),
-        (json.dumps(circuit_to_dict(Graph(2, 3), torch.zeros(Graph(2, 3).n_edges).bool())),
-         "2 layers of 3 heads .* this model's is a graph of 2 layers of 2 heads"),
+        (
+            json.dumps(circuit_to_dict(Graph(2, 3), torch.zeros(Graph(2, 3).n_edges).bool())),
+            "2 layers of 3 heads .* this model's is a graph of 2 layers of 2 heads",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_file_of_another_model_is_one_line(tmp_path, content, message):
     path = tmp_path / "circuit.json"
     path.write_text(content)

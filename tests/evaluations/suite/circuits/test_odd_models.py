@@ -23,9 +23,15 @@ def make(tokenizer):
     def made(seed=0, **changes):
         torch.manual_seed(seed)
         settings = {
-            "n_layers": 2, "d_model": 16, "n_heads": 2, "d_vocab": len(tokenizer), "n_ctx": 24,
-            "initializer_range": 0.3, "dtype": torch.float64, **changes,
-        }  # fmt: skip
+            "n_layers": 2,
+            "d_model": 16,
+            "n_heads": 2,
+            "d_vocab": len(tokenizer),
+            "n_ctx": 24,
+            "initializer_range": 0.3,
+            "dtype": torch.float64,
+            **changes,
+        }
         config = SelfAblationConfig(variant="none")
         model = SelfAblatingTransformer(gpt_neo_config(**settings), config, tokenizer=tokenizer)
         return model.eval().requires_grad_(False)
@@ -41,10 +47,17 @@ def evaluate(tmp_path, monkeypatch, capsys):
     def run(models, task="pairs", save=save_pretrained):
         names = ("Tom", "Anna", "cat")
         prompts = [
-            {"clean": f"The {a} gave the ball to the {b}", "answers": [f" {a}"],
-             "corrupt": f"The {c} gave the ball to the {b}", "wrong_answers": [f" {c}"]}
-            for a in names for b in names for c in names if len({a, b, c}) == 3
-        ]  # fmt: skip
+            {
+                "clean": f"The {a} gave the ball to the {b}",
+                "answers": [f" {a}"],
+                "corrupt": f"The {c} gave the ball to the {b}",
+                "wrong_answers": [f" {c}"],
+            }
+            for a in names
+            for b in names
+            for c in names
+            if len({a, b, c}) == 3
+        ]
         (tmp_path / f"{task}.json").write_text(json.dumps({"prompts": prompts}))
         for name, model in models.items():
             (save if name == "odd" else save_pretrained)(model, tmp_path / name)

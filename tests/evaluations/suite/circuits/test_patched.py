@@ -181,12 +181,18 @@ def test_nothing_is_replaced_before_the_first_difference():
     ("batches", "ablation", "message"),
     [
         ([], "resample", "no prompts"),
-        ([SimpleNamespace(clean=torch.zeros(0, 3), corrupted=torch.zeros(0, 3))], "zero",
-         "no prompts"),
-        ([SimpleNamespace(clean=torch.zeros(2, 3), corrupted=torch.zeros(2, 4))], "resample",
-         "equally many tokens"),
+        (
+            [SimpleNamespace(clean=torch.zeros(0, 3), corrupted=torch.zeros(0, 3))],
+            "zero",
+            "no prompts",
+        ),
+        (
+            [SimpleNamespace(clean=torch.zeros(2, 3), corrupted=torch.zeros(2, 4))],
+            "resample",
+            "equally many tokens",
+        ),
     ],
-)  # fmt: skip
+)
 def test_prompts_that_cannot_be_used_are_one_line(batches, ablation, message):
     model = tiny_model()
     with pytest.raises(UserError, match=message):

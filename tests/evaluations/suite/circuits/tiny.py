@@ -13,24 +13,36 @@ SHAPES: dict[str, dict[str, object]] = {
     "no norms": {"normalization_type": None, "initializer_range": 0.3},
     "rms, gated": {"normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu"},
     "rotary, parallel": {
-        "positional_embedding_type": "rotary", "rotary_dim": 4, "parallel_attn_mlp": True,
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 4,
+        "parallel_attn_mlp": True,
     },
     "attention only": {"attn_only": True},
     "neo, local": {
-        "use_local_attn": True, "attn_types": ["global", "local"], "window_size": 3,
+        "use_local_attn": True,
+        "attn_types": ["global", "local"],
+        "window_size": 3,
         "use_attn_scale": False,
     },
     "mistral's scale": {"scale_attn_by_inverse_layer_idx": True, "act_fn": "gelu"},
-}  # fmt: skip
+}
 D_VOCAB = 30
 
 
 def tiny_model(shape: str = "gpt-2", seed: int = 0, **settings: object) -> HookedTransformer:
     torch.manual_seed(seed)
     cfg: dict[str, object] = {
-        "n_layers": 2, "d_model": 16, "n_heads": 4, "d_head": 4, "d_mlp": 32, "d_vocab": D_VOCAB,
-        "n_ctx": 12, "act_fn": "gelu_new", "dtype": torch.float64, "initializer_range": 0.4,
-    }  # fmt: skip
+        "n_layers": 2,
+        "d_model": 16,
+        "n_heads": 4,
+        "d_head": 4,
+        "d_mlp": 32,
+        "d_vocab": D_VOCAB,
+        "n_ctx": 12,
+        "act_fn": "gelu_new",
+        "dtype": torch.float64,
+        "initializer_range": 0.4,
+    }
     model = HookedTransformer(HookedTransformerConfig(**{**cfg, **SHAPES[shape], **settings}))
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 or ".b_" in name:

@@ -71,8 +71,9 @@ def test_too_few_stories_for_probes_are_refused_before_anything_runs(make_model,
 
 
 def test_the_runner_goes_on_after_a_model_without_gates(make_model, text, tokenizer, tmp_path):
-    models = [prepared(make_model(variant), variant, tokenizer, "cpu")
-              for variant in ("none", "local")]  # fmt: skip
+    models = [
+        prepared(make_model(variant), variant, tokenizer, "cpu") for variant in ("none", "local")
+    ]
     outcome = run_on(SPEC, models, lambda loaded: text, CONFIG, tmp_path)
     assert list(outcome.failures) == ["none"]
     (record,) = outcome.records
@@ -160,9 +161,14 @@ def test_the_picture_shows_the_models_own_winners(make_model, text):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"resamples": -1}, {"probe_stories": -1}, {"probe_classes": 1}, {"picture_tokens": 0},
-     {"picture_story": -1}],
-)  # fmt: skip
+    [
+        {"resamples": -1},
+        {"probe_stories": -1},
+        {"probe_classes": 1},
+        {"picture_tokens": 0},
+        {"picture_story": -1},
+    ],
+)
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError):
         GatesConfig(**settings)

@@ -38,8 +38,9 @@ def shaped(tokenizer, ablation=None, **shape):
     torch.manual_seed(0)
     sizes = {"n_layers": 2, "d_model": 16, "n_heads": 4, "n_ctx": 24, **shape}
     cfg = gpt_neo_config(d_vocab=len(tokenizer), initializer_range=0.3, **sizes)
-    config = SelfAblationConfig(variant="local", **{"k_attention": 3, "k_neurons": 5,
-                                                    **(ablation or {})})  # fmt: skip
+    config = SelfAblationConfig(
+        variant="local", **{"k_attention": 3, "k_neurons": 5, **(ablation or {})}
+    )
     return SelfAblatingTransformer(cfg, config, tokenizer=tokenizer).eval()
 
 
@@ -47,8 +48,12 @@ def shaped(tokenizer, ablation=None, **shape):
 @pytest.mark.parametrize("variant", ["local", "global"])
 def test_weights_that_are_not_finite_are_refused_in_one_line(make_model, text, variant, value):
     gate = GATES[variant]
-    for name in (f"{gate}.W_attention", f"{gate}.b_attention", f"{gate}.W_neurons",
-                 f"{gate}.b_neurons"):  # fmt: skip
+    for name in (
+        f"{gate}.W_attention",
+        f"{gate}.b_attention",
+        f"{gate}.W_neurons",
+        f"{gate}.b_neurons",
+    ):
         with pytest.raises(
             UserError, match=r"^this model's gates have weights that are NaN or .*$"
         ):
@@ -78,8 +83,10 @@ def test_scores_that_overflow_are_refused(make_model, text, variant, forward_mas
 
 @pytest.mark.parametrize("change", [{"unembed.b_U": float("nan")}, {"ln_final.w": 1e308}])
 def test_losses_that_are_not_finite_are_counted_by_their_reason(make_model, text, change):
-    healthy, found = (figures(model, text, QUICK) for model in
-                      (make_model("local"), spoiled(make_model("local"), change)))  # fmt: skip
+    healthy, found = (
+        figures(model, text, QUICK)
+        for model in (make_model("local"), spoiled(make_model("local"), change))
+    )
     for name in ("own_loss", "shuffled_cost", "random_cost"):
         metric = found[f"masks_{name}"]
         assert (metric.value, metric.interval, metric.n) == (None, None, 0)

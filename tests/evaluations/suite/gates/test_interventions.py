@@ -39,9 +39,15 @@ def by_brute_force(model, row, masks):
     for layer in range(model.cfg.n_layers):
         clean, keys, values = plain._clean_block(model, W, layer, clean)
         ablated = plain._ablated_block(
-            model, W, layer, ablated, keys, values, masks["attention"][layer],
+            model,
+            W,
+            layer,
+            ablated,
+            keys,
+            values,
+            masks["attention"][layer],
             masks["neuron"][layer],
-        )  # fmt: skip
+        )
     return plain._norm(W, "ln_final", ablated) @ W["embed.W_E"].T
 
 

@@ -136,8 +136,14 @@ def test_exchanged_places_hold_the_same_token_and_are_all_used():
         assert found.sort().values.tolist() == list(range(7))
         kept = found == torch.arange(7)
         assert kept.tolist() == [False, False, False, True, False, False, True]
-    drawn = {tuple(exchanged_occurrences(torch.zeros(4, dtype=torch.int64),
-             torch.Generator().manual_seed(seed)).tolist()) for seed in range(60)}  # fmt: skip
+    drawn = {
+        tuple(
+            exchanged_occurrences(
+                torch.zeros(4, dtype=torch.int64), torch.Generator().manual_seed(seed)
+            ).tolist()
+        )
+        for seed in range(60)
+    }
     assert len(drawn) == 6  # every cycle through four places
 
 

@@ -163,17 +163,25 @@ def test_independent_layers_are_not_alike_and_the_figure_is_the_pairs_correlatio
 
 @pytest.mark.parametrize(
     "figure",
-    [use.entropy, use.neighbour_overlap, use.chance_overlap, use.excess_overlap,
-     use.random_pair_overlap, use.layer_similarity],
-)  # fmt: skip
+    [
+        use.entropy,
+        use.neighbour_overlap,
+        use.chance_overlap,
+        use.excess_overlap,
+        use.random_pair_overlap,
+        use.layer_similarity,
+    ],
+)
 def test_errors_are_those_of_the_jackknife_over_stories(figure):
     usage, _ = synthetic(80, 2, "independent")
     n = len(usage.tokens)
     without = []
     for story in range(n):
         kept = np.arange(n) != story
-        parts = [getattr(usage, name)[kept] for name in
-                 ("tokens", "wins", "neighbours", "pairs", "shared", "products")]  # fmt: skip
+        parts = [
+            getattr(usage, name)[kept]
+            for name in ("tokens", "wins", "neighbours", "pairs", "shared", "products")
+        ]
         without.append(figure(Usage(usage.k, *parts)).value)
     spread = np.stack(without) - np.mean(without, axis=0)
     jackknife = np.sqrt((n - 1) / n * (spread**2).sum(0))

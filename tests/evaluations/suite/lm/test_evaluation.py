@@ -105,10 +105,23 @@ def test_batches_and_chunks_change_nothing(make_model, text, monkeypatch):
 
 def test_a_plain_hooked_transformer_goes_through_with_bias_and_soft_cap(text):
     cfg = HookedTransformerConfig(
-        n_layers=1, d_model=8, n_heads=2, d_head=4, d_mlp=12, n_ctx=30, d_vocab=400, seed=0,
-        act_fn="silu", normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=4,
-        gated_mlp=True, output_logits_soft_cap=2.0, dtype=torch.float64, device="cpu",
-    )  # fmt: skip
+        n_layers=1,
+        d_model=8,
+        n_heads=2,
+        d_head=4,
+        d_mlp=12,
+        n_ctx=30,
+        d_vocab=400,
+        seed=0,
+        act_fn="silu",
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=4,
+        gated_mlp=True,
+        output_logits_soft_cap=2.0,
+        dtype=torch.float64,
+        device="cpu",
+    )
     model = HookedTransformer(cfg)
     model.unembed.b_U.data.normal_()
     nats, scored, _ = brute_force(text, 30, model)
@@ -119,9 +132,17 @@ def test_a_plain_hooked_transformer_goes_through_with_bias_and_soft_cap(text):
 
 def test_attention_only_models_have_no_mlp_figures(text):
     cfg = HookedTransformerConfig(
-        n_layers=1, d_model=8, n_heads=2, d_head=4, n_ctx=30, d_vocab=400, attn_only=True,
-        normalization_type=None, seed=0, device="cpu",
-    )  # fmt: skip
+        n_layers=1,
+        d_model=8,
+        n_heads=2,
+        d_head=4,
+        n_ctx=30,
+        d_vocab=400,
+        attn_only=True,
+        normalization_type=None,
+        seed=0,
+        device="cpu",
+    )
     found = figures(HookedTransformer(cfg), text)
     assert found["perplexity"].value is not None
     assert found["z_hoyer"].value is not None

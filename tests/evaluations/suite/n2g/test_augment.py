@@ -108,5 +108,6 @@ def test_places_know_the_story_around_the_window(planted):
     window = Window(3, np.array([A, Y, D]), np.array([0.0, 0.0, 1.0]), 1.0)
     _augmented(planted, vocabulary, window, Asked())
     assert [(p.before, p.word, p.after) for p in asked[3:]] == [
-        ((), (A,), (Y, D)), ((A, Y), (D,), ()),
-    ]  # fmt: skip
+        ((), (A,), (Y, D)),
+        ((A, Y), (D,), ()),
+    ]

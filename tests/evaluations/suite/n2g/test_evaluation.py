@@ -46,8 +46,15 @@ def test_every_figure_of_table_2_is_there_with_its_error(make_model, data):
     dead = [one for one in neurons if "metrics" not in one]
     assert found["density"].n == len(alive)
     assert found["density"].n_failed == len(dead)
-    for name in ("density", "density_undirected", "transitivity", "edges_to_activation",
-                 "out_degree", "entropy", "diversity"):  # fmt: skip
+    for name in (
+        "density",
+        "density_undirected",
+        "transitivity",
+        "edges_to_activation",
+        "out_degree",
+        "entropy",
+        "diversity",
+    ):
         values = [one["metrics"][name] for one in alive]
         assert found[name].value == pytest.approx(sum(values) / len(values))
         assert found[name].standard_error is not None
@@ -61,8 +68,12 @@ def test_every_figure_of_table_2_is_there_with_its_error(make_model, data):
     classes = sum((Counter(one["classes"]) for one in alive), Counter())
     assert result.extra["classes"] == dict(classes)
     assert [one["importance"] for one in result.extra["sensitivity"]] == [
-        0.5, 0.9, 0.75, 0.75, 0.75,
-    ]  # fmt: skip
+        0.5,
+        0.9,
+        0.75,
+        0.75,
+        0.75,
+    ]
     own = result.extra["sensitivity"][2]["metrics"]
     assert own["density"] == pytest.approx(found["density"].value)
 
@@ -77,11 +88,7 @@ def test_scores_are_over_the_same_units(make_model, data):
     neurons = [one for layer in layers for one in layer["neurons"] if "metrics" in one]
     counts = [one["scores"] for one in neurons]
     fires = [one for one in counts if one["trie"]["hits"] + one["trie"]["missed"]]
-    both = [
-        one
-        for one in fires
-        if all(one[name]["hits"] + one[name]["false"] for name in SCORED)
-    ]  # fmt: skip
+    both = [one for one in fires if all(one[name]["hits"] + one[name]["false"] for name in SCORED)]
     assert len(counts) > len(fires) > len(both) > 0
     for name in SCORED:
         for score in ("precision", "recall", "f1"):
@@ -116,14 +123,22 @@ def _unit(name, edges, f1=None):
     metrics = {row.name: float(edges) for row in ROWS}
     scores = {"f1": f1, "precision": f1, "recall": f1, "hits": 1, "false": 0, "missed": 0}
     return {
-        "unit": name, "reason": None, "excerpts": 4, "unfaithful": 0,
-        "metrics": {**metrics, "edges": edges}, "scores": dict.fromkeys(SCORED, scores),
-    }  # fmt: skip
+        "unit": name,
+        "reason": None,
+        "excerpts": 4,
+        "unfaithful": 0,
+        "metrics": {**metrics, "edges": edges},
+        "scores": dict.fromkeys(SCORED, scores),
+    }
 
 
 def _of(units):
-    layer = {"layer": 0, "neurons": units, "sensitivity": [],
-             "cost": {"tokens": {}, "seconds": 0.0, "masked_model_seconds": 0.0}}  # fmt: skip
+    layer = {
+        "layer": 0,
+        "neurons": units,
+        "sensitivity": [],
+        "cost": {"tokens": {}, "seconds": 0.0, "masked_model_seconds": 0.0},
+    }
     return {metric.name: metric for metric in graph_metrics([layer])[0]}
 
 
@@ -178,9 +193,17 @@ def test_a_damaged_layer_is_explained_again(make_model, data, caplog):
     odd = json.loads(whole)
     odd["neurons"][0] = {"unit": "0.1", "reason": None, "metrics": 3}
     for damaged in (
-        whole[:100], "", "[]", "3", '{"neurons": 3}', '{"neurons": [{}]}', '{"neurons": []}',
-        json.dumps(odd), "[" * 100_000, '{"a":' * 100_000,
-    ):  # fmt: skip
+        whole[:100],
+        "",
+        "[]",
+        "3",
+        '{"neurons": 3}',
+        '{"neurons": [{}]}',
+        '{"neurons": []}',
+        json.dumps(odd),
+        "[" * 100_000,
+        '{"a":' * 100_000,
+    ):
         caplog.clear()
         path.write_text(damaged)
         assert neuron_graphs(model, data, CONFIG).extra["files"] == first.extra["files"]
@@ -294,8 +317,10 @@ def test_the_command_writes_table_2_in_four_formats(evaluate, tmp_path):
     assert record.data["substitutes"] == "neighbours"
     assert record.config["thresholds"] == {"activation": 0.5, "importance": 0.75}
     stem = tmp_path / "res" / tables.stem("n2g", [record])
-    files = {ending: stem.with_name(f"{stem.name}{ending}") for ending in
-             (".md", ".tex", ".csv", ".png", ".svg", "-n2g-graphs.csv")}  # fmt: skip
+    files = {
+        ending: stem.with_name(f"{stem.name}{ending}")
+        for ending in (".md", ".tex", ".csv", ".png", ".svg", "-n2g-graphs.csv")
+    }
     assert all(path.is_file() for path in files.values())
     markdown, latex = files[".md"].read_text(), files[".tex"].read_text()
     assert "| Neuron entropy, bits ↓ | tiny |" in markdown

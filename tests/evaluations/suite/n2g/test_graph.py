@@ -32,10 +32,13 @@ def test_a_graph_by_hand():
     assert graph.nodes[" d"]["activation"] == 1.0
     assert structure_metrics(graph) == pytest.approx(
         {
-            "density": 3 / 12, "density_undirected": 6 / 12, "transitivity": 1.0,
-            "edges_to_activation": 2, "out_degree": 3 / 4,
+            "density": 3 / 12,
+            "density_undirected": 6 / 12,
+            "transitivity": 1.0,
+            "edges_to_activation": 2,
+            "out_degree": 3 / 4,
         }
-    )  # fmt: skip
+    )
 
 
 def test_edges_both_ways_are_two_of_one_graph_and_one_of_the_other():
@@ -69,8 +72,14 @@ def test_the_merged_trie_is_the_patterns_with_equal_tokens_at_equal_depth_made_o
     found = merged_trie(FOUND, TEXTS, 0.5)
     told = {(node["depth"], node["token"]): node for node in found["nodes"]}
     assert set(told) == {
-        (0, " d"), (1, "*"), (2, " a"), (1, " x"), (2, " x"), (3, " x"), (0, " b"),
-    }  # fmt: skip
+        (0, " d"),
+        (1, "*"),
+        (2, " a"),
+        (1, " x"),
+        (2, " x"),
+        (3, " x"),
+        (0, " b"),
+    }
     assert told[0, " d"]["kind"] == "activating"
     assert told[0, " d"]["activation"] == 1.0
     assert told[1, "*"]["kind"] == "ignore"

@@ -90,19 +90,39 @@ def test_a_word_that_breaks_the_model_is_one_line(planted):
 def test_a_model_without_an_mlp_is_one_line(data, tokenizer):
     model = HookedTransformer(
         HookedTransformerConfig(
-            n_layers=1, d_model=8, n_heads=2, d_head=4, n_ctx=24, d_vocab=len(tokenizer),
-            attn_only=True, device="cpu", seed=0,
+            n_layers=1,
+            d_model=8,
+            n_heads=2,
+            d_head=4,
+            n_ctx=24,
+            d_vocab=len(tokenizer),
+            attn_only=True,
+            device="cpu",
+            seed=0,
         )
-    )  # fmt: skip
+    )
     with pytest.raises(UserError, match=r"attention only, and no MLP neurons"):
         evaluate(model, data("attention"), CONFIG)
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "1", "1.2.3", "-1.2", "1.-2", "1.2e1", "a.b", "1.١", f"1.{'9' * 5000}", "../1.2", "1 .2",
-     "0.64", "7.1"],
-)  # fmt: skip
+    [
+        "",
+        "1",
+        "1.2.3",
+        "-1.2",
+        "1.-2",
+        "1.2e1",
+        "a.b",
+        "1.١",
+        f"1.{'9' * 5000}",
+        "../1.2",
+        "1 .2",
+        "0.64",
+        "7.1",
+    ],
+)
 def test_names_of_no_neuron_are_refused(make_model, name):
     with pytest.raises(UserError):
         find_units(make_model()).parse(name)
@@ -148,8 +168,10 @@ def test_a_figure_that_fails_costs_no_table(models, stories_file, capsys, tmp_pa
     assert "1 of 2 models failed: broken: " in told.err
     assert "Traceback" not in told.err
     assert {path.suffix for path in (tmp_path / "out").glob("n2g-sound-*")} == {
-        ".md", ".tex", ".csv"
-    }  # fmt: skip
+        ".md",
+        ".tex",
+        ".csv",
+    }
 
 
 ODD = ("", "$a{$b", "\x1b[31m", "\x00", "<b>", "=1+1", "\u202e", "\U0001f600", "_x", "\\frac", "\n")
@@ -190,16 +212,40 @@ def make_tokenizer():
 @pytest.mark.parametrize(
     "option",
     [
-        "--activation=nan", "--activation=inf", "--activation=-1", "--activation=1e400",
-        "--importance=0", "--importance=1", "--importance=", "--importance=*",
-        "--seed=-1", f"--seed={2**70}", "--seed=é", "--examples=0", f"--examples={2**70}",
-        "--stories=0", f"--stories={2**63}", f"--stories={2**70}",
-        "--neurons-per-layer=0", "--neurons-per-layer=-1", "--neurons-per-layer=nan",
-        "--hook=", "--hook=*", "--hook=é", "--hook=hook_embed", f"--hook={'a' * 5000}",
-        "--hook=blocks.*.ln1.hook_scale", "--substitutes=", "--substitutes=é", "--substitutes=\x1b",
-        f"--substitutes={'a' * 5000}", "--device=", "--device=é", "--device=meta",
+        "--activation=nan",
+        "--activation=inf",
+        "--activation=-1",
+        "--activation=1e400",
+        "--importance=0",
+        "--importance=1",
+        "--importance=",
+        "--importance=*",
+        "--seed=-1",
+        f"--seed={2**70}",
+        "--seed=é",
+        "--examples=0",
+        f"--examples={2**70}",
+        "--stories=0",
+        f"--stories={2**63}",
+        f"--stories={2**70}",
+        "--neurons-per-layer=0",
+        "--neurons-per-layer=-1",
+        "--neurons-per-layer=nan",
+        "--hook=",
+        "--hook=*",
+        "--hook=é",
+        "--hook=hook_embed",
+        f"--hook={'a' * 5000}",
+        "--hook=blocks.*.ln1.hook_scale",
+        "--substitutes=",
+        "--substitutes=é",
+        "--substitutes=\x1b",
+        f"--substitutes={'a' * 5000}",
+        "--device=",
+        "--device=é",
+        "--device=meta",
     ],
-)  # fmt: skip
+)
 def test_an_odd_option_is_one_line_and_nothing_is_written(option, models, stories_file, capsys):
     command = [one for one in models if one != "broken"]
     code = main([*command, "--data", str(stories_file), option])

@@ -21,9 +21,31 @@ from sat_interp._util.errors import UserError
 TEXTS = ("<e>", " the", " cat", " dog", " sat", " ran", "ning", ".")
 THE, CAT, DOG, SAT, RAN, NING, STOP = range(1, 8)
 STREAM = [
-    THE, CAT, SAT, STOP, 0, THE, DOG, SAT, STOP, 0, THE, CAT, RAN, STOP, 0, THE, DOG, RAN, NING, 0,
-    CAT, RAN, NING, STOP,
-]  # fmt: skip
+    THE,
+    CAT,
+    SAT,
+    STOP,
+    0,
+    THE,
+    DOG,
+    SAT,
+    STOP,
+    0,
+    THE,
+    CAT,
+    RAN,
+    STOP,
+    0,
+    THE,
+    DOG,
+    RAN,
+    NING,
+    0,
+    CAT,
+    RAN,
+    NING,
+    STOP,
+]
 
 
 @pytest.fixture
@@ -81,20 +103,42 @@ def test_counts_do_not_hang_on_chunks(text, monkeypatch):
 
 @pytest.fixture
 def distilbert(tmp_path):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "tom", "anna", "gave", "the", "##s",
-             "ball", "park", "."]  # fmt: skip
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        "tom",
+        "anna",
+        "gave",
+        "the",
+        "##s",
+        "ball",
+        "park",
+        ".",
+    ]
     model = WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, mask_token="[MASK]", pad_token="[PAD]", cls_token="[CLS]",
-        sep_token="[SEP]", unk_token="[UNK]",
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        mask_token="[MASK]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        unk_token="[UNK]",
+    )
     config = DistilBertConfig(
-        vocab_size=len(words), dim=8, n_layers=1, n_heads=2, hidden_dim=16,
-        max_position_embeddings=32, initializer_range=1.0,
-    )  # fmt: skip
+        vocab_size=len(words),
+        dim=8,
+        n_layers=1,
+        n_heads=2,
+        hidden_dim=16,
+        max_position_embeddings=32,
+        initializer_range=1.0,
+    )
     fast.save_pretrained(tmp_path / "mlm")
     DistilBertForMaskedLM(config).save_pretrained(tmp_path / "mlm")
     return tmp_path / "mlm"

@@ -31,8 +31,10 @@ def test_a_planted_unit_gives_the_known_trie(planted, vocabulary):
     tokens = np.array([D, A, B, D, X, X, D, D, A, A, B])
     assert trie.predict(tokens).tolist() == pytest.approx([0, 0, 0, 1, 0, 0, 0.8, 0.8, 0, 0, 0])
     assert token_texts(found, TEXTS)[0] == {
-        "path": [" d", None, " a"], "activation": 1.0, "count": 1,
-    }  # fmt: skip
+        "path": [" d", None, " a"],
+        "activation": 1.0,
+        "count": 1,
+    }
 
 
 def test_every_token_over_the_threshold_is_read_backwards():
@@ -52,9 +54,12 @@ def test_equal_paths_are_one_pattern_of_their_mean():
 
 def test_the_best_match_names_most_then_is_longest_then_most_activating():
     found = [
-        Pattern((B,), 0.9, 1), Pattern((B, A), 0.1, 1), Pattern((B, IGNORE, X), 0.7, 1),
-        Pattern((B, A, IGNORE, IGNORE, Y), 0.4, 1), Pattern((B, IGNORE, X, IGNORE, Y), 0.8, 1),
-    ]  # fmt: skip
+        Pattern((B,), 0.9, 1),
+        Pattern((B, A), 0.1, 1),
+        Pattern((B, IGNORE, X), 0.7, 1),
+        Pattern((B, A, IGNORE, IGNORE, Y), 0.4, 1),
+        Pattern((B, IGNORE, X, IGNORE, Y), 0.8, 1),
+    ]
     trie = Trie(found)
     predict = lambda *tokens: trie.predict(np.array(tokens))[-1]  # noqa: E731
     assert predict(B) == 0.9

@@ -33,12 +33,23 @@ def models(make_model, tokenizer):
     placed.pos_embed.W_pos.data = 3 * torch.randn(shape, generator=draws, dtype=torch.float64)
     rotary = HookedTransformer(
         HookedTransformerConfig(
-            n_layers=2, d_model=16, n_heads=4, d_head=4, d_mlp=32, n_ctx=24, seed=0,
-            d_vocab=len(tokenizer), act_fn="gelu", normalization_type="LN", device="cpu",
-            positional_embedding_type="rotary", rotary_dim=4, dtype=torch.float64,
+            n_layers=2,
+            d_model=16,
+            n_heads=4,
+            d_head=4,
+            d_mlp=32,
+            n_ctx=24,
+            seed=0,
+            d_vocab=len(tokenizer),
+            act_fn="gelu",
+            normalization_type="LN",
+            device="cpu",
+            positional_embedding_type="rotary",
+            rotary_dim=4,
+            dtype=torch.float64,
             initializer_range=0.4,
         )
-    ).eval()  # fmt: skip
+    ).eval()
     return {"plain": plain, "placed": placed, "rotary": rotary}
 
 

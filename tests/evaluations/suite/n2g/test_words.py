@@ -7,9 +7,15 @@ import pytest
 from evaluations.suite.n2g.words import CLASSES, word_classes
 
 SHORT = {
-    "P": "punctuation", "S": "stop word", "V": "verb", "N": "noun", "J": "adjective",
-    "R": "adverb", "O": "other", "U": "unknown",
-}  # fmt: skip
+    "P": "punctuation",
+    "S": "stop word",
+    "V": "verb",
+    "N": "noun",
+    "J": "adjective",
+    "R": "adverb",
+    "O": "other",
+    "U": "unknown",
+}
 SENTENCES = [
     "One/O day/N ,/P Anna/N and/S Tom/N went/V to/S the/S park/N ./P",
     "Tom/N gave/V a/S red/J ball/N to/S Anna/N quickly/R ./P",
@@ -35,8 +41,12 @@ def test_a_verb_after_an_article_is_a_noun():
 
 def test_spaces_do_not_matter_and_what_is_no_word_is_other():
     assert word_classes([" Tom", " gave", "\n", "<|endoftext|>", ""]) == [
-        "noun", "verb", "other", "other", "other",
-    ]  # fmt: skip
+        "noun",
+        "verb",
+        "other",
+        "other",
+        "other",
+    ]
     assert word_classes([]) == []
     assert word_classes(["”", "…", '."']) == ["punctuation"] * 3
 

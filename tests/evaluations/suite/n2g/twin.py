@@ -103,8 +103,12 @@ class Twin:
                         path = _path(new, importance, t, thresholds.importance)
                         told[path].append(normals[t])
         patterns = {path: sum(values) / len(values) for path, values in told.items()}
-        return {"patterns": patterns, "evidence": evidence, "unfaithful": unfaithful,
-                "maximum": maximum}  # fmt: skip
+        return {
+            "patterns": patterns,
+            "evidence": evidence,
+            "unfaithful": unfaithful,
+            "maximum": maximum,
+        }
 
     def predict(self, patterns: dict[Pattern, float], tokens: list[int], t: int) -> float:
         """Of the pattern that names most of what stands before token t, then the longest."""

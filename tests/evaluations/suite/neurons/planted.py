@@ -27,8 +27,12 @@ def stories(n: int = 240) -> list[str]:
     def sentence() -> str:
         who, does = one("cat", "dog", "girl", "boy", "bird"), one("sat", "ran", "slept", "sang")
         how, where = one("big", "small", "red", "old"), one("mat", "hill", "house", "river")
-        shape = one("The {how} {who} {does} by the {where}.", "A {who} {does} on a {how} {where}.",
-                    "By the {where} the {who} {does}.", "Today a {who} {does}.")  # fmt: skip
+        shape = one(
+            "The {how} {who} {does} by the {where}.",
+            "A {who} {does} on a {how} {where}.",
+            "By the {where} the {who} {does}.",
+            "Today a {who} {does}.",
+        )
         return shape.format(who=who, does=does, how=how, where=where)
 
     return [" ".join(sentence() for _ in range(draws.integers(2, 6))) for _ in range(n)]
@@ -45,9 +49,13 @@ def model_for(text: Text) -> SelfAblatingTransformer:
     """Any model that knows the tokens: what its units do is planted."""
     torch.manual_seed(0)
     cfg = gpt_neo_config(
-        n_layers=1, d_model=8, n_heads=2, d_vocab=len(text.tokenizer), n_ctx=64,
+        n_layers=1,
+        d_model=8,
+        n_heads=2,
+        d_vocab=len(text.tokenizer),
+        n_ctx=64,
         initializer_range=0.3,
-    )  # fmt: skip
+    )
     return SelfAblatingTransformer(cfg, SelfAblationConfig(variant="none")).eval()
 
 

@@ -33,11 +33,21 @@ def completion(text: str, pieces: list[Fields] | None = None, **choice: Any) -> 
     logprobs = None if pieces is None else {"content": pieces, "refusal": None}
     message = {"role": "assistant", "content": text}
     return {
-        "id": "x", "object": "chat.completion", "created": 1, "model": "m",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop",
-                     "logprobs": logprobs, **choice}],
+        "id": "x",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": message,
+                "finish_reason": "stop",
+                "logprobs": logprobs,
+                **choice,
+            }
+        ],
         "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
-    }  # fmt: skip
+    }
 
 
 def refusal(status: int, message: str = "no", **error: Any) -> Answer:

@@ -28,8 +28,18 @@ def evaluate(make_model, stories_file, tmp_path, monkeypatch, capsys):
     save_pretrained(make_model("local"), tmp_path / "gated")
 
     def run(*arguments: str):
-        code = main(["neurons", "--out", "res", "--data", str(stories_file), "--resamples", "50",
-                     *arguments])  # fmt: skip
+        code = main(
+            [
+                "neurons",
+                "--out",
+                "res",
+                "--data",
+                str(stories_file),
+                "--resamples",
+                "50",
+                *arguments,
+            ]
+        )
         told = capsys.readouterr()
         return code, told.out, told.err, read_records("res")[0]
 
@@ -51,7 +61,7 @@ def test_two_models_get_tables_a_figure_and_a_page(evaluate, tmp_path):
     assert "gated minus base" in (tmp_path / "res" / f"{stem}.md").read_text()
     page = (tmp_path / "res" / "neurons.html").read_text()
     assert "gated minus base" in page
-    assert 'fires ' in page  # fmt: skip
+    assert "fires " in page
     for path in tmp_path.glob("res/*/neurons/*.gz"):
         path.unlink()
     options = {"out": str(tmp_path / "res"), "html": True}
@@ -137,10 +147,13 @@ def _constant(model):
 @pytest.mark.parametrize(
     ("edit", "told"),
     [
-        (_all_nan, "not finite (NaN)"), (_one_nan, "layer 1 are not finite"),
-        (_infinite, "not finite"), (_dead, "n/a: dead"), (_constant, "n/a: constant"),
+        (_all_nan, "not finite (NaN)"),
+        (_one_nan, "layer 1 are not finite"),
+        (_infinite, "not finite"),
+        (_dead, "n/a: dead"),
+        (_constant, "n/a: constant"),
     ],
-)  # fmt: skip
+)
 def test_an_odd_model_costs_no_other_its_table(
     edit, told, order, evaluate, make_model, stories_file, tmp_path
 ):
@@ -185,7 +198,15 @@ def test_a_model_of_one_neuron_and_one_without_any(tokenizer, text, tmp_path):
 def _tiny(tokenizer, name, **settings):
     torch.manual_seed(0)
     shape = HookedTransformerConfig(
-        n_layers=2, d_model=16, n_heads=4, d_head=4, d_vocab=len(tokenizer), n_ctx=24,
-        act_fn="gelu", initializer_range=0.3, device="cpu", **settings,
-    )  # fmt: skip
+        n_layers=2,
+        d_model=16,
+        n_heads=4,
+        d_head=4,
+        d_vocab=len(tokenizer),
+        n_ctx=24,
+        act_fn="gelu",
+        initializer_range=0.3,
+        device="cpu",
+        **settings,
+    )
     return prepared(HookedTransformer(shape), name, tokenizer, "cpu")

@@ -32,9 +32,11 @@ from tests.evaluations.suite.neurons.planted import (
 
 def config_for(**fields: object) -> NeuronsConfig:
     known: dict[str, object] = {
-        "examiner": LookupExaminer().describe(), "gather": GatherConfig(width=24),
-        "resamples": 100, **fields,
-    }  # fmt: skip
+        "examiner": LookupExaminer().describe(),
+        "gather": GatherConfig(width=24),
+        "resamples": 100,
+        **fields,
+    }
     return NeuronsConfig(**known)
 
 
@@ -122,8 +124,10 @@ class Failing(LookupExaminer):
 
     def explain(self, questions):
         found = super().explain(questions)
-        return [Unscored("no answer: 429") if one.unit == "0.0" else answer
-                for one, answer in zip(questions, found, strict=True)]  # fmt: skip
+        return [
+            Unscored("no answer: 429") if one.unit == "0.0" else answer
+            for one, answer in zip(questions, found, strict=True)
+        ]
 
     def simulate(self, simulations):
         return [
@@ -146,8 +150,11 @@ def test_what_an_examiner_cannot_answer_is_counted_by_reason(examine, caplog):
         result, units, _ = examine(Failing(), scores=("simulation", "detection"))
     found = {one.name: one for one in result.metrics}
     assert found["simulation"].reasons == {
-        "no answer: 429": 1, "unparsable answer": 1, "dead": 1, "constant activation": 1,
-    }  # fmt: skip
+        "no answer: 429": 1,
+        "unparsable answer": 1,
+        "dead": 1,
+        "constant activation": 1,
+    }
     assert units[WORD]["reason"] == "no answer: 429"
     assert (units[AFTER]["reason"], units[AFTER]["score"]) == ("unparsable answer", None)
     assert "4 questions, 20, 20, 0" in caplog.text  # told before anything is asked
@@ -188,8 +195,11 @@ def test_a_real_model_gets_a_record(make_model, text, tokenizer, make_data, stre
     assert record.metric("simulation").value == pytest.approx(np.mean(scored), abs=1e-5)
     assert record.metric("simulation").n + record.metric("unscored").value == sum(sizes)
     for layer in (0, 1):
-        own = [score for score, at in zip(units["simulation"], units["layer"], strict=True)
-               if at == layer and score is not None]  # fmt: skip
+        own = [
+            score
+            for score, at in zip(units["simulation"], units["layer"], strict=True)
+            if at == layer and score is not None
+        ]
         assert record.metric(f"simulation_layer_{layer}").value == pytest.approx(
             np.mean(own), abs=1e-5
         )

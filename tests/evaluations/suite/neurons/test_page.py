@@ -27,18 +27,33 @@ GRAPH = {
 
 def excerpt(tokens, levels, half="explain", simulated=None, start=0):
     return {
-        "half": half, "kind": "top", "story": 3, "start": start, "tokens": tokens,
-        "levels": levels, "simulated": simulated,
-    }  # fmt: skip
+        "half": half,
+        "kind": "top",
+        "story": 3,
+        "start": start,
+        "tokens": tokens,
+        "levels": levels,
+        "simulated": simulated,
+    }
 
 
 def unit(layer, index, score, explanation="", reason=None, **fields):
     return {
-        "unit": f"{layer}.{index}", "layer": layer, "index": index, "score": score,
-        "detection": score and 0.5 + score / 2, "fuzzing": None, "control": None,
-        "reason": reason, "explanation": explanation, "density": 0.0123456789 * (index + 1),
-        "maximum": 5.0 - index, "excerpts": [], "graph": None, **fields,
-    }  # fmt: skip
+        "unit": f"{layer}.{index}",
+        "layer": layer,
+        "index": index,
+        "score": score,
+        "detection": score and 0.5 + score / 2,
+        "fuzzing": None,
+        "control": None,
+        "reason": reason,
+        "explanation": explanation,
+        "density": 0.0123456789 * (index + 1),
+        "maximum": 5.0 - index,
+        "excerpts": [],
+        "graph": None,
+        **fields,
+    }
 
 
 @pytest.fixture
@@ -55,12 +70,20 @@ def details():
             unit(1, 3, -0.1, "fires on anything"),
         ]
         return {
-            "model": name, "examiner": "lookup", "text": "demo: 3 stories", "stream": "clean",
-            "hook": "blocks.*.mlp.hook_post", "layers": [0, 1], "reasons": {"dead": 1},
-            "figures": [{"title": "Score", "value": 0.35, "low": 0.1, "high": 0.6, "n": 3},
-                        {"title": "Fuzzing", "value": None, "low": None, "high": None, "n": 0}],
-            "vocabulary": VOCABULARY, "units": units or known,
-        }  # fmt: skip
+            "model": name,
+            "examiner": "lookup",
+            "text": "demo: 3 stories",
+            "stream": "clean",
+            "hook": "blocks.*.mlp.hook_post",
+            "layers": [0, 1],
+            "reasons": {"dead": 1},
+            "figures": [
+                {"title": "Score", "value": 0.35, "low": 0.1, "high": 0.6, "n": 3},
+                {"title": "Fuzzing", "value": None, "low": None, "high": None, "n": 0},
+            ],
+            "vocabulary": VOCABULARY,
+            "units": units or known,
+        }
 
     return make
 

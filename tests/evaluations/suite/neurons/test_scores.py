@@ -134,8 +134,9 @@ def test_the_share_that_is_scored_is_a_metric_with_wilsons_interval(monkeypatch)
 
 def test_a_record_says_which_units_have_no_score_and_why():
     assert unscored(units(), ("simulation", "control")) == {
-        "simulation": {"dead": [2]}, "control": {"constant prediction": [0, 1, 3], "dead": [2]},
-    }  # fmt: skip
+        "simulation": {"dead": [2]},
+        "control": {"constant prediction": [0, 1, 3], "dead": [2]},
+    }
 
 
 def test_the_interval_is_near_scipys():
@@ -150,5 +151,9 @@ def test_a_record_gets_every_unit():
     told = columns(units(), ("simulation", "control"))
     assert told["layer"] == [0, 0, 1, 1]
     assert told["simulation"] == [0.2, 0.4, None, 0.9]
-    assert told["reason"] == ["constant prediction", "constant prediction", "dead",
-                              "constant prediction"]  # fmt: skip
+    assert told["reason"] == [
+        "constant prediction",
+        "constant prediction",
+        "dead",
+        "constant prediction",
+    ]

@@ -18,9 +18,16 @@ from sat_interp.data.sources import parse_data
 DataMaker = Callable[..., SaeData]
 
 TINY = dataclasses.replace(
-    PRESETS["demo"], tokens=1280, batch_tokens=32, buffer_prompts=8, norm_batches=4, context=16,
-    expansion=4, sparsity=0.1, resamples=50,
-)  # fmt: skip
+    PRESETS["demo"],
+    tokens=1280,
+    batch_tokens=32,
+    buffer_prompts=8,
+    norm_batches=4,
+    context=16,
+    expansion=4,
+    sparsity=0.1,
+    resamples=50,
+)
 
 
 @pytest.fixture
@@ -37,9 +44,11 @@ def corpus(tokenizer: PreTrainedTokenizerFast, stories_file: Path) -> TokenCorpu
 def make_data(corpus: TokenCorpus, text: Text, tmp_path: Path) -> DataMaker:
     def make(**changes: object) -> SaeData:
         known: dict[str, object] = {
-            "corpus": corpus, "text": text, "directory": tmp_path / "sae",
+            "corpus": corpus,
+            "text": text,
+            "directory": tmp_path / "sae",
             "model": {"name": "tiny", "weights": "ab"},
-        }  # fmt: skip
+        }
         return SaeData(**{**known, **changes})
 
     return make

@@ -107,12 +107,29 @@ def command(make_model, stories_file, tmp_path, monkeypatch, capsys):
 
     def run(*arguments, prompts=4, preset=100_000):
         small = dataclasses.replace(
-            DEMO, tokens=preset, batch_tokens=32, buffer_prompts=prompts, norm_batches=4,
+            DEMO,
+            tokens=preset,
+            batch_tokens=32,
+            buffer_prompts=prompts,
+            norm_batches=4,
             expansion=2,
-        )  # fmt: skip
+        )
         monkeypatch.setitem(PRESETS, "demo", small)
-        code = main(["sae", str(directory), "--data", str(stories_file), "--l1", "0.1", "--out",
-                     str(tmp_path / "out"), "--resamples", "20", *arguments])  # fmt: skip
+        code = main(
+            [
+                "sae",
+                str(directory),
+                "--data",
+                str(stories_file),
+                "--l1",
+                "0.1",
+                "--out",
+                str(tmp_path / "out"),
+                "--resamples",
+                "20",
+                *arguments,
+            ]
+        )
         told = capsys.readouterr()
         return code, " ".join((told.out + told.err).split()), read_records(tmp_path / "out")[0]
 

@@ -23,8 +23,16 @@ def test_the_context_is_the_models_where_that_is_shorter(make_model):
 
 def test_the_demo_is_the_papers_autoencoder_on_a_small_budget():
     paper, demo = PRESETS["paper"], PRESETS["demo"]
-    for name in ("unit_norm", "sparsity", "expansion", "adam_beta1", "lr_decay", "warm_up",
-                 "apply_b_dec_to_input", "decoder_init_norm"):  # fmt: skip
+    for name in (
+        "unit_norm",
+        "sparsity",
+        "expansion",
+        "adam_beta1",
+        "lr_decay",
+        "warm_up",
+        "apply_b_dec_to_input",
+        "decoder_init_norm",
+    ):
         assert getattr(paper, name) == getattr(demo, name), name
     assert demo.lr == 100 * paper.lr
     assert demo.tokens < paper.tokens / 100
@@ -33,8 +41,11 @@ def test_the_demo_is_the_papers_autoencoder_on_a_small_budget():
 
 def test_sparsity_is_of_the_architectures_own_kind():
     assert [preset("demo", kind).label for kind in ("standard", "gated", "jumprelu", "topk")] == [
-        "L1 5", "gated L1 5", "jumprelu L0 1", "topk k 32"
-    ]  # fmt: skip
+        "L1 5",
+        "gated L1 5",
+        "jumprelu L0 1",
+        "topk k 32",
+    ]
     assert dataclasses.replace(preset("demo"), sparsity=0.5).label == "L1 0.5"
 
 

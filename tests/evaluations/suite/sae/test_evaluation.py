@@ -195,14 +195,29 @@ def command(make_model, stories_file, tmp_path, monkeypatch, capsys):
     directory = save_pretrained(model, tmp_path / "tiny")
     # the demo's buffer of 128 windows would take longer than the test should
     small = dataclasses.replace(
-        evaluation_preset("demo"), tokens=2560, batch_tokens=32, buffer_prompts=8, norm_batches=4,
+        evaluation_preset("demo"),
+        tokens=2560,
+        batch_tokens=32,
+        buffer_prompts=8,
+        norm_batches=4,
         expansion=2,
-    )  # fmt: skip
+    )
     monkeypatch.setitem(presets(), "demo", small)
 
     def run(*arguments):
-        code = main(["sae", str(directory), "--data", str(stories_file), "--out",
-                     str(tmp_path / "out"), "--resamples", "20", *arguments])  # fmt: skip
+        code = main(
+            [
+                "sae",
+                str(directory),
+                "--data",
+                str(stories_file),
+                "--out",
+                str(tmp_path / "out"),
+                "--resamples",
+                "20",
+                *arguments,
+            ]
+        )
         told = capsys.readouterr()
         return code, told.out + told.err
 

@@ -14,13 +14,16 @@ def make_point(make_record):
     def make(sparsity, l0, score, name="tiny", spread=0.0, **config):
         noise = [spread * (place - 50) / 50 for place in range(101)]
         return make_record(
-            name, ("ab" if name == "tiny" else "cd") * 32, evaluation="sae",
+            name,
+            ("ab" if name == "tiny" else "cd") * 32,
+            evaluation="sae",
             config={"sparsity": sparsity, "seed": 1, "given": None, **config},
             metrics=[Metric("l0", "L0", l0), Metric("ce_score", "CE", score)],
-            extra={"sae": {"hook": "blocks.2.hook_mlp_out", "label": f"L1 {sparsity:g}"},
-                   "replicates": {"l0": [l0 + one for one in noise],
-                                  "ce_score": [score] * 101}},
-        )  # fmt: skip
+            extra={
+                "sae": {"hook": "blocks.2.hook_mlp_out", "label": f"L1 {sparsity:g}"},
+                "replicates": {"l0": [l0 + one for one in noise], "ce_score": [score] * 101},
+            },
+        )
 
     return make
 
@@ -50,9 +53,12 @@ def test_its_interval_is_that_of_the_resampled_fronts(make_point):
 
 def test_fronts_are_of_one_model_and_one_training(make_point):
     points = [
-        make_point(1, 40, 0.9), make_point(2, 20, 0.8), make_point(1, 30, 0.7, "other"),
-        make_point(3, 9, 0.5, "other"), make_point(1, 5, 0.5, lr=0.1),
-    ]  # fmt: skip
+        make_point(1, 40, 0.9),
+        make_point(2, 20, 0.8),
+        make_point(1, 30, 0.7, "other"),
+        make_point(3, 9, 0.5, "other"),
+        make_point(1, 5, 0.5, lr=0.1),
+    ]
     found = fronts(points)
     assert [(front.model, len(front.records)) for front in found] == [("tiny", 2), ("other", 2)]
 
@@ -68,9 +74,11 @@ def test_what_did_not_converge_is_no_point_of_a_front(make_point):
 
 def test_the_common_score_is_in_the_middle_of_what_all_cover(make_point):
     points = [
-        make_point(1, 40, 0.9), make_point(2, 20, 0.6), make_point(1, 30, 0.8, "other"),
+        make_point(1, 40, 0.9),
+        make_point(2, 20, 0.6),
+        make_point(1, 30, 0.8, "other"),
         make_point(3, 9, 0.5, "other"),
-    ]  # fmt: skip
+    ]
     assert common_score(fronts(points)) == pytest.approx(0.7)
     apart = [*points[:2], make_point(1, 30, 0.5, "other"), make_point(3, 9, 0.4, "other")]
     assert common_score(fronts(apart)) is None

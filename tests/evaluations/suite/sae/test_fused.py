@@ -41,8 +41,11 @@ def test_losses_and_gradients_are_saelens_own(centred, piece, monkeypatch):
     sae, given = autoencoder(centred), step_input()
     wanted = StandardTrainingSAE.training_forward_pass(sae, given)
     found = relu_training_pass(sae, given, weighted=True)
-    for one, other in ((found.loss, wanted.loss), (found.sae_out, wanted.sae_out),
-                       (found.feature_acts, wanted.feature_acts)):  # fmt: skip
+    for one, other in (
+        (found.loss, wanted.loss),
+        (found.sae_out, wanted.sae_out),
+        (found.feature_acts, wanted.feature_acts),
+    ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     for name in ("mse_loss", "l1_loss"):
         torch.testing.assert_close(found.losses[name], wanted.losses[name], rtol=0, atol=1e-12)

@@ -123,10 +123,23 @@ def test_figures_are_those_of_one_token_at_a_time(make_model, text, piece, monke
 
 def test_any_other_hooked_transformer_goes_through(text):
     cfg = HookedTransformerConfig(
-        n_layers=2, d_model=8, n_heads=2, d_head=4, d_mlp=12, n_ctx=30, d_vocab=400, seed=0,
-        act_fn="silu", normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=4,
-        gated_mlp=True, output_logits_soft_cap=2.0, dtype=torch.float64, device="cpu",
-    )  # fmt: skip
+        n_layers=2,
+        d_model=8,
+        n_heads=2,
+        d_head=4,
+        d_mlp=12,
+        n_ctx=30,
+        d_vocab=400,
+        seed=0,
+        act_fn="silu",
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=4,
+        gated_mlp=True,
+        output_logits_soft_cap=2.0,
+        dtype=torch.float64,
+        device="cpu",
+    )
     model, hook = HookedTransformer(cfg), "blocks.0.mlp.hook_post"
     sae = autoencoder(12, 20, hook)
     found = figures(measure(model, sae, hook, text))
@@ -156,9 +169,11 @@ def test_figures_are_those_of_saelens_run_evals_on_the_same_text(make_model, tex
     found = figures(measure(model, sae, hook, one))
     tokens = next(story_batches(one.corpus, model.cfg.n_ctx)).tokens
     config = EvalConfig(
-        n_eval_reconstruction_batches=1, compute_ce_loss=True, compute_sparsity_metrics=True,
+        n_eval_reconstruction_batches=1,
+        compute_ce_loss=True,
+        compute_sparsity_metrics=True,
         compute_variance_metrics=True,
-    )  # fmt: skip
+    )
 
     def theirs(read):
         # the special tokens are scored here as any other
@@ -185,13 +200,16 @@ def by_hand():
     """Two stories of 2 and 4 tokens."""
     return AutoencoderSums(
         tokens=np.array([2, 4]),
-        nats={"clean": np.array([2.0, 4.0]), "sae": np.array([3.0, 6.0]),
-              "zero": np.array([8.0, 10.0])},
+        nats={
+            "clean": np.array([2.0, 4.0]),
+            "sae": np.array([3.0, 6.0]),
+            "zero": np.array([8.0, 10.0]),
+        },
         active=np.array([10.0, 8.0]),
         squares=np.array([1.0, 5.0]),
         variance=np.array([4.0, 8.0]),
         fired=np.array([0, 6, 3, 0]),
-    )  # fmt: skip
+    )
 
 
 def test_figures_by_hand(monkeypatch):
@@ -231,8 +249,10 @@ def test_replicates_are_paired_and_seeded():
     assert told == replicates(by_hand(), 0, 40)
     assert told != replicates(by_hand(), 1, 40)
     assert set(zip(told["l0"], told["ce_score"], strict=True)) <= {
-        (5.0, 5 / 6), (2.0, 4 / 6), (3.0, 9 / 12)
-    }  # fmt: skip
+        (5.0, 5 / 6),
+        (2.0, 4 / 6),
+        (3.0, 9 / 12),
+    }
 
 
 def test_the_score_of_the_progress_bar(make_model):

@@ -15,9 +15,18 @@ from sat_interp._util.errors import UserError
 
 def hooked(**changes):
     settings = {
-        "n_layers": 2, "d_model": 8, "n_heads": 2, "d_head": 4, "d_mlp": 12, "n_ctx": 30,
-        "d_vocab": 400, "seed": 0, "act_fn": "gelu", "device": "cpu", **changes,
-    }  # fmt: skip
+        "n_layers": 2,
+        "d_model": 8,
+        "n_heads": 2,
+        "d_head": 4,
+        "d_mlp": 12,
+        "n_ctx": 30,
+        "d_vocab": 400,
+        "seed": 0,
+        "act_fn": "gelu",
+        "device": "cpu",
+        **changes,
+    }
     return HookedTransformer(HookedTransformerConfig(**settings))
 
 

@@ -35,9 +35,12 @@ def today():
 
 def trainer(sae, steps=50):
     config = SAETrainerConfig(
-        total_training_samples=32 * steps, train_batch_size_samples=32, lr=1e-2, lr_end=1e-3,
+        total_training_samples=32 * steps,
+        train_batch_size_samples=32,
+        lr=1e-2,
+        lr_end=1e-3,
         adam_beta1=0.0,
-    )  # fmt: skip
+    )
     return SAETrainer(config, sae, iter(()))
 
 
@@ -105,9 +108,12 @@ def test_a_buffer_is_batches_of_prompts_and_todays_is_prompts(monkeypatch):
         "sae_lens.training.activations_store.mixing_buffer", lambda **told: asked.update(told)
     )
     store = SimpleNamespace(
-        n_batches_in_buffer=64, training_context_size=128, train_batch_size_tokens=4096,
-        activations_mixing_fraction=0.5, _iterate_filtered_activations=list,
-    )  # fmt: skip
+        n_batches_in_buffer=64,
+        training_context_size=128,
+        train_batch_size_tokens=4096,
+        activations_mixing_fraction=0.5,
+        _iterate_filtered_activations=list,
+    )
     ActivationsStore.get_data_loader(store)
     assert asked["buffer_size"] == 64 * 128
     found = PRESETS["paper"]

@@ -83,9 +83,14 @@ def test_what_was_found_is_read_again(tmp_path):
     file.write_text(json.dumps(found.to_dict()))
     assert read_search(file) == found
     several = (
-        "", "[]", "[" * 100_000, '{"coefficient": 1}', '{"coefficient": "x", "points": []}',
-        '{"coefficient": -1, "points": []}', '{"coefficient": 1, "points": [[1]]}',
-    )  # fmt: skip
+        "",
+        "[]",
+        "[" * 100_000,
+        '{"coefficient": 1}',
+        '{"coefficient": "x", "points": []}',
+        '{"coefficient": -1, "points": []}',
+        '{"coefficient": 1, "points": [[1]]}',
+    )
     for damaged in several:
         file.write_text(damaged)
         assert read_search(file) is None

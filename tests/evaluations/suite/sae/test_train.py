@@ -77,8 +77,13 @@ def test_killed_and_resumed_it_is_the_same_bit_for_bit(
     assert not (tmp_path / "cut").exists()
     assert any((tmp_path / "state").iterdir())
     resumed = []
-    run(model, corpus, targets, tmp_path / "state",
-        lambda hook, trainer: resumed.append(trainer.n_training_steps) or 0.25)  # fmt: skip
+    run(
+        model,
+        corpus,
+        targets,
+        tmp_path / "state",
+        lambda hook, trainer: resumed.append(trainer.n_training_steps) or 0.25,
+    )
     assert min(resumed) > 11  # it did not begin again
     assert same(tmp_path / "whole", tmp_path / "cut")
     told = [json.loads((tmp_path / name / TRAINING).read_text()) for name in ("whole", "cut")]

@@ -49,9 +49,12 @@ def _nudged(case, steps: int, by_kl: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("shape", "steps", "score_by", "ablation"),
-    [("gpt-2", 1, "logit-difference", "resample"), ("gpt-2", 3, "kl", "resample"),
-     ("rotary, parallel", 2, "logit-difference", "mean")],
-)  # fmt: skip
+    [
+        ("gpt-2", 1, "logit-difference", "resample"),
+        ("gpt-2", 3, "kl", "resample"),
+        ("rotary, parallel", 2, "logit-difference", "mean"),
+    ],
+)
 def test_scores_are_finite_differences(shape, steps, score_by, ablation):
     settings = {**SMALL, **({"rotary_dim": 8} if "rotary" in shape else {})}
     case = tiny_case(shape, ablation=ablation, **settings)
@@ -96,8 +99,10 @@ def test_the_points_are_the_papers_or_the_released_codes():
     five = {points: attribution(case, steps=5, points=points) for points in ("paper", "released")}
     once = attribution(case, steps=1)  # at the clean prompt, the one point they do not share
     start = five["released"] * 5 - (five["paper"] * 5 - once)  # at the corrupted prompt
-    torch.testing.assert_close(attribution(case, steps=2, points="released"),
-                               attribution(case, steps=2) + (start - once) / 2)  # fmt: skip
+    torch.testing.assert_close(
+        attribution(case, steps=2, points="released"),
+        attribution(case, steps=2) + (start - once) / 2,
+    )
     assert (start - once).abs().max() > 1e-3
     with pytest.raises(UserError, match="corrupted prompt alone"):
         attribution(case, steps=1, points="released")
@@ -113,9 +118,13 @@ def test_pieces_of_prompts_change_nothing(monkeypatch):
 def test_top_takes_the_largest_of_either_sign_and_greedy_what_leads_on():
     graph = Graph(1, 1)
     scores = torch.zeros(graph.n_edges)
-    named = {("embed", "a0.h0.q"): 9.0, ("a0.h0", "resid_final"): -2.0,
-             ("embed", "resid_final"): 1.0, ("m0", "resid_final"): 0.5,
-             ("a0.h0", "m0"): -8.0}  # fmt: skip
+    named = {
+        ("embed", "a0.h0.q"): 9.0,
+        ("a0.h0", "resid_final"): -2.0,
+        ("embed", "resid_final"): 1.0,
+        ("m0", "resid_final"): 0.5,
+        ("a0.h0", "m0"): -8.0,
+    }
     for (source, destination), score in named.items():
         scores[graph.edge_named(source, destination)] = score
 
@@ -125,9 +134,12 @@ def test_top_takes_the_largest_of_either_sign_and_greedy_what_leads_on():
     by_size = sorted(named, key=lambda edge: -abs(named[edge]))
     assert names("top") == by_size
     assert names("greedy") == [
-        ("a0.h0", "resid_final"), ("embed", "a0.h0.q"), ("embed", "resid_final"),
-        ("m0", "resid_final"), ("a0.h0", "m0"),
-    ]  # fmt: skip
+        ("a0.h0", "resid_final"),
+        ("embed", "a0.h0.q"),
+        ("embed", "resid_final"),
+        ("m0", "resid_final"),
+        ("a0.h0", "m0"),
+    ]
 
 
 def test_a_signed_ranking_puts_what_harms_last():

@@ -102,51 +102,75 @@ KEPT: dict[str, tuple[Any, str]] = {
     "body a byte at a time": (dripping(head(100_000), b" "), "reply too slow"),
     "body without a length, a byte at a time": (dripping(head(), b"{"), "reply too slow"),
     "chunked, a byte at a time": (
-        dripping(head(Transfer_Encoding="chunked"), b"1\r\n \r\n"), "reply too slow"),
+        dripping(head(Transfer_Encoding="chunked"), b"1\r\n \r\n"),
+        "reply too slow",
+    ),
     "answer, then silence": (dripping(head(len(GOOD) + 1000) + GOOD, b""), "reply too slow"),
     "endless body": (endless(head(), CHUNK), "reply too large"),
     "endless blanks": (endless(head(), b" " * 65536), "reply too large"),
     "endless chunks": (
         endless(head(Transfer_Encoding="chunked"), b"10000\r\n" + CHUNK + b"\r\n"),
-        "reply too large"),
+        "reply too large",
+    ),
     "a large body": (plain(b'"' + b"x" * (4 << 20) + b'"'), "reply too large"),
     "gzip bomb": (plain(BOMB, Content_Encoding="gzip"), "reply too large"),
     "deflate bomb": (
-        plain(zlib.compress(b" " * (64 << 20)), Content_Encoding="deflate"), "reply too large"),
+        plain(zlib.compress(b" " * (64 << 20)), Content_Encoding="deflate"),
+        "reply too large",
+    ),
     "gzip that is none": (plain(GOOD, Content_Encoding="gzip"), "reply in a broken encoding"),
     "brotli": (plain(GOOD, Content_Encoding="br"), "reply in an unknown encoding"),
     "gzip of gzip": (
         plain(gzip.compress(gzip.compress(GOOD)), Content_Encoding="gzip, gzip"),
-        "reply in an unknown encoding"),
+        "reply in an unknown encoding",
+    ),
     "deep lists": (plain(deep("[", "]")), "reply nested too deeply"),
     "deep mappings": (plain(deep('{"a":', levels=100_000)), "reply nested too deeply"),
     "lone surrogate": (plain(json.dumps(completion("dogs \ud800")).encode()), "broken characters"),
     "other half": (plain(json.dumps(completion("\udfff dogs")).encode()), "broken characters"),
     "lone surrogate as an end": (
         plain(json.dumps(completion("dogs", finish_reason="\ud800")).encode()),
-        "broken characters"),
+        "broken characters",
+    ),
     "negative usage": (
-        plain(with_usage(prompt_tokens=-1_000_000, completion_tokens=5)), "impossible usage"),
+        plain(with_usage(prompt_tokens=-1_000_000, completion_tokens=5)),
+        "impossible usage",
+    ),
     "negative usage written": (
-        plain(with_usage(prompt_tokens=5, completion_tokens=-7)), "impossible usage"),
+        plain(with_usage(prompt_tokens=5, completion_tokens=-7)),
+        "impossible usage",
+    ),
     "huge usage": (
-        plain(with_usage(prompt_tokens=10**12, completion_tokens=10**12)), "impossible usage"),
+        plain(with_usage(prompt_tokens=10**12, completion_tokens=10**12)),
+        "impossible usage",
+    ),
     "usage beyond floats": (
-        plain(with_usage(prompt_tokens=10**400, completion_tokens=1)), "impossible usage"),
+        plain(with_usage(prompt_tokens=10**400, completion_tokens=1)),
+        "impossible usage",
+    ),
     "infinite usage": (
-        plain(with_usage(prompt_tokens=float("inf"), completion_tokens=1)), "impossible usage"),
+        plain(with_usage(prompt_tokens=float("inf"), completion_tokens=1)),
+        "impossible usage",
+    ),
     "usage of 1e999": (
-        plain(with_usage(prompt_tokens="1e999", completion_tokens=1)), "impossible usage"),
+        plain(with_usage(prompt_tokens="1e999", completion_tokens=1)),
+        "impossible usage",
+    ),
     "usage that is no number": (
-        plain(with_usage(prompt_tokens=float("nan"), completion_tokens=1)), "impossible usage"),
-    "half a token": (plain(with_usage(prompt_tokens=1.5, completion_tokens=1)),
-                     "impossible usage"),
-    "usage in words": (plain(with_usage(prompt_tokens="ten", completion_tokens=1)),
-                       "impossible usage"),
+        plain(with_usage(prompt_tokens=float("nan"), completion_tokens=1)),
+        "impossible usage",
+    ),
+    "half a token": (plain(with_usage(prompt_tokens=1.5, completion_tokens=1)), "impossible usage"),
+    "usage in words": (
+        plain(with_usage(prompt_tokens="ten", completion_tokens=1)),
+        "impossible usage",
+    ),
     "usage true": (plain(with_usage(prompt_tokens=True, completion_tokens=1)), "impossible usage"),
     "usage as a list": (
-        plain(json.dumps({**completion("dogs"), "usage": [1, 2]}).encode()), "impossible usage"),
-}  # fmt: skip
+        plain(json.dumps({**completion("dogs"), "usage": [1, 2]}).encode()),
+        "impossible usage",
+    ),
+}
 LOST: dict[str, tuple[Any, str]] = {
     "headers a byte at a time": (dripping(b"HTTP/1.1 200 OK\r\nX-A: ", b"a"), "time-out"),
     "silence": (dripping(b"", b""), "time-out"),
@@ -161,13 +185,15 @@ LOST: dict[str, tuple[Any, str]] = {
     "choices as a mapping": (plain(b'{"choices": {"a": 1}}'), "malformed reply"),
     "a message of nothing": (plain(b'{"choices": [{"message": null}]}'), "malformed reply"),
     "content as a number": (
-        plain(b'{"choices": [{"message": {"content": 5}}]}'), "malformed reply"),
+        plain(b'{"choices": [{"message": {"content": 5}}]}'),
+        "malformed reply",
+    ),
     "an endless error": (endless(head(status=500), CHUNK), "500"),
     "an error a byte at a time": (dripping(head(1000, status=503), b" "), "503"),
     "a bomb as an error": (plain(BOMB, status=500, Content_Encoding="gzip"), "500"),
     "an error of deep lists": (plain(deep("["), status=500), "500"),
     "a server in brotli with an error": (plain(GOOD, status=502, Content_Encoding="br"), "502"),
-}  # fmt: skip
+}
 # An answer with this in place of its levels' probabilities.
 LEVELS = {
     "log-probability of 1e308": {"logprob": 1e308, "top_logprobs": []},
@@ -337,15 +363,22 @@ def test_an_answer_in_gzip_is_read(make, server: RawServer):
 
 
 TAMPERED = {
-    "text": "no blob", "number": 5, "nothing": None, "not packed": b"plain",
+    "text": "no blob",
+    "number": 5,
+    "nothing": None,
+    "not packed": b"plain",
     "cut": zlib.compress(b'{"text": "cats"}')[:-6],
     "a bomb": zlib.compress(b" " * (64 << 20)),
-    "no JSON": zlib.compress(b"{"), "not UTF-8": zlib.compress(b'"\xff"'),
+    "no JSON": zlib.compress(b"{"),
+    "not UTF-8": zlib.compress(b'"\xff"'),
     "deep": zlib.compress(deep("[", "]")),
     **{
         name: zlib.compress(json.dumps(value).encode())
         for name, value in {
-            "a list": [], "null": None, "empty": {}, "a part": {"text": "cats"},
+            "a list": [],
+            "null": None,
+            "empty": {},
+            "a part": {"text": "cats"},
             "text as a number": {"text": 5, "finish": "stop", "levels": []},
             "a surrogate": {"text": "\ud800", "finish": "stop", "levels": []},
             "levels as a mapping": {"text": "cats", "finish": "stop", "levels": {}},
@@ -355,16 +388,20 @@ TAMPERED = {
             "a level before": {"text": "1", "finish": "stop", "levels": [[-1, "1", {}]]},
             "a level of 11": {"text": "1", "finish": "stop", "levels": [[0, "11", {}]]},
             "another level of 11": {
-                "text": "1", "finish": "stop", "levels": [[0, "1", {"11": -1.0}]]},
+                "text": "1",
+                "finish": "stop",
+                "levels": [[0, "1", {"11": -1.0}]],
+            },
             "1e308": {"text": "1", "finish": "stop", "levels": [[0, "1", {"1": 1e308}]]},
             "no number": {"text": "1", "finish": "stop", "levels": [[0, "1", {"1": "x"}]]},
             "a finish": {"text": "cats", "finish": None, "levels": []},
             "messages refused": {"refused": "messages"},
             "a refused list": {"refused": ["logprobs"]},
-            "failed as a number": {"failed": 1}, "failed at length": {"failed": "x" * 1000},
+            "failed as a number": {"failed": 1},
+            "failed at length": {"failed": "x" * 1000},
         }.items()
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", TAMPERED)
@@ -413,8 +450,9 @@ def test_no_amount_of_money_is_given_back():
 def test_thoughts_in_parts_of_their_own_are_no_answer():
     parts = [
         {"type": "thinking", "thinking": [{"type": "text", "text": "cats"}]},
-        {"type": "reasoning", "text": "[0, 1]"}, {"type": "text", "text": "dogs"},
-    ]  # fmt: skip
+        {"type": "reasoning", "text": "[0, 1]"},
+        {"type": "text", "text": "dogs"},
+    ]
     body = {"choices": [{"message": {"content": parts, "reasoning_content": "cats"}}]}
     assert completions.read_reply(json.dumps(body))[0]["text"] == "dogs"
     assert request_key({}) != request_key([])

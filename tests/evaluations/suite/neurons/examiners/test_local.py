@@ -44,9 +44,14 @@ def save(directory: Path, tokenizer: PreTrainedTokenizerFast, kind: str, length:
     shape = {"vocab_size": len(tokenizer), "initializer_range": 0.4}
     if kind == "llama":
         config = LlamaConfig(
-            hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=length, **shape,
-        )  # fmt: skip
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=length,
+            **shape,
+        )
         LlamaForCausalLM(config).save_pretrained(directory)
     else:
         config = GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=length, **shape)
@@ -62,9 +67,10 @@ def words() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"])
 def directory(
-    request: pytest.FixtureRequest, words: PreTrainedTokenizerFast,
+    request: pytest.FixtureRequest,
+    words: PreTrainedTokenizerFast,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:  # fmt: skip
+) -> Path:
     kind = request.param
     words.chat_template = CHAT if kind == "llama" else None
     return save(tmp_path_factory.mktemp(kind) / f"tiny-{kind}", words, kind, 8192)
@@ -168,9 +174,12 @@ def test_the_description_tells_two_models_of_one_name_apart(
     assert again.describe() == before
     with torch.no_grad():
         next(again._model.parameters()).add_(0.1)
-    assert LocalExaminer(
-        again._model, again._tokenizer, directory.name, LocalConfig(explanation_tokens=6)
-    ).describe() != before  # fmt: skip
+    assert (
+        LocalExaminer(
+            again._model, again._tokenizer, directory.name, LocalConfig(explanation_tokens=6)
+        ).describe()
+        != before
+    )
 
 
 @pytest.mark.parametrize(

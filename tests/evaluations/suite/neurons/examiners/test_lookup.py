@@ -54,10 +54,8 @@ def contexts(tokens: tuple[str, ...], start: int, place: int) -> dict[str, str]:
         "triple": [back(2), back(1), tokens[place]],
     }
     return {
-        kind: SEPARATOR.join((kind, *names))
-        for kind, names in found.items()
-        if None not in names
-    }  # fmt: skip
+        kind: SEPARATOR.join((kind, *names)) for kind, names in found.items() if None not in names
+    }
 
 
 def plain_table(question: Question) -> dict[str, float]:
@@ -158,12 +156,12 @@ def shown(text: str, fires: tuple[int, ...], start: int = 300) -> ShownExcerpt:
             'fires after " b"',
         ),
         (
-            [shown(f"{v}|\u201c{w}\"", (1,)) for w, v in zip("xyzxyz", "abcdef", strict=True)],
+            [shown(f'{v}|\u201c{w}"', (1,)) for w, v in zip("xyzxyz", "abcdef", strict=True)],
             'fires on "\u201cx\\"", "\u201cy\\"", "\u201cz\\""',
         ),
         ([shown("a| b", ())], "never fires here"),
     ],
-)  # fmt: skip
+)
 def test_the_words_say_what_fires(excerpts, words):
     (found,) = LookupExaminer().explain([Question("0.0", tuple(excerpts))])
     assert found.text == words

@@ -95,10 +95,13 @@ def test_every_question_of_the_interface(make: Maker, server: Server):
     assert server.keys == {f"Bearer {KEY}"}
     assert {request["temperature"] for request in server.requests} == {0}
     assert examiner.usage() == {
-        "sent": 7, "from_disk": 0, "tokens_in": 7000, "tokens_out": 700,
+        "sent": 7,
+        "from_disk": 0,
+        "tokens_in": 7000,
+        "tokens_out": 700,
         "dollars": pytest.approx(7 * (1000 * 0.15 + 100 * 0.60) / 1e6),
         "simulated": {"probabilities": 2},
-    }  # fmt: skip
+    }
 
 
 def test_nothing_is_asked_twice(make: Maker, server: Server):
@@ -120,12 +123,17 @@ def test_nothing_is_asked_twice(make: Maker, server: Server):
 @pytest.mark.parametrize(
     "bad",
     [
-        Answer("slow down", 429), Answer("", 500), Answer("<html>bad gateway</html>", 502),
-        Answer('{"choices": [{"mess'), Answer("[]"), Answer('{"choices": []}'),
-        Answer('{"error": {"message": "overloaded"}}'), Answer(close=True),
+        Answer("slow down", 429),
+        Answer("", 500),
+        Answer("<html>bad gateway</html>", 502),
+        Answer('{"choices": [{"mess'),
+        Answer("[]"),
+        Answer('{"choices": []}'),
+        Answer('{"error": {"message": "overloaded"}}'),
+        Answer(close=True),
     ],
     ids=["429", "500", "502", "cut", "list", "empty", "error", "closed"],
-)  # fmt: skip
+)
 def test_what_passes_is_asked_again_after_twice_as_long(
     bad: Answer, make: Maker, server: Server, clock: FakeClock
 ):
@@ -171,10 +179,12 @@ def test_retry_after_as_a_date_and_as_nonsense():
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (Answer("", 429), "429"), (Answer("", 503), "503"), (Answer("{"), "malformed reply"),
+        (Answer("", 429), "429"),
+        (Answer("", 503), "503"),
+        (Answer("{"), "malformed reply"),
         (Answer(close=True), "connection"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_pass_is_unscored_and_asked_again_by_the_next_run(
     bad: Answer, reason: str, make: Maker, server: Server
 ):
@@ -217,10 +227,15 @@ def test_levels_are_as_written_where_probabilities_are_missing(make: Maker, serv
 def test_tokens_that_are_parts_of_characters_do_not_shift_the_levels(make: Maker, server: Server):
     quote = "“".encode()
     parts = [
-        {**piece("\\xe2\\x80"), "bytes": list(quote[:2])}, {**piece("\\x9c"), "bytes": [quote[2]]},
-        piece("\t"), piece("0", _0=0.5, _6=0.5), piece("\n"), piece("b"), piece("\t"),
+        {**piece("\\xe2\\x80"), "bytes": list(quote[:2])},
+        {**piece("\\x9c"), "bytes": [quote[2]]},
+        piece("\t"),
+        piece("0", _0=0.5, _6=0.5),
+        piece("\n"),
+        piece("b"),
+        piece("\t"),
         piece("2", _2=0.5, **{" 2": 0.25, "_4": 0.25, "x": 0.1}),
-    ]  # fmt: skip
+    ]
     server.script = lambda request, n: completion("“\t0\nb\t2", parts)
     assert make().simulate([Simulation(SAID, (("“", "b"),))]) == [(pytest.approx((3, 2.5)),)]
 
@@ -379,9 +394,12 @@ def test_a_killed_run_goes_on_and_pays_for_nothing_twice(
 
 
 def test_the_key_is_nowhere(
-    make: Maker, server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    make: Maker,
+    server: Server,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
-):  # fmt: skip
+):
     caplog.set_level(logging.DEBUG)
     for name in ("openai", "httpx2", "httpcore2", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.DEBUG)

@@ -57,9 +57,11 @@ def test_a_killed_process_has_lost_nothing_it_had_put(tmp_path: Path):
         "    kept.put(str(n), {'n': n}); print(n, flush=True)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code, str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parents[5],
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     done = 0
     for line in process.stdout:

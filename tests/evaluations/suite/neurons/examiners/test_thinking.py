@@ -84,9 +84,11 @@ def test_thoughts_without_an_end_are_no_answer(name: str):
     before, _ = BLOCKS[name]
     reply = f"{before}{THOUGHTS}"
     for found in (
-        answers.read_explanation(reply), answers.read_verdicts(reply, 2),
-        answers.read_lines(reply, ("a",)), answers.read_json(reply, ("a",)),
-    ):  # fmt: skip
+        answers.read_explanation(reply),
+        answers.read_verdicts(reply, 2),
+        answers.read_lines(reply, ("a",)),
+        answers.read_json(reply, ("a",)),
+    ):
         assert found == UNFINISHED
 
 
@@ -129,11 +131,17 @@ def test_verdicts(reply: str, said: object):
 @pytest.mark.parametrize(
     "said",
     [
-        "words that name a thought", "analysis of texts", "the token `<think>` in a log",
-        "a '</think>' that ends a thought", "thinking, reasoning and analysis", "final answers",
-        "what a channel says", "x < thinking", "a [thought] in brackets",
+        "words that name a thought",
+        "analysis of texts",
+        "the token `<think>` in a log",
+        "a '</think>' that ends a thought",
+        "thinking, reasoning and analysis",
+        "final answers",
+        "what a channel says",
+        "x < thinking",
+        "a [thought] in brackets",
     ],
-)  # fmt: skip
+)
 def test_words_about_thinking_are_no_marks(said: str):
     assert answers.read_explanation(said) == Explanation(said)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from evaluations.core.model_source import load_model
@@ -83,10 +84,13 @@ def test_random_models_thresholds_and_orders(seed):
 def test_a_trained_model_on_text():
     loaded = load_model("demo:baseline", dtype="float64")
     graph = Graph.of(loaded.model)
-    texts = ["Tom and Anna went to the park. Tom gave a ball to",
-             "Lily and Ben went to the park. Ben gave a ball to"]  # fmt: skip
-    clean, corrupted = (torch.tensor([loaded.tokenizer.encode(t) for t in texts[::s]])
-                        for s in (1, -1))  # fmt: skip
+    texts = [
+        "Tom and Anna went to the park. Tom gave a ball to",
+        "Lily and Ben went to the park. Ben gave a ball to",
+    ]
+    clean, corrupted = (
+        torch.tensor([loaded.tokenizer.encode(t) for t in texts[::s]]) for s in (1, -1)
+    )
     batch = prompts()[0]
     batch.clean, batch.corrupted = clean, corrupted
     buckets = prepare(loaded.model, graph, [batch])
@@ -239,9 +243,11 @@ def test_an_order_that_acdc_may_not_take_is_refused():
     for wrong, message in (
         (order[:-1], "names every edge once"),
         (order.flip(0), "before what the node reads"),
-        (torch.cat([order[1:3], order[:1], order[3:]])[torch.randperm(len(order))],
-         "one after another|before what"),
-    ):  # fmt: skip
+        (
+            torch.cat([order[1:3], order[:1], order[3:]])[torch.randperm(len(order))],
+            "one after another|before what",
+        ),
+    ):
         with pytest.raises(ValueError, match=message):
             acdc(model, graph, buckets, 0.1, wrong)
 
@@ -304,9 +310,9 @@ def test_ours_with_gates_is_searched_on_its_clean_stream(make_model):
 
 def test_the_bar_says_where_the_search_is(capsys: pytest.CaptureFixture[str], monkeypatch):
     shown: list[str] = []
-    show = module.tqdm.set_postfix_str
+    show = tqdm.set_postfix_str
     monkeypatch.setattr(
-        module.tqdm, "set_postfix_str", lambda self, text, **k: shown.append(text) or show(self)
+        tqdm, "set_postfix_str", lambda self, text, **k: shown.append(text) or show(self)
     )
     model = tiny_model()
     graph = Graph.of(model)
