@@ -93,9 +93,9 @@ class Result:
         details = getattr(self.spec.report, "details", None)
         if details is None:
             raise UserError(f"{self.spec.name} has no details: its figures are in .frame")
-        return pd.concat(
-            [details(record, self.directory) for record in self.records], ignore_index=True
-        )
+        frames = [details(record, self.directory) for record in self.records]
+        whole: pd.DataFrame = pd.concat(frames, ignore_index=True)
+        return whole
 
     @property
     def graphs(self) -> dict[str, nx.DiGraph]:

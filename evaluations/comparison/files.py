@@ -60,7 +60,9 @@ def _section(report: Report, spec: Spec, out: Path, failures: list[str]) -> Sect
 
     def write_tables() -> list[Path]:
         section.tables = room.tables(records)
-        return tables.write(section.tables, out, spec.name) + room.files(whole, out, spec.name)
+        written = tables.write(section.tables, out, spec.name)
+        written += room.files(whole, out, spec.name)
+        return written
 
     section.files += _attempt(f"{spec.name} tables", failures, write_tables)
     section.figures, failed = draw.write(room.FIGURES, whole, out, spec.name)

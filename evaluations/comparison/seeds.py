@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -258,7 +258,11 @@ def _named(found: Sequence[Group]) -> list[Group]:
     Two of one name also have the hash of their weights, or of what else differs.
     """
     names = [_common_name(group) for group in found]
-    for mark in (lambda one: one.weights[:8], lambda one: one.key.split()[-1][:8]):
+    marks: tuple[Callable[[Model], str], ...] = (
+        lambda model: model.weights[:8],
+        lambda model: model.key.split()[-1][:8],
+    )
+    for mark in marks:
         names = [
             name if names.count(name) == 1 else f"{name} {mark(group.models[0])}"
             for name, group in zip(names, found, strict=True)

@@ -74,6 +74,7 @@ class Component:
 
     @property
     def place(self) -> Place:
+        """Layer and hook point of the component."""
         return self.layer, self.site
 
     @property
@@ -179,8 +180,7 @@ def _component(
     Raises:
         UserError: no component has this name, or the model does not have it.
     """
-    found = _NAME.fullmatch(name)
-    cfg, d_head, width = model.cfg, model.cfg.d_head, model.cfg.n_heads * model.cfg.d_head
+    found, cfg = _NAME.fullmatch(name), model.cfg
     if name == "embed":
         return Component(name, "embedding", 0, RESIDUAL_IN, tuple(range(cfg.d_model)))
     if found is None:
@@ -193,28 +193,35 @@ def _component(
         raise UserError(f"no component {name}: the model has layers 0 to {cfg.n_layers - 1}")
     if found[1] is not None:
         return Component(name, "attention", layer, ATTENTION_OUT, tuple(range(cfg.d_model)))
-    sizes = {"h": cfg.n_heads, "z": width, "n": cfg.d_mlp or 0}
-    prefix = name[0]
-    is_right = {"a": ("h", "z", "heads"), "m": ("n", None)}[prefix]
-    if part not in is_right or (part in sizes) != (number is not None):
+    _check_part(model, name, part, number)
+    at = int(number or 0)
+    kinds: dict[str | None, tuple[Kind, str, range]] = {
+        "h": ("head", Z, range(at * cfg.d_head, (at + 1) * cfg.d_head)),
+        "heads": ("heads", Z, range(cfg.n_heads * cfg.d_head)),
+        "z": ("z", Z, range(at, at + 1)),
+        "n": ("neuron", POST, range(at, at + 1)),
+        None: ("mlp", MLP_OUT, range(cfg.d_model)),
+    }
+    kind, site, index = kinds[part]
+    return Component(name, kind, layer, site, tuple(index))
+
+
+def _check_part(model: HookedTransformer, name: str, part: str | None, number: str | None) -> None:
+    """Refuse a part of a layer that the model does not have.
+
+    Raises:
+        UserError: attention has no such part, the model has no MLPs, or fewer heads or neurons.
+    """
+    cfg, prefix = model.cfg, name[0]
+    sizes = {"h": cfg.n_heads, "z": cfg.n_heads * cfg.d_head, "n": cfg.d_mlp or 0}
+    parts = {"a": ("h", "z", "heads"), "m": ("n", None)}[prefix]
+    if part not in parts or (part in sizes) != (number is not None):
         raise UserError(f"no component {name}: heads are named a0.h1, neurons m0.n1")
     if prefix == "m" and cfg.attn_only:
         raise UserError(f"no component {name}: the model has no MLPs")
-    at = int(number or 0)
-    if part in sizes and at >= sizes[part]:
-        raise UserError(
-            f"no component {name}: the last is {name[: found.start(4)]}{sizes[part] - 1}"
-        )
-    if part == "h":
-        index = tuple(range(at * d_head, (at + 1) * d_head))
-        return Component(name, "head", layer, Z, index)
-    if part == "heads":
-        return Component(name, "heads", layer, Z, tuple(range(width)))
-    if part == "z":
-        return Component(name, "z", layer, Z, (at,))
-    if part == "n":
-        return Component(name, "neuron", layer, POST, (at,))
-    return Component(name, "mlp", layer, MLP_OUT, tuple(range(cfg.d_model)))
+    if part in sizes and number is not None and int(number) >= sizes[part]:
+        last = name.removesuffix(number) + str(sizes[part] - 1)
+        raise UserError(f"no component {name}: the last is {last}")
 
 
 def _feature(name: str, number: int, features: tuple[Place, Feature] | None) -> Component:
@@ -290,6 +297,7 @@ class Group:
 
     @property
     def start(self) -> Place:
+        """The first place at which anything is replaced."""
         return self.parts[0].place
 
     def take(self, problems: Int[Tensor, " taken"]) -> Group:

@@ -152,7 +152,8 @@ class Objective:
 
 def _capped(constants: Tensor, cap: Tensor) -> Tensor:
     norm = constants.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-    return constants * (cap[:, None, None] / norm).clamp(max=1.0)
+    capped: Tensor = constants * (cap[:, None, None] / norm).clamp(max=1.0)
+    return capped
 
 
 def fit(

@@ -172,9 +172,11 @@ def _step(block: TransformerBlock, site: str, state: State) -> Tensor:
     if site == Z:
         stream = state[RESIDUAL_IN]
         projected = fast.project(block, stream.flatten(0, 1))
-        return _attend(block, projected).unflatten(0, stream.shape[:2])
+        attended: Tensor = _attend(block, projected).unflatten(0, stream.shape[:2])
+        return attended
     if site == ATTENTION_OUT:
-        return F.linear(state[Z], block.attn.W_O.flatten(0, 1).T, block.attn.b_O)
+        output: Tensor = F.linear(state[Z], block.attn.W_O.flatten(0, 1).T, block.attn.b_O)
+        return output
     if site == MIDDLE:
         return state[RESIDUAL_IN] + state[ATTENTION_OUT]
     if site == POST:
@@ -250,5 +252,5 @@ class HookedPasses:
             stream, start_at_layer=layer, stop_at_layer=self.model.cfg.n_layers, fwd_hooks=hooks
         )
         assert isinstance(final, torch.Tensor)
-        final = final.unflatten(0, rows)
-        return final[:, :, -1:] if last else final
+        states: Tensor = final.unflatten(0, rows)
+        return states[:, :, -1:] if last else states

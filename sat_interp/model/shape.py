@@ -64,7 +64,7 @@ def validate(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> None
             )
 
 
-def gpt_neo_config(
+def gpt_neo_config(  # noqa: PLR0913  the sizes of a shape, each by name
     *,
     n_layers: int,
     d_model: int,

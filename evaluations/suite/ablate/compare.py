@@ -76,7 +76,9 @@ def resampled(
     """Return the mean cost of each component in each sample."""
     known = np.isfinite(kl)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (counts @ np.where(known, kl, 0.0).T) / (counts @ known.T.astype(np.float64))
+        sums = counts @ np.where(known, kl, 0.0).T
+        means: np.ndarray = sums / (counts @ known.T.astype(np.float64))
+    return means
 
 
 def percentile(samples: Float[np.ndarray, " sample"], method: str) -> Interval | None:
@@ -102,12 +104,14 @@ def log_pearson(first: Means, second: Means) -> Float[np.ndarray, " sample"]:
 
 def mean_share(optimal: Means, other: Means) -> Float[np.ndarray, " sample"]:
     """Return the mean over components of min(1, optimal / other)."""
-    return np.minimum(1, _ratio(optimal, other)).mean(1)
+    share: np.ndarray = np.minimum(1, _ratio(optimal, other)).mean(1)
+    return share
 
 
 def median_share(optimal: Means, other: Means) -> Float[np.ndarray, " sample"]:
     """Return the median over components of min(1, optimal / other)."""
-    return np.median(np.minimum(1, _ratio(optimal, other)), axis=1)
+    share: np.ndarray = np.median(np.minimum(1, _ratio(optimal, other)), axis=1)
+    return share
 
 
 def total_share(optimal: Means, other: Means) -> Float[np.ndarray, " sample"]:
@@ -116,10 +120,12 @@ def total_share(optimal: Means, other: Means) -> Float[np.ndarray, " sample"]:
 
 
 def _ratio(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return first / np.maximum(second, 1e-12)
+    ratio: np.ndarray = first / np.maximum(second, 1e-12)
+    return ratio
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+        correlation: np.ndarray = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    return correlation

@@ -261,7 +261,8 @@ def _note(measured: list[Measured], method: str, fitted: Tensor, held: Tensor) -
 
 
 def _norm(constants: Constants) -> Float[Tensor, " problem"]:
-    return torch.cat([one.flatten(1) for one in constants], 1).norm(dim=1)
+    norm: Tensor = torch.cat([one.flatten(1) for one in constants], 1).norm(dim=1)
+    return norm
 
 
 def _certificate(best: Fit, number: int, n_fit: int) -> dict[str, Any]:

@@ -268,10 +268,12 @@ def _concentration(chosen: Sequence[Measured], config: AblateConfig) -> list[Met
 
     def effective(means: np.ndarray) -> np.ndarray:
         p = means / means.sum(1, keepdims=True)
-        return np.exp(-(p * np.log(np.maximum(p, 1e-300))).sum(1))
+        number: np.ndarray = np.exp(-(p * np.log(np.maximum(p, 1e-300))).sum(1))
+        return number
 
     def share(means: np.ndarray) -> np.ndarray:
-        return np.sort(means, 1)[:, -top:].sum(1) / means.sum(1)
+        part: np.ndarray = np.sort(means, 1)[:, -top:].sum(1) / means.sum(1)
+        return part
 
     found = []
     for name, title, statistic in (

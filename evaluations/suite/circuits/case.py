@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from evaluations.suite.circuits.config import Ablation
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import (
-    Ablation,
     Bucket,
     Constants,
     Kept,

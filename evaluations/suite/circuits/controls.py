@@ -18,9 +18,10 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
+from evaluations.suite.circuits.config import Ablation
 from evaluations.suite.circuits.graph import Graph, ends, on_paths
 from evaluations.suite.circuits.methods.find import CircuitFinder, FoundCircuit
-from evaluations.suite.circuits.patched import Ablation, Constants
+from evaluations.suite.circuits.patched import Constants
 from sat_interp._util import progress
 
 MOVES, LEAST = 30, 600

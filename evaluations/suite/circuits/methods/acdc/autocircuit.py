@@ -24,8 +24,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from evaluations.suite.circuits.config import check_tau
 from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.methods.acdc.search import check_tau
 from evaluations.suite.circuits.patched import Prompts
 from sat_interp._util.errors import UserError
 from sat_interp._util.progress import bar
