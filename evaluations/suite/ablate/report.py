@@ -14,8 +14,16 @@ from matplotlib.figure import Figure
 from evaluations.core.record import Record
 from evaluations.suite.ablate.config import METHODS
 from evaluations.tables import Cell, Column, Heading, Layout, Table, make_tables, rows
+from evaluations.tables.headline import Headline
 from sat_interp._util.files import file_name
 
+HEADLINE = Headline(
+    "Is zero nearer to the best constant replacement of its components?",
+    "spoof_share",
+    "spoof share R",
+    3,
+    "lower",
+)
 WORDS = {
     "zero": "zero",
     "mean": "mean",
