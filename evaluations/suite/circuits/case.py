@@ -58,8 +58,9 @@ class Case:
         model: HookedTransformer,
         prompts: TaskPrompts,
         ablation: Ablation | Constants = "resample",
+        averaged: TaskPrompts | None = None,
     ) -> Case:
-        """Run the prompts.
+        """Run the prompts; means are taken over ``averaged``, by default the prompts themselves.
 
         Raises:
             UserError: the model's architecture is not covered, the prompts do not fit it, or an
@@ -67,7 +68,8 @@ class Case:
         """
         check_fit(model, prompts)
         graph = Graph.of(model)
-        return cls(model, graph, prompts, prepare(model, graph, prompts.batches, ablation))
+        means = None if averaged is None else averaged.batches
+        return cls(model, graph, prompts, prepare(model, graph, prompts.batches, ablation, means))
 
     def outcome(self, kept: Kept) -> CircuitOutcome:
         """Return the outcome of the circuit of these edges, all others ablated."""
@@ -112,9 +114,12 @@ class Case:
 
 
 def finite_case(
-    model: HookedTransformer, prompts: TaskPrompts, ablation: Ablation | Constants
+    model: HookedTransformer,
+    prompts: TaskPrompts,
+    ablation: Ablation | Constants,
+    averaged: TaskPrompts | None = None,
 ) -> tuple[Case, int]:
-    """Return the case of the prompts on which all activations are finite.
+    """Return the case of the prompts on which all activations are finite (see ``Case.of``).
 
     Returns:
         The case, and the number of prompts left out.
@@ -122,7 +127,7 @@ def finite_case(
     Raises:
         UserError: as ``Case.of``; or the activations are finite on no prompt.
     """
-    case = Case.of(model, prompts, ablation)
+    case = Case.of(model, prompts, ablation, averaged)
     finite = torch.cat([_finite_rows(bucket) for bucket in case.buckets])
     n_failed = int((~finite).sum())
     if not n_failed:
@@ -130,7 +135,8 @@ def finite_case(
     if n_failed == len(finite):
         raise UserError(f"{prompts.name}: the model's activations are not finite on any prompt")
     log.warning("%d of %d prompts left out: not finite", n_failed, len(finite))
-    return Case.of(model, prompts.subset(finite.nonzero().flatten().tolist()), ablation), n_failed
+    kept = prompts.subset(finite.nonzero().flatten().tolist())
+    return Case.of(model, kept, ablation, averaged), n_failed
 
 
 def _finite_rows(bucket: Bucket) -> Bool[Tensor, "batch"]:
@@ -144,7 +150,7 @@ def _finite_rows(bucket: Bucket) -> Bool[Tensor, "batch"]:
 def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
     """Return the case of the held-out prompts, with edges replaced as in the case itself.
 
-    Constants (zeros, means) are those of the discovery prompts.
+    Means are those of the discovery prompts.
 
     Returns:
         The case; None if no prompt is held out, or activations are finite on none of them.
@@ -152,13 +158,8 @@ def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
     prompts = case.prompts.held_out
     if prompts is None or not prompts.n:
         return None
-    constants = case.buckets[0].replacement[:, 0, 0]
     try:
-        return finite_case(
-            case.model,
-            prompts,
-            "resample" if isinstance(ablation, str) and ablation == "resample" else constants,
-        )[0]
+        return finite_case(case.model, prompts, ablation, case.prompts)[0]
     except UserError as error:
         log.warning("held-out prompts cannot be used: %s", error)
         return None

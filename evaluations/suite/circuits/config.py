@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -15,7 +16,9 @@ log = logging.getLogger(__name__)
 
 Method = Literal["acdc", "eap", "eap-ig"]
 Engine = Literal["fast", "auto-circuit"]
-Ablation = Literal["resample", "zero", "mean"]
+Ablation = Literal["resample", "zero", "mean", "cf_mean"]
+RECORDED: Mapping[str, str] = {"mean": "clean_mean", "cf_mean": "mean"}
+"""Names in records, where they differ from the option's."""
 ScoreBy = Literal["logit-difference", "kl"]
 Selection = Literal["greedy", "top"]
 Points = Literal["paper", "released"]
@@ -47,7 +50,9 @@ class CircuitConfig:
 
     ablation: Ablation = "resample"
     """Replacement of an ablated edge: its source's output on the corrupted prompt (resample), zero,
-    or its source's mean output on corrupted prompts."""
+    its source's mean output over all later positions of the clean prompts (mean), where the first
+    position keeps its own output, or its mean over all positions of the corrupted prompts
+    (cf_mean)."""
 
     edges: int | None = None
     """Number of edges that eap and eap-ig choose; by default 5 % of all edges. The circuit is the
@@ -128,9 +133,14 @@ class CircuitConfig:
         return sorted({*self.tau, *(SWEEP if len(self.tau) == 1 else ())})
 
     def recorded(self) -> dict[str, Any]:
-        """Return the settings under the names used in records."""
+        """Return the settings under the names used in records.
+
+        In records, ``cf_mean`` is called "mean", as it was when no clean mean existed, and ``mean``
+        is called "clean_mean": no earlier record is taken for one of the clean mean.
+        """
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         settings["taus"], settings["sweep"] = settings.pop("tau"), not settings.pop("no_sweep")
+        settings["ablation"] = RECORDED.get(self.ablation, self.ablation)
         return settings
 
 

@@ -61,7 +61,7 @@ class Bucket:
         clean: outputs of the sources on the clean prompts.
         replacement: replacements of the sources' outputs for ablated edges.
         logits: logits of the clean run at the last position.
-        first: position before which clean output and replacement are equal, by causality.
+        first: position before which clean output and replacement are equal.
     """
 
     clean: Sources
@@ -199,6 +199,7 @@ def prepare(
     graph: Graph,
     batches: Sequence[Prompts],
     ablation: Ablation | Constants = "resample",
+    averaged: Sequence[Prompts] | None = None,
 ) -> list[Bucket]:
     """Cache the activations of the clean prompts, and the replacements of ablated edges.
 
@@ -207,8 +208,11 @@ def prepare(
         graph: its graph.
         batches: prompts, each batch of one length.
         ablation: replacement of an ablated edge: its source's output on the corrupted prompt
-            (``resample``), zero (``zero``), its source's mean output over all positions of all
-            corrupted prompts (``mean``), or a given constant per source.
+            (``resample``), zero (``zero``), its source's mean output over all positions but the
+            first of all clean prompts (``mean``), its mean output over all positions of all
+            corrupted prompts (``cf_mean``), or a given constant per source. With ``mean`` the first
+            position is not replaced.
+        averaged: the prompts that means are taken over, by default ``batches``.
 
     Raises:
         UserError: there are no prompts, a corrupted prompt differs in length from its clean prompt,
@@ -223,14 +227,15 @@ def prepare(
         raise UserError("there are no prompts to find a circuit with")
     if any(batch.clean.shape != batch.corrupted.shape for batch in batches):
         raise UserError("a clean prompt and its corrupted one must have equally many tokens")
-    constants = _constants(model, graph, batches, ablation)
+    constants = _constants(model, graph, averaged or batches, ablation)
+    keep_first = isinstance(ablation, str) and ablation == "mean"
     buckets = []
     with torch.no_grad():
         for batch in batches:
             tokens = batch.clean.to(model.W_E.device)
             run = forward(model, graph, embed(model, tokens))
             if constants is not None:
-                buckets.append(Bucket(run.sources, constants[:, None, None], run.logits))
+                buckets.append(_with_constants(run, constants, keep_first))
                 continue
             corrupted = batch.corrupted.to(tokens.device)
             first = _first_difference(tokens, corrupted)
@@ -239,6 +244,16 @@ def prepare(
             replacement[:, :, :first] = run.sources[:, :, :first]
             buckets.append(Bucket(run.sources, replacement, run.logits, first))
     return buckets
+
+
+def _with_constants(run: Run, constants: Constants, keep_first: bool) -> Bucket:
+    """Return the cached run with constants as replacements, after the first position or at all."""
+    replacement = constants[:, None, None]
+    if not keep_first:
+        return Bucket(run.sources, replacement, run.logits)
+    replacement = replacement.expand_as(run.sources).clone()
+    replacement[:, :, 0] = run.sources[:, :, 0]
+    return Bucket(run.sources, replacement, run.logits, min(1, replacement.shape[2] - 1))
 
 
 def _first_difference(clean: Tensor, corrupted: Tensor) -> int:
@@ -253,7 +268,10 @@ def _constants(
     batches: Sequence[Prompts],
     ablation: Ablation | Constants,
 ) -> Constants | None:
-    """Return the constant replacement of each source; None if it differs between prompts."""
+    """Return the constant replacement of each source; None if it differs between prompts.
+
+    Means leave out prompts on which an output is not finite; with no others they are NaN.
+    """
     weight = model.W_E
     if isinstance(ablation, Tensor):
         wanted = (graph.n_sources, weight.shape[1])
@@ -265,11 +283,16 @@ def _constants(
     total = weight.new_zeros(graph.n_sources, weight.shape[1])
     if ablation == "zero":
         return total
+    is_clean, n = ablation == "mean", 0
     with torch.no_grad():
         for batch in batches:
-            tokens = batch.corrupted.to(weight.device)
-            total += forward(model, graph, embed(model, tokens)).sources.sum((1, 2))
-    return total / sum(batch.corrupted.numel() for batch in batches)
+            tokens = (batch.clean if is_clean else batch.corrupted).to(weight.device)
+            sources = forward(model, graph, embed(model, tokens)).sources
+            finite = sources.isfinite().flatten(2).all(-1).all(0)
+            counted = sources[:, finite, int(is_clean) :]
+            total += counted.sum((1, 2))
+            n += counted[0, :, :, 0].numel()
+    return total / n
 
 
 def kl_divergence(

@@ -24,7 +24,7 @@ def test_whole_and_empty_circuit_are_the_model_on_clean_and_corrupted_prompts():
     assert case.empty.kl.min() > 0
 
 
-@pytest.mark.parametrize("ablation", ["resample", "mean"])
+@pytest.mark.parametrize("ablation", ["resample", "mean", "cf_mean"])
 def test_pieces_of_prompts_change_nothing(monkeypatch, ablation):
     case = tiny_case(ablation=ablation)
     kept = torch.rand(case.graph.n_edges, generator=torch.Generator().manual_seed(0)) < 0.5

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evaluations.core.record import Record
-from evaluations.suite.circuits.case import Case, held_out_case
+from evaluations.suite.circuits.case import Case, finite_case, held_out_case
 from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.evaluation import evaluate as circuits
 from evaluations.suite.circuits.faithfulness import cmd, cpr, curve, faithfulness, tau_ranking
@@ -20,6 +20,7 @@ from evaluations.suite.circuits.methods.acdc.search import acdc
 from evaluations.suite.circuits.methods.eap import attribution, ranking
 from evaluations.suite.circuits.methods.find import by_acdc, by_attribution
 from evaluations.suite.circuits.metrics import mark
+from evaluations.suite.circuits.patched import circuit_kl
 from evaluations.tasks.pairs import Competence, PairBatch, TaskPrompts, competence
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.cases import doable, task
@@ -127,15 +128,47 @@ def test_cpr_is_signed_and_cmd_is_not(model, prompts):
     assert cpr(signed) != pytest.approx(cpr(absolute))
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean"])
+@pytest.mark.parametrize("ablation", ["zero", "mean", "cf_mean"])
 def test_held_out_edges_are_replaced_by_the_constants_of_the_other_prompts(
     model, prompts, ablation
 ):
     case = Case.of(model, prompts, ablation)
     held = held_out_case(case, ablation)
-    for bucket in held.buckets:
-        assert torch.equal(bucket.replacement, case.buckets[0].replacement)
-    assert torch.equal(held.buckets[0].clean, Case.of(model, prompts.held_out).buckets[0].clean)
+    constants = case.buckets[0].replacement[:, :1, -1:]
+    plain = []
+    for bucket, own in zip(held.buckets, Case.of(model, prompts.held_out).buckets, strict=True):
+        wanted = constants.expand_as(own.clean).clone()
+        if ablation == "mean":
+            wanted[:, :, 0] = own.clean[:, :, 0]
+        assert torch.equal(bucket.clean, own.clean)
+        assert torch.equal(bucket.replacement.expand_as(wanted), wanted)
+        plain.append(dataclasses.replace(own, replacement=wanted, first=0))
+    kept = torch.rand(case.graph.n_edges, generator=torch.Generator().manual_seed(0)) < 0.5
+    assert float(held.outcome(kept).kl.mean()) == pytest.approx(
+        circuit_kl(model, case.graph, plain, kept)
+    )
+
+
+def test_old_records_of_a_mean_are_not_those_of_the_clean_mean():
+    """A record called "mean" holds an average over corrupted prompts."""
+    names = {
+        ablation: CircuitConfig(ablation=ablation).recorded()["ablation"]
+        for ablation in ("resample", "zero", "mean", "cf_mean")
+    }
+    assert names == {
+        "resample": "resample", "zero": "zero", "mean": "clean_mean", "cf_mean": "mean",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("ablation", ["mean", "cf_mean"])
+def test_a_prompt_that_is_not_finite_is_in_no_mean(model, prompts, ablation):
+    model = copy.deepcopy(model)
+    token = int(prompts.batches[0].clean[0, 2])
+    model.W_E[token] = torch.nan
+    case, left_out = finite_case(model, prompts, ablation)
+    bad = [(batch.clean == token).any(1) for batch in prompts.batches]
+    assert 0 < left_out == int(torch.cat(bad).sum()) < prompts.n
+    assert all(bucket.replacement.isfinite().all() for bucket in case.buckets)
 
 
 def test_edges_off_every_path_are_not_edges_of_the_circuit(model, prompts, monkeypatch):

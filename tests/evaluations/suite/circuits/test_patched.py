@@ -11,6 +11,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from evaluations.suite.circuits.graph import Graph
+from evaluations.suite.circuits.methods.acdc.search import acdc
 from evaluations.suite.circuits.patched import (
     circuit_kl,
     circuit_logits,
@@ -129,10 +130,11 @@ def test_zero_mean_and_given_constants():
     zero = prepare(model, graph, batches, "zero")[0].replacement
     assert zero.shape == (graph.n_sources, 1, 1, 16)
     assert not zero.any()
-    mean = prepare(model, graph, batches, "mean")[1].replacement
+    cf_mean = prepare(model, graph, batches, "cf_mean")[1].replacement
     outputs = [forward(model, graph, embed(model, batch.corrupted)).sources for batch in batches]
     wanted = torch.cat([output.flatten(1, 2) for output in outputs], 1).mean(1)
-    torch.testing.assert_close(mean[:, 0, 0], wanted)
+    torch.testing.assert_close(cf_mean[:, 0, 0], wanted)
+    assert cf_mean.shape[1:3] == (1, 1)
     given = torch.randn(graph.n_sources, 16, dtype=torch.float64)
     assert torch.equal(prepare(model, graph, batches, given)[0].replacement[:, 0, 0], given)
     with pytest.raises(UserError, match=r"shape \(3, 16\), not \(11, 16\)"):
@@ -144,6 +146,35 @@ def test_zero_mean_and_given_constants():
         circuit_logits(model, graph, [bucket], kept)[0],
         _patched_by_hooks(model, graph, batches[1].clean, kept, full),
     )
+
+
+def test_a_clean_mean_leaves_the_first_position():
+    model = tiny_model()
+    graph = Graph.of(model)
+    batches = prompts()
+    batches[1].corrupted = batches[1].corrupted.flip(0)  # the clean mean does not depend on it
+    buckets = prepare(model, graph, batches, "mean")
+    outputs = [forward(model, graph, embed(model, batch.clean)).sources for batch in batches]
+    wanted = torch.cat([output[:, :, 1:].flatten(1, 2) for output in outputs], 1).mean(1)
+    for bucket, output in zip(buckets, outputs, strict=True):
+        rest = bucket.replacement[:, :, 1:]
+        torch.testing.assert_close(rest, wanted[:, None, None].expand_as(rest))
+        assert torch.equal(bucket.replacement[:, :, 0], output[:, :, 0])
+        assert bucket.first == 1
+    none = torch.zeros(graph.n_edges, dtype=torch.bool)
+    assert circuit_kl(model, graph, buckets, none) > 1e-3
+
+
+def test_prompts_of_one_token_have_nothing_to_replace_by_a_clean_mean():
+    model = tiny_model()
+    graph = Graph.of(model)
+    tokens = torch.arange(4)[:, None]
+    batch = SimpleNamespace(clean=tokens, corrupted=tokens + 1)
+    (bucket,) = buckets = prepare(model, graph, [batch], "mean")
+    assert torch.equal(bucket.replacement, bucket.clean)
+    none = torch.zeros(graph.n_edges, dtype=torch.bool)
+    assert circuit_kl(model, graph, buckets, none) == pytest.approx(0, abs=1e-12)
+    assert acdc(model, graph, buckets, 0.01).n_kept == 0
 
 
 def test_gradients_reach_edges_and_inputs():

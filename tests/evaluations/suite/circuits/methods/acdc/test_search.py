@@ -17,7 +17,7 @@ from evaluations.suite.circuits.methods.acdc.engine import BatchState
 from evaluations.suite.circuits.methods.acdc.folded import Folded
 from evaluations.suite.circuits.methods.acdc.plan import PartialCircuit
 from evaluations.suite.circuits.methods.acdc.search import acdc, settle
-from evaluations.suite.circuits.patched import Bucket, circuit_kl, prepare
+from evaluations.suite.circuits.patched import Bucket, circuit_kl, embed, forward, prepare
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.tiny import SHAPES, prompts, tiny_model
 
@@ -64,7 +64,7 @@ def test_every_shape(shape):
     assert 10 < n_kept < n_tested
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean", "constants"])
+@pytest.mark.parametrize("ablation", ["zero", "mean", "cf_mean", "constants"])
 def test_every_replacement(ablation):
     model = tiny_model()
     graph = Graph.of(model)
@@ -72,6 +72,26 @@ def test_every_replacement(ablation):
         ablation = torch.randn(graph.n_sources, 16, dtype=torch.float64)
     n_kept, n_tested = _same(model, prepare(model, graph, prompts((8,)), ablation), 0.05)
     assert 0 < n_kept < n_tested
+
+
+@pytest.mark.parametrize("shape", ["gpt-2", "rotary, parallel", "neo, local"])
+def test_a_clean_mean_keeps_the_first_position(shape):
+    """The fast engine, which skips that position, agrees with a twin built without the shortcut."""
+    model = tiny_model(shape, seed=3)
+    graph, batches = Graph.of(model), prompts((6, 9))
+    runs = [forward(model, graph, embed(model, batch.clean)) for batch in batches]
+    mean = torch.cat([run.sources[:, :, 1:].flatten(1, 2) for run in runs], 1).mean(1)
+    plain = []
+    for run in runs:
+        replacement = mean[:, None, None].repeat(1, *run.sources.shape[1:3], 1)
+        replacement[:, :, 0] = run.sources[:, :, 0]
+        plain.append(Bucket(run.sources, replacement, run.logits))
+    ours = acdc(model, graph, prepare(model, graph, batches, "mean"), 0.05)
+    kept, steps, kl = _sequential(model, graph, plain, 0.05, graph.order())
+    assert torch.equal(ours.kept, kept)
+    torch.testing.assert_close(ours.steps, steps, atol=1e-10, rtol=1e-8)
+    assert ours.kl == pytest.approx(kl, abs=1e-10)
+    assert 0 < ours.n_kept < ours.n_tested
 
 
 @pytest.mark.parametrize("seed", range(4))
