@@ -11,6 +11,7 @@ from evaluations.comparison.seeds import groups
 from evaluations.comparison.selection import models
 from evaluations.comparison.summary import answers
 from evaluations.core.record import Interval, Metric
+from evaluations.suite.ablate.report import HEADLINE as ABLATE
 from evaluations.suite.circuits.report import HEADLINE as CIRCUITS
 from evaluations.suite.gates.report import HEADLINE as GATES
 from evaluations.suite.lm.report import HEADLINE as LM
@@ -43,6 +44,17 @@ def test_three_seeds_whose_interval_leaves_0_out_give_a_verdict():
         "(difference +1.007 [+0.978, +1.035] over 3 seeds)."
     )
     assert answer(runs([3.0, 3.12, 3.2], [2.0, 2.1, 2.2])).verdict == "better"
+
+
+def test_a_smaller_spoof_share_than_the_baselines_is_better():
+    records = [
+        made("ablate", f"{name}-s{seed}", seed, {"spoof_share": value + seed / 100}, **more)
+        for name, value, more in (("baseline", 0.6, {}), ("local-k4", 0.4, L4))
+        for seed in range(3)
+    ]
+    found = answer(records, "ablate", ABLATE)
+    assert found.verdict == "better"
+    assert "Better than baseline (0.610): spoof share R 0.410 of local-k4" in found.text
 
 
 def test_an_interval_that_holds_0_gives_none():
