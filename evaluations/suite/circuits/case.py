@@ -15,9 +15,9 @@ from transformer_lens import HookedTransformer
 from evaluations.suite.circuits.config import Ablation
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import (
-    Bucket,
     Constants,
     Kept,
+    PromptBatch,
     circuit_logits,
     kl_divergence,
     prepare,
@@ -50,7 +50,7 @@ class Case:
     model: HookedTransformer
     graph: Graph
     prompts: TaskPrompts
-    buckets: list[Bucket]
+    buckets: list[PromptBatch]
 
     @classmethod
     def of(
@@ -89,7 +89,7 @@ class Case:
         """The outcome of the fully corrupted model, in which no edge is kept."""
         return self.outcome(torch.zeros(self.graph.n_edges, dtype=torch.bool))
 
-    def parts(self) -> Iterator[tuple[Bucket, PairBatch]]:
+    def parts(self) -> Iterator[tuple[PromptBatch, PairBatch]]:
         """Iterate over parts of the prompts small enough for one forward pass, with answers."""
         for bucket, batch in zip(self.buckets, self.prompts.batches, strict=True):
             _, n, positions, width = bucket.clean.shape
@@ -101,7 +101,9 @@ class Case:
                 rows = slice(start, start + size)
                 replacement = bucket.replacement[:, rows] if varies else bucket.replacement
                 yield (
-                    Bucket(bucket.clean[:, rows], replacement, bucket.logits[rows], bucket.first),
+                    PromptBatch(
+                        bucket.clean[:, rows], replacement, bucket.logits[rows], bucket.first
+                    ),
                     batch[range(n)[rows]],
                 )
 
@@ -139,7 +141,7 @@ def finite_case(
     return Case.of(model, kept, ablation, averaged), n_failed
 
 
-def _finite_rows(bucket: Bucket) -> Bool[Tensor, "batch"]:
+def _finite_rows(bucket: PromptBatch) -> Bool[Tensor, "batch"]:
     """Return whether logits, clean outputs and replacements of each prompt are finite."""
     finite = bucket.logits.isfinite().all(-1)
     for outputs in (bucket.clean, bucket.replacement):

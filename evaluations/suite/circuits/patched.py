@@ -46,7 +46,7 @@ class Prompts(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
+class ForwardOutput:
     """The result of a forward pass: outputs of the sources, and logits at the last position."""
 
     sources: Sources
@@ -54,7 +54,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Bucket:
+class PromptBatch:
     """Cached activations of prompts of one length.
 
     Attributes:
@@ -90,7 +90,7 @@ def forward(
     kept: Kept | None = None,
     replacement: Replacement | None = None,
     added: Float[Tensor, "destination batch pos d_model"] | None = None,
-) -> Run:
+) -> ForwardOutput:
     """Run the forward pass in which ablated edges carry their source's replacement.
 
     Args:
@@ -124,7 +124,7 @@ def forward(
     final = reader.inputs(graph.destination(graph.n_layers, "resid_final"), 1)[0, :, -1:]
     if model.cfg.normalization_type is not None:
         final = model.ln_final(final)
-    return Run(reader.sources, model.unembed(final)[:, 0])
+    return ForwardOutput(reader.sources, model.unembed(final)[:, 0])
 
 
 class _Reader:
@@ -200,7 +200,7 @@ def prepare(
     batches: Sequence[Prompts],
     ablation: Ablation | Constants = "resample",
     averaged: Sequence[Prompts] | None = None,
-) -> list[Bucket]:
+) -> list[PromptBatch]:
     """Cache the activations of the clean prompts, and the replacements of ablated edges.
 
     Args:
@@ -242,18 +242,18 @@ def prepare(
             replacement = forward(model, graph, embed(model, corrupted)).sources
             # Equal by causality; made equal to the last bit.
             replacement[:, :, :first] = run.sources[:, :, :first]
-            buckets.append(Bucket(run.sources, replacement, run.logits, first))
+            buckets.append(PromptBatch(run.sources, replacement, run.logits, first))
     return buckets
 
 
-def _with_constants(run: Run, constants: Constants, keep_first: bool) -> Bucket:
+def _with_constants(run: ForwardOutput, constants: Constants, keep_first: bool) -> PromptBatch:
     """Return the cached run with constants as replacements, after the first position or at all."""
     replacement = constants[:, None, None]
     if not keep_first:
-        return Bucket(run.sources, replacement, run.logits)
+        return PromptBatch(run.sources, replacement, run.logits)
     replacement = replacement.expand_as(run.sources).clone()
     replacement[:, :, 0] = run.sources[:, :, 0]
-    return Bucket(run.sources, replacement, run.logits, min(1, replacement.shape[2] - 1))
+    return PromptBatch(run.sources, replacement, run.logits, min(1, replacement.shape[2] - 1))
 
 
 def _first_difference(clean: Tensor, corrupted: Tensor) -> int:
@@ -304,14 +304,14 @@ def kl_divergence(
 
 
 def circuit_logits(
-    model: HookedTransformer, graph: Graph, buckets: Sequence[Bucket], kept: Kept
+    model: HookedTransformer, graph: Graph, buckets: Sequence[PromptBatch], kept: Kept
 ) -> list[Float[Tensor, "batch d_vocab"]]:
     """Return logits at the last position with these edges kept, for each batch."""
     return [forward(model, graph, b.clean[0], kept, b.replacement).logits for b in buckets]
 
 
 def circuit_kl(
-    model: HookedTransformer, graph: Graph, buckets: Sequence[Bucket], kept: Kept
+    model: HookedTransformer, graph: Graph, buckets: Sequence[PromptBatch], kept: Kept
 ) -> float:
     """Return the mean over all prompts of KL(clean || circuit) at the last position, in nats."""
     with torch.no_grad():

@@ -31,7 +31,7 @@ from evaluations.suite.circuits.config import (
     check_attribution,
 )
 from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.patched import Bucket, forward, kl_divergence
+from evaluations.suite.circuits.patched import PromptBatch, forward, kl_divergence
 from evaluations.tasks.pairs import PairBatch
 from sat_interp._util import progress
 
@@ -75,7 +75,7 @@ def interpolation(steps: int, points: Points = "paper") -> list[float]:
 
 
 def _effects(
-    case: Case, bucket: Bucket, batch: PairBatch, score_by: ScoreBy, shares: list[float]
+    case: Case, bucket: PromptBatch, batch: PairBatch, score_by: ScoreBy, shares: list[float]
 ) -> Float[Tensor, "destination source"]:
     """Return effects summed over the prompts of one part, averaged over interpolation points."""
     clean = bucket.clean[0]
@@ -92,7 +92,7 @@ def _effects(
 
 
 def _score(
-    logits: Float[Tensor, "batch d_vocab"], bucket: Bucket, batch: PairBatch, score_by: ScoreBy
+    logits: Float[Tensor, "batch d_vocab"], bucket: PromptBatch, batch: PairBatch, score_by: ScoreBy
 ) -> Float[Tensor, ""]:
     """Return the score that useful edges increase, summed over prompts."""
     if score_by == "kl":

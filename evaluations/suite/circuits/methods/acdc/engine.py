@@ -17,7 +17,7 @@ from torch import Tensor
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.acdc.folded import Folded
 from evaluations.suite.circuits.methods.acdc.plan import LayerPlan, Plan, Read
-from evaluations.suite.circuits.patched import Bucket, visible
+from evaluations.suite.circuits.patched import PromptBatch, visible
 
 States = Float[Tensor, "state batch pos d_model"]
 Inputs = Float[Tensor, "state batch read_pos d_model"]
@@ -26,7 +26,7 @@ Inputs = Float[Tensor, "state batch read_pos d_model"]
 class BatchState:
     """The activations of prompts of one length in the circuit accepted so far."""
 
-    def __init__(self, graph: Graph, folded: Folded, bucket: Bucket) -> None:
+    def __init__(self, graph: Graph, folded: Folded, bucket: PromptBatch) -> None:
         self.graph, self.folded = graph, folded
         self.current = folded.centre(bucket.clean).clone()
         self.replacement = folded.centre(bucket.replacement)

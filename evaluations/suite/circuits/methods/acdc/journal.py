@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.patched import Bucket
+from evaluations.suite.circuits.patched import PromptBatch
 from sat_interp._util.files import naming, write_atomically
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Journal:
 
 
 def identity(
-    graph: Graph, buckets: Sequence[Bucket], tau: float, order: Int[Tensor, "edge"]
+    graph: Graph, buckets: Sequence[PromptBatch], tau: float, order: Int[Tensor, "edge"]
 ) -> str:
     """Return a hash of the search: graph, tau, order, clean logits and replacements."""
     digest = hashlib.sha256(f"{graph!r} {tau!r}".encode())

@@ -31,7 +31,7 @@ from evaluations.suite.circuits.methods.acdc.engine import BatchState
 from evaluations.suite.circuits.methods.acdc.folded import Folded
 from evaluations.suite.circuits.methods.acdc.journal import Journal, identity
 from evaluations.suite.circuits.methods.acdc.plan import PartialCircuit, Plan
-from evaluations.suite.circuits.patched import Bucket
+from evaluations.suite.circuits.patched import PromptBatch
 from sat_interp._util.progress import bar
 
 MAX_BYTES = 64 * 2**20
@@ -78,7 +78,7 @@ class AcdcResult:
 def acdc(
     model: HookedTransformer,
     graph: Graph,
-    buckets: Sequence[Bucket],
+    buckets: Sequence[PromptBatch],
     tau: float,
     order: Int[Tensor, "edge"] | None = None,
     max_bytes: int = MAX_BYTES,
@@ -151,7 +151,7 @@ class _Search:
         self,
         model: HookedTransformer,
         graph: Graph,
-        buckets: Sequence[Bucket],
+        buckets: Sequence[PromptBatch],
         tau: float,
         max_bytes: int,
     ) -> None:
@@ -268,7 +268,7 @@ class _Search:
         )
 
 
-def _split(bucket: Bucket, max_bytes: int) -> Iterator[Bucket]:
+def _split(bucket: PromptBatch, max_bytes: int) -> Iterator[PromptBatch]:
     """Split prompts into parts whose state fits into the memory even if everything changes."""
     _, n_prompts, n_positions, width = bucket.clean.shape
     per_prompt = 2 * len(bucket.clean) * n_positions * width * bucket.clean.element_size()
@@ -276,7 +276,7 @@ def _split(bucket: Bucket, max_bytes: int) -> Iterator[Bucket]:
     for start in range(0, n_prompts, size):
         part = slice(start, start + size)
         varies = bucket.replacement.shape[1] > 1
-        yield Bucket(
+        yield PromptBatch(
             bucket.clean[:, part],
             bucket.replacement[:, part] if varies else bucket.replacement,
             bucket.logits[part],

@@ -17,13 +17,17 @@ from evaluations.suite.circuits.methods.acdc.engine import BatchState
 from evaluations.suite.circuits.methods.acdc.folded import Folded
 from evaluations.suite.circuits.methods.acdc.plan import PartialCircuit
 from evaluations.suite.circuits.methods.acdc.search import acdc, settle
-from evaluations.suite.circuits.patched import Bucket, circuit_kl, embed, forward, prepare
+from evaluations.suite.circuits.patched import PromptBatch, circuit_kl, embed, forward, prepare
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.tiny import SHAPES, prompts, tiny_model
 
 
 def _sequential(
-    model: HookedTransformer, graph: Graph, buckets: Sequence[Bucket], tau: float, order: Tensor
+    model: HookedTransformer,
+    graph: Graph,
+    buckets: Sequence[PromptBatch],
+    tau: float,
+    order: Tensor,
 ) -> tuple[Tensor, Tensor, float]:
     """Algorithm 1 of Conmy et al., one whole forward pass per edge."""
     kept = torch.ones(graph.n_edges, dtype=torch.bool)
@@ -41,7 +45,7 @@ def _sequential(
 
 
 def _same(
-    model: HookedTransformer, buckets: Sequence[Bucket], tau: float, seed: int | None = None
+    model: HookedTransformer, buckets: Sequence[PromptBatch], tau: float, seed: int | None = None
 ) -> tuple[int, int]:
     """Kept and tested edges, after comparing everything with the twin."""
     graph = Graph.of(model)
@@ -85,7 +89,7 @@ def test_a_clean_mean_keeps_the_first_position(shape):
     for run in runs:
         replacement = mean[:, None, None].repeat(1, *run.sources.shape[1:3], 1)
         replacement[:, :, 0] = run.sources[:, :, 0]
-        plain.append(Bucket(run.sources, replacement, run.logits))
+        plain.append(PromptBatch(run.sources, replacement, run.logits))
     ours = acdc(model, graph, prepare(model, graph, batches, "mean"), 0.05)
     kept, steps, kl = _sequential(model, graph, plain, 0.05, graph.order())
     assert torch.equal(ours.kept, kept)
