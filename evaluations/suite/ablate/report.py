@@ -24,6 +24,7 @@ HEADLINE = Headline(
     3,
     "lower",
 )
+DRAWN_FROM = "components"
 WORDS = {
     "zero": "zero",
     "mean": "mean",
@@ -169,12 +170,21 @@ def tables(records: Sequence[Record]) -> list[Table]:
     own = [record for record in records if record.evaluation == "ablate"]
     if not own:
         return []
-    return [*make_tables(LAYOUTS, own), *(_components_table(record) for record in own)]
+    return [
+        *make_tables(LAYOUTS, own),
+        *(_components_table(record) for record in own if _components(record)),
+    ]
+
+
+def _components(record: Record) -> list[dict[str, Any]]:
+    """Return what was measured of each component; nothing of a record without its large parts."""
+    components = record.extra.get("components")
+    return components if isinstance(components, list) else []
 
 
 def _components_table(record: Record) -> Table:
     """The held-out costs of each component of one model."""
-    components = record.extra.get("components", [])
+    components = _components(record)
     methods = [m for m in METHODS if any(m in one["held"] for one in components)]
     body = [
         [
@@ -236,7 +246,7 @@ def heat_maps(records: Sequence[Record]) -> list[Figure]:
 
 
 def _heat_map(record: Record, label: str) -> Figure | None:
-    components = [one for one in record.extra.get("components", []) if one["kind"] in MARKERS]
+    components = [one for one in _components(record) if one["kind"] in MARKERS]
     methods = [m for m in METHODS if any(m in one["held"] for one in components)]
     if not components or not methods:
         return None
@@ -289,7 +299,7 @@ def scatters(records: Sequence[Record]) -> list[Figure]:
     models = rows(records, "ablate")
     figures = []
     for row in models:
-        components = row.records["ablate"].extra.get("components", [])
+        components = _components(row.records["ablate"])
         others = [
             m for m in ("zero", "mean", "mean_all") if any(m in one["held"] for one in components)
         ][:2]
@@ -365,7 +375,7 @@ def details(record: Record, out: Path) -> pd.DataFrame:
                 for key in ("gradient", "gap", "converged", "capped", "spread")
             },
         }
-        for one in record.extra.get("components", [])
+        for one in _components(record)
         for method, held in one["held"].items()
     )
 
