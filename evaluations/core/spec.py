@@ -73,8 +73,16 @@ class Spec:
 
     ``report.py`` holds ``tables(records) -> list[Table]``, ``FIGURES`` (by name, functions from
     records to matplotlib figures; '' is the main one), ``files(records, out, stem) -> list[Path]``
-    and, where the options ask for more files, ``pages(records, request) -> list[Path]``; and
-    ``details(record, out) -> DataFrame``, a row for each thing measured (neuron, edge).
+    and, where they are needed,
+
+    - ``HEADLINE``: the question that the report's summary answers, and by which metric;
+    - ``details(record, out) -> DataFrame``: a row for each thing measured (neuron, edge);
+    - ``graphs(records) -> dict``: a networkx graph of each model;
+    - ``warnings(records) -> list[str]``: lines that a command logs;
+    - ``pages(records, request) -> list[Path]``: further files that the options ask for;
+    - ``fragment``, ``browse``: what the report's page shows besides, and a page of its own;
+    - ``DRAWN_FROM``: the part of a record's ``extra`` without which there is no figure;
+    - ``EVERY_RECORD``: whether tables show all records of a model, not the newest alone.
 
     Both are imported when they are first needed: a list of evaluations loads neither torch nor
     matplotlib.
