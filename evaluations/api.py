@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluations.core.options import RunOptions, make_request
+from evaluations.core.options import make_request
 from evaluations.core.spec import Spec
 from evaluations.registry import find_spec
 from sat_interp._util.errors import UserError, suggest
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Result:
-    """What an evaluation found of one or several models.
+    """What an evaluation measured of one or several models.
 
     Attributes:
         records: one for each model (and configuration) that could be measured.
@@ -46,12 +46,7 @@ class Result:
             this object, unless ``out`` was given.
     """
 
-    def __init__(
-        self,
-        spec: Spec,
-        request: Request,
-        outcome: Outcome,
-    ) -> None:
+    def __init__(self, spec: Spec, request: Request, outcome: Outcome) -> None:
         self.spec, self.request = spec, request
         self.records: list[Record] = outcome.records
         self.failures: Mapping[str, str] = outcome.failures
@@ -222,7 +217,7 @@ def _signature(spec: Spec) -> inspect.Signature:
             default=_default(field),
             annotation=field.type,
         )
-        for kind in _classes(spec)
+        for kind in spec.option_classes
         for field in dataclasses.fields(kind)
     ]
     return inspect.Signature([models, *options], return_annotation="Result")
@@ -233,13 +228,9 @@ def _docstring(spec: Spec) -> str:
 
     lines = [spec.summary, "", spec.description.strip(), "", "Args:"]
     lines.append("    models: a name, a path, a model in memory, or a list of these.")
-    for kind in _classes(spec):
+    for kind in spec.option_classes:
         lines += [f"    {name}: {text}" for name, text in field_docstrings(kind).items()]
     return "\n".join([*lines, "", "Returns:", "    A ``Result``."])
-
-
-def _classes(spec: Spec) -> tuple[type, ...]:
-    return (RunOptions, *spec.shared, spec.options)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -16,7 +16,7 @@ from evaluations.battery.run import end_with_parent
 from evaluations.comparison.options import CurvesOptions, ReportOptions
 from evaluations.core.options import DEFAULT_OUT, RunOptions, TextOptions, make_request
 from evaluations.core.spec import Spec
-from evaluations.registry import SPECS
+from evaluations.registry import SPECS, find_spec
 from sat_interp._util import progress
 from sat_interp._util.commandline import (
     build,
@@ -74,9 +74,10 @@ def build_parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=True)
     for spec in SPECS:
-        options = (*spec.shared, spec.options, RunOptions)
         own = option_parser(
-            *options, description=f"{spec.summary}\n\n{spec.description}", examples=_listed(spec)
+            *spec.option_classes,
+            description=f"{spec.summary}\n\n{spec.description}",
+            examples=_listed(spec),
         )
         own.add_argument("models", nargs="+", type=str, metavar="MODEL", help=MODELS_HELP)
         own.set_defaults(out=DEFAULT_OUT)
@@ -93,12 +94,11 @@ def _run(arguments: Sequence[str]) -> None:
     models = settings.pop("models", [])
     if not 0 <= settings.get("seed", 0) < 2**63:  # what every generator takes
         raise UserError(f"seed must be from 0 to 2^63 - 1, not {shown(settings['seed'])}")
-    for spec in SPECS:
-        if spec.name == name:
-            _evaluate(spec, models, settings)
-    for command in COMMANDS:
-        if command.name == name:
-            command.run(models, settings)
+    commands = {command.name: command for command in COMMANDS}
+    if name in commands:
+        commands[name].run(models, settings)
+    else:
+        _evaluate(find_spec(name), models, settings)
 
 
 def _evaluate(spec: Spec, models: list[str], settings: Mapping[str, Any]) -> None:
@@ -214,7 +214,7 @@ def _command_parser(command: Command) -> ArgumentParser:
         *command.options,
         description=f"{command.summary}\n\n{command.description}",
         examples=_listed(command),
-        sections=sections if command.has_sections else None,
+        sections=sections if command.has_sections else {},
     )
     parser.add_argument(
         "models", nargs=command.n_models, type=str, metavar="MODEL", help=MODELS_HELP

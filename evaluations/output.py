@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from rich.console import Console
 
 from evaluations.core.options import Request
 from evaluations.core.outcome import Outcome
+from evaluations.core.record import Record
 from evaluations.core.spec import Spec
-from evaluations.tables import draw, show, stem
+from evaluations.tables import Table, draw, show, stem
 from evaluations.tables import write as write_tables
 from evaluations.tables.terminal import WIDTH
 from sat_interp._util import escape
@@ -46,10 +48,11 @@ def finish(spec: Spec, request: Request, outcome: Outcome) -> None:
     if outcome.records:
         for line in _optional(spec, "warnings", outcome.records):
             log.warning("%s", line)
-        show(spec.report.tables(outcome.records), shown)
+        tables = spec.report.tables(outcome.records)
+        show(tables, shown)
         for line in _counts(outcome, request):
             say(shown, line)
-        written, failures = write(spec, request, outcome)
+        written, failures = write(spec, request, outcome.records, tables)
         if written:
             say(shown, f"tables and figures in {request.out}: {_first(written)}")
     try:
@@ -60,15 +63,16 @@ def finish(spec: Spec, request: Request, outcome: Outcome) -> None:
         raise UserError("; ".join(failures))
 
 
-def write(spec: Spec, request: Request, outcome: Outcome) -> tuple[list[Path], list[str]]:
+def write(
+    spec: Spec, request: Request, records: Sequence[Record], tables: Sequence[Table]
+) -> tuple[list[Path], list[str]]:
     """Write the tables, figures and other files of the records.
 
     Returns:
         The files, and a line for each figure that failed.
     """
-    report, records, out = spec.report, outcome.records, request.out
-    name = stem(spec.name, records)
-    written = write_tables(report.tables(records), out, name)
+    report, out, name = spec.report, request.out, stem(spec.name, records)
+    written = write_tables(tables, out, name)
     written += report.files(records, out, name)
     drawn, failures = draw.write(report.FIGURES, records, out, name)
     try:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from evaluations.core.options import RunOptions
 from evaluations.core.spec import Preset, Spec
-from evaluations.registry import SPECS
+from evaluations.registry import SPECS, find_spec
 from sat_interp._util.errors import UserError, suggest
 
 State = Literal["waiting", "running", "done", "failed", "nothing to do"]
@@ -74,11 +73,10 @@ class Budgets:
 
     def settings(self, spec: Spec) -> dict[str, Any]:
         """Return the options of one evaluation that differ from its defaults."""
-        known = option_names(spec)
         shared = {
             name: value
             for name, value in self.common.items()
-            if name in known and value is not None
+            if name in spec.option_names and value is not None
         }
         return {**spec.budgets.get(self.preset, {}), **shared, **self.own.get(spec.name, {})}
 
@@ -91,8 +89,7 @@ def plan(models: Sequence[str], budgets: Budgets, specs: Sequence[Spec] | None =
     """
     specs = SPECS if specs is None else specs
     for name in budgets.own:
-        if name not in [spec.name for spec in SPECS]:
-            raise UserError(suggest("evaluation", name, [spec.name for spec in SPECS]))
+        find_spec(name)
     sizes = {model: size_of(model) for model in models}
     reference = size_of("demo:baseline")
     return [_job(spec, models, budgets, sizes, reference) for spec in specs]
@@ -124,12 +121,6 @@ def _job(
         "waiting" if chosen else "nothing to do",
         is_rough=preset in cost.guessed or not all(map(_is_near, known)),
     )
-
-
-def option_names(spec: Spec) -> list[str]:
-    """Return the names of an evaluation's options, including shared options."""
-    classes = (RunOptions, *spec.shared, spec.options)
-    return [field.name for kind in classes for field in dataclasses.fields(kind)]
 
 
 def chosen_specs(names: Sequence[str]) -> list[Spec]:

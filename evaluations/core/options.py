@@ -7,13 +7,13 @@ command's options, the keyword arguments of the function of the same name, and t
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 from sat_interp._util.errors import UserError, shown, suggest
+from sat_interp._util.settings import alternatives, type_words
 
 Dtype: TypeAlias = Literal["float32", "float64", "bfloat16"]
 OptionsT = TypeVar("OptionsT")
@@ -162,14 +162,12 @@ def checked(name: str, value: Any, hint: Any) -> Any:
     """
     if hint is Any:
         return value
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    for kind in kinds:
+    for kind in alternatives(hint):
         try:
             return _as_kind(value, kind)
         except (TypeError, ValueError):
             continue
-    wanted = " or ".join(dict.fromkeys(described(kind) for kind in kinds if kind is not type(None)))
-    raise UserError(f"{name.replace('_', '-')} must be {wanted}, not {shown(value)}")
+    raise UserError(f"{name.replace('_', '-')} must be {type_words(hint)}, not {shown(value)}")
 
 
 def _as_kind(value: Any, kind: Any) -> Any:
@@ -187,8 +185,6 @@ def _as_kind(value: Any, kind: Any) -> Any:
         return Path(value)
     if kind is str and isinstance(value, Path):
         return str(value)
-    if kind is str and isinstance(value, Path):
-        return str(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     is_flag = isinstance(value, bool) and kind is not bool
@@ -200,21 +196,3 @@ def _as_kind(value: Any, kind: Any) -> Any:
 def _item(value: Any, kind: Any) -> Any:
     """Return an entry of a list; text is read as a number where one is wanted."""
     return kind(value) if isinstance(value, str) else _as_kind(value, kind)
-
-
-_WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    Path: "a path",
-}
-
-
-def described(kind: Any) -> str:
-    """Return a type in words: ``a whole number``, ``one of a, b``, ``numbers``."""
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
-    if get_origin(kind) is tuple:
-        return "numbers" if get_args(kind)[0] in (int, float) else "names with commas between them"
-    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evaluations.core.record import Record
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, system_reason
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ class Outcome:
         except UserError as error:
             self.failures[name] = str(error)
         except OSError as error:
-            where = f": {error.filename}" if error.filename else ""
-            self.failures[name] = f"{error.strerror or error}{where}"
+            self.failures[name] = system_reason(error)
         except Exception as error:  # a bug must not stop the evaluation of other models
             log.exception("%s failed on %s", task, name)
             text = " ".join(str(error).split())

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
+
+from evaluations.core.options import RunOptions
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -118,6 +120,16 @@ class Spec:
     after: str | None = None
     needs: frozenset[str] = frozenset()
     controlled: tuple[Preset, ...] = ()
+
+    @property
+    def option_classes(self) -> tuple[type, ...]:
+        """The classes of all its options: the shared ones, its own, and how it is run."""
+        return (*self.shared, self.options, RunOptions)
+
+    @property
+    def option_names(self) -> list[str]:
+        """The names of all its options."""
+        return [field.name for kind in self.option_classes for field in fields(kind)]
 
     @property
     def evaluation(self) -> Any:

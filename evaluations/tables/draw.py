@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import offset_copy
 
 from evaluations.core.record import Metric, Record
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, system_reason
 from sat_interp._util.files import file_name, write_atomically
 
 # Okabe and Ito's colours, distinct for colour-blind readers too, then more for studies; markers
@@ -112,8 +112,7 @@ def _write(
     try:
         return attempt(records), []
     except OSError as error:  # a full disk is full for one model, too
-        where = f": {error.filename}" if error.filename else ""
-        return [], [f"{title}: no figure ({error.strerror or error}{where})"]
+        return [], [f"{title}: no figure ({system_reason(error)})"]
     except Exception as error:
         log.debug("%s is not drawn", title, exc_info=True)
         whole = f"{title}: no figure ({reason_of(error)})"

@@ -18,23 +18,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from itertools import zip_longest
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
 from docstring_parser import parse_from_object
 
-from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.errors import UserError, suggest, system_reason
 from sat_interp._util.escape import printable
 from sat_interp._util.reading import UnreadableError, read_yaml
+from sat_interp._util.settings import alternatives, choices, type_words
 
 Config = TypeVar("Config")
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _HELP = {
     "--help": "Print this help and exit.",
     "--print-config": "Print the options as YAML and exit.",
 }
-_PLURALS = {int: "whole numbers", float: "numbers", str: "text"}
 _METAVARS = {int: "N", float: "X", str: "TEXT", bool: "BOOL"}
 
 
@@ -184,37 +183,14 @@ def field_docstrings(config: type) -> dict[str, str]:
     return texts
 
 
-def _alternatives(hint: Any) -> list[Any]:
-    """Types that a hint accepts, None left out."""
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return [option for option in options if option is not type(None)]
-
-
-def _choices(hint: Any) -> list[str]:
-    """Values of the Literals in a hint."""
-    literals = [option for option in _alternatives(hint) if get_origin(option) is Literal]
-    return [str(choice) for literal in literals for choice in get_args(literal)]
-
-
 def _metavar(hint: Any) -> str:
     """Placeholder for an option's value: ``N``, ``{local,global}``, ``X,X,...``."""
     if get_origin(hint) is tuple:
         part = _metavar(get_args(hint)[0])
         return f"{part},{part},..."
-    if choices := _choices(hint):
-        return f"{{{','.join(choices)}}}"
-    return _METAVARS.get(_alternatives(hint)[0], "VALUE")
-
-
-def _in_words(hint: Any) -> str:
-    """Describe a type in words: ``a whole number or text``."""
-    if isinstance(hint, _CommaList):
-        choices = _choices(hint.kind)
-        parts = f"any of {', '.join(choices)}" if choices else _PLURALS.get(hint.kind, "values")
-        return f"{parts}, separated by commas"
-    if choices := _choices(hint):
-        return f"one of {', '.join(choices)}"
-    return " or ".join(_WORDS[kind] for kind in _alternatives(hint) if kind in _WORDS)
+    if values := choices(hint):
+        return f"{{{','.join(values)}}}"
+    return _METAVARS.get(alternatives(hint)[0], "VALUE")
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
@@ -226,7 +202,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpF
         if not action.option_strings or hint is None:
             return text
         notes = ["required"] if action.required else []
-        if action.nargs != 0 and not _choices(hint) and (words := _in_words(hint)):
+        if action.nargs != 0 and not choices(hint) and (words := type_words(hint)):
             notes.append(words.removeprefix("a "))
         if not any(action.default is item for item in (None, False, argparse.SUPPRESS)):
             notes.append(f"default: {_shown_default(action.default)}")
@@ -243,7 +219,8 @@ def _hint(action: argparse.Action) -> Any:
     """Type of an option's value; None for flags, help and the like."""
     if isinstance(action, jsonargparse.ActionYesNo):
         return bool
-    return getattr(action, "_typehint", None) or action.type
+    hint = getattr(action, "_typehint", None) or action.type
+    return types.GenericAlias(tuple, (hint.kind, ...)) if isinstance(hint, _CommaList) else hint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -314,15 +291,16 @@ def _wrong_value(match: re.Match[str], context: _Context) -> str:
     if action is None or action.dest == "config":
         return details
     hint, value = _hint(action), re.search(r"(?:Given|Got) value: (.*)", match[2], re.DOTALL)
-    if value and (choices := _choices(hint)):
-        return suggest(option.removeprefix("--"), value[1].strip(), choices)
-    wanted = f"{option} must be {_in_words(hint) or 'of another type'}"
+    kinds = [kind for kind in alternatives(hint) if kind is not type(None)]
+    if value and all(get_origin(kind) is Literal for kind in kinds):
+        return suggest(option.removeprefix("--"), value[1].strip(), choices(hint))
+    wanted = f"{option} must be {type_words(hint) or 'of another type'}"
     return f"{wanted}, not {value[1].strip()!r}" if value else f"{wanted} ({details})"
 
 
 def _wrong_part(match: re.Match[str], context: _Context) -> str:
     action = context.action(match[1].removeprefix("--").replace("-", "_"))
-    wanted = _in_words(_hint(action)) if action else ""
+    wanted = type_words(_hint(action)) if action else ""
     return f"{match[1]} must be {wanted or 'of another type'}, not {match[2]}"
 
 
@@ -417,14 +395,6 @@ def named_as_options(config: type) -> Iterator[None]:
         raise UserError(message) from error
 
 
-def underscored(argument: str) -> str:
-    """``--match-perplexity=5`` as the parameter it names is spelled, ``--match_perplexity=5``."""
-    if not argument.startswith("--"):
-        return argument
-    option, equals, value = argument.removeprefix("--").partition("=")
-    return "--" + option.replace("-", "_") + equals + value
-
-
 def run_command(command: Callable[[], object]) -> int:
     """Run a command; an error that the user can correct becomes one line and exit code 2."""
     try:
@@ -435,8 +405,7 @@ def run_command(command: Callable[[], object]) -> int:
     except OSError as error:
         # A full disk, a missing permission, a directory where a file should be: the system's
         # own words name the cause and the file.
-        where = f": {error.filename}" if error.filename else ""
-        say_error(f"error: {error.strerror or error}{where}")
+        say_error(f"error: {system_reason(error)}")
         return 2
     except (MemoryError, RecursionError, OverflowError, RuntimeError) as error:
         if (reason := _beyond_this_machine(error)) is None:
@@ -447,11 +416,6 @@ def run_command(command: Callable[[], object]) -> int:
         say_error("interrupted: finished work is kept; run the same command again to continue")
         return 130
     return 0
-
-
-def check_config_files(arguments: Sequence[str]) -> None:
-    """As :func:`config_values`."""
-    config_values(arguments)
 
 
 def _beyond_this_machine(error: BaseException) -> str | None:

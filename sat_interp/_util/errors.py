@@ -18,6 +18,12 @@ class UserError(ValueError):
     """
 
 
+def system_reason(error: OSError) -> str:
+    """An error of the system in its own words, with the file: ``No space left on device: /x``."""
+    where = f": {error.filename}" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
 def shown(value: object) -> str:
     """A value as a message shows it: one short line, whatever the value is."""
     text = _SHORT.repr(value)

@@ -11,6 +11,7 @@ import math
 import os
 import types
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sat_interp._util.errors import UserError, shown, suggest
@@ -31,8 +32,10 @@ _WORDS = {
     float: "a number",
     bool: "true or false",
     str: "text",
+    Path: "a path",
     type(None): "nothing",
 }
+_PLURALS = {int: "whole numbers", float: "numbers", str: "text"}
 _MOST_INTEGER = 2**63
 
 
@@ -48,19 +51,45 @@ def check_settings(kind: type, settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if name not in hints:
             raise UserError(suggest("setting", name, hints))
-        hint = hints[name]
-        options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-        choices = [
-            item for option in options if get_origin(option) is Literal for item in get_args(option)
-        ]
-        if choices:
-            if not isinstance(value, str) or value not in choices:
-                raise UserError(suggest(name, value, choices))
+        options = alternatives(hints[name])
+        if wanted := choices(hints[name]):
+            if not isinstance(value, str) or value not in wanted:
+                raise UserError(suggest(name, value, wanted))
         elif type(value) is int and abs(value) >= _MOST_INTEGER:
             raise UserError(f"{name} must be below 2^63, not {shown(value)}")
         elif not any(_is(option, value) for option in options):
-            wanted = " or ".join(_WORDS.get(option, str(option)) for option in options)
-            raise UserError(f"{name} must be {wanted}, not {shown(value)}")
+            words = " or ".join(_WORDS.get(option, str(option)) for option in options)
+            raise UserError(f"{name} must be {words}, not {shown(value)}")
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a hint accepts; ``type(None)`` is one of them where None is."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def choices(hint: Any) -> list[str]:
+    """Return the values of the Literals in a hint."""
+    literals = [option for option in alternatives(hint) if get_origin(option) is Literal]
+    return [str(choice) for literal in literals for choice in get_args(literal)]
+
+
+def type_words(hint: Any) -> str:
+    """Describe what a hint accepts, None apart: ``a whole number or text``, ``one of a, b``."""
+    words = [_words(option) for option in alternatives(hint) if option is not type(None)]
+    return " or ".join(dict.fromkeys(filter(None, words)))
+
+
+def _words(kind: Any) -> str:
+    """Describe a single type; "" for one that has no words."""
+    if get_origin(kind) is tuple:
+        item = get_args(kind)[0]
+        values = ", ".join(choices(item))
+        parts = f"any of {values}" if values else _PLURALS.get(item, "values")
+        return f"{parts}, separated by commas"
+    if get_origin(kind) is Literal:
+        values = ", ".join(map(str, get_args(kind)))
+        return values if len(get_args(kind)) == 1 else f"one of {values}"
+    return _WORDS.get(kind, "")
 
 
 def check_sizes(sizes: Mapping[str, int | None]) -> None:

@@ -11,7 +11,6 @@ from evaluations.battery.plan import (
     Budgets,
     chosen_specs,
     estimated_seconds,
-    option_names,
     plan,
     size_of,
 )
@@ -40,7 +39,7 @@ TWO = (
 def test_every_evaluation_has_budgets_of_options_that_it_knows():
     for one in SPECS:
         for preset in PRESETS:
-            assert set(one.budgets.get(preset, {})) <= set(option_names(one)), one.name
+            assert set(one.budgets.get(preset, {})) <= set(one.option_names), one.name
             assert one.cost.seconds[preset] > 0
         assert one.after in {None, *(other.name for other in SPECS)}
     assert [one.name for one in SPECS][:6] == ["lm", "gates", "acdc", "sae", "neurons", "n2g"]
