@@ -38,7 +38,7 @@ MODELS_HELP = (
 
 @dataclass(frozen=True)
 class Command:
-    """A command that is no evaluation.
+    """A command other than an evaluation.
 
     Attributes:
         options: dataclasses whose fields are its options.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import jsonargparse
@@ -34,7 +35,7 @@ _HELP = {
     "--help": "Print this help and exit.",
     "--print-config": "Print the options as YAML and exit.",
 }
-_METAVARS = {int: "N", float: "X", str: "TEXT", bool: "BOOL"}
+_METAVARS = {int: "N", float: "X", str: "TEXT", bool: "BOOL", Path: "PATH"}
 
 
 def option_parser(
@@ -184,13 +185,15 @@ def field_docstrings(config: type) -> dict[str, str]:
 
 
 def _metavar(hint: Any) -> str:
-    """Placeholder for an option's value: ``N``, ``{local,global}``, ``X,X,...``."""
+    """Placeholder for an option's value: ``N``, ``{local,global}``, ``N|all``, ``X,X,...``."""
     if get_origin(hint) is tuple:
         part = _metavar(get_args(hint)[0])
         return f"{part},{part},..."
-    if values := choices(hint):
+    values = choices(hint)
+    names = [_METAVARS[kind] for kind in alternatives(hint) if kind in _METAVARS]
+    if values and not names:
         return f"{{{','.join(values)}}}"
-    return _METAVARS.get(alternatives(hint)[0], "VALUE")
+    return "|".join([*names[:1], *values]) or "VALUE"
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpFormatter):
@@ -202,9 +205,12 @@ class _Formatter(argparse.RawDescriptionHelpFormatter, jsonargparse.DefaultHelpF
         if not action.option_strings or hint is None:
             return text
         notes = ["required"] if action.required else []
-        if action.nargs != 0 and not choices(hint) and (words := type_words(hint)):
+        lists_choices = _metavar(hint).startswith("{")
+        if action.nargs != 0 and not lists_choices and (words := type_words(hint)):
             notes.append(words.removeprefix("a "))
-        if not any(action.default is item for item in (None, False, argparse.SUPPRESS)):
+        if action.default != () and not any(
+            action.default is item for item in (None, False, argparse.SUPPRESS)
+        ):
             notes.append(f"default: {_shown_default(action.default)}")
         return f"{text} ({', '.join(notes)})" if notes else text
 

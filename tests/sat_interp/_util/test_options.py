@@ -221,3 +221,31 @@ def test_a_mistake_in_a_file_is_one_line(content, start, tmp_path: Path):
         parse_options(tool() if start else command(), [*start, "m", "--out=d", f"--config={file}"])
     assert str(error.value).startswith(FILES[content].format(file=file))
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Options of several types."""
+
+    count: int | Literal["all"] = 3
+    """Number of neurons, or all."""
+
+    place: Path | None = None
+    """Directory."""
+
+    names: tuple[str, ...] = ()
+    """Names."""
+
+
+def test_an_option_of_two_types_is_shown_and_refused_with_both(capsys):
+    parser = option_parser(Mixed)
+    with pytest.raises(SystemExit):
+        parse_options(parser, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--count N|all" in text
+    assert "(whole number or all, default: 3)" in text
+    assert "--place PATH" in text
+    assert "default: )" not in text
+    with pytest.raises(UserError, match="--count must be a whole number or all, not 'some'"):
+        parse_options(parser, ["--count", "some"])
+    assert parse_options(parser, ["--count", "all"])["count"] == "all"
