@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 2 for an error that the user can correct; 130 when interrupted.
     """
-    arguments = [hyphenated(argument) for argument in (sys.argv[1:] if argv is None else argv)]
+    arguments = list(sys.argv[1:] if argv is None else argv)
     _log_to_stderr()
     command = _train_study if "--study" in given_options(arguments) else _train
     return run_command(lambda: command(arguments))

@@ -121,16 +121,6 @@ class Decoder:
             raise UserError(f"cannot load a model from {self.name}: {first_line(error)}") from None
 
 
-def hugging_face_model(directory: str | Path) -> HookedTransformer:
-    """Load a decoder that TransformerLens knows from a Hugging Face directory, without a network.
-
-    Raises:
-        UserError: no model there, an architecture TransformerLens does not know, or logits that
-            differ.
-    """
-    return Decoder.of(Path(directory)).load()
-
-
 def shared_copy(module: ModuleT) -> ModuleT:
     """Return a copy of a module that shares its numbers: what is set on the copy stays there.
 

@@ -31,12 +31,9 @@ from transformers import PreTrainedTokenizerFast
 from sat_interp._util.errors import UserError, shown
 from sat_interp._util.files import atomic_directory, default_cache
 from sat_interp._util.progress import bar
-from sat_interp.data.base import Split, sha256
+from sat_interp.data.base import DataSource, Split, sha256
 from sat_interp.data.pieces import encode
-from sat_interp.data.sources import DataSource, parse_data
 from sat_interp.data.tokenizer import fingerprint, id_count, story_start, unknown_ids
-
-__all__ = ["DataSource", "TokenCorpus", "default_cache", "load_corpus", "parse_data"]
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +167,8 @@ def load_corpus(
         corpus = _open(directory)
         if corpus is None:
             for left in root.glob(f".{directory.name}.*.tmp"):
-                shutil.rmtree(
-                    left, ignore_errors=True
-                )  # left by a killed process: this one holds the lock
+                # left by a killed process: this one holds the lock
+                shutil.rmtree(left, ignore_errors=True)
             described = {**identity, "data": source.spec, "split": split}
             with atomic_directory(directory) as temporary:
                 _build(temporary, source, split, tokenizer, described)

@@ -88,7 +88,7 @@ def model_card(model: GatedTransformer, facts: Mapping[str, Any]) -> str:
             what=_what(ablation),
         ),
         _table("## Shape", _shape(model)),
-        _table("## Gates", _gates(ablation)) if ablation.is_gated else "",
+        _table("## Gates", ablation.to_dict()) if ablation.is_gated else "",
         _training(facts),
         _LIMITS.format(
             limit="The ablated stream and its gates exist for training and for study: use the "
@@ -142,10 +142,6 @@ def tokenizer_hash(model: GatedTransformer) -> str | None:
     if model.tokenizer_hash is None and isinstance(model.tokenizer, PreTrainedTokenizerFast):
         return vocabulary_hash(model.tokenizer)
     return model.tokenizer_hash
-
-
-def _gates(ablation: SelfAblationConfig) -> dict[str, object]:
-    return ablation.to_dict()
 
 
 def _training(facts: Mapping[str, Any]) -> str:

@@ -142,9 +142,7 @@ def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
             id=f"{place.name}-{config.hash()}",
             resume="allow",
         )
-    except (
-        Exception
-    ) as error:  # wandb's errors and those of its dependencies have no common base class
+    except Exception as error:  # wandb's errors and its dependencies' have no common base class
         reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise UserError(
             f"wandb cannot start ({reason}): run wandb login, set WANDB_MODE=offline, or leave "

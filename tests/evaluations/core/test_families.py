@@ -10,7 +10,7 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from evaluations.core import families
-from evaluations.core.hugging_face import first_line, hugging_face_model
+from evaluations.core.hugging_face import Decoder, first_line
 from sat_interp._util.errors import UserError
 
 VOCABULARY, POSITIONS = 50, 24
@@ -113,7 +113,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_context_are_the_models_own(name, tmp_path):
     original = save(CASES[name][0], tmp_path, CASES[name][1])
-    model = hugging_face_model(tmp_path)
+    model = Decoder.of(tmp_path).load()
     tokens = torch.randint(VOCABULARY, (3, POSITIONS), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = original(tokens).logits
@@ -130,12 +130,12 @@ def bloom(directory, **settings):
 
 def test_a_model_without_positions_has_the_context_it_or_its_tokenizer_declares(tmp_path):
     bloom(tmp_path, seq_length=40)
-    assert hugging_face_model(tmp_path).cfg.n_ctx == 40
+    assert Decoder.of(tmp_path).load().cfg.n_ctx == 40
     bloom(tmp_path)
-    assert hugging_face_model(tmp_path).cfg.n_ctx == families.LONGEST_CONTEXT
+    assert Decoder.of(tmp_path).load().cfg.n_ctx == families.LONGEST_CONTEXT
     limit = tmp_path / "tokenizer_config.json"
     limit.write_text(json.dumps({"model_max_length": 33}), encoding="utf-8")
-    assert hugging_face_model(tmp_path).cfg.n_ctx == 33
+    assert Decoder.of(tmp_path).load().cfg.n_ctx == 33
     for undeclared in (int(1e30), "long", None, -1, [3]):
         limit.write_text(json.dumps({"model_max_length": undeclared}), encoding="utf-8")
         assert families.tokenizer_limit(tmp_path) is None
@@ -145,7 +145,7 @@ def test_a_model_without_positions_has_the_context_it_or_its_tokenizer_declares(
 
 def test_a_long_rotary_context_is_bounded_by_memory(tmp_path):
     save("Qwen2", tmp_path, {**SHAPE, "max_position_embeddings": 131_072})
-    assert hugging_face_model(tmp_path).cfg.n_ctx == families.LONGEST_CONTEXT
+    assert Decoder.of(tmp_path).load().cfg.n_ctx == families.LONGEST_CONTEXT
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_long_rotary_context_is_bounded_by_memory(tmp_path):
 def test_what_cannot_be_converted_is_refused_with_the_reason(kind, settings, reason, tmp_path):
     save(kind, tmp_path, settings)
     with pytest.raises(UserError, match=reason):
-        hugging_face_model(tmp_path)
+        Decoder.of(tmp_path).load()
 
 
 def test_an_announced_reason_is_kept():

@@ -92,7 +92,7 @@ def test_a_conversion_that_computes_something_else_is_refused(tokenizer, tmp_pat
 
     monkeypatch.setattr(hugging_face, "_true_sizes", spoil)
     with pytest.raises(UserError, match="does not compute what the model does"):
-        hugging_face.hugging_face_model(tmp_path / "hf")
+        hugging_face.Decoder.of(tmp_path / "hf").load()
 
 
 def test_a_window_beyond_the_first_tokens_is_compared_too(tokenizer, tmp_path, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_window_beyond_the_first_tokens_is_compared_too(tokenizer, tmp_path, m
         initializer_range=0.3,
     )
     GPTNeoForCausalLM(config).save_pretrained(tmp_path / "neo")
-    assert hugging_face.hugging_face_model(tmp_path / "neo").cfg.window_size == 40
+    assert hugging_face.Decoder.of(tmp_path / "neo").load().cfg.window_size == 40
     true_sizes = hugging_face._true_sizes
 
     def widen(cfg, state):
@@ -117,7 +117,7 @@ def test_a_window_beyond_the_first_tokens_is_compared_too(tokenizer, tmp_path, m
 
     monkeypatch.setattr(hugging_face, "_true_sizes", widen)
     with pytest.raises(UserError, match="does not compute what the model does"):
-        hugging_face.hugging_face_model(tmp_path / "neo")
+        hugging_face.Decoder.of(tmp_path / "neo").load()
 
 
 def test_code_that_comes_with_a_model_is_refused(tokenizer, tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_code_that_comes_with_a_model_is_refused(tokenizer, tmp_path, monkeypatc
         return load(*arguments, **settings)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", remember)
-    hugging_face.hugging_face_model(tmp_path / "hf")
+    hugging_face.Decoder.of(tmp_path / "hf").load()
     assert told["trust_remote_code"] is False
 
 

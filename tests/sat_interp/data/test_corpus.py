@@ -17,11 +17,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sat_interp._util.errors import UserError
+from sat_interp._util.files import default_cache
 from sat_interp.data import corpus as module
 from sat_interp.data import readers
 from sat_interp.data.base import DataSource
 from sat_interp.data.batches import cut_tokens, story_batches
-from sat_interp.data.corpus import TokenCorpus, default_cache, load_corpus
+from sat_interp.data.corpus import TokenCorpus, load_corpus
 from sat_interp.data.sources import parse_data
 from sat_interp.data.tokenizer import END_OF_TEXT, load_tokenizer, train_bpe
 
