@@ -16,7 +16,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedModel
 
 from evaluations.core import families
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 from sat_interp.io.foreign import check_directory
 
 COMPARED = 512
@@ -159,18 +159,6 @@ def _not_converted(config: Any, name: str, error: Exception) -> UserError:
     return UserError(
         f"TransformerLens cannot convert {config.architectures[0]} from {name}: {first_line(error)}"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error message, to end one of our own.
-
-    A first line that only announces what follows (it ends in a colon) is joined with the next.
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    announced = len(lines) > 1 and lines[0].endswith(":")
-    return (f"{lines[0]} {lines[1]}" if announced else lines[0])[:300]
 
 
 @contextmanager

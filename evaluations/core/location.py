@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from evaluations.core.hugging_face import first_line
-from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.errors import UserError, first_line, suggest
 from sat_interp.io.locate import BUNDLED, CONFIG, find_model, is_hugging_face
 
 Kind = Literal["bundled", "training run", "ours", "hugging face", "hub"]

@@ -12,10 +12,9 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluations.core import weights
 from evaluations.core.canonical import canonical
-from evaluations.core.hugging_face import first_line
 from evaluations.core.model_tokenizer import as_trained
 from sat_interp._util.devices import resolve_device
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 from sat_interp.model.transformer import SelfAblatingTransformer
 
 Dtype = Literal["float32", "float64", "bfloat16"]

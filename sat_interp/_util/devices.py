@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -26,7 +26,7 @@ def resolve_device(name: str | None) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = first_line(error)
         if reason.startswith("Expected one of"):
             reason = "unknown kind of device"
         raise UserError(

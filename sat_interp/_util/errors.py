@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 MOST_CHOICES = 30
 """Names that a message lists; a model has hundreds of hook points."""
+MOST_CHARACTERS = 300
+"""Characters of another library's message that one of our own quotes."""
 
 
 class UserError(ValueError):
@@ -28,6 +30,19 @@ def shown(value: object) -> str:
     """A value as a message shows it: one short line, whatever the value is."""
     text = _SHORT.repr(value)
     return text if text.isprintable() else ascii(text)
+
+
+def first_line(error: BaseException) -> str:
+    """First line of another library's error message, to end one of our own.
+
+    A first line that only announces what follows (it ends in a colon) is joined with the next. An
+    error without a message gives the name of its class.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    announced = len(lines) > 1 and lines[0].endswith(":")
+    return (f"{lines[0]} {lines[1]}" if announced else lines[0])[:MOST_CHARACTERS]
 
 
 _SHORT = reprlib.Repr()

@@ -10,7 +10,7 @@ import pyarrow  # type: ignore[import-untyped]
 import pyarrow.compute  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.errors import UserError, first_line, suggest
 
 _ROWS = 1_000
 
@@ -62,8 +62,7 @@ def read_parquet(path: Path, column: str) -> Iterator[str]:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().split("\n")[0]
-    return UserError(f"{path} is not a readable parquet file: {reason}")
+    return UserError(f"{path} is not a readable parquet file: {first_line(error)}")
 
 
 def _find(schema: pyarrow.Schema, column: str, path: Path) -> _Column:

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sat_interp._util.errors import UserError, shown
+from sat_interp._util.errors import UserError, first_line, shown
 from sat_interp.data.pieces import words_apart
 
 END_OF_TEXT = "<|endoftext|>"
@@ -271,7 +271,7 @@ def _no_reload(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrainedToken
 
 
 def _cannot_load(spec: str, is_directory: bool, error: Exception) -> str:
-    reason = str(error).strip().split("\n")[0][:200]
+    reason = first_line(error)
     if is_directory:
         return f"no tokenizer can be loaded from directory {spec!r}: {reason}"
     return (

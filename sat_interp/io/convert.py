@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 from sat_interp._util.files import naming
 from sat_interp.data.tokenizer import load_tokenizer
 from sat_interp.io.foreign import check_directory
@@ -198,8 +198,7 @@ def _load_hf(name: str) -> GPTNeoForCausalLM:
     except UserError:
         raise
     except Exception as error:  # transformers' and the hub's failures have no common base class
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"no GPT-Neo can be loaded from {name!r}: {reason}") from error
+        raise UserError(f"no GPT-Neo can be loaded from {name!r}: {first_line(error)}") from error
 
 
 def _not_gpt_neo(config: Any) -> str:

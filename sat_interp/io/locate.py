@@ -6,7 +6,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.errors import UserError, first_line, suggest
 from sat_interp._util.reading import UnreadableError, read_json
 
 FORMAT = 1  # of cfg.json
@@ -84,11 +84,6 @@ def download(name: str, revision: str | None) -> Path:
             f"{name!r} on the Hugging Face hub has no {CONFIG}: it was not saved by sat_interp"
         )
     return Path(snapshot)
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's text, cut at 200 characters."""
-    return str(error).strip().split("\n")[0][:200]
 
 
 def _no_model_in(path: Path) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 from sat_interp._util.files import atomic_directory, naming, write_atomically
 from sat_interp._util.provenance import versions
 from sat_interp._util.reading import UnreadableError, read_bytes
@@ -41,7 +41,6 @@ from sat_interp.io.locate import (
     WEIGHTS,
     download,
     find_model,
-    first_line,
     is_hugging_face,
 )
 from sat_interp.io.protocol import (
@@ -326,8 +325,7 @@ def _refuse_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise UserError(f"device {str(device)!r} is not available: {reason}") from error
+        raise UserError(f"device {str(device)!r} is not available: {first_line(error)}") from error
 
 
 def _make(

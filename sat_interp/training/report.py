@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sat_interp._util import escape
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 from sat_interp._util.provenance import provenance
 from sat_interp.data.sources import file_names
 from sat_interp.training.config import TrainConfig
@@ -143,8 +143,7 @@ def open_tracker(config: TrainConfig, directory: RunDirectory) -> Any:
             resume="allow",
         )
     except Exception as error:  # wandb's errors and its dependencies' have no common base class
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0][:200]
         raise UserError(
-            f"wandb cannot start ({reason}): run wandb login, set WANDB_MODE=offline, or leave "
-            "--wandb out"
+            f"wandb cannot start ({first_line(error)}): run wandb login, set "
+            "WANDB_MODE=offline, or leave --wandb out"
         ) from error

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sat_interp._util.devices import has_bfloat16
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.config import TrainConfig
@@ -212,8 +212,7 @@ class Trainer:
         try:
             return self._accumulate(windows)
         except Exception as error:  # compilers have no common base class for their failures
-            reason = str(error).strip().split("\n")[0][:200]
-            logger.warning("torch.compile failed (%s): training without it", reason)
+            logger.warning("torch.compile failed (%s): training without it", first_line(error))
             self._loss = training_loss
             return self._accumulate(windows)
 

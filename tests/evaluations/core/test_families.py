@@ -10,7 +10,7 @@ import transformers
 from transformers.utils import logging as transformers_logging
 
 from evaluations.core import families
-from evaluations.core.hugging_face import Decoder, first_line
+from evaluations.core.hugging_face import Decoder
 from sat_interp._util.errors import UserError
 
 VOCABULARY, POSITIONS = 50, 24
@@ -161,11 +161,3 @@ def test_what_cannot_be_converted_is_refused_with_the_reason(kind, settings, rea
     save(kind, tmp_path, settings)
     with pytest.raises(UserError, match=reason):
         Decoder.of(tmp_path).load()
-
-
-def test_an_announced_reason_is_kept():
-    announced = RuntimeError("Error(s) in loading state_dict for X:\n\tsize mismatch for W_Q.\n\tb")
-    assert first_line(announced).endswith("for X: size mismatch for W_Q.")
-    assert first_line(RuntimeError("a\nb")) == "a"
-    assert first_line(RuntimeError("only:")) == "only:"
-    assert first_line(RuntimeError()) == "RuntimeError"

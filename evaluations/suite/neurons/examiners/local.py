@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluations.core.hugging_face import first_line, quiet_transformers
+from evaluations.core.hugging_face import quiet_transformers
 from evaluations.suite.neurons.examiners import answers, prompts
 from evaluations.suite.neurons.examiners.base import (
     HIGHEST,
@@ -31,7 +31,7 @@ from evaluations.suite.neurons.examiners.base import (
 )
 from evaluations.suite.neurons.examiners.prompts import Prompt
 from sat_interp._util.devices import resolve_device
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, first_line
 from sat_interp._util.progress import bar
 
 SMOLLM2 = "smollm2"
