@@ -25,7 +25,6 @@ from evaluations.core.model_tokenizer import choose_tokenizer, stated_bos
 from evaluations.core.models import IN_MEMORY, Dtype, LoadedModel, prepared
 from evaluations.core.origin import Origin, card_origin, read_origin
 from sat_interp._util.errors import UserError, shown
-from sat_interp.io.pretrained import tokenizer_mismatch
 from sat_interp.model.transformer import SelfAblatingTransformer
 
 log = logging.getLogger(__name__)
@@ -203,21 +202,17 @@ class ModelSource:
             if isinstance(self.given, PreTrainedModel):
                 device = device or str(self.given.device)
         else:
-            model = SelfAblatingTransformer.from_pretrained(self._directory)
-        self._warn(model, known)
+            own = self.meta_model.tokenizer
+            model = SelfAblatingTransformer.from_pretrained(self._directory, tokenizer=own)
+        self._warn(known)
         loaded = prepared(model, known.name, known.tokenizer, device, dtype, self._spec)
         loaded.tokenizer_note = known.tokenizer_note
         return self._with_origin(loaded)
 
-    def _warn(self, model: HookedTransformer, known: LoadedModel) -> None:
+    def _warn(self, known: LoadedModel) -> None:
         """Log what a reader of the results has to know of the model."""
-        was_logged = (
-            self.tokenizer is None
-            and isinstance(model, SelfAblatingTransformer)
-            and tokenizer_mismatch(model, model.tokenizer) is not None
-        )
         has_tokenizer = known.tokenizer.eos_token_id is not None
-        if known.tokenizer_note and has_tokenizer and not was_logged:
+        if known.tokenizer_note and has_tokenizer:
             log.warning("%s: %s", known.name, known.tokenizer_note)
         if self.origin.facts.get("finished") is False:
             log.warning(

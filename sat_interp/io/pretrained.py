@@ -240,6 +240,7 @@ def load_pretrained(
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     revision: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Model:
     """Load a model that :func:`save_pretrained` wrote.
 
@@ -251,6 +252,8 @@ def load_pretrained(
         dtype: type of the parameters; by default the one the model was trained in (float32),
             whatever type the file stores.
         revision: branch, tag or commit on the hub.
+        tokenizer: in place of the model's own, which is then not read. Whether it is the one the
+            model was trained with is not checked (see :func:`tokenizer_mismatch`).
 
     Returns:
         The model in evaluation mode, as Hugging Face has it; call ``train()`` to continue training.
@@ -263,7 +266,7 @@ def load_pretrained(
     for _ in range(RETRIES):
         seen = _bytes_of(directory / CONFIG)
         try:
-            model = _load(build, directory, device, dtype)
+            model = _load(build, directory, device, dtype, tokenizer)
         except UserError:
             if _bytes_of(directory / CONFIG) == seen:
                 raise
@@ -273,7 +276,7 @@ def load_pretrained(
         # A run saved its best model between two reads: the next attempt reads that one.
         time.sleep(SWAP_SECONDS)
         directory = find_model(name) or directory
-    return _load(build, directory, device, dtype)
+    return _load(build, directory, device, dtype, tokenizer)
 
 
 def outline(build: Build[Model], directory: Path) -> Model:
@@ -284,19 +287,24 @@ def outline(build: Build[Model], directory: Path) -> Model:
     """
     config = read_config(directory / CONFIG)
     with torch.device("meta"):
-        return _make(build, directory, config, "meta", None)
+        return _make(build, directory, config, "meta", None, _read_tokenizer(directory))
 
 
 def _load(
-    build: Build[Model], directory: Path, device: str | torch.device, dtype: torch.dtype | None
+    build: Build[Model],
+    directory: Path,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    given: PreTrainedTokenizerBase | None,
 ) -> Model:
     config = read_config(directory / CONFIG)
     tensors = read_weights(directory / WEIGHTS, config.get("weights"))
     check_shape(config["shape"], tensors, directory)
-    model = _make(build, directory, config, device, dtype)
+    tokenizer = _read_tokenizer(directory) if given is None else given
+    model = _make(build, directory, config, device, dtype, tokenizer)
     _fill(model, tensors, directory / WEIGHTS)
     model.card = config.get("training") or {}
-    if note := tokenizer_mismatch(model, model.tokenizer):
+    if given is None and (note := tokenizer_mismatch(model, tokenizer)):
         log.warning("%s: %s", directory, note)
     return model
 
@@ -334,8 +342,9 @@ def _make(
     config: dict[str, Any],
     device: str | torch.device,
     dtype: torch.dtype | None,
+    tokenizer: PreTrainedTokenizerBase | None,
 ) -> Model:
-    shape, tokenizer = dict(config["shape"]), _read_tokenizer(directory)
+    shape = dict(config["shape"])
     try:
         trained_in = DTYPES[shape.pop("dtype")]
         ablation = SelfAblationConfig.from_dict(config["ablation"])

@@ -323,12 +323,13 @@ class SelfAblatingTransformer(HookedTransformer):
         device: str | torch.device = "cpu",
         dtype: torch.dtype | None = None,
         revision: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> SelfAblatingTransformer:
         """Load a saved model, a bundled ``demo:`` model, or one from the hub.
 
         See :func:`sat_interp.io.pretrained.load_pretrained`.
         """
-        return pretrained.load_pretrained(cls, name, device, dtype, revision)
+        return pretrained.load_pretrained(cls, name, device, dtype, revision, tokenizer)
 
     @classmethod
     def outline(cls, directory: Path) -> SelfAblatingTransformer:
