@@ -121,7 +121,7 @@ class Text:
             sizes[story] = known.kept(tokens, context, int(sizes[story]))
         return sizes
 
-    def losses_told(self) -> str:
+    def lossiness(self) -> str:
         """Return what the tokenizer loses of the text, as part of a sentence; '' for nothing."""
         unknown, checked, lossy = (
             int(self.corpus.meta.get(name, 0)) for name in ("n_unknown", "n_checked", "n_lossy")

@@ -124,7 +124,7 @@ def story_losses(
                 last = closing.setdefault(stream.name, np.zeros(len(text)))
                 last[stories] = np.where(cut[stories] == 0, losses[:, -1].cpu().numpy(), 0.0)
             bar.update(inputs.numel())
-    return StoryLosses(nats, scored, cut, text.scored_bytes(context), closing, text.losses_told())
+    return StoryLosses(nats, scored, cut, text.scored_bytes(context), closing, text.lossiness())
 
 
 def _other_convention(

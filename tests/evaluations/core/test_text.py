@@ -113,7 +113,7 @@ def test_a_character_cut_in_two_is_the_bytes_kept_of_it(byte_fallback, tmp_path,
         want = min(context, len(pieces)) - 1
         assert text.scored_bytes(context)[0] == want
     assert text.describe()["n_unknown"] == text.describe()["n_lossy"] == 0
-    assert text.losses_told() == ""
+    assert text.lossiness() == ""
 
 
 def test_a_cut_story_of_a_byte_level_tokenizer_that_normalises_has_its_share(tmp_path):
@@ -149,7 +149,7 @@ def test_what_a_tokenizer_loses_is_counted_and_told(lower_casing, tmp_path):
     assert (told["n_unknown"], told["n_lossy"], told["n_checked"]) == (2, 2, 4)
     text = read(lower_casing, stories, tmp_path)
     assert (
-        text.losses_told() == "2 unknown (<unk>) tokens, 2 of 4 stories do not decode to their text"
+        text.lossiness() == "2 unknown (<unk>) tokens, 2 of 4 stories do not decode to their text"
     )
 
 
