@@ -8,7 +8,6 @@ assumes are replaced by the model's own: head width, rotary dimensions and base,
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from transformer_lens import HookedTransformerConfig
 
 from sat_interp._util.errors import UserError
+from sat_interp._util.reading import read_object
 
 LONGEST_CONTEXT = 2048
 """Tokens. HookedTransformer keeps a mask of context x context in every layer: 17 GB at 131,072."""
@@ -80,11 +80,7 @@ def context(config: Any, fields: Mapping[str, Any], tokenizer_limit: int | None)
 
 def tokenizer_limit(directory: Path) -> int | None:
     """Return the longest input that the tokenizer in ``directory`` declares; None for none."""
-    try:
-        text = (directory / "tokenizer_config.json").read_text(encoding="utf-8")
-        limit = json.loads(text).get("model_max_length")
-    except (OSError, ValueError, RecursionError, AttributeError):
-        return None
+    limit = read_object(directory / "tokenizer_config.json").get("model_max_length")
     return limit if isinstance(limit, int) and 0 < limit < LARGEST_SIZE else None
 
 

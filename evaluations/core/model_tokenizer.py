@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformer_lens import HookedTransformer
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sat_interp._util.errors import UserError
+from sat_interp._util.reading import read_object
 from sat_interp.data.tokenizer import (
     GPT2_VOCABULARY,
     bos_is_filled_in,
@@ -93,10 +93,7 @@ def stated_bos(directory: Path) -> int | None:
 
     Only what is written in the file counts: transformers fills in a default.
     """
-    try:
-        stated = json.loads((directory / "config.json").read_text(encoding="utf-8"))["bos_token_id"]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        return None
+    stated = read_object(directory / "config.json").get("bos_token_id")
     return stated if type(stated) is int and stated >= 0 else None
 
 

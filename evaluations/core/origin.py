@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sat_interp._util.errors import UserError
+from sat_interp._util.reading import read_object
 from sat_interp.data.sources import DataSource, FilesSource, HubSource, file_names, parse_data
 from sat_interp.io.locate import CONFIG
 
@@ -37,13 +37,13 @@ def read_origin(directory: Path) -> Origin:
     """Return the origin of the model of ours in ``directory``; an empty one for any other model."""
     if not (directory / CONFIG).is_file():
         return Origin()
-    card = _mapping(_json(directory / CONFIG).get("training"))
-    run = _mapping(_json(directory.parent / "config.json").get("config"))
+    card = _mapping(read_object(directory / CONFIG).get("training"))
+    run = _mapping(read_object(directory.parent / "config.json").get("config"))
     if not isinstance(run.get("data"), str):
         run = {}  # not a run of sat-train
     if run:
         summary = directory.parent / "summary.json"
-        match = _mapping(_json(summary).get("match"))
+        match = _mapping(read_object(summary).get("match"))
         # a run matched to a perplexity has the longest length it would have tried as its steps
         chosen = {"steps": match["steps"]} if "steps" in match else {}
         run = {**run, **chosen, "planned_steps": run.get("steps"), "finished": summary.exists()}
@@ -177,11 +177,3 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; empty where there is none to read."""
-    try:
-        return _mapping(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

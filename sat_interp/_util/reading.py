@@ -83,6 +83,15 @@ def read_json(path: str | Path, most: int = MOST_BYTES) -> Any:
         raise UnreadableError(f"it is not valid JSON: {_one_line(error)}") from error
 
 
+def read_object(path: str | Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where it cannot be read or holds something else."""
+    try:
+        content = read_json(path)
+    except UnreadableError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_yaml(path: str | Path, most: int = 1 << 18) -> Any:
     """A YAML file's content, of plain types.
 

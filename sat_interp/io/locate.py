@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 
 from sat_interp._util.errors import UserError, first_line, suggest
-from sat_interp._util.reading import UnreadableError, read_json
+from sat_interp._util.reading import read_object
 
 FORMAT = 1  # of cfg.json
 CONFIG, WEIGHTS, CARD = "cfg.json", "model.safetensors", "README.md"
@@ -99,11 +99,7 @@ def _no_model_in(path: Path) -> str:
 
 def is_hugging_face(directory: Path) -> bool:
     """Whether ``directory`` holds a model of transformers' (config.json with a model_type)."""
-    try:
-        config = read_json(directory / "config.json")
-    except UnreadableError:
-        return False
-    return isinstance(config, dict) and "model_type" in config
+    return "model_type" in read_object(directory / "config.json")
 
 
 def _could_be_on_hub(name: str) -> bool:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
 from sat_interp._util.provenance import provenance
-from sat_interp._util.reading import UnreadableError, read_json
+from sat_interp._util.reading import UnreadableError, read_json, read_object
 from sat_interp.data.sources import absolute_paths
 from sat_interp.training.config import TrainConfig, first_difference
 from sat_interp.training.facts import check_log, check_summary, read_lines
@@ -101,11 +101,8 @@ class RunDirectory:
 
     def checkpointed_inputs(self) -> dict[str, Any]:
         """Hashes of the data in the newest checkpoint; empty where there is none."""
-        try:
-            newest = checkpoints(self.checkpoints)[-1]
-            inputs = read_json(newest / "state.json")["inputs"]
-        except (IndexError, ValueError, LookupError, TypeError):
-            return {}
+        kept = checkpoints(self.checkpoints)
+        inputs = read_object(kept[-1] / "state.json").get("inputs") if kept else None
         return inputs if isinstance(inputs, dict) else {}
 
     def check_log(self, size: int) -> None:

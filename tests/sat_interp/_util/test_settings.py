@@ -17,7 +17,7 @@ from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from sat_interp._util.commandline import run_command
 from sat_interp._util.errors import UserError
-from sat_interp._util.reading import UnreadableError, read_json, read_yaml
+from sat_interp._util.reading import UnreadableError, read_json, read_object, read_yaml
 from sat_interp._util.settings import LARGEST, check_settings, check_sizes
 from sat_interp.io.stored import Shape
 from sat_interp.model.config import SelfAblationConfig
@@ -279,6 +279,18 @@ def test_anchors_that_stay_small_are_read(tmp_path: Path) -> None:
     assert content == {"a": {"b": 1}, "c": {"b": 1}, "d": {"b": 1, "e": 2}}
     (tmp_path / "file.json").write_text('{"a": [1, 2.5, null, "x"]}')
     assert read_json(tmp_path / "file.json") == {"a": [1, 2.5, None, "x"]}
+
+
+def test_an_object_that_cannot_be_read_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    assert read_object(path) == {}
+    for content in ("[1]", "{", "\ufeff{}", "[" * 100_000):
+        path.write_text(content)
+        assert read_object(path) == {}
+    path.write_text('{"a": 1}')
+    assert read_object(path) == {"a": 1}
+    os.mkfifo(tmp_path / "pipe.json")
+    assert read_object(tmp_path / "pipe.json") == {}
 
 
 def test_a_pipe_as_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
