@@ -13,7 +13,7 @@ from evaluations.core.health import DAGGER
 from evaluations.core.record import Direction, Metric, Record
 from evaluations.core.statistics import LEVEL, interval_of
 from evaluations.tables.table import EMPTY, UNSCORED, Cell, Exact, Heading
-from evaluations.tables.view import number
+from evaluations.tables.view import number, share_scored
 
 ABLE = 0.9
 """Accuracy on IOI below which an edge count is not meaningful: it is low for the wrong reason."""
@@ -63,9 +63,8 @@ class Measure:
             return None, "not measured"
         if self.shows == "value":
             return metric.value, ", ".join(metric.reasons)
-        if metric.n is None or not metric.n + metric.n_failed:
-            return None, "not counted"
-        return metric.n / (metric.n + metric.n_failed), ""
+        share = share_scored(metric.n, metric.n_failed)
+        return share, "not counted" if share is None else ""
 
     def state(self, model: Model) -> State:
         """Whether the model has a value that counts, and if not, why."""

@@ -10,10 +10,10 @@ from evaluations.comparison.selection import is_comparable
 from evaluations.core import health
 from evaluations.core.health import DAGGER
 from evaluations.core.record import Record
-from evaluations.tables import Cell
+from evaluations.tables import Cell, view
 from evaluations.tables.comparable import differing, mixture
 from evaluations.tables.table import EMPTY, UNSCORED
-from evaluations.tables.view import command_for, scored_text
+from evaluations.tables.view import scored_text
 
 OVER_SEEDS = (
     "In brackets: 95 % interval over training seeds (Student's t, n - 1 degrees of freedom), from "
@@ -58,11 +58,7 @@ def measure_notes(compared: Comparison, measures: Sequence[Measure]) -> list[str
 def commands(compared: Comparison, measures: Sequence[Measure]) -> list[str]:
     """What measures the models that have no record of an evaluation."""
     evaluations = dict.fromkeys(measure.evaluation for measure in measures)
-    missing = {
-        name: [model.spec for model in compared.models if name not in model.records]
-        for name in evaluations
-    }
-    return [command_for(name, specs) for name, specs in missing.items() if specs]
+    return view.commands(evaluations, [(one.spec, one.records) for one in compared.models])
 
 
 def health_notes(compared: Comparison, measures: Sequence[Measure]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 SOURCE = "Self-Ablating Transformers (arXiv 2505.00509)"
 
-TABLE_1_KEYS = ("edges", "l0", "ce_score", "perplexity", "l1_exported")
 TABLE_1: dict[tuple[str, int | None], tuple[float, ...]] = {
     ("none", None): (79, 7.22, 0.63, 5.73, 0.44),
     ("global", 8): (70, 5.22, 0.65, 6.97, 0.74),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from evaluations.comparison.selection import Model
 from evaluations.core.record import hash_of
 from evaluations.core.statistics import t_quantile
+from evaluations.tables.names import distinguished
 from sat_interp.training.study import MATCHED_LONGEST, RunKind, Study
 
 ENOUGH_SEEDS = 3
@@ -257,29 +258,13 @@ def _named(found: Sequence[Group]) -> list[Group]:
 
     Two of one name also have the hash of their weights, or of what else differs.
     """
-    names = [_common_name(group) for group in found]
-    marks: tuple[Callable[[Model], str], ...] = (
-        lambda model: model.weights[:8],
-        lambda model: model.key.split()[-1][:8],
+    first = [group.models[0] for group in found]
+    names = distinguished(
+        [_common_name(group) for group in found],
+        [model.weights[:8] for model in first],
+        [model.key.rpartition(" ")[2][:8] for model in first],
     )
-    for mark in marks:
-        names = [
-            name if names.count(name) == 1 else f"{name} {mark(group.models[0])}"
-            for name, group in zip(names, found, strict=True)
-        ]
-    return [
-        Group(
-            name,
-            group.kind,
-            group.variant,
-            group.k,
-            group.gates,
-            group.recipe,
-            group.like,
-            group.members,
-        )
-        for group, name in zip(found, names, strict=True)
-    ]
+    return [dataclasses.replace(group, name=name) for group, name in zip(found, names, strict=True)]
 
 
 def _common_name(group: Group) -> str:

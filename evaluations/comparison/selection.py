@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +94,7 @@ def counts(record: Record) -> bool:
 
 def settings(record: Record) -> str:
     """A hash of what has to be equal for two models' figures to be compared."""
-    return hash_of([record.evaluation, record.version, record.config, record.data.get("content")])
+    return hash_of(_compared(record))
 
 
 def is_comparable(records: Sequence[Record]) -> bool:
@@ -108,13 +108,13 @@ def _compared(record: Record) -> tuple[object, ...]:
 
 def _by_share(records: Sequence[Record]) -> dict[str, tuple[int, str]]:
     """For each kind of settings how many models have a record of it, and its newest record."""
-    shares = Counter(
-        key for key, _ in {(settings(one), one.model["weights_hash"]) for one in records}
-    )
-    newest: dict[str, str] = {}
+    models: dict[str, set[str]] = defaultdict(set)
+    newest: dict[str, str] = defaultdict(str)
     for record in records:
-        newest[settings(record)] = max(newest.get(settings(record), ""), record.started)
-    return {key: (shares[key], newest[key]) for key in shares}
+        key = settings(record)
+        models[key].add(str(record.model["weights_hash"]))
+        newest[key] = max(newest[key], record.started)
+    return {key: (len(models[key]), newest[key]) for key in models}
 
 
 def _name(record: Record) -> str:

@@ -11,12 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evaluations.comparison.measures import ABLE, Comparison, Measure, judged, own_interval
+from evaluations.comparison.measures import (
+    ABLE,
+    Comparison,
+    Measure,
+    judged,
+    own_interval,
+    records_of,
+)
 from evaluations.comparison.seeds import Group, SeedMean, references
 from evaluations.comparison.selection import is_comparable
 from evaluations.core import health
 from evaluations.core.health import DAGGER
-from evaluations.core.record import Record
 from evaluations.tables.headline import Headline
 
 MOST_NAMED = 8
@@ -70,7 +76,7 @@ class _Finding:
 
 
 def _answer(measure: Measure, headline: Headline, compared: Comparison) -> Answer:
-    groups = [group for group in compared.groups if _records(group, measure)]
+    groups = [group for group in compared.groups if records_of([group], measure.evaluation)]
     if not groups:
         text = "No record has the settings that are compared (see the evaluation's section)."
         return Answer(measure.evaluation, headline.question, "cannot be told", text)
@@ -119,7 +125,7 @@ def _against(measure: Measure, group: Group, other: Group, compared: Comparison)
         reference.name
         for reference in references(group, compared.groups)
         if reference.kind != "baseline"
-        and _records(reference, measure)
+        and records_of([reference], measure.evaluation)
         and judged(compared.difference(measure, group, reference), measure.direction) != "better"
     ]
     if controls:
@@ -139,13 +145,13 @@ def _obstacle(
         return "no value"
     if group.recipe != other.recipe:
         return "they differ in more than their gates, or how they were trained is not known"
-    if not is_comparable([record for one in pair for record in _records(one, measure)]):
+    if not is_comparable(records_of(pair, measure.evaluation)):
         return "they were measured with different settings or on different texts"
     if marks := [
         phrase
         for one in pair
         if not compared.is_sound(measure, one)
-        for record in _records(one, measure)
+        for record in records_of([one], measure.evaluation)
         for phrase in health.phrases(record)
     ]:
         return f"a warning applies: {', '.join(dict.fromkeys(marks))}"
@@ -220,12 +226,3 @@ def _difference(measure: Measure, mean: SeedMean | None) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMED
     return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _records(group: Group, measure: Measure) -> list[Record]:
-    """The group's records of the measure's evaluation."""
-    return [
-        model.records[measure.evaluation]
-        for model in group.models
-        if measure.evaluation in model.records
-    ]

@@ -1,4 +1,4 @@
-"""What the tables and figures of a command are called."""
+"""Names of files of tables and figures, and of models of one name."""
 
 from __future__ import annotations
 
@@ -34,3 +34,18 @@ def stem(evaluation: str, records: Sequence[Record]) -> str:
     words.append(named if len(named) <= LONGEST else f"{len(models)}-models")
     words.append(hash_of(sorted(map(identity, records)))[:6])
     return file_name(re.sub(r"[^\w+.-]+", "-", "-".join(filter(None, words))))
+
+
+def distinguished(names: Sequence[str], *marks: Sequence[str]) -> list[str]:
+    """Names of models: those that several share have a mark behind them.
+
+    Args:
+        marks: of each name; the second ones are for names that are still alike with the first.
+    """
+    made = list(names)
+    for marked in marks:
+        made = [
+            name if made.count(name) == 1 else f"{name} {mark}"
+            for name, mark in zip(made, marked, strict=True)
+        ]
+    return made

@@ -12,8 +12,9 @@ import pandas as pd
 
 from evaluations.core import health
 from evaluations.core.frame import results_frame
-from evaluations.core.record import Metric, Record, model_ids
+from evaluations.core.record import Record, model_ids
 from evaluations.tables.comparable import mixture
+from evaluations.tables.names import distinguished
 from evaluations.tables.table import EMPTY, UNSCORED, Cell, Heading, Table
 from sat_interp._util import escape
 
@@ -84,11 +85,6 @@ class Row:
     def _any(self) -> Record:
         return next(iter(self.records.values()))
 
-    def metric(self, column: Column) -> Metric | None:
-        """The metric a column shows, where the model's record has it."""
-        record = self.records.get(column.evaluation)
-        return record.metric(column.metric) if record else None
-
 
 def rows(records: Sequence[Record], *evaluations: str) -> list[Row]:
     """One row per model and name: baselines first, then variants by k, then by name.
@@ -105,14 +101,12 @@ def rows(records: Sequence[Record], *evaluations: str) -> list[Row]:
         row = by_model.setdefault((name, identity), Row(name, spec, {}))
         row.records[record.evaluation] = record  # the newest stays
     made = sorted(by_model.values(), key=_order)
-    # two models of one name are distinguished by their weights, else by their configuration
-    for mark in (lambda row: row.weights, _configuration):
-        names = [row.model for row in made]
-        made = [
-            row if names.count(row.model) == 1 else replace(row, model=f"{row.model} {mark(row)}")
-            for row in made
-        ]
-    return made
+    names = distinguished(
+        [row.model for row in made],
+        [row.weights for row in made],
+        [_configuration(row) for row in made],
+    )
+    return [replace(row, model=name) for row, name in zip(made, names, strict=True)]
 
 
 def _order(row: Row) -> tuple[int, int, int, bool, str]:
@@ -176,9 +170,8 @@ def make_table(layout: Layout, records: Sequence[Record]) -> Table:
         *health.explained((row.model, record) for row, record in used),
     ]
     headings = (Heading("Model"), *(_heading(column, cells[column]) for column in columns))
-    return Table(
-        layout.name, layout.title, headings, body, layout.caption, notes, _commands(names, models)
-    )
+    fill = commands(names, [(row.spec, row.records) for row in models])
+    return Table(layout.name, layout.title, headings, body, layout.caption, notes, fill)
 
 
 def _values(models: Sequence[Row], wanted: Collection[str]) -> dict[tuple[str, ...], Value]:
@@ -220,7 +213,7 @@ def _cell(column: Column, value: Value | None, row: Row) -> Cell:
     """The value with its interval; a dash where nothing was measured, else n/a."""
     exact = exact_values(column.key, value)
     if column.shows == "scored":
-        exact = {column.key: share_scored(value) if value else None}
+        exact = {column.key: share_scored(value["n"], value["n_failed"]) if value else None}
         share = exact[column.key]
         text = EMPTY if share is None else number(float(share), column.digits)
         return Cell(text, "none" if share is None else "value", (), exact)
@@ -253,11 +246,9 @@ def exact_values(key: str, value: Value | None) -> dict[str, Any]:
     return {key + ending: value[name] if value else None for ending, name in names.items()}
 
 
-def share_scored(value: Value) -> float | None:
-    """The share of things (neurons, stories) that could be scored."""
-    if value["n"] is None or not value["n"] + value["n_failed"]:
-        return None
-    return float(value["n"] / (value["n"] + value["n_failed"]))
+def share_scored(n: int | None, n_failed: int) -> float | None:
+    """The share of things (neurons, stories) that could be scored; None where none was counted."""
+    return None if n is None or not n + n_failed else n / (n + n_failed)
 
 
 def basis(value: Value, seed: int) -> str:
@@ -406,18 +397,19 @@ def _left_out(columns: Mapping[Column, str]) -> list[str]:
     return [f"Not measured: {', '.join(names)} ({reason})." for reason, names in by_reason.items()]
 
 
-def _commands(names: Iterable[str], models: Sequence[Row]) -> list[str]:
-    """What to run for the evaluations that models have no record of."""
+def commands(
+    evaluations: Iterable[str], models: Sequence[tuple[str, Mapping[str, Record]]]
+) -> list[str]:
+    """What to run for the evaluations that models have no record of.
+
+    Args:
+        models: of each the specification that commands take, and its records by evaluation.
+    """
     return [
-        command_for(name, specs)
-        for name in names
-        if (specs := [row.spec for row in models if name not in row.records])
+        f"sat-eval {name} {' '.join(map(shlex.quote, specs))}"
+        for name in evaluations
+        if (specs := [spec for spec, records in models if name not in records])
     ]
-
-
-def command_for(evaluation: str, specs: Iterable[str]) -> str:
-    """The command that measures models."""
-    return f"sat-eval {evaluation} {' '.join(map(shlex.quote, specs))}"
 
 
 def number(value: float, digits: int) -> str:

@@ -200,8 +200,11 @@ def _usages(records: Sequence[Record]) -> list[Figure]:
 
 def _probed(records: Sequence[Record]) -> list[Figure]:
     """What probes read and the loss under other masks, of models that have either."""
-    loss = GATES[-1].columns[0]
-    models = [row for row in _with(records) if "leak" in _extra(row) or row.metric(loss)]
+    models = [
+        row
+        for row in _with(records)
+        if "leak" in _extra(row) or row.records["gates"].metric("masks_clean_loss")
+    ]
     return [_leaks(models)] if models else []
 
 
