@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from evaluations.tables.draw import PALETTE
+from evaluations.tables import draw
 from sat_interp._util import escape
 from sat_interp._util.errors import UserError
 
@@ -69,7 +69,7 @@ def draw_curves(runs: Sequence[RunLog]) -> Figure:
     gated = [run for run in runs if len(run.series("ablated")[0])]
     panels = [("clean", list(runs))] + ([("ablated", gated)] if gated else [])
     axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    colors = {run.name: PALETTE[i % len(PALETTE)] for i, run in enumerate(runs)}
+    colors = {run.name: draw.color(i) for i, run in enumerate(runs)}
     for panel, (stream, shown) in zip(axes, panels, strict=True):
         for run in shown:
             _draw(panel, run, stream, colors[run.name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluations.core.record import Record
-from evaluations.tables.view import number
+from evaluations.tables.view import with_interval
 
 FIGURES = {
     "neurons": (("simulation", "simulation score", 3),),
@@ -26,11 +26,7 @@ def floors(records: Sequence[Record]) -> list[str]:
             metric = record.metric(name)
             if metric is None or metric.value is None:
                 continue
-            text = f"{title} {number(metric.value, digits)}"
-            if metric.interval:
-                ends = (metric.interval.low, metric.interval.high)
-                text += " [{}, {}]".format(*(number(end, digits) for end in ends))
-            shown.append(text)
+            shown.append(f"{title} {with_interval(metric.value, metric.interval, digits)}")
         if shown:
             lines.append(
                 f"Control, in no table above: {record.model.get('name', '?')}, "

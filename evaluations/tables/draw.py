@@ -150,6 +150,21 @@ def _name(record: Record) -> str:
     return str(record.model.get("name", "?"))
 
 
+def color(index: int) -> str:
+    """The colour of the model at a place; after the last colour comes the first again."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def marker(index: int) -> str:
+    """The marker of the model at a place."""
+    return MARKERS[index % len(MARKERS)]
+
+
+def line_style(index: int) -> str:
+    """The line style of the model at a place."""
+    return STYLES[index % len(STYLES)]
+
+
 def numbers(values: Any) -> Float[np.ndarray, "..."]:
     """Values of a record as an array: what does not exist is nan, which is not drawn."""
     return np.array(values, dtype=np.float64)
@@ -173,6 +188,29 @@ def finish(axes: Axes, x: str, y: str, title: str, grid: Any = "both") -> None:
     axes.grid(axis=grid, color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8)
+
+
+def curve(
+    axes: Axes, values: Mapping[str, Any], label: str, color: str, marker: str, style: str = "-"
+) -> None:
+    """Draw a value of each layer as a line, its 95 % interval (1.96 standard errors) as bars.
+
+    Args:
+        values: ``value`` and ``standard_error`` of each layer; an error that is missing is 0.
+    """
+    value = numbers(values["value"])
+    axes.errorbar(
+        range(len(value)),
+        value,
+        yerr=1.96 * np.nan_to_num(numbers(values["standard_error"])),
+        label=label,
+        color=color,
+        marker=marker,
+        linestyle=style,
+        linewidth=1.2,
+        markersize=4,
+        capsize=2,
+    )
 
 
 def by_layer(axes: Axes) -> None:

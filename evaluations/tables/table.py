@@ -138,6 +138,11 @@ class Table:
         is_text = any(not cell.text.isdecimal() and cell.text != EMPTY for cell in cells)
         return is_text and all(cell.kind == "label" for cell in cells)
 
+    def is_repeated(self, place: int) -> bool:
+        """Whether the first of a row's several labels is that of the row above."""
+        rows = self.rows[place - 1 : place + 1] if place else ()
+        return self.n_labels > 1 and len({row[0].text for row in rows}) == 1
+
     def frame(self) -> pd.DataFrame:
         """The exact values: a row for each row, a column for each name in the cells."""
         rows = [
@@ -185,8 +190,8 @@ def latex(table: Table) -> str:
 def _pages(table: Table, room: int) -> list[list[Sequence[Cell]]]:
     """The rows in parts that fit a page; rows with the same first label stay together."""
     blocks: list[list[Sequence[Cell]]] = []
-    for row in table.rows:
-        if blocks and table.n_labels > 1 and blocks[-1][0][0].text == row[0].text:
+    for place, row in enumerate(table.rows):
+        if table.is_repeated(place):
             blocks[-1].append(row)
         else:
             blocks.append([row])
@@ -282,8 +287,8 @@ def html(table: Table, has_glossary: bool = True) -> str:
         for at, column in enumerate(table.columns)
     )
     body = "".join(
-        f"<tr>{_html_row(row, above, table.n_labels)}</tr>\n"
-        for row, above in zip(table.rows, [(), *table.rows], strict=False)
+        f"<tr>{_html_row(row, table.is_repeated(place))}</tr>\n"
+        for place, row in enumerate(table.rows)
     )
     notes = [
         f"<p class='small soft'>{escape.html(note)}</p>"
@@ -301,9 +306,8 @@ def html(table: Table, has_glossary: bool = True) -> str:
     )
 
 
-def _html_row(row: Sequence[Cell], above: Sequence[Cell], n_labels: int) -> str:
+def _html_row(row: Sequence[Cell], is_repeated: bool) -> str:
     """A row; its first label is faint where it repeats that of the row above."""
-    is_repeated = bool(above) and n_labels > 1 and row[0].text == above[0].text
     return "".join(_html_cell(cell, is_repeated and not at) for at, cell in enumerate(row))
 
 

@@ -59,13 +59,11 @@ def _block(table: Table, places: Sequence[int], is_stacked: bool) -> RichTable:
             width=width,
             overflow="fold",
         )
-    above: Sequence[Cell] = ()
-    for row in table.rows:
+    for at, row in enumerate(table.rows):
         cells = [_cell(row[place], is_stacked) for place in places]
-        if above and table.n_labels > 1 and row[0].text == above[0].text:
-            cells[0] = Text()  # as in the row above
+        if table.is_repeated(at):
+            cells[0] = Text()
         made.add_row(*cells)
-        above = row
     return made
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from evaluations.core import health
 from evaluations.core.frame import results_frame
-from evaluations.core.record import Record, model_ids
+from evaluations.core.record import Interval, Record, model_ids
 from evaluations.tables.comparable import mixture
 from evaluations.tables.names import distinguished
 from evaluations.tables.table import EMPTY, UNSCORED, Cell, Heading, Table
@@ -224,9 +224,7 @@ def _cell(column: Column, value: Value | None, row: Row) -> Cell:
         return Cell(UNSCORED, "none", (), exact, hint)
     details = []
     if column.interval and value["low"] is not None:
-        details.append(
-            f"[{number(value['low'], column.digits)}, {number(value['high'], column.digits)}]"
-        )
+        details.append(brackets(value["low"], value["high"], column.digits))
     if column.n and value["n"] is not None:
         details.append(f"n={value['n']:,}")
     mark = " *" if value["n_failed"] else ""
@@ -410,6 +408,17 @@ def commands(
         for name in evaluations
         if (specs := [spec for spec, records in models if name not in records])
     ]
+
+
+def with_interval(value: float, interval: Interval | None, digits: int) -> str:
+    """A value and its interval as text: ``1.75 [1.70, 1.80]``."""
+    text = number(value, digits)
+    return f"{text} {brackets(interval.low, interval.high, digits)}" if interval else text
+
+
+def brackets(low: float, high: float, digits: int) -> str:
+    """The ends of an interval as text: ``[1.70, 1.80]``."""
+    return f"[{number(low, digits)}, {number(high, digits)}]"
 
 
 def number(value: float, digits: int) -> str:

@@ -291,8 +291,8 @@ def draw_curves(models: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for index, row in enumerate(models):
-        color = draw.PALETTE[index % len(draw.PALETTE)]
-        marker = draw.MARKERS[index % len(draw.MARKERS)]
+        color = draw.color(index)
+        marker = draw.marker(index)
         for axes, name in ((left, "faithfulness"), (right, "kl")):
             _line(axes, _extra(row), name, color, marker, row.label)
             _random(axes, row, f"random_{name}", color)

@@ -329,7 +329,7 @@ def _overlaps(axes: Axes, usage: dict[str, Any]) -> None:
     }
     for site, color, marker in zip(SITES, ("#0072B2", "#D55E00"), "os", strict=True):
         for name, (label, style) in lines.items():
-            _curve(
+            draw.curve(
                 axes,
                 usage[site][name],
                 f"{SITES[site]}: {label}",
@@ -449,25 +449,6 @@ def _losses(axes: Axes, row: Row) -> None:
     draw.finish(axes, "nats per token (95 % interval)", "", "", "x")
     axes.set_yticks(range(len(known)), [label for label, _ in known], fontsize=8)
     axes.set_ylim(len(known) - 0.5, -0.6)
-
-
-def _curve(
-    axes: Axes, curve: dict[str, Any], label: str, color: str, marker: str, style: str
-) -> None:
-    value = np.array(curve["value"], dtype=float)
-    error = np.array(curve["standard_error"], dtype=float)
-    axes.errorbar(
-        range(len(value)),
-        value,
-        yerr=1.96 * np.nan_to_num(error),
-        label=label,
-        color=color,
-        marker=marker,
-        linestyle=style,
-        linewidth=1.2,
-        markersize=4,
-        capsize=2,
-    )
 
 
 def _extra(row: Row) -> dict[str, Any]:

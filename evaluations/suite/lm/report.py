@@ -195,23 +195,11 @@ def _by_layer(axes: Axes, models: Sequence[Row], name: str, title: str) -> None:
     is_empty = True
     for index, row in enumerate(models):
         curve = (row.records["lm"].extra.get("activations") or {}).get(name) or {}
-        value = draw.numbers(curve.get("value", []))
-        if not np.isfinite(value).any():
+        if not np.isfinite(draw.numbers(curve.get("value", []))).any():
             axes.plot([], [], color="none", label=f"{row.label}: no value")
             continue
         is_empty = False
-        error = 1.96 * np.nan_to_num(draw.numbers(curve["standard_error"]))
-        axes.errorbar(
-            range(len(value)),
-            value,
-            yerr=error,
-            label=row.label,
-            capsize=2,
-            linewidth=1.2,
-            color=draw.PALETTE[index % len(draw.PALETTE)],
-            marker=draw.MARKERS[index % len(draw.MARKERS)],
-            markersize=4,
-        )
+        draw.curve(axes, curve, row.label, draw.color(index), draw.marker(index))
     draw.finish(axes, "layer", "Hoyer sparsity (95 % interval)", title, "y")
     draw.by_layer(axes)
     if is_empty:

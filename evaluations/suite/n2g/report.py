@@ -141,7 +141,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
     models = rows(records, "n2g")
     if not models:
         return []
-    return [*make_tables(SCORES, records), *(_graphs(models, name) for name in CONVENTIONS)]
+    notes = _notes(models)
+    return [*make_tables(SCORES, records), *(_graphs(models, name, notes) for name in CONVENTIONS)]
 
 
 def details(record: Record, out: Path) -> pd.DataFrame:
@@ -192,7 +193,7 @@ def files(records: Sequence[Record], out: Path, stem: str) -> list[Path]:
     return []
 
 
-def _graphs(models: Sequence[Row], convention: str) -> Table:
+def _graphs(models: Sequence[Row], convention: str, notes: Sequence[str]) -> Table:
     """Table 2: metric by model by layer, each cell a mean or a share with its 95 % interval."""
     layers = sorted({one for row in models for one in row.records["n2g"].extra.get("layers", [])})
     suffixes = {f"Layer {layer}": f".layer{layer}" for layer in layers} | {"All layers": ""}
@@ -222,7 +223,7 @@ def _graphs(models: Sequence[Row], convention: str) -> Table:
         body,
         f"Means [95 % interval] over neurons: Student's t, of shares Wilson's; none of fewer than "
         f"{ENOUGH} neurons.",
-        _notes(models),
+        notes,
         n_labels=2,
     )
 
@@ -327,7 +328,7 @@ def _curve(axes: Axes, row: Row, name: str, moved: str, fixed: str, index: int) 
         linewidth=1.2,
         markersize=4,
         label=row.label if points else f"{row.label}: no value",
-        color=draw.PALETTE[index % len(draw.PALETTE)],
-        marker=draw.MARKERS[index % len(draw.MARKERS)],
+        color=draw.color(index),
+        marker=draw.marker(index),
     )
     return bool(points)

@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evaluations.tables import page
-from evaluations.tables.view import number
+from evaluations.tables.view import brackets, number
 from sat_interp._util.errors import UserError
 
 HERE = "evaluations.suite.neurons"
@@ -125,7 +125,7 @@ def _value(metric: Mapping[str, Any]) -> str:
     value = metric["value"]
     text = f"{metric['title']} {number(value, 0 if value == int(value) else 3)}"
     if metric.get("low") is not None and metric.get("high") is not None:
-        text += f" [{number(metric['low'], 3)}, {number(metric['high'], 3)}]"
+        text += f" {brackets(metric['low'], metric['high'], 3)}"
     return text + (f", n = {metric['n']:,}" if metric.get("n") is not None else "")
 
 

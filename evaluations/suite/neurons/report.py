@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from evaluations.suite.neurons.compare import Difference, difference
 from evaluations.suite.neurons.reading import read_details
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
 from evaluations.tables.headline import Headline
-from evaluations.tables.view import number
+from evaluations.tables.view import with_interval
 from sat_interp._util.errors import UserError
 
 HEADLINE = Headline(
@@ -148,12 +149,13 @@ def browse(records: Sequence[Record], out: Path, path: Path) -> list[Path]:
     """
     from evaluations.suite.neurons.page import write_page
 
-    models = [
+    kept = (
         row
         for row in rows(records, "neurons")
         if row.records["neurons"].extra.get("details")
         and details_file(row.records["neurons"], out).is_file()
-    ][:BROWSED]
+    )
+    models = list(islice(kept, BROWSED))
     if not models:
         return []
     notes = difference_lines([row.records["neurons"] for row in models])
@@ -219,7 +221,9 @@ def _by_unit(record: Record, name: str) -> dict[tuple[int, int], float]:
     }
 
 
-def differences(records: Sequence[Record]) -> list[tuple[Row, Row, dict[str, Difference]]]:
+def differences(
+    records: Sequence[Record], scores: Iterable[str] = COMPARED
+) -> list[tuple[Row, Row, dict[str, Difference]]]:
     """Each model against the first, the baseline where there is one, by score.
 
     Models are compared on the units (layer and number) that have the score in both: which units
@@ -232,7 +236,7 @@ def differences(records: Sequence[Record]) -> list[tuple[Row, Row, dict[str, Dif
         if not _same_units(record, first):
             continue
         by_score: dict[str, Difference] = {}
-        for name in COMPARED:
+        for name in scores:
             one, other = _by_unit(record, name), _by_unit(first, name)
             common = [unit for unit in one if unit in other]
             made = difference(
@@ -284,13 +288,9 @@ def difference_records(records: Sequence[Record]) -> list[Record]:
 def difference_lines(records: Sequence[Record]) -> list[str]:
     """The differences of the simulation scores, a line each."""
     lines = []
-    for row, first, scores in differences(records):
-        if (found := scores.get("simulation")) is None:
-            continue
-        text = f"{row.model} minus {first.model}: {number(found.value, 4)}"
-        if found.interval:
-            low, high = number(found.interval.low, 4), number(found.interval.high, 4)
-            text += f" [{low}, {high}]"
+    for row, first, scores in differences(records, ["simulation"]):
+        found = scores["simulation"]
+        text = f"{row.model} minus {first.model}: {with_interval(found.value, found.interval, 4)}"
         lines.append(f"{text}, {found.n:,} neurons of both; {NOT_OVER_SEEDS}")
     return lines
 
@@ -313,10 +313,10 @@ FIGURES: Mapping[str, draw.Draw] = {"": _figure}
 
 def _histogram(axes: Axes, models: Sequence[Row]) -> None:
     """Shares of neurons, so that models of different sizes compare; means as vertical lines."""
-    for index, row in enumerate(models):
-        scores = scores_of(row.records["neurons"])
-        color = draw.PALETTE[index % len(draw.PALETTE)]
-        style = draw.STYLES[index % len(draw.STYLES)]
+    by_model = [scores_of(row.records["neurons"]) for row in models]
+    for index, (row, scores) in enumerate(zip(models, by_model, strict=True)):
+        color = draw.color(index)
+        style = draw.line_style(index)
         if not len(scores):
             axes.plot([], [], color="none", label=f"{row.label}: no score")
             continue
@@ -325,7 +325,7 @@ def _histogram(axes: Axes, models: Sequence[Row]) -> None:
         label = f"{row.label}: mean {scores.mean():.3f}, SD {scores.std():.3f}, n {len(scores):,}"
         axes.stairs(shares, EDGES, color=color, linestyle=style, linewidth=1.4, label=label)
         axes.axvline(scores.mean(), color=color, linestyle=style, linewidth=0.9)
-    lowest = min((scores_of(row.records["neurons"]).min(initial=0) for row in models), default=0)
+    lowest = min(scores.min(initial=0) for scores in by_model)
     first = max(0, int(np.searchsorted(EDGES, lowest, side="right")) - 1)
     axes.set_xlim(EDGES[first], 1)
     draw.finish(
@@ -344,7 +344,7 @@ def _by_layer(axes: Axes, models: Sequence[Row]) -> None:
     width = 0.8 / max(1, len(models))
     for index, row in enumerate(models):
         record = row.records["neurons"]
-        color = draw.PALETTE[index % len(draw.PALETTE)]
+        color = draw.color(index)
         for layer in sorted(set(_units(record).get("layer", []))):
             scores = scores_of(record, layer)
             if not len(scores):

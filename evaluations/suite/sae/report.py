@@ -279,9 +279,9 @@ def _figure(records: Sequence[Record]) -> list[Figure]:
     left, right = figure.subplots(1, 2)
     drawn = []
     for index, (name, group) in enumerate(groups.items()):
-        color = draw.PALETTE[index % len(draw.PALETTE)]
-        _front(left, group, name, color, draw.MARKERS[index % len(draw.MARKERS)])
-        drawn.append(_density(right, group, name, color, draw.STYLES[index % len(draw.STYLES)]))
+        color = draw.color(index)
+        _front(left, group, name, color, draw.marker(index))
+        drawn.append(_density(right, group, name, color, draw.line_style(index)))
     score = common_score(fronts(own))
     if score is not None:
         left.axhline(score, color="0.6", linewidth=0.8, linestyle=":", label="equal CE score")
@@ -321,8 +321,8 @@ def _groups(records: Sequence[Record]) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in sorted(records, key=coefficient):
         name = str(record.model["name"])
-        groups.setdefault(f"{name}, {_identity(record)['hook']}" if several else name, [])
-        groups[f"{name}, {_identity(record)['hook']}" if several else name].append(record)
+        key = f"{name}, {_identity(record)['hook']}" if several else name
+        groups.setdefault(key, []).append(record)
     # the tables' order, so that a model has one colour in all figures
     order = {row.model: place for place, row in enumerate(rows(records))}
 
