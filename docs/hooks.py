@@ -127,6 +127,22 @@ def room(evaluation: str) -> Any:
     return find_spec(evaluation).report
 
 
+@functools.cache
+def tables(study: str, evaluation: str) -> list[Any]:
+    """Return an evaluation's tables of the records."""
+    made: list[Any] = room(evaluation).tables(of(study, evaluation))
+    return made
+
+
+@functools.cache
+def report_tables(study: str) -> dict[str, Any]:
+    """Return the tables of ``sat-eval report`` by name."""
+    from evaluations.comparison.collection import report
+
+    made = report(out=RESULTS / study)
+    return {table.name: table for table in [*made.tables, *made.details]}
+
+
 DEFAULTS_NOT_SHOWN = (None, (), "", dataclasses.MISSING)
 
 
@@ -151,7 +167,7 @@ def table(study: str, evaluation: str, place: str = "") -> str:
     """Return an evaluation's tables as Markdown: all, or the one at a place."""
     from evaluations.tables import markdown
 
-    made = room(evaluation).tables(of(study, evaluation))
+    made = tables(study, evaluation)
     return "\n".join(map(markdown, [made[int(place)]] if place else made))
 
 
@@ -162,41 +178,35 @@ def terminal(study: str, evaluation: str, place: str = "0") -> str:
     from evaluations.tables import show
 
     shown = Console(file=io.StringIO(), width=WIDTH)
-    show([room(evaluation).tables(of(study, evaluation))[int(place)]], shown)
+    show([tables(study, evaluation)[int(place)]], shown)
     lines = shown.file.getvalue().rstrip().splitlines()  # type: ignore[attr-defined]
     return fenced("\n".join(line.rstrip() for line in lines))
 
 
 def columns(study: str, evaluation: str) -> str:
     """Return what the columns of an evaluation's tables mean."""
-    from evaluations.tables.table import glossary
+    from evaluations.tables import glossary
 
-    meaning = glossary(room(evaluation).tables(of(study, evaluation)))
+    meaning = glossary(tables(study, evaluation))
     return listed("Column", [(head.title, text) for head, text in meaning.items()])
 
 
 def paper(study: str, name: str) -> str:
     """Return a table of ``sat-eval report`` as Markdown."""
-    from evaluations.comparison.collection import report
     from evaluations.tables import markdown
 
-    made = report(out=RESULTS / study)
-    return markdown({table.name: table for table in [*made.tables, *made.details]}[name])
+    return markdown(report_tables(study)[name])
 
 
 def value(study: str, model: str, evaluation: str, metric: str, digits: str) -> str:
     """Return one figure with its interval, as tables write it."""
-    from evaluations.tables.view import number
+    from evaluations.tables.view import with_interval
 
     named = [record for record in of(study, evaluation) if record.model.get("name") == model]
     found = named[-1].metric(metric) if named else None
     if found is None or found.value is None:
         raise PluginError(f"results/{study} has no {metric} of {model}")
-    text = number(found.value, int(digits))
-    if found.interval:
-        ends = (number(end, int(digits)) for end in (found.interval.low, found.interval.high))
-        text += f" [{', '.join(ends)}]"
-    return text
+    return with_interval(found.value, found.interval, int(digits))
 
 
 def frame(study: str, metric: str) -> str:
