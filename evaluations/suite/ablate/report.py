@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from evaluations.core.record import Record
 from evaluations.suite.ablate.config import METHODS
-from evaluations.tables import Cell, Column, Heading, Layout, Table, make_tables, rows
+from evaluations.tables import Cell, Column, Heading, Layout, Row, Table, make_tables, rows
 from evaluations.tables.headline import Headline
+from evaluations.tables.table import UNSCORED
 from sat_interp._util.files import file_name
 
 HEADLINE = Headline(
@@ -25,6 +26,7 @@ HEADLINE = Headline(
     "lower",
 )
 DRAWN_FROM = "components"
+"""Entry of ``record.extra`` that figures are drawn from."""
 WORDS = {
     "zero": "zero",
     "mean": "mean",
@@ -39,7 +41,7 @@ WORDS = {
     "oa_pos": "optimal, by position",
 }
 MARKERS = {"head": ("o", "#0072B2"), "mlp": ("s", "#D55E00")}
-OTHERS = ("attention", "embedding", "heads", "set", "neuron", "z", "feature")
+OTHER_MARKER = ("^", "#009E73")
 SMALLEST = 1e-5
 """Costs below are drawn here on log axes, in nats."""
 
@@ -167,13 +169,9 @@ LAYOUTS = (BRIDGE, COMPONENTS, METHODS_TABLE)
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Table 3, sums over components, methods compared, and each model's components."""
-    own = [record for record in records if record.evaluation == "ablate"]
-    if not own:
-        return []
-    return [
-        *make_tables(LAYOUTS, own),
-        *(_components_table(record) for record in own if _components(record)),
-    ]
+    models = rows(records, "ablate")
+    whole = [row for row in models if _components(row.records["ablate"])]
+    return [*make_tables(LAYOUTS, records), *map(_components_table, whole)]
 
 
 def _components(record: Record) -> list[dict[str, Any]]:
@@ -182,19 +180,18 @@ def _components(record: Record) -> list[dict[str, Any]]:
     return components if isinstance(components, list) else []
 
 
-def _components_table(record: Record) -> Table:
+def _components_table(row: Row) -> Table:
     """The held-out costs of each component of one model."""
-    components = _components(record)
+    components = _components(row.records["ablate"])
     methods = [m for m in METHODS if any(m in one["held"] for one in components)]
     body = [
         [
             Cell(one["name"], "label", (), {"component": one["name"]}),
             *(_cost(one, method) for method in methods),
-            _plain(one, "size", 2),
+            _size(one),
         ]
         for one in components
     ]
-    name = str(record.model.get("name", "?"))
     headings = (
         Heading("Component"),
         *(
@@ -205,13 +202,11 @@ def _components_table(record: Record) -> Table:
     )
     notes = ["* overfitted: held-out cost above the fitted one by more than a fifth."]
     return Table(
-        f"ablate-components-{file_name(name)}",
-        f"Components of {name}: held-out Delta, nats",
+        f"ablate-components-{file_name(row.model)}",
+        f"Components of {row.model}: held-out Delta, nats",
         headings,
         body,
-        "",
-        notes,
-        [],
+        notes=notes,
     )
 
 
@@ -224,13 +219,13 @@ def _cost(one: Mapping[str, Any], method: str) -> Cell:
     }
     exact[f"{method}_fit"] = one["fit"].get(method)
     if value is None:
-        return Cell("n/a", "none", (), exact)
+        return Cell(UNSCORED, "none", (), exact)
     return Cell(f"{value:.4f}" + (" *" if held.get("overfit") else ""), "value", (), exact)
 
 
-def _plain(one: Mapping[str, Any], key: str, digits: int) -> Cell:
-    value = one.get(key)
-    return Cell("n/a" if value is None else f"{value:.{digits}f}", "value", (), {key: value})
+def _size(one: Mapping[str, Any]) -> Cell:
+    value = one.get("size")
+    return Cell(UNSCORED if value is None else f"{value:.2f}", "value", (), {"size": value})
 
 
 # Figures -----------------------------------------------------------------------------------------
@@ -238,15 +233,11 @@ def _plain(one: Mapping[str, Any], key: str, digits: int) -> Cell:
 
 def heat_maps(records: Sequence[Record]) -> list[Figure]:
     """Heads by layer, the MLPs beside them: a map for each method, all on one scale."""
-    return [
-        figure
-        for row in rows(records, "ablate")
-        if (figure := _heat_map(row.records["ablate"], row.label))
-    ]
+    return [figure for row in rows(records, "ablate") if (figure := _heat_map(row))]
 
 
-def _heat_map(record: Record, label: str) -> Figure | None:
-    components = [one for one in _components(record) if one["kind"] in MARKERS]
+def _heat_map(row: Row) -> Figure | None:
+    components = [one for one in _components(row.records["ablate"]) if one["kind"] in MARKERS]
     methods = [m for m in METHODS if any(m in one["held"] for one in components)]
     if not components or not methods:
         return None
@@ -264,7 +255,7 @@ def _heat_map(record: Record, label: str) -> Figure | None:
     figure = Figure(
         figsize=(2.2 * across + 1, 0.34 * n_layers * down + 1.5 * down), layout="constrained"
     )
-    figure.set_label(record.model.get("name", ""))
+    figure.set_label(row.model)
     axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for place, axis in enumerate(axes.flat):
         if place >= len(methods):
@@ -278,7 +269,7 @@ def _heat_map(record: Record, label: str) -> Figure | None:
     figure.supxlabel("head", fontsize=8)
     figure.supylabel("layer", fontsize=8)
     figure.colorbar(image, ax=axes, label="Δ, nats (held out)", shrink=0.8)
-    figure.suptitle(f"{label}: cost of ablating each component", fontsize=10)
+    figure.suptitle(f"{row.label}: cost of ablating each component", fontsize=10)
     return figure
 
 
@@ -296,9 +287,8 @@ def _map(
 
 def scatters(records: Sequence[Record]) -> list[Figure]:
     """Delta_oa against Delta by zero and by the mean, on log axes with the identity line."""
-    models = rows(records, "ablate")
     figures = []
-    for row in models:
+    for row in rows(records, "ablate"):
         components = _components(row.records["ablate"])
         others = [
             m for m in ("zero", "mean", "mean_all") if any(m in one["held"] for one in components)
@@ -306,7 +296,7 @@ def scatters(records: Sequence[Record]) -> list[Figure]:
         if not others or not any("oa" in one["held"] for one in components):
             continue
         figure = Figure(figsize=(3.6 * len(others) + 0.6, 3.6), layout="constrained")
-        figure.set_label(row.records["ablate"].model.get("name", ""))
+        figure.set_label(row.model)
         for axis, other in zip(
             figure.subplots(1, len(others), squeeze=False)[0], others, strict=True
         ):
@@ -318,7 +308,6 @@ def scatters(records: Sequence[Record]) -> list[Figure]:
 
 def _scatter(axis: Any, components: Sequence[Mapping[str, Any]], other: str) -> None:
     values: list[float] = []
-    kinds = {**MARKERS, **dict.fromkeys(OTHERS, ("^", "#009E73"))}
     labels: set[str] = set()
     for one in components:
         pair = [(one["held"].get(m) or {}).get("delta") for m in (other, "oa")]
@@ -327,7 +316,7 @@ def _scatter(axis: Any, components: Sequence[Mapping[str, Any]], other: str) -> 
             continue
         x, y = known
         values += [x, y]
-        marker, color = kinds[one["kind"]]
+        marker, color = MARKERS.get(one["kind"], OTHER_MARKER)
         label = {"head": "head", "mlp": "MLP"}.get(one["kind"], "other")
         is_overfit = one["held"]["oa"].get("overfit")
         face = "none" if is_overfit else color
