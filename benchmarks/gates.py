@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 from evaluations.core.model_source import load_model
 from evaluations.core.text import Text, evaluation_text
-from evaluations.suite.gates.evaluation import GatesConfig
+from evaluations.suite.gates.config import GatesConfig
 from evaluations.suite.gates.interventions import measure_interventions
 from evaluations.suite.gates.leak import ProbeTokens, collect, measure_leak, next_token_classes
 from evaluations.suite.gates.masks import BATCH_TOKENS, SITES, Masks, batches, gated

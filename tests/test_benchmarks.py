@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import pkgutil
 
 import pytest
 import torch
 
+import benchmarks
 from benchmarks.gates import against_plain, plain_ablated, plain_gradient, plain_states, stages
 from benchmarks.plain import plain_loss
 from benchmarks.training import best_times, products
@@ -18,6 +21,13 @@ from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_conf
 from sat_interp.data.tokenizer import train_bpe
 from sat_interp.model.fast import ablated_pass
 from sat_interp.training.loss import LossWeights, training_loss
+
+
+@pytest.mark.parametrize(
+    "name", [module.name for module in pkgutil.iter_modules(benchmarks.__path__)]
+)
+def test_every_benchmark_can_start(name):
+    importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.fixture(params=["none", "local", "global"])
