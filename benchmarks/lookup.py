@@ -48,9 +48,11 @@ class Bench:
         name = loaded.data or "demo"
         corpus = load_corpus(parse_data(name), "train", loaded.tokenizer, limit=stories)
         self.text = Text(corpus, loaded.tokenizer, name, "train")
-        self.config = NeuronsConfig({}, sample=sample, scores=("simulation",), resamples=0)
+        self.config = NeuronsConfig(
+            LookupExaminer(), sample=sample, scores=("simulation",), resamples=0
+        )
         units = find_units(loaded.model, self.config.hook, "clean", None)
-        self.data = NeuronsData(self.text, LookupExaminer(), spec, loaded.name, place, cache=place)
+        self.data = NeuronsData(self.text, spec, loaded.name, place, cache=place)
         self.gathered: Gathered = gather(
             loaded.model, self.text, units, self.config.gather, loaded.weights_hash, place
         )

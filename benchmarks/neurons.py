@@ -28,7 +28,7 @@ from evaluations.core.activations import BATCH_TOKENS, gather
 from evaluations.core.text import Text, evaluation_text
 from evaluations.core.units import Units, find_units
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
-from evaluations.suite.neurons.evaluation import explain_neurons
+from evaluations.suite.neurons.evaluation import evaluate
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp.data.batches import story_batches
@@ -77,8 +77,7 @@ def main() -> None:
     tokenizer = load_tokenizer(chosen.tokenizer)
     text = evaluation_text(tokenizer, chosen.data, limit=chosen.stories)
     model = build(len(tokenizer))
-    units, examiner = find_units(model), LookupExaminer()
-    config = NeuronsConfig(examiner.describe())
+    units, config = find_units(model), NeuronsConfig(LookupExaminer())
     with tempfile.TemporaryDirectory() as place:
         out = Path(place)
 
@@ -90,8 +89,8 @@ def main() -> None:
             works = (lambda: bare(model, text, units), gathered(str(number)))
             for name, work in zip(best, works, strict=True):
                 best[name] = min(best[name], timed(work, clock))
-        data = NeuronsData(text, examiner, "0", "random", out / "details", cache=out)
-        best["lookup, all scores"] = timed(lambda: explain_neurons(model, data, config), clock)
+        data = NeuronsData(text, "0", "random", out / "details", cache=out)
+        best["lookup, all scores"] = timed(lambda: evaluate(model, data, config), clock)
     tokens = int(text.scored(CONTEXT).sum())
     table = Table(title=f"{tokens:,} tokens, {sum(units.sizes):,} neurons")
     for heading in ("", "seconds, CPU" if chosen.cpu_time else "seconds", "tokens/s", "of bare"):

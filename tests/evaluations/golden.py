@@ -197,13 +197,11 @@ class Golden:
         from evaluations.suite.neurons.evaluation import evaluate as explain_neurons
         from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 
-        examiner = LookupExaminer()
         config = NeuronsConfig(
-            examiner.describe(), sample=12, gather=GatherConfig(width=24), resamples=50
+            LookupExaminer(), sample=12, gather=GatherConfig(width=24), resamples=50
         )
         data = NeuronsData(
             self.text,
-            examiner,
             "golden",
             "golden",
             self.directory / "neurons",

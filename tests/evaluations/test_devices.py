@@ -79,11 +79,9 @@ def _sae(model: Any, text: Text, out: Path) -> Measurement:
 
 
 def _neurons(model: Any, text: Text, out: Path) -> Measurement:
-    data = NeuronsData(text, LookupExaminer(), "tiny", "tiny", out / "own", cache=out / "cache")
-    examiner = LookupExaminer().describe()
-    return explain_neurons(
-        model, data, NeuronsConfig(examiner=examiner, gather=GATHER, resamples=20)
-    )
+    data = NeuronsData(text, "tiny", "tiny", out / "own", cache=out / "cache")
+    config = NeuronsConfig(LookupExaminer(), gather=GATHER, resamples=20)
+    return explain_neurons(model, data, config)
 
 
 def _n2g(model: Any, text: Text, out: Path) -> Measurement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,10 @@ from sat_interp._util.errors import UserError, suggest
 
 @dataclass(frozen=True)
 class NeuronsConfig(ScoreOptions):
-    """Settings of the scores."""
+    """Settings of the scores, and the examiner."""
 
-    examiner: dict[str, Any]
-    """Description of the examiner: everything that determines its answers."""
+    examiner: Examiner
+    """Explains the units and predicts them; a record holds its description."""
 
     sae: str | None = None
     """Hash of the weights of the autoencoder whose features are explained."""
@@ -46,10 +47,15 @@ class NeuronsConfig(ScoreOptions):
         if "simulation" not in self.scores:
             raise UserError("scores must include simulation")
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings for a record, with everything that determines the answers."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**settings, "examiner": self.examiner.describe()}
+
 
 @dataclass(frozen=True)
 class NeuronsData:
-    """Text, examiner, and output directory.
+    """Text and output directory.
 
     Attributes:
         model_key: hash of everything that determines the model's activations.
@@ -60,7 +66,6 @@ class NeuronsData:
     """
 
     text: Text
-    examiner: Examiner
     model_key: str
     name: str
     directory: Path

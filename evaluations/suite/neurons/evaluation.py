@@ -43,7 +43,7 @@ def evaluate(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig)
     units = find_units(model, config.hook, config.stream, data.sae)
     gathered = gather(model, data.text, units, config.gather, data.model_key, data.cache)
     run = ExplanationRun(data, config, gathered, token_names(data.text))
-    usage = getattr(data.examiner, "usage", dict)
+    usage = getattr(config.examiner, "usage", dict)
     before: dict[str, Any] = usage()
     chosen = drawn(units, config)
     estimate = run.estimate(chosen)
@@ -57,7 +57,7 @@ def evaluate(model: HookedTransformer, data: NeuronsData, config: NeuronsConfig)
     path = data.directory / f"{_key(data, config, units)}.units.json.gz"
     header = {
         "model": data.name,
-        "examiner": data.examiner.name,
+        "examiner": config.examiner.name,
         "text": _text(data.text),
         "hook": config.hook if "*" in config.hook and not units.sae else ", ".join(units.hooks),
         "stream": config.stream,
@@ -106,7 +106,7 @@ def configs(request: Request) -> list[NeuronsConfig]:
     shared = {field.name: getattr(options, field.name) for field in fields(ScoreOptions)}
     return [
         NeuronsConfig(
-            make_examiner(options, request.run.device).describe(),
+            make_examiner(options, request.run.device),
             sae=opened_sae(options.sae),
             gather=GatherConfig(seed=options.seed),
             **shared,
@@ -117,14 +117,12 @@ def configs(request: Request) -> list[NeuronsConfig]:
 def prepare(
     request: Request, configs: Sequence[NeuronsConfig]
 ) -> Callable[[LoadedModel], NeuronsData]:
-    """Return a function that gives each model its text and examiner."""
+    """Return a function that gives each model its text."""
     text_of = text_data(request, configs)
-    examiner = make_examiner(request.options, request.run.device)
 
     def find(loaded: LoadedModel) -> NeuronsData:
         return NeuronsData(
             text_of(loaded),
-            examiner,
             model_key(loaded),
             loaded.name,
             model_directory(request.out, loaded) / "neurons",
@@ -199,7 +197,7 @@ def _key(data: NeuronsData, config: NeuronsConfig, units: Units) -> str:
     """Return the hash of everything that determines the details."""
     return hash_of(
         {
-            "config": plain(config),
+            "config": plain(config.recorded()),
             "text": data.content,
             "model": data.model_key,
             "units": units.describe(),

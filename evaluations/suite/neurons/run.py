@@ -62,7 +62,7 @@ class ExplanationRun:
 
     def estimate(self, chosen: Sequence[tuple[int, np.ndarray]]) -> Any:
         """Return and log the estimated cost, if the examiner can estimate it."""
-        estimator = getattr(self.data.examiner, "estimate", None)
+        estimator = getattr(self.config.examiner, "estimate", None)
         if estimator is None:
             return None
         questions = [
@@ -85,7 +85,7 @@ class ExplanationRun:
         """Explain and score some units of one layer."""
         batch = self._batch(layer, numbers)
         units, cases = self._cases(batch)
-        answers = self.data.examiner.explain(
+        answers = self.config.examiner.explain(
             [batch.question(case.place, self.names) for case in cases]
         )
         explained = []
@@ -127,7 +127,7 @@ class ExplanationRun:
         return units, cases
 
     def _simulate(self, cases: Sequence[Case]) -> None:
-        answers = self.data.examiner.simulate([case.simulation() for case in cases])
+        answers = self.config.examiner.simulate([case.simulation() for case in cases])
         for case, levels in zip(cases, answers, strict=True):
             if isinstance(levels, Unscored):
                 case.unit.take("simulation", levels)
@@ -143,7 +143,7 @@ class ExplanationRun:
                 trials.append((case, truth))
             else:
                 case.unit.take("detection", one_sided(truth))
-        answers = self.data.examiner.detect([case.simulation() for case, _ in trials])
+        answers = self.config.examiner.detect([case.simulation() for case, _ in trials])
         for (case, truth), verdicts in zip(trials, answers, strict=True):
             case.unit.take("detection", _accuracy(truth, verdicts))
 
@@ -155,7 +155,7 @@ class ExplanationRun:
                 case.unit.take("fuzzing", trial)
             else:
                 trials.append((case, *trial))
-        answers = self.data.examiner.fuzz(
+        answers = self.config.examiner.fuzz(
             [Trial(case.explanation, marked) for case, marked, _ in trials]
         )
         for (case, _, truth), verdicts in zip(trials, answers, strict=True):
@@ -175,7 +175,7 @@ class ExplanationRun:
                 pairs.append((case, other))
             else:
                 case.unit.take("control", Unscored("no explanation to borrow"))
-        answers = self.data.examiner.simulate(
+        answers = self.config.examiner.simulate(
             [case.simulation(other.explanation) for case, other in pairs]
         )
         for (case, _), levels in zip(pairs, answers, strict=True):

@@ -11,7 +11,7 @@ from evaluations.cli import main
 from evaluations.core.models import prepared
 from evaluations.core.options import make_request
 from evaluations.core.record import read_records
-from evaluations.suite.neurons import SPEC
+from evaluations.suite.neurons import SPEC, evaluation
 from evaluations.suite.neurons.config import NeuronsConfig, NeuronsData
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from sat_interp._util.errors import UserError
@@ -68,6 +68,14 @@ def test_two_models_get_tables_a_figure_and_a_page(evaluate, tmp_path):
     asked = make_request([], SPEC.options, SPEC.shared, options)
     with pytest.raises(UserError, match="--force"):
         SPEC.report.pages(records, asked)
+
+
+def test_one_examiner_serves_all_models(evaluate, monkeypatch):
+    made = []
+    monkeypatch.setattr(evaluation, "LookupExaminer", lambda: made.append(1) or LookupExaminer())
+    code, _, err, records = evaluate("gated", "base", "--sample", "2")
+    assert (code, err, len(records), len(made)) == (0, "", 2, 1)
+    assert records[0].config["examiner"] == LookupExaminer().describe()
 
 
 def test_controls_are_rows_of_their_own(evaluate):
@@ -183,9 +191,9 @@ def test_a_model_of_one_neuron_and_one_without_any(tokenizer, text, tmp_path):
         SPEC,
         [_tiny(tokenizer, "one", d_mlp=1), _tiny(tokenizer, "none", attn_only=True, d_mlp=None)],
         lambda loaded: NeuronsData(
-            text, LookupExaminer(), loaded.weights_hash, loaded.name, tmp_path, cache=tmp_path
+            text, loaded.weights_hash, loaded.name, tmp_path, cache=tmp_path
         ),
-        NeuronsConfig(LookupExaminer().describe(), resamples=20),
+        NeuronsConfig(LookupExaminer(), resamples=20),
         tmp_path / "res",
     )
     (record,) = outcome.records

@@ -32,7 +32,7 @@ from tests.evaluations.suite.neurons.planted import (
 
 def config_for(**fields: object) -> NeuronsConfig:
     known: dict[str, object] = {
-        "examiner": LookupExaminer().describe(),
+        "examiner": LookupExaminer(),
         "gather": GatherConfig(width=24),
         "resamples": 100,
         **fields,
@@ -42,9 +42,8 @@ def config_for(**fields: object) -> NeuronsConfig:
 
 @pytest.fixture
 def make_data(planted, tmp_path):
-    def make(text=planted, examiner=None, key="planted"):
-        examiner = examiner or LookupExaminer()
-        return NeuronsData(text, examiner, key, "tiny", tmp_path / "out", cache=tmp_path / "cache")
+    def make(text=planted, key="planted"):
+        return NeuronsData(text, key, "tiny", tmp_path / "out", cache=tmp_path / "cache")
 
     return make
 
@@ -55,8 +54,8 @@ def examine(planted, make_data, monkeypatch):
     monkeypatch.setattr(evaluation, "find_units", lambda *_: planted_units(planted))
 
     def run(examiner=None, **fields):
-        data = make_data(examiner=examiner)
-        result = evaluate(model_for(planted), data, config_for(**fields))
+        data, config = make_data(), config_for(examiner=examiner or LookupExaminer(), **fields)
+        result = evaluate(model_for(planted), data, config)
         details = read_details(data.directory / result.extra["details"])
         return result, {unit["index"]: unit for unit in details["units"]}, details
 
