@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -105,6 +107,17 @@ class LoadedModel:
             return None
         config = self.model.ablation
         return config.to_dict() if config.variant != "none" else None
+
+
+@contextmanager
+def evaluation_mode(model: HookedTransformer) -> Iterator[None]:
+    """Put a model in evaluation mode, and afterwards, errors included, in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def prepared(

@@ -21,7 +21,7 @@ from evaluations.core.ablation import ComponentSet, Feature, Place, find_compone
 from evaluations.core.ablation_pass import SITES
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.inputs import default_task, text_data
-from evaluations.core.models import LoadedModel
+from evaluations.core.models import LoadedModel, evaluation_mode
 from evaluations.core.options import Request
 from evaluations.core.record import Metric
 from evaluations.core.spec import Measurement
@@ -55,12 +55,8 @@ def evaluate(
         UserError: unknown components, too few prompts or stories, prompts that cannot be split, or
             activations that are not finite.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         return _ablate(_precise(model), data, config)
-    finally:
-        model.train(was_training)
 
 
 def prepare(

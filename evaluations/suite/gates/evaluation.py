@@ -13,6 +13,7 @@ import torch
 from transformer_lens import HookedTransformer
 
 from evaluations.core.inputs import text_data
+from evaluations.core.models import evaluation_mode
 from evaluations.core.spec import Measurement
 from evaluations.core.text import Text, check_vocabulary
 from evaluations.suite.gates.config import GatesConfig
@@ -43,13 +44,9 @@ def evaluate(model: HookedTransformer, text: Text, config: GatesConfig) -> Measu
     gated_model = gated(model)
     check_finite(gated_model)
     check_vocabulary(model, text)
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng():
+    with evaluation_mode(model), torch.random.fork_rng():
         torch.manual_seed(config.seed)  # used by random gates
-        result = _measure(gated_model, text, config)
-    model.train(was_training)
-    return result
+        return _measure(gated_model, text, config)
 
 
 def check(model: HookedTransformer, config: GatesConfig) -> None:

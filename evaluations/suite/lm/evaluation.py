@@ -24,6 +24,7 @@ from transformer_lens import HookedTransformer
 from evaluations.core import weights
 from evaluations.core.inputs import text_data
 from evaluations.core.losses import streams, token_losses
+from evaluations.core.models import evaluation_mode
 from evaluations.core.record import Interval, Metric
 from evaluations.core.spec import Measurement
 from evaluations.core.statistics import Ratio, bootstrap, ratio
@@ -68,16 +69,13 @@ def evaluate(model: HookedTransformer, text: Text, config: LanguageConfig) -> Me
         UserError: the text has tokens the model does not know.
     """
     check_vocabulary(model, text)
-    was_training = model.training
-    model.eval()
-    with torch.random.fork_rng():
+    with evaluation_mode(model), torch.random.fork_rng():
         torch.manual_seed(config.seed)  # random gates draw from this generator
         losses = story_losses(model, text)
         activations = sparsity.measure(
             model, text, config.activation_stories, config.l0_threshold, config.seed
         )
         other_perplexities = _other_convention(model, text, losses, config)
-    model.train(was_training)
     metrics = [metric for name in losses.nats for metric in _loss_metrics(losses, name, config)]
     if "ablated" in losses.nats:
         metrics.append(_gap(losses))

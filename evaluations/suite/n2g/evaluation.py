@@ -21,7 +21,7 @@ from transformer_lens import HookedTransformer
 from evaluations.core.activations import gather
 from evaluations.core.excerpts import GatherConfig, Gathered
 from evaluations.core.inputs import load, opened_sae, resolved, text_data
-from evaluations.core.models import LoadedModel
+from evaluations.core.models import LoadedModel, evaluation_mode
 from evaluations.core.options import Request
 from evaluations.core.outcome import Outcome
 from evaluations.core.record import hash_of
@@ -190,11 +190,20 @@ def evaluate(model: HookedTransformer, data: N2gData, config: N2gConfig) -> Meas
         UserError: unknown hook point or unit, or text with tokens that the model does not know.
     """
     check_vocabulary(model, data.text)
-    was_training = model.training
-    model.eval()
+    with evaluation_mode(model):
+        layers = _layers(model, data, config)
+    metrics, extra = graph_metrics(list(layers.values()))
+    extra |= {"files": list(layers), "filler": "the token that begins a story"}
+    return Measurement(metrics, extra)
+
+
+def _layers(
+    model: HookedTransformer, data: N2gData, config: N2gConfig
+) -> dict[str, dict[str, Any]]:
+    """Return the graphs of each layer by the name of its file, read or built and written."""
     units = find_units(model, config.hook, config.stream, data.sae)
     gathered: Gathered | None = None
-    layers, names = [], []
+    layers = {}
     for layer, members in progress.bar(choose(units, config).items(), desc="n2g", unit="layer"):
         path = data.place(units, config, layer)
         graphs = None if data.force else _read(path)
@@ -203,12 +212,8 @@ def evaluate(model: HookedTransformer, data: N2gData, config: N2gConfig) -> Meas
             graphs = _explainer(model, data, config, units, layer, gathered).layer(members)
             graphs["read"] = {"text": data.text.content, "units": units.describe()}
             write_atomically(path, json.dumps(graphs, ensure_ascii=False) + "\n")
-        layers.append(graphs)
-        names.append(path.name)
-    model.train(was_training)
-    metrics, extra = graph_metrics(layers)
-    extra |= {"files": names, "filler": "the token that begins a story"}
-    return Measurement(metrics, extra)
+        layers[path.name] = graphs
+    return layers
 
 
 def check(model: HookedTransformer, config: N2gConfig) -> None:
@@ -233,17 +238,15 @@ def neuron_graph(
         UserError: unknown hook point or unit, or text with tokens that the model does not know.
     """
     check_vocabulary(model, data.text)
-    was_training = model.training
-    model.eval()
     units = find_units(model, config.hook, config.stream, data.sae)
     layer, unit = units.parse(name)
     known = (_read(data.place(units, config, layer)) or {"neurons": []})["neurons"]
     graph = next((entry for entry in known if entry["unit"] == f"{layer}.{unit}"), None)
     if graph is None:
-        gathered = gather(model, data.text, units, config.gather, data.model)
-        explainer = _explainer(model, data, config, units, layer, gathered)
-        graph = explainer.layer([unit])["neurons"][0]
-    model.train(was_training)
+        with evaluation_mode(model):
+            gathered = gather(model, data.text, units, config.gather, data.model)
+            explainer = _explainer(model, data, config, units, layer, gathered)
+            graph = explainer.layer([unit])["neurons"][0]
     return dict(graph)
 
 

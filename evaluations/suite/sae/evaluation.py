@@ -24,7 +24,7 @@ from transformer_lens import HookedTransformer
 
 from evaluations.core.autoencoder import hook_point, open_sae, weights_hash, write_l0
 from evaluations.core.inputs import opened_sae
-from evaluations.core.models import LoadedModel
+from evaluations.core.models import LoadedModel, evaluation_mode
 from evaluations.core.options import Request
 from evaluations.core.outcome import Measured
 from evaluations.core.record import Metric, hash_of
@@ -227,12 +227,8 @@ def evaluate(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Meas
     config = fit(model, data, config)
     check(model, config)
     check_vocabulary(model, data.text)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         return _evaluated(model, data, config)
-    finally:
-        model.train(was_training)
 
 
 def _evaluated(model: HookedTransformer, data: SaeData, config: SaeConfig) -> Measurement:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 
@@ -18,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from evaluations.core import hugging_face
 from evaluations.core.model_source import ModelSource, load_model
-from evaluations.core.models import COSMETIC, prepared
+from evaluations.core.models import COSMETIC, evaluation_mode, prepared
 from evaluations.core.runner import model_key
 from evaluations.core.text import evaluation_text
 from evaluations.core.weights import weights_hash
@@ -369,3 +370,14 @@ def test_a_tokenizer_that_is_not_the_models_is_told_whatever_its_size(
     assert ModelSource.of(str(directory)).outline.tokenizer_note == loaded.tokenizer_note
     tokenizer.save_pretrained(tmp_path / "right")
     assert load_model(str(directory), tokenizer=str(tmp_path / "right")).tokenizer_note is None
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_evaluation_mode_ends_with_the_block_errors_included(make_model, was_training):
+    model = make_model().train(was_training)
+    with evaluation_mode(model):
+        assert not model.training
+    assert model.training == was_training
+    with contextlib.suppress(KeyError), evaluation_mode(model):
+        raise KeyError
+    assert model.training == was_training
