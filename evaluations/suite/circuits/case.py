@@ -92,20 +92,13 @@ class Case:
     def parts(self) -> Iterator[tuple[PromptBatch, PairBatch]]:
         """Iterate over parts of the prompts small enough for one forward pass, with answers."""
         for bucket, batch in zip(self.buckets, self.prompts.batches, strict=True):
-            _, n, positions, width = bucket.clean.shape
+            _, _, positions, width = bucket.clean.shape
             nodes = self.graph.n_sources + self.graph.n_destinations
             per_prompt = 4 * nodes * positions * width * bucket.clean.element_size()
             size = max(1, MAX_BYTES // per_prompt)
-            varies = bucket.replacement.shape[1] > 1
-            for start in range(0, n, size):
+            for start in range(0, len(bucket), size):
                 rows = slice(start, start + size)
-                replacement = bucket.replacement[:, rows] if varies else bucket.replacement
-                yield (
-                    PromptBatch(
-                        bucket.clean[:, rows], replacement, bucket.logits[rows], bucket.first
-                    ),
-                    batch[range(n)[rows]],
-                )
+                yield bucket[rows], batch[range(len(bucket))[rows]]
 
     def _outcome(self, logits: list[Float[Tensor, "_ d_vocab"]]) -> CircuitOutcome:
         kls, differences = [], []

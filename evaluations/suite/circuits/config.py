@@ -108,7 +108,7 @@ class CircuitConfig:
         if min(self.random_circuits, self.bootstrap or 0, self.null_draws) < 0:
             raise UserError("random_circuits, null_draws and bootstrap cannot be negative")
         if self.method != "acdc":
-            check_attribution(self.score_by, steps_of(self.method, self.steps), self.points)
+            check_attribution(self.score_by, self.interpolation_steps, self.points)
         self._check_engine()
 
     def _check_engine(self) -> None:
@@ -125,6 +125,11 @@ class CircuitConfig:
     def threshold(self) -> float:
         """The tau of the reported circuit and its controls."""
         return TAU if TAU in self.tau else self.tau[0]
+
+    @property
+    def interpolation_steps(self) -> int:
+        """Number of interpolation points; EAP is EAP-IG with a single one."""
+        return 1 if self.method == "eap" else self.steps
 
     def swept(self) -> list[float]:
         """Return the thresholds that ACDC runs at, in increasing order."""
@@ -148,11 +153,6 @@ def check_tau(tau: float) -> None:
     """Raise UserError unless tau is a positive number."""
     if not (tau > 0 and math.isfinite(tau)):
         raise UserError(f"tau is {tau}: it must be a positive number, such as 0.03 (nats of KL)")
-
-
-def steps_of(method: Method, steps: int = STEPS) -> int:
-    """Return the number of integration steps; EAP is EAP-IG with a single step."""
-    return 1 if method == "eap" else steps
 
 
 def check_attribution(score_by: ScoreBy, steps: int, points: Points = "paper") -> None:

@@ -57,7 +57,7 @@ class Panel:
 
 def draw_circuits(panels: Sequence[Panel]) -> Figure:
     """Draw the circuits side by side."""
-    graphs = [_graph(panel.circuit) for panel in panels]
+    graphs = [GraphShape.of_circuit(panel.circuit) for panel in panels]
     widths = [_width(graph) for graph in graphs]
     height = max(1.5 + 0.55 * _rows(graph) for graph in graphs)
     figure = Figure(figsize=(sum(widths), max(3.2, height)), layout="constrained")
@@ -69,10 +69,6 @@ def draw_circuits(panels: Sequence[Panel]) -> Figure:
         _draw(axes, panel, graph, largest)
     _legend(figure, largest)
     return figure
-
-
-def _graph(circuit: dict[str, Any]) -> GraphShape:
-    return GraphShape(**{key: value for key, value in circuit["graph"].items() if key != "n_edges"})
 
 
 def _width(graph: GraphShape) -> float:

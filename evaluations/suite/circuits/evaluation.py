@@ -23,12 +23,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from evaluations.core.inputs import task_prompts
-from evaluations.core.models import LoadedModel
+from evaluations.core.models import LoadedModel, evaluation_mode
 from evaluations.core.options import Request, TaskOptions
 from evaluations.core.spec import Measurement
 from evaluations.suite.circuits import metrics
 from evaluations.suite.circuits.case import Case, finite_case, held_out_case
-from evaluations.suite.circuits.config import LEAST_DRAWS, CircuitConfig, steps_of
+from evaluations.suite.circuits.config import LEAST_DRAWS, CircuitConfig
 from evaluations.suite.circuits.controls import (
     Spread,
     bootstrap_spread,
@@ -37,10 +37,7 @@ from evaluations.suite.circuits.controls import (
 )
 from evaluations.suite.circuits.faithfulness import Area, Point, curve, faithfulness, tau_ranking
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict
-from evaluations.suite.circuits.methods.eap import (
-    interpolation,
-    ranking,
-)
+from evaluations.suite.circuits.methods.eap import interpolation, ranking
 from evaluations.suite.circuits.methods.find import (
     DEMO_EDGES,
     CircuitFinder,
@@ -58,7 +55,6 @@ from sat_interp._util.errors import UserError
 log = logging.getLogger(__name__)
 
 RESAMPLES_OF_PROMPTS = 2000
-SMALL_SPREAD = LEAST_DRAWS
 
 
 def evaluate(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
@@ -76,12 +72,8 @@ def evaluate(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConf
         UserError: the architecture is not supported, the prompts do not fit the model, or its
             logits are finite on no prompt.
     """
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         return _circuits(_precise(model), prompts, config)
-    finally:
-        model.train(was_training)
 
 
 def prepare(
@@ -214,7 +206,7 @@ def _circuits_and_rankings(
 def _resamplings(case: Case, config: CircuitConfig) -> int:
     if config.bootstrap is not None:
         return config.bootstrap
-    return SMALL_SPREAD if case.graph.n_edges <= DEMO_EDGES else 0
+    return LEAST_DRAWS if case.graph.n_edges <= DEMO_EDGES else 0
 
 
 def _described(
@@ -233,7 +225,7 @@ def _described(
         "edges_without_rank": int((~kept).sum()) if is_acdc else 0,
         "interpolation": None
         if is_acdc
-        else interpolation(steps_of(config.method, config.steps), config.points),
+        else interpolation(config.interpolation_steps, config.points),
     }
 
 

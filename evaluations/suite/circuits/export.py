@@ -19,8 +19,7 @@ def to_networkx(circuit: dict[str, Any]) -> Any:
     nodes without edges are omitted. An edge has ``part``, the input of its destination (q, k, v,
     mlp or resid_final), and ``score`` if the circuit has scores.
     """
-    fields = {key: value for key, value in circuit["graph"].items() if key != "n_edges"}
-    shape = GraphShape(**fields)
+    shape = GraphShape.of_circuit(circuit)
     layers = {source.name: (source.layer, source.head) for source in shape.sources}
     graph = nx.MultiDiGraph(**circuit["graph"])
     for edge in circuit["edges"]:

@@ -72,6 +72,15 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.logits)
 
+    def __getitem__(self, rows: slice) -> PromptBatch:
+        varies = self.replacement.shape[1] > 1  # else it is the same for all prompts
+        return PromptBatch(
+            self.clean[:, rows],
+            self.replacement[:, rows] if varies else self.replacement,
+            self.logits[rows],
+            self.first,
+        )
+
 
 def embed(
     model: HookedTransformer, tokens: Int[Tensor, "batch pos"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from sat_interp._util.errors import UserError
 
@@ -62,6 +62,12 @@ class GraphShape:
     n_heads: int
     mlps: bool = True
     parallel: bool = False
+
+    @classmethod
+    def of_circuit(cls, circuit: dict[str, Any]) -> GraphShape:
+        """Return the shape of a circuit's graph (``graph.circuit_to_dict``)."""
+        fields = {key: value for key, value in circuit["graph"].items() if key != "n_edges"}
+        return GraphShape(**fields)
 
     # Sources and destinations ----------------------------------------------------------------
 

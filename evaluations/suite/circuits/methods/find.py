@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
-from evaluations.suite.circuits.config import CircuitConfig, Engine, steps_of
+from evaluations.suite.circuits.config import CircuitConfig, Engine
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.acdc.autocircuit import autocircuit
 from evaluations.suite.circuits.methods.acdc.journal import identity
@@ -78,8 +78,7 @@ def by_acdc(
 
 def by_attribution(case: Case, config: CircuitConfig) -> FoundCircuit:
     """Find a circuit of a given size with EAP or EAP-IG."""
-    steps = steps_of(config.method, config.steps)
-    scores = attribution(case, config.score_by, steps, config.points)
+    scores = attribution(case, config.score_by, config.interpolation_steps, config.points)
     n = int(SHARE * case.graph.n_edges) if config.edges is None else config.edges
     chosen = first(ranking(case.graph, scores, config.selection), n)
     return FoundCircuit(on_paths(case.graph, chosen), scores, chosen=chosen)

@@ -106,7 +106,7 @@ def acdc(
     visits = _visits(graph, order)
     with torch.no_grad():
         search = _Search(model, graph, buckets, tau, max_bytes)
-        journal = Journal(state, identity(graph, buckets, tau, order))
+        journal = Journal(state, identity(graph, buckets, tau, order) if state else "")
         for line in journal.read():
             search.replay(line["destination"], visits, line)
         with bar(total=graph.n_edges, desc="acdc", unit="edge") as progress:
@@ -270,18 +270,11 @@ class _Search:
 
 def _split(bucket: PromptBatch, max_bytes: int) -> Iterator[PromptBatch]:
     """Split prompts into parts whose state fits into the memory even if everything changes."""
-    _, n_prompts, n_positions, width = bucket.clean.shape
+    _, _, n_positions, width = bucket.clean.shape
     per_prompt = 2 * len(bucket.clean) * n_positions * width * bucket.clean.element_size()
     size = max(1, max_bytes // per_prompt)
-    for start in range(0, n_prompts, size):
-        part = slice(start, start + size)
-        varies = bucket.replacement.shape[1] > 1
-        yield PromptBatch(
-            bucket.clean[:, part],
-            bucket.replacement[:, part] if varies else bucket.replacement,
-            bucket.logits[part],
-            bucket.first,
-        )
+    for start in range(0, len(bucket), size):
+        yield bucket[start : start + size]
 
 
 @dataclass(frozen=True)
