@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp._util.errors import UserError
 from sat_interp.model.fast import fast_activations
 from sat_interp.model.shape import gpt_neo_config
 from sat_interp.model.splice import splice
+from tests.unlike_ours import unlike_ours
 
 SITES = [
     "hook_resid_pre",
@@ -34,24 +34,7 @@ def ours(variant="local", dtype=torch.float64):
 
 
 def other():
-    cfg = HookedTransformerConfig(
-        n_layers=3,
-        d_model=8,
-        n_heads=2,
-        d_head=4,
-        d_mlp=12,
-        n_ctx=12,
-        d_vocab=17,
-        seed=0,
-        act_fn="silu",
-        normalization_type="RMS",
-        positional_embedding_type="rotary",
-        rotary_dim=4,
-        gated_mlp=True,
-        dtype=torch.float64,
-        device="cpu",
-    )
-    return HookedTransformer(cfg)
+    return unlike_ours(n_layers=3, n_ctx=12, d_vocab=17)
 
 
 @torch.no_grad()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from itertools import permutations
+from pathlib import Path
+
 import torch
 
 from evaluations.suite.circuits.case import Case, CircuitOutcome
@@ -18,6 +23,20 @@ def task(lengths: tuple[int, ...] = (5, 7), n: int = 3, seed: int = 0) -> TaskPr
         batches.append(PairBatch(batch.clean, batch.corrupted, right, (right + offset) % D_VOCAB))
     texts = (Pair("clean", "corrupted", "right", "wrong"),) * (n * len(lengths))
     return TaskPrompts("random", tuple(batches), texts)
+
+
+def write_prompts(path: Path, names: Sequence[str]) -> None:
+    """Write a task's file: the answer is who gave the ball, a corrupted prompt names another."""
+    prompts = [
+        {
+            "clean": f"The {a} gave the ball to the {b}",
+            "answers": [f" {a}"],
+            "corrupt": f"The {c} gave the ball to the {b}",
+            "wrong_answers": [f" {c}"],
+        }
+        for a, b, c in permutations(names, 3)
+    ]
+    path.write_text(json.dumps({"prompts": prompts}))
 
 
 def doable(model: object, prompts: TaskPrompts) -> TaskPrompts:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import pytest
 
@@ -16,7 +15,7 @@ from evaluations.core.record import read_records
 from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.evaluation import one_length
 from sat_interp.io.pretrained import save_pretrained
-from tests.evaluations.suite.circuits.cases import task
+from tests.evaluations.suite.circuits.cases import task, write_prompts
 
 QUICK = ["--random-circuits", "2", "--bootstrap", "1", "--prompts", "6", "--null-draws", "1"]
 
@@ -26,20 +25,7 @@ def evaluate(make_model, tokenizer, tmp_path, monkeypatch, capsys):
     """Run ``sat-eval acdc`` on prompts of a file; returns exit code, stdout, stderr, records."""
     monkeypatch.chdir(tmp_path)
     save_pretrained(make_model(), tmp_path / "tiny")
-    names = ("Tom", "Anna", "cat", "park")
-    prompts = [
-        {
-            "clean": f"The {a} gave the ball to the {b}",
-            "answers": [f" {a}"],
-            "corrupt": f"The {c} gave the ball to the {b}",
-            "wrong_answers": [f" {c}"],
-        }
-        for a in names
-        for b in names
-        for c in names
-        if len({a, b, c}) == 3
-    ]
-    (tmp_path / "pairs.json").write_text(json.dumps({"prompts": prompts}))
+    write_prompts(tmp_path / "pairs.json", ("Tom", "Anna", "cat", "park"))
 
     def run(*arguments: str, task: bool = True):
         more = ["--task", "pairs.json"] if task else []

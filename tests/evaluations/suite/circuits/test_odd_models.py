@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 
@@ -14,6 +13,7 @@ from evaluations.core.record import read_records
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
 from sat_interp.io.pretrained import save_pretrained
 from sat_interp.model.shape import gpt_neo_config
+from tests.evaluations.suite.circuits.cases import write_prompts
 
 QUICK = ["--random-circuits", "2", "--bootstrap", "0", "--prompts", "3", "--null-draws", "1"]
 
@@ -45,20 +45,7 @@ def evaluate(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(models, task="pairs", save=save_pretrained):
-        names = ("Tom", "Anna", "cat")
-        prompts = [
-            {
-                "clean": f"The {a} gave the ball to the {b}",
-                "answers": [f" {a}"],
-                "corrupt": f"The {c} gave the ball to the {b}",
-                "wrong_answers": [f" {c}"],
-            }
-            for a in names
-            for b in names
-            for c in names
-            if len({a, b, c}) == 3
-        ]
-        (tmp_path / f"{task}.json").write_text(json.dumps({"prompts": prompts}))
+        write_prompts(tmp_path / f"{task}.json", ("Tom", "Anna", "cat"))
         for name, model in models.items():
             (save if name == "odd" else save_pretrained)(model, tmp_path / name)
         code = main(["acdc", *QUICK, "--out", "res", "--task", f"{task}.json", *models])

@@ -15,6 +15,7 @@ from evaluations.suite.lm.evaluation import evaluate, story_losses
 from sat_interp._util.errors import UserError
 from sat_interp.model import unembedding
 from tests.sat_interp.model.plain import plain_dual
+from tests.unlike_ours import unlike_ours
 
 CONFIG = LanguageConfig(resamples=100, activation_stories=2)
 
@@ -104,25 +105,7 @@ def test_batches_and_chunks_change_nothing(make_model, text, monkeypatch):
 
 
 def test_a_plain_hooked_transformer_goes_through_with_bias_and_soft_cap(text):
-    cfg = HookedTransformerConfig(
-        n_layers=1,
-        d_model=8,
-        n_heads=2,
-        d_head=4,
-        d_mlp=12,
-        n_ctx=30,
-        d_vocab=400,
-        seed=0,
-        act_fn="silu",
-        normalization_type="RMS",
-        positional_embedding_type="rotary",
-        rotary_dim=4,
-        gated_mlp=True,
-        output_logits_soft_cap=2.0,
-        dtype=torch.float64,
-        device="cpu",
-    )
-    model = HookedTransformer(cfg)
+    model = unlike_ours(n_layers=1, n_ctx=30, d_vocab=400, output_logits_soft_cap=2.0)
     model.unembed.b_U.data.normal_()
     nats, scored, _ = brute_force(text, 30, model)
     found = figures(model, text)

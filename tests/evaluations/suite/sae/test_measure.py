@@ -10,7 +10,6 @@ from sae_lens import SAE, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 from sae_lens.evals import EvalConfig, run_evals
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.training.activation_scaler import ActivationScaler
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations.core import statistics
 from evaluations.suite.sae import measure as measuring
@@ -23,6 +22,7 @@ from evaluations.suite.sae.metrics import (
 )
 from sat_interp._util.errors import UserError
 from sat_interp.data.batches import story_batches
+from tests.unlike_ours import unlike_ours
 
 HOOK = "blocks.0.hook_mlp_out"
 
@@ -122,25 +122,8 @@ def test_figures_are_those_of_one_token_at_a_time(make_model, text, piece, monke
 
 
 def test_any_other_hooked_transformer_goes_through(text):
-    cfg = HookedTransformerConfig(
-        n_layers=2,
-        d_model=8,
-        n_heads=2,
-        d_head=4,
-        d_mlp=12,
-        n_ctx=30,
-        d_vocab=400,
-        seed=0,
-        act_fn="silu",
-        normalization_type="RMS",
-        positional_embedding_type="rotary",
-        rotary_dim=4,
-        gated_mlp=True,
-        output_logits_soft_cap=2.0,
-        dtype=torch.float64,
-        device="cpu",
-    )
-    model, hook = HookedTransformer(cfg), "blocks.0.mlp.hook_post"
+    model = unlike_ours(n_layers=2, n_ctx=30, d_vocab=400, output_logits_soft_cap=2.0)
+    hook = "blocks.0.mlp.hook_post"
     sae = autoencoder(12, 20, hook)
     found = figures(measure(model, sae, hook, text))
     for name, value in brute_force(model, sae, hook, text).items():
