@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from evaluations.suite.neurons.examiners import prompts
 from evaluations.suite.neurons.examiners.pace import Clock
@@ -132,17 +132,26 @@ class Server:
             self.answered.append(request)
 
 
-@contextmanager
-def serving() -> Iterator[Server]:
-    server = Server()
+class Answering(Protocol):
+    """What answers requests; ``url`` is set while it is served."""
 
+    url: str
+
+    def handle(self, handler: BaseHTTPRequestHandler) -> None: ...
+
+
+AnsweringT = TypeVar("AnsweringT", bound=Answering)
+
+
+@contextmanager
+def serving(server: AnsweringT) -> Iterator[AnsweringT]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
             try:
                 server.handle(self)
-            except (BrokenPipeError, ConnectionResetError):  # the client has hung up
+            except OSError:  # the client has hung up
                 self.close_connection = True
 
         def log_message(self, format: str, *args: Any) -> None:

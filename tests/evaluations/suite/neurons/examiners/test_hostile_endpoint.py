@@ -7,13 +7,11 @@ import gzip
 import json
 import socket
 import sqlite3
-import threading
 import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,14 @@ from evaluations.suite.neurons.examiners.openai import OpenAIConfig, OpenAIExami
 from evaluations.suite.neurons.examiners.replies import Replies, request_key
 from evaluations.suite.neurons.examiners.spending import Budget, Price, most_tokens
 from sat_interp._util.errors import UserError
-from tests.evaluations.suite.neurons.server import KEY, FakeClock, completion, obedient, piece
+from tests.evaluations.suite.neurons.server import (
+    KEY,
+    FakeClock,
+    completion,
+    obedient,
+    piece,
+    serving,
+)
 
 SAID = Explanation("dogs")
 TOKENS = ("The", " dog")
@@ -236,35 +241,9 @@ class RawServer:
             handler.connection.shutdown(socket.SHUT_WR)
 
 
-@contextmanager
-def _serving() -> Iterator[RawServer]:
-    server = RawServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            try:
-                server.handle(self)
-            except OSError:  # the client has hung up
-                self.close_connection = True
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads, http.block_on_close = True, False
-        server.url = f"http://127.0.0.1:{http.server_port}/v1"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield server
-        finally:
-            http.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def server() -> Iterator[RawServer]:
-    with _serving() as found:
+    with serving(RawServer()) as found:
         yield found
 
 

@@ -57,7 +57,7 @@ def question(n: int) -> Question:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving() as found:
+    with serving(Server()) as found:
         yield found
 
 
