@@ -90,7 +90,7 @@ def end_with_parent() -> None:
 
 
 def _start(job: Job, n_processes: int, logs: Path) -> _Child:
-    threads = str(max(1, _cores() // n_processes))
+    threads = str(_threads(n_processes))
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": threads,
@@ -140,6 +140,16 @@ def _watch(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
+
+
+def _threads(n_processes: int) -> int:
+    """Return the threads of one of ``n_processes`` children: its share of the cores.
+
+    A number in ``OMP_NUM_THREADS`` is the most that a child gets.
+    """
+    share = max(1, _cores() // n_processes)
+    limit = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
 
 
 def _cores() -> int:

@@ -33,6 +33,7 @@ def stub(tmp_path, monkeypatch):
 
 def test_jobs_run_side_by_side_on_their_share_of_the_cores(stub, tmp_path, monkeypatch):
     monkeypatch.setattr("evaluations.battery.run._cores", lambda: 4)
+    monkeypatch.delenv("OMP_NUM_THREADS")
     own = {"quick": {"resamples": 1}}
     specs = [spec(name, budgets=own) for name in ("bad", "gone", "bug", "well")]
     specs.append(spec("last", 99, after="well", shared=()))
@@ -57,6 +58,18 @@ def test_jobs_run_side_by_side_on_their_share_of_the_cores(stub, tmp_path, monke
     assert (tmp_path / "logs" / "well.log").read_text() == "working\n"
     with pytest.raises(UserError, match="3 of 5 parts failed: bad: no text; gone: ended by"):
         raise_failures(jobs)
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads"), [("1", "1"), ("3,1", "3"), ("64", "4"), ("0", "4"), ("many", "4")]
+)
+def test_a_child_gets_no_more_threads_than_the_environment_allows(
+    limit, threads, stub, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("evaluations.battery.run._cores", lambda: 4)
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    run(plan(["demo:baseline"], Budgets("quick"))[:1], 1, tmp_path / "logs")
+    assert stub.read_text().split(" ", 1)[0] == threads
 
 
 def test_no_process_of_the_battery_imports_from_the_working_directory(tmp_path, monkeypatch):
