@@ -61,7 +61,7 @@ def read_config(directory: Path) -> Config:
     """
     for name in (SAE_CFG_FILENAME, SAE_WEIGHTS_FILENAME):
         if not (directory / name).is_file():
-            raise UserError(f"{directory} is no SAELens directory: it has no {name}")
+            raise UserError(f"{directory} is not a SAELens directory: it has no {name}")
     path = directory / SAE_CFG_FILENAME
     config = _read_mapping(path)
     for name, (wanted, is_right) in _FIELDS.items():
@@ -80,7 +80,7 @@ def _read_mapping(path: Path) -> Config:
     try:
         config = read_json(path, MAX_CONFIG_BYTES)
     except UnreadableError as error:
-        raise UserError(f"{path} is no configuration of an autoencoder: {error}") from None
+        raise UserError(f"{path} is not an autoencoder configuration: {error}") from None
     if not isinstance(config, dict):
         raise UserError(f"{path} is JSON, but no configuration of an autoencoder")
     return config
@@ -203,7 +203,7 @@ def _check_weights(directory: Path, config: Config) -> None:
         "threshold": ("d_sae",),
     }
     if "W_dec" not in shapes:
-        raise UserError(f"{path} holds no W_dec: these are no weights of an autoencoder")
+        raise UserError(f"{path} has no W_dec, so these are not the weights of an autoencoder")
     for name, axes in expected.items():
         wanted = tuple(sizes[axis] for axis in axes)
         if name in shapes and shapes[name] != wanted:

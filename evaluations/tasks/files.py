@@ -60,7 +60,7 @@ def checked_entries(prompts: list[Any], name: str) -> list[dict[str, Any]]:
 def _fault(entry: Any) -> str | None:
     """Return what is wrong with an entry, or None."""
     if not isinstance(entry, dict):
-        return "it is no object"
+        return "it is not an object"
     if missing := [key for key in KEYS if key not in entry]:
         return f"it has no {missing[0]!r}"
     for key in KEYS[:2]:
@@ -68,7 +68,7 @@ def _fault(entry: Any) -> str | None:
             return f"{key!r} is neither text nor a list of token numbers"
     for key in KEYS[2:]:
         if not _are_answers(entry[key]):
-            return f"{key!r} is no list of answers"
+            return f"{key!r} is not a list of answers"
     return None
 
 

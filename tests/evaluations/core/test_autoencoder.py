@@ -163,7 +163,7 @@ def test_what_is_no_file(place, name):
 def test_no_directory(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "nowhere", tmp_path):
-        assert "is no SAELens directory" in refused(path)
+        assert "is not a SAELens directory" in refused(path)
 
 
 class Bomb:

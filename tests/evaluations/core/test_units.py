@@ -68,7 +68,7 @@ def test_an_autoencoder_of_another_width_is_refused(make_model, tmp_path):
     sae.save_model(tmp_path / "sae")
     with pytest.raises(UserError, match="reads 12 numbers"):
         find_units(make_model(), sae=tmp_path / "sae")
-    with pytest.raises(UserError, match="no SAELens directory"):
+    with pytest.raises(UserError, match="not a SAELens directory"):
         find_units(make_model(), sae=tmp_path)
 
 

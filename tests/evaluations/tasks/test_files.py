@@ -113,7 +113,7 @@ def test_a_file_of_which_nothing_is_left_is_one_line(written, gpt2):
         ('{"prompt": []}', "has no list of prompts"),
         ('{"prompts": {}}', "has no list of prompts"),
         ('{"prompts": []}', "empty list of prompts"),
-        ('{"prompts": [3]}', "prompt 1 of 1: it is no object"),
+        ('{"prompts": [3]}', "prompt 1 of 1: it is not an object"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )
@@ -132,10 +132,10 @@ def test_files_that_hold_no_prompts(text, said, tmp_path, gpt2):
         ({"corrupt": [1, "a"]}, "'corrupt' is neither text"),
         ({"clean": [-1]}, "'clean' is neither text"),
         ({"clean": [1 << 40]}, "'clean' is neither text"),
-        ({"answers": []}, "'answers' is no list of answers"),
-        ({"answers": " Tim"}, "'answers' is no list of answers"),
-        ({"wrong_answers": [" Tim", 3]}, "'wrong_answers' is no list of answers"),
-        ({"wrong_answers": None}, "'wrong_answers' is no list of answers"),
+        ({"answers": []}, "'answers' is not a list of answers"),
+        ({"answers": " Tim"}, "'answers' is not a list of answers"),
+        ({"wrong_answers": [" Tim", 3]}, "'wrong_answers' is not a list of answers"),
+        ({"wrong_answers": None}, "'wrong_answers' is not a list of answers"),
     ],
 )
 def test_entries_with_something_else(change, said, written, gpt2):

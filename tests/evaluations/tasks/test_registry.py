@@ -299,7 +299,7 @@ def test_a_model_without_a_tokenizer_is_asked_in_token_ids():
     [
         ([], "the task has an empty list"),
         ([{"clean": [1]}], "the task, prompt 1 of 1: it has no 'corrupt'"),
-        ([3], "the task, prompt 1 of 1: it is no object"),
+        ([3], "the task, prompt 1 of 1: it is not an object"),
     ],
 )
 def test_entries_that_are_no_prompts(task, reason, tokenizers):

@@ -175,7 +175,7 @@ def test_a_given_autoencoder_is_measured_as_it_is(model, make_data, tiny, make_m
 
 
 def test_what_is_no_autoencoder_is_refused_in_one_line(tmp_path, model, make_data, tiny):
-    with pytest.raises(UserError, match="is no SAELens directory: it has no cfg.json"):
+    with pytest.raises(UserError, match="is not a SAELens directory: it has no cfg.json"):
         open_sae(tmp_path, "cpu")
     data = make_data()
     evaluate(model, data, tiny)
@@ -296,7 +296,7 @@ def test_held_out_stories_are_not_trained_on(command):
         (("--k", "4"), "--k does not apply to standard"),
         (("--architecture", "topk", "--l1", "4"), "--l1 does not apply to topk"),
         (("--architecture", "topk", "--k", "2.5"), "--k must be a whole number"),
-        (("--sae", "nowhere"), "is no SAELens directory"),
+        (("--sae", "nowhere"), "is not a SAELens directory"),
         (("--preset", "papre"), "preset"),
     ],
 )
