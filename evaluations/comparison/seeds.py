@@ -51,7 +51,8 @@ class Group:
 
     Attributes:
         name: what they are called without their seed.
-        kind: baseline, learned gates, a control, or a perplexity-matched baseline.
+        kind: baseline, learned gates, a control, a perplexity-matched baseline, or a group of
+            another kind (sparse weights, or one that a study names).
         variant, k, gates: of the gates; "none" and None for models without.
         recipe: what data, shape and schedule they share, gates aside: groups of one recipe are
             compared.
@@ -92,14 +93,14 @@ def seed_mean(values: Iterable[float]) -> SeedMean | None:
 
 
 def groups(models: Sequence[Model], study: Study | None = None) -> list[Group]:
-    """The models as rows: baselines, learned gates by variant and k, controls, matched baselines.
+    """The models as rows: baselines, learned gates, controls, matched baselines, others.
 
     With a study its runs' names say which model belongs where, and other models are left out;
     otherwise the records of how they were trained do. A model of which no seed is known, or that
     has the seed of one already in its group, is a row of its own.
     """
     made = _of_study(models, study) if study else _of_records(models)
-    order = {"baseline": 0, "learned": 1, "control": 2, "matched": 3}
+    order = {"baseline": 0, "learned": 1, "control": 2, "matched": 3, "extra": 4}
     variants = ("none", "local", "global")
     return sorted(
         made,
@@ -163,7 +164,9 @@ def _of_records(models: Sequence[Model]) -> list[Group]:
         # a matched run takes the length it needs: that makes it no other recipe
         steps = None if matched else training.get("planned_steps", training.get("steps"))
         recipe = _recipe(model, steps)
+        density = training.get("weight_density", 1.0)
         key: Any = [recipe, ablation, training.get("loss_weights"), matched]
+        key += [density] if density != 1 else []
         if matched:
             # seeds of one target have perplexities of their own: in older runs the name says which
             key.append(training.get("match_of") or _stem(model.name, seed))
@@ -174,7 +177,7 @@ def _of_records(models: Sequence[Model]) -> list[Group]:
             key,
             Group(
                 "",
-                _kind(ablation, matched),
+                "extra" if density != 1 else _kind(ablation, matched),
                 str(ablation.get("variant", "none")),
                 ablation.get("k_neurons"),
                 str(ablation.get("gates", "")),

@@ -16,6 +16,7 @@ from sat_interp.model.config import SelfAblationConfig
 from sat_interp.training.schedule import Schedule, read_schedule
 
 Precision = Literal["float32", "bf16"]
+StoredPrecision = Literal["float32", "float16"]
 
 
 @dataclass
@@ -105,6 +106,11 @@ class TrainConfig(SelfAblationConfig):
     reconstruction_weight: float = 0.0
     """Weight of the distance between the two streams (the released code's third term)."""
 
+    weight_density: float = 1.0
+    """Share of the entries of each weight matrix, embedding and bias that are not 0: after every
+    step the largest are kept (Gao et al. 2025). It falls from 1 over the first half of the steps.
+    Layer norms and gates stay dense."""
+
     validate_every: int = 250
     """Steps between validations on the whole split; 0: only at the end."""
 
@@ -119,6 +125,10 @@ class TrainConfig(SelfAblationConfig):
 
     precision: Precision = "float32"
     """float32, or bf16: products in bfloat16 (autocast), weights and optimiser in float32."""
+
+    stored_precision: StoredPrecision = "float32"
+    """Type in which the weights of model/ and best/ are stored; float16 halves the files.
+    Checkpoints stay exact."""
 
     compile: bool = False
     """Compile the loss with torch.compile; if that fails, training continues without it."""
@@ -222,6 +232,17 @@ class TrainConfig(SelfAblationConfig):
         progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name, without those of a later version that have their default.
+
+        So a run that was started before such a setting existed is still the same run.
+        """
+        return {
+            name: value
+            for name, value in super().to_dict().items()
+            if name not in _LATER or value != _LATER[name]
+        }
+
     def identity(self) -> dict[str, Any]:
         """The settings that decide a run's outcome: what ``resume`` must find unchanged."""
         return {name: value for name, value in self.to_dict().items() if name not in _FREE}
@@ -253,12 +274,16 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (_NOT_NEGATIVE, lambda value: 0 <= value < math.inf, ">= 0 and finite"),
     (_POSITIVE, lambda value: 0 < value < math.inf, "> 0 and finite"),
     (("beta1", "beta2"), lambda value: 0 <= value < 1, "in [0, 1)"),
+    (("weight_density",), lambda value: 0 < value <= 1, "above 0 and at most 1"),
     (("match_perplexity",), lambda value: 1 < value < math.inf, "> 1 and finite"),
 )
 """Settings, the condition on their values, and the condition in words."""
 
 # Settings that may differ in a resumed run: they affect no weight and no logged number.
 _FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}
+
+_LATER = {"weight_density": 1.0, "stored_precision": "float32"}
+"""Settings that runs of before may lack, and the value that they had in effect."""
 
 # The models that ship were trained before near_ties existed: these presets train the same again.
 _BUILTIN = {

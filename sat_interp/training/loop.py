@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sat_interp._util.errors import UserError
@@ -262,7 +263,8 @@ class _TrainingRun:
         if not self.directory.writes:
             return
         card = model_card_facts(self.config, self.directory.path.name, self._cost(), validation)
-        self.trainer.model.save_pretrained(path, card=card)
+        dtype = torch.float16 if self.config.stored_precision == "float16" else None
+        self.trainer.model.save_pretrained(path, card=card, dtype=dtype)
 
     def _cost(self) -> Cost:
         trainer = self.trainer

@@ -76,6 +76,7 @@ def model_card_facts(
             if config.is_gated
             else "clean 1"
         ),
+        **({"weight_density": config.weight_density} if config.weight_density < 1 else {}),
         "config_hash": config.hash(),
         "hardware": facts["hardware"],
         "commit": facts["commit"],

@@ -17,7 +17,7 @@ from sat_interp.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-RunKind = Literal["baseline", "learned", "control", "matched"]
+RunKind = Literal["baseline", "learned", "control", "matched", "extra"]
 BASELINE = "baseline"
 CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
 MATCHED_LONGEST = 2
@@ -35,6 +35,8 @@ OWNED = {
     "resume": "out",
 }
 """Settings of a run that a study decides, and the key that decides them."""
+OF_A_GROUP = ("variant", "k_attention", "k_neurons", "gates")
+"""Those of them that a group of ``extra`` decides for itself."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Study:
     """Content of a study's YAML file; all keys but ``name`` are optional.
 
     A *group* is a set of runs that differ only in their seed: ``baseline``, ``local-k4``,
-    ``local-k4-random``, ``matched-local-k4``.
+    ``local-k4-random``, ``matched-local-k4``, or one of ``extra``.
     Its runs are called ``local-k4-s0``, ``local-k4-s1``, ...
 
     Raises:
@@ -81,6 +83,14 @@ class Study:
     twice the steps at most) until its clean validation perplexity is theirs, seed by seed;
     ``true`` in the file means all of them."""
 
+    extra: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Groups of another kind by name, each with its own settings over those that all runs share:
+    variant and k (none and 4 by default), gates, and any other setting of sat-train."""
+
+    first: tuple[str, ...] = ()
+    """Groups that are trained first, with all seeds, so that a study cut short still compares
+    them; the others follow, seed by seed."""
+
     out: str = ""
     """Directory of the runs; runs/NAME by default."""
 
@@ -89,24 +99,24 @@ class Study:
             if not getattr(self, name):
                 raise UserError(f"a study needs {name}: name at least one")
         groups = (*self.controls_for, *self.matched_groups)
-        for kind, names, choices in (
-            ("variant", self.variants, get_args(Variant)),
-            ("control", self.controls, CONTROLS),
-            ("group with learned gates", groups, self.learned_groups),
-        ):
-            for name in names:
-                if name not in choices:
-                    raise UserError(suggest(kind, name, choices))
-        if not re.fullmatch(r"[\w.-]+", self.name) or set(self.name) <= {"."}:
-            raise UserError(
-                f"a study's name consists of letters, digits, - and _, not {self.name!r}"
-            )
-        for setting in [name for own in (self.settings, *self.variants.values()) for name in own]:
-            if setting in OWNED:
+        _refuse_unknown("variant", self.variants, get_args(Variant))
+        _refuse_unknown("control", self.controls, CONTROLS)
+        _refuse_unknown("group with learned gates", groups, self.learned_groups)
+        for kind, name in [("study", self.name), *(("group", name) for name in self.extra)]:
+            if not re.fullmatch(r"[\w.-]+", name) or set(name) <= {"."}:
                 raise UserError(
-                    f"{setting} cannot be a setting of a study: use its key {OWNED[setting]}"
+                    f"a {kind}'s name consists of letters, digits, - and _, not {name!r}"
                 )
-        self.runs()  # settings no run can have are refused here
+        shared = [name for own in (self.settings, *self.variants.values()) for name in own]
+        _refuse_owned(shared, ())
+        _refuse_owned([name for own in self.extra.values() for name in own], OF_A_GROUP)
+        made = [run.group for run in self._of_seed(self.seeds[0])]  # refuses impossible settings
+        if twice := next((name for name in self.extra if made.count(name) > 1), None):
+            raise UserError(f"extra: there is a group {twice} already: choose another name")
+        _refuse_unknown("group", self.first, made)
+        for group in self.matched_groups:
+            if f"matched-{group}" in self.first and group not in self.first:
+                raise UserError(f"first: matched-{group} needs {group}: name it, too")
 
     @property
     def directory(self) -> Path:
@@ -124,8 +134,12 @@ class Study:
         return self.learned_groups if self.match_perplexity is True else self.match_perplexity
 
     def runs(self) -> list[StudyRun]:
-        """All runs in the order of training: a whole comparison of one seed, then the next."""
-        return [run for seed in self.seeds for run in self._of_seed(seed)]
+        """All runs in the order of training: a whole comparison of one seed, then the next.
+
+        The groups named in ``first`` come before all others, with all their seeds.
+        """
+        runs = [run for seed in self.seeds for run in self._of_seed(seed)]
+        return sorted(runs, key=lambda run: run.group not in self.first)
 
     def _of_seed(self, seed: int) -> list[StudyRun]:
         made = []
@@ -144,6 +158,10 @@ class Study:
                 )
         for group in self.matched_groups:
             made.append(_longer(self._run(f"matched-{group}", "matched", seed, "none", like=group)))
+        for group, own in self.extra.items():
+            settings = {**own}
+            variant = str(settings.pop("variant", "none"))
+            made.append(self._run(group, "extra", seed, variant, **settings))
         return made
 
     def _run(
@@ -154,10 +172,10 @@ class Study:
         variant: str,
         *,
         like: str | None = None,
-        **gates: Any,
+        **own: Any,
     ) -> StudyRun:
         name = f"{group}-s{seed}"
-        settings = {**self.settings, **self.variants.get(variant, {}), **gates}
+        settings = {**self.settings, **self.variants.get(variant, {}), **own}
         config = TrainConfig.from_preset(
             self.preset,
             **settings,
@@ -303,12 +321,28 @@ def _with_target(run: StudyRun, runs: Iterable[StudyRun]) -> TrainConfig:
     )
 
 
+def _refuse_unknown(kind: str, names: Iterable[str], choices: Sequence[str]) -> None:
+    for name in names:
+        if name not in choices:
+            raise UserError(suggest(kind, name, choices))
+
+
+def _refuse_owned(settings: Iterable[str], allowed: Sequence[str]) -> None:
+    """Refuse settings that a key of the study decides."""
+    for setting in settings:
+        if setting in OWNED and setting not in allowed:
+            raise UserError(
+                f"{setting} cannot be a setting of a study: use its key {OWNED[setting]}"
+            )
+
+
 _LISTS: dict[str, tuple[type, str]] = {
     "k": (int, "whole numbers"),
     "seeds": (int, "whole numbers"),
     "controls": (str, "names"),
     "controls_for": (str, "names"),
     "match_perplexity": (str, "names of groups"),
+    "first": (str, "names of groups"),
 }
 """Keys whose values are lists, the type of their items, and its name in messages."""
 
@@ -325,6 +359,9 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
         typed["variants"] = _variants(typed["variants"])
     if "settings" in typed:
         typed["settings"] = _mapping("settings", typed["settings"])
+    if "extra" in typed:
+        groups = _mapping("extra", typed["extra"])
+        typed["extra"] = {name: _mapping(f"extra: {name}", own) for name, own in groups.items()}
     return typed
 
 

@@ -16,6 +16,7 @@ from sat_interp._util.errors import UserError, first_line
 from sat_interp.data.corpus import TokenCorpus
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.config import TrainConfig
+from sat_interp.training.density import density_at, keep_largest, sparse_parameters
 from sat_interp.training.distributed import Processes
 from sat_interp.training.loss import Losses, LossWeights, training_loss
 
@@ -63,6 +64,7 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
+        self._sparse = sparse_parameters(self.trained) if config.weight_density < 1 else []
         self.history = torch.zeros(config.log_every, len(COLUMNS), device=processes.device)
         self._loss: Callable[..., Losses] = training_loss
         self._is_untried = config.compile
@@ -78,7 +80,7 @@ class Trainer:
         return config.batch_size * config.accumulate * config.n_ctx * self.processes.world
 
     def advance(self) -> None:
-        """One optimiser step: the next windows, their gradient, AdamW."""
+        """One optimiser step: the next windows, their gradient, AdamW, weight sparsity."""
         self.model.train()
         torch.manual_seed(_step_seed(self.config.seed, self.step, self.processes.rank))
         for group in self.optimizer.param_groups:
@@ -90,6 +92,9 @@ class Trainer:
             self.trained.values(), self.config.clip_norm or math.inf
         )
         self.optimizer.step()
+        if self._sparse:
+            density = density_at(self.config.weight_density, self.step, self.config.steps)
+            keep_largest(self._sparse, density)
         row = self.history[self.step % self.config.log_every]
         row[:3] = losses
         row[3] = norm

@@ -96,6 +96,37 @@ def test_models_that_differ_only_in_their_seed_are_one_group():
     assert references(by_name["long"], found) == []
 
 
+def test_models_with_sparse_weights_are_no_baselines():
+    sparse = {"training": {"weight_density": 0.25}}
+    records = [lm(f"baseline-s{seed}", seed, 1.0) for seed in (0, 1)]
+    records += [lm(f"sparse-s{seed}", seed, 1.0, **sparse) for seed in (0, 1)]
+    records += [lm("local-k4-s0", 0, 1.0, **L4)]
+    found = groups(models(records))
+    told = [(group.name, group.kind, len(group.members)) for group in found]
+    assert told == [
+        ("baseline", "baseline", 2),
+        ("local-k4-s0", "learned", 1),
+        ("sparse", "extra", 2),
+    ]
+    assert [other.name for other in references(found[2], found)] == ["baseline"]
+    assert [other.name for other in references(found[1], found)] == ["baseline"]
+
+
+def test_a_studys_groups_of_another_kind_are_compared_with_the_baseline():
+    study = Study(
+        "s",
+        variants={"none": {}, "local": {}},
+        extra={"constant": {"variant": "local", "ablated_weight": 0.5}},
+    )
+    records = [lm("baseline-s0", 0, 1.0), lm("constant-s0", 0, 1.0, **L4)]
+    found = named(records, study)
+    assert list(found) == ["baseline", "local-k4", "constant"]
+    assert (found["constant"].kind, found["constant"].k) == ("extra", 4)
+    others = references(found["constant"], list(found.values()))
+    assert [one.name for one in others] == ["baseline"]
+    assert "constant" not in [o.name for o in references(found["local-k4"], list(found.values()))]
+
+
 def test_two_models_of_one_seed_are_no_two_seeds():
     found = groups(models([lm("a", 0, 1.0), lm("b", 0, 2.0)]))
     assert [(group.name, len(group.members)) for group in found] == [("a", 1), ("b", 1)]

@@ -105,6 +105,55 @@ def test_every_group_has_the_controls_where_none_is_named() -> None:
     ]
 
 
+def test_groups_of_another_kind_have_settings_of_their_own() -> None:
+    study = Study(
+        "s",
+        settings={"ablated_weight": 0.5, "steps": 7},
+        variants={"none": {}, "local": {"temperature": 2.0}},
+        seeds=(0, 1),
+        extra={
+            "constant": {"variant": "local", "k": 2, "gates": "random", "ablated_weight": 1.0},
+            "sparse": {"weight_density": 0.5},
+        },
+    )
+    runs = [run for run in study.runs() if run.kind == "extra"]
+    assert [run.name for run in runs] == ["constant-s0", "sparse-s0", "constant-s1", "sparse-s1"]
+    constant, sparse = (run.config for run in runs[:2])
+    assert (constant.variant, constant.k_neurons, constant.k_attention) == ("local", 2, 2)
+    assert (constant.gates, constant.ablated_weight, constant.temperature) == ("random", 1.0, 2.0)
+    assert (sparse.variant, sparse.weight_density, sparse.steps) == ("none", 0.5, 7)
+    assert all(run.config.weight_density == 1 for run in study.runs() if run.kind != "extra")
+
+
+def test_what_comes_first_comes_first_with_every_seed() -> None:
+    study = Study("s", k=(1, 4), seeds=(3, 5), first=("global-k4", "baseline"))
+    assert [run.name for run in study.runs()] == [
+        *("baseline-s3", "global-k4-s3", "baseline-s5", "global-k4-s5"),
+        *("local-k1-s3", "local-k4-s3", "global-k1-s3"),
+        *("local-k1-s5", "local-k4-s5", "global-k1-s5"),
+    ]
+
+
+def test_the_answer_is_a_whole_comparison_seed_by_seed() -> None:
+    study = read_study(STUDIES / "answer.yaml")
+    runs = study.runs()
+    core = ["baseline", "local-k4", "global-k4", "local-k4-random"]
+    assert [run.group for run in runs[:20]] == core * 5
+    assert [run.seed for run in runs[:20:4]] == [0, 1, 2, 3, 4]
+    groups = {f"{variant}-k{k}" for variant in ("local", "global") for k in (1, 4, 16)}
+    groups |= {f"local-k4-{gates}" for gates in ("random", "frozen", "detached", "dropout")}
+    groups |= {"baseline", "matched-local-k16", "local-k4-constant", "weight-sparse"}
+    assert {run.group for run in runs} == groups
+    assert len(runs) == 5 * len(groups)
+    for run in runs:
+        config = run.config
+        schedule = 1.0 if run.group == "local-k4-constant" else "0.03@0.65:1.0@0.95"
+        assert config.ablated_weight == schedule
+        assert config.steps == (9000 if run.kind == "matched" else 4500)
+        assert (config.weight_density < 1) == (run.group == "weight-sparse")
+        assert config.stored_precision == "float16"
+
+
 @pytest.mark.parametrize("name", ["paper", "demo"])
 def test_the_studies_that_ship_are_whole(name: str) -> None:
     study = read_study(STUDIES / f"{name}.yaml")
@@ -134,6 +183,17 @@ def test_the_studies_that_ship_are_whole(name: str) -> None:
         ({"seeds": []}, "a study needs seeds"),
         ({"match_perplexity": ["local-k5"]}, "unknown group with learned gates 'local-k5'"),
         ({"settings": 3}, "settings must be a mapping"),
+        ({"extra": ["a"]}, "extra must be a mapping of settings, not ['a']"),
+        ({"extra": {"a": 3}}, "extra: a must be a mapping of settings, not 3"),
+        ({"extra": {"a/b": {}}}, "a group's name consists of letters, digits, - and _, not 'a/b'"),
+        ({"extra": {"a": {"seed": 3}}}, "seed cannot be a setting of a study: use its key seeds"),
+        ({"extra": {"a": {"variant": "lokal"}}}, "lokal"),
+        ({"extra": {"baseline": {}}}, "there is a group baseline already: choose another name"),
+        ({"first": "lokal-k4"}, "unknown group 'lokal-k4': did you mean 'local-k4'?"),
+        (
+            {"match_perplexity": ["local-k4"], "first": ["matched-local-k4"]},
+            "first: matched-local-k4 needs local-k4: name it, too",
+        ),
         ({"name": 3}, "name must be text"),
     ],
 )
