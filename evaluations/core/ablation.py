@@ -17,6 +17,7 @@ are fitted in ``ablation_fit``.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -271,7 +272,7 @@ class Part:
             own = self.feature.encode(value)
             own = own.expand(len(index), *own.shape[1:]) if len(own) == 1 else own
             own = own.gather(-1, index[:, None, None].expand(*own.shape[:-1], -1))
-            change = (new - own) @ self.feature.decoder[index]
+            change = (new - own) @ self.feature.decoder[index][:, None]
             return torch.where(ablated[:, None], value + change, value)
         width = value.shape[-1]
         where = ablated[:, None]
@@ -308,16 +309,21 @@ class Group:
 def group(members: Sequence[ComponentSet]) -> Group:
     """Return the group of sets that have the same places and sizes.
 
+    Components of one place are one part: their coordinates, one after another.
+
     Raises:
         ValueError: they do not.
     """
     first = members[0]
     if any(signature(one) != signature(first) for one in members):
         raise ValueError("the members of a group have different places")
-    parts = []
+    together: dict[tuple[Place, int], list[int]] = defaultdict(list)
     for number, component in enumerate(first):
-        index = torch.tensor([one[number].index for one in members])
-        parts.append(Part(component.place, index, component.feature))
+        together[component.place, id(component.feature)].append(number)
+    parts = []
+    for numbers in together.values():
+        index = torch.tensor([[i for n in numbers for i in one[n].index] for one in members])
+        parts.append(Part(first[numbers[0]].place, index, first[numbers[0]].feature))
     return Group(tuple(parts))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.core.ablation import Group, Part
-from evaluations.core.ablation_pass import State, passes, unembed
+from evaluations.core.ablation import Group, Part, Place
+from evaluations.core.ablation_pass import Edit, State, passes, unembed
 from sat_interp._util.errors import UserError
 
 Scored = Literal["last", "all"]
@@ -194,9 +195,11 @@ class CleanRun:
         n_pos = bucket.tokens.shape[1]
         ablated = torch.arange(n_pos, device=bucket.tokens.device) >= self.first
         state = {name: value[:, rows] for name, value in self.state(number, layer).items()}
+        replaced: dict[Place, list[tuple[Part, Tensor]]] = defaultdict(list)
+        for part, one in zip(taken.parts, new, strict=True):
+            replaced[part.place].append((part, one))
         edits = {
-            part.place: _editor(part, one, ablated, number, rows)
-            for part, one in zip(taken.parts, new, strict=True)
+            place: _editor(parts, ablated, number, rows) for place, parts in replaced.items()
         }
         value = edits.pop(group.start)(state[site], False)
         end = self.passes.tail((layer, site), state, value, edits, self.scored == "last")
@@ -239,14 +242,15 @@ class Piece:
 
 
 def _editor(
-    part: Part, new: Tensor, ablated: Tensor, bucket: int, rows: slice
-) -> Callable[[Tensor, bool], Tensor]:
-    mask = None if part.mask is None else part.mask[bucket][rows]
+    parts: Sequence[tuple[Part, Tensor]], ablated: Tensor, bucket: int, rows: slice
+) -> Edit:
+    """What puts the new activations of all parts of one place into its value."""
 
     def edit(value: Tensor, narrowed: bool) -> Tensor:
-        if not narrowed:
-            return part.edit(value, new, ablated, mask)
-        last = new[:, :, -1:]
-        return part.edit(value, last, ablated[-1:], None if mask is None else mask[:, -1:])
+        at = slice(-1, None) if narrowed else slice(None)
+        for part, new in parts:
+            mask = None if part.mask is None else part.mask[bucket][rows, at]
+            value = part.edit(value, new[:, :, at], ablated[at], mask)
+        return value
 
     return edit

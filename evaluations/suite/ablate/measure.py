@@ -34,7 +34,8 @@ from sat_interp._util.files import default_cache, write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
+"""Part of the key of the cache; raised where what is kept there changes."""
 LARGE = ("attention", "heads", "set")
 """Kinds whose constants have many numbers, and are fitted on more prompts."""
 OVERFIT = 0.2
@@ -77,7 +78,7 @@ class Measured:
     def is_overfit(self, method: str) -> bool:
         """Whether a fitted method's held-out cost exceeds the fitted one by more than a fifth."""
         held = self.held(method)
-        if method not in ("oa", "oa_stopped", "oa_pos") or held is None:
+        if method not in values.OPTIMAL or held is None:
             return False
         fitted = self.fit[method]
         return held - fitted > OVERFIT * fitted
@@ -179,7 +180,7 @@ class Bench:
                 fitted = self._sampled(method, run, batch, counterfactual)
                 held = self._sampled(method, self.held, batch, self.held_cf)
             _note(measured, method, fitted, held)
-        if {"oa", "oa_stopped"} & set(self.methods):
+        if set(values.OPTIMAL) & set(self.methods):
             best = fit(run, batch, Slots.one(run), self.fit_config())
             self._note_optimal(measured, batch, run, best)
             if "oa_pos" in self.methods:

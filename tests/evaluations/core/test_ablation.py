@@ -201,6 +201,41 @@ def test_a_set_is_ablated_together(model: HookedTransformer, run: CleanRun) -> N
     torch.testing.assert_close(found, by_hooks(model, run.buckets[0].tokens, hooks))
 
 
+def test_members_of_one_place_are_all_ablated(model: HookedTransformer, run: CleanRun) -> None:
+    together, layer = (group(one(model, name)) for name in ("a0.h0+a0.h1", "a0.heads"))
+    constant = torch.randn(1, 1, 10).double()
+    found = values.constant_kl(run, together, [constant])
+    torch.testing.assert_close(found, values.constant_kl(run, layer, [constant]))
+
+
+def test_features_in_one_batch_and_in_one_set(model: HookedTransformer, run: CleanRun) -> None:
+    encoder, decoder = torch.randn(12, 7).double(), torch.randn(7, 12).double()
+    place = (1, "hook_resid_pre"), Feature(lambda x: (x @ encoder).relu(), decoder)
+    sets = find_components(model, ["f2", "f5"], place)
+    both = values.constant_kl(run, group(sets), values.zero_constants(group(sets)))
+    for number, members in enumerate(sets):
+        alone = values.constant_kl(run, group([members]), values.zero_constants(group([members])))
+        torch.testing.assert_close(both[number], alone[0])
+
+    def edit(x: Tensor) -> Tensor:
+        return x - (x @ encoder).relu()[..., [2, 5]] @ decoder[[2, 5]]
+
+    together = group(find_components(model, ["f2+f5"], place))
+    found = values.constant_kl(run, together, values.zero_constants(together))[0, :6]
+    expected = by_hooks(model, run.buckets[0].tokens, {"blocks.1.hook_resid_pre": edit})
+    torch.testing.assert_close(found, expected)
+
+
+def test_coordinates_and_a_feature_of_one_place(model: HookedTransformer, run: CleanRun) -> None:
+    feature = Feature(lambda x: x[..., :3], torch.eye(12).double()[:3])
+    members = find_components(model, ["embed+f1"], ((0, "hook_resid_pre"), feature))
+    constants = [torch.ones(1, 1, 12).double(), torch.full((1, 1, 1), 2.0).double()]
+    found = values.constant_kl(run, group(members), constants)[0, :6]
+    new = torch.ones(12).double().index_fill(0, torch.tensor(1), 2.0)
+    hooks = {"blocks.0.hook_resid_pre": lambda x: new.expand_as(x).clone()}
+    torch.testing.assert_close(found, by_hooks(model, run.buckets[0].tokens, hooks))
+
+
 def test_a_feature_keeps_the_reconstruction_error(model: HookedTransformer, run: CleanRun) -> None:
     encoder, decoder = torch.randn(12, 7).double(), torch.randn(7, 12).double()
     feature = Feature(lambda x: (x @ encoder).relu(), decoder)

@@ -205,6 +205,12 @@ def test_every_method(make_model: ModelMaker) -> None:
     assert result.extra["checks"]["C2"] == {"n": 5, "not_converged": 0, "broken": []}
 
 
+def test_constants_by_position_alone(make_model: ModelMaker) -> None:
+    config = replace(FAST, components=("a1.h0",), methods=("zero", "oa_pos"), no_bridge=True)
+    result = evaluate(make_model(), task(60), config)
+    assert set(deltas(result)["a1.h0"]) == {"zero", "oa_pos"}
+
+
 def test_an_interrupted_run_goes_on(
     make_model: ModelMaker, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
