@@ -8,28 +8,20 @@ plain GPT-Neo shape go through fused operations, all others through TransformerL
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens import HookedTransformer
-from transformer_lens.components import MLP, LayerNorm, TransformerBlock
+from transformer_lens.components import LayerNorm, TransformerBlock
 
 from sat_interp.model import fast
 from sat_interp.model.attention import causal_attention
 from sat_interp.model.block import attention_scale, layer_norm
 
-RESIDUAL_IN, Z, ATTENTION_OUT, MIDDLE, POST, MLP_OUT, RESIDUAL_OUT = SITES = (
-    "hook_resid_pre",
-    "attn.hook_z",
-    "hook_attn_out",
-    "hook_resid_mid",
-    "mlp.hook_post",
-    "hook_mlp_out",
-    "hook_resid_post",
-)
+RESIDUAL_IN, Z, ATTENTION_OUT, MIDDLE, POST, MLP_OUT, RESIDUAL_OUT = SITES = fast.SITES
 """Where an activation can be replaced in a block, in the order of computation. The heads of z lie
 side by side."""
 
@@ -104,17 +96,14 @@ def is_fused(model: HookedTransformer) -> bool:
 
 def unembed(model: HookedTransformer, stream: Tensor) -> Float[Tensor, "*rows d_vocab"]:
     """Return the logits of a stream after the last block: final norm, unembedding, soft cap."""
-    shape = stream.shape[:-1]
-    flat = stream.reshape(-1, stream.shape[-2], stream.shape[-1])
-    if isinstance(getattr(model, "ln_final", None), LayerNorm):
-        flat = layer_norm(model.ln_final, flat)
-    elif hasattr(model, "ln_final"):
-        flat = model.ln_final(flat)
-    logits = F.linear(flat, model.W_U.T, model.unembed.b_U)
+    norm = getattr(model, "ln_final", None)
+    if norm is not None:
+        stream = layer_norm(norm, stream) if isinstance(norm, LayerNorm) else norm(stream)
+    logits = F.linear(stream, model.W_U.T, model.unembed.b_U)
     cap = getattr(model.cfg, "output_logits_soft_cap", None)
     if cap is not None and cap > 0:
         logits = cap * torch.tanh(logits / cap)
-    return logits.view(*shape, -1)
+    return logits
 
 
 class FusedPasses:
@@ -141,24 +130,22 @@ class FusedPasses:
         self, start: tuple[int, str], state: State, value: Values, edits: Edits, last: bool
     ) -> Ends:
         """See ``Passes``."""
-        first, site = start
-        now, todo = {**state, site: value}, SITES[SITES.index(site) + 1 :]
-        narrowed = False
+        first, begin = start
+        now = {site: state[site] for site in SITES[: SITES.index(begin)]} | {begin: value}
+        stream, narrowed = value, False
         for layer in range(first, self.model.cfg.n_layers):
-            is_end = last and layer == self.model.cfg.n_layers - 1
-            if is_end and Z not in todo:
-                now, narrowed = _last_position(now), True
-            for site in todo:
-                made = _step(self.model.blocks[layer], site, now)
-                edit = edits.get((layer, site))
-                now[site] = made if edit is None else edit(made, narrowed)
-                if is_end and site == Z:
+            for site in SITES:
+                if site not in now:
+                    made = (
+                        stream
+                        if site == RESIDUAL_IN
+                        else _step(self.model.blocks[layer], site, now)
+                    )
+                    edit = edits.get((layer, site))
+                    now[site] = made if edit is None else edit(made, narrowed)
+                if site == Z and last and layer == self.model.cfg.n_layers - 1:
                     now, narrowed = _last_position(now), True
-            now, todo = {RESIDUAL_IN: now[RESIDUAL_OUT]}, SITES[1:]
-            edit = edits.get((layer + 1, RESIDUAL_IN))
-            if edit is not None:
-                now[RESIDUAL_IN] = edit(now[RESIDUAL_IN], narrowed)
-        stream = now[RESIDUAL_IN]
+            stream, now = now[RESIDUAL_OUT], {}
         return stream[:, :, -1:] if last else stream
 
 
@@ -167,26 +154,13 @@ def _last_position(state: State) -> State:
 
 
 def _step(block: TransformerBlock, site: str, state: State) -> Tensor:
-    """The value at a site, from those before it."""
-    mlp = cast(MLP, block.mlp)
-    if site == Z:
-        stream = state[RESIDUAL_IN]
-        projected = fast.project(block, stream.flatten(0, 1))
-        attended: Tensor = _attend(block, projected).unflatten(0, stream.shape[:2])
-        return attended
-    if site == ATTENTION_OUT:
-        output: Tensor = F.linear(state[Z], block.attn.W_O.flatten(0, 1).T, block.attn.b_O)
-        return output
-    if site == MIDDLE:
-        return state[RESIDUAL_IN] + state[ATTENTION_OUT]
-    if site == POST:
-        stream = state[MIDDLE]
-        normed = layer_norm(block.ln2, stream.flatten(0, 1)).view(stream.shape)
-        pre = F.linear(normed, mlp.W_in.T, mlp.b_in)
-        return fast.ACTIVATIONS[block.cfg.act_fn](pre)
-    if site == MLP_OUT:
-        return F.linear(state[POST], mlp.W_out.T, mlp.b_out)
-    return state[MIDDLE] + state[MLP_OUT]
+    """The value at a site, from those before it; z by problem and within its window."""
+    if site != Z:
+        return fast.STEPS[site](block, state)
+    stream = state[RESIDUAL_IN]
+    projected = fast.project(block, stream.flatten(0, 1))
+    attended: Tensor = _attend(block, projected).unflatten(0, stream.shape[:2])
+    return attended
 
 
 def _attend(block: TransformerBlock, projected: Tensor) -> Float[Tensor, "rows pos width"]:

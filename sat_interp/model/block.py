@@ -144,7 +144,9 @@ class SelfAblatingBlock(TransformerBlock):
         return F.linear(hooks.hook_post_masked(post * mask), mlp.W_out.T, mlp.b_out)
 
 
-def layer_norm(norm: nn.Module, stream: Stream) -> Stream:
+def layer_norm(
+    norm: nn.Module, stream: Float[Tensor, "*rows d_model"]
+) -> Float[Tensor, "*rows d_model"]:
     """TransformerLens' LayerNorm as one fused call, firing none of its hook points."""
     assert isinstance(norm, LayerNorm)  # folded ones are refused before they come here
     return F.layer_norm(stream, (norm.length,), norm.w, norm.b, norm.eps)

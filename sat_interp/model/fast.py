@@ -252,11 +252,11 @@ def steps(block: TransformerBlock, state: dict[str, Tensor]) -> Iterator[tuple[s
     """
     for site in SITES:
         if site not in state:
-            state[site] = _STEPS[site](block, state)
+            state[site] = STEPS[site](block, state)
         yield site, state[site]
 
 
-_STEPS: dict[str, Callable[[TransformerBlock, dict[str, Tensor]], Tensor]] = {
+STEPS: dict[str, Callable[[TransformerBlock, dict[str, Tensor]], Tensor]] = {
     "attn.hook_z": lambda block, state: causal_attention(
         project(block, state["hook_resid_pre"]), attention_scale(block)
     ),
@@ -266,6 +266,7 @@ _STEPS: dict[str, Callable[[TransformerBlock, dict[str, Tensor]], Tensor]] = {
     "hook_mlp_out": lambda block, state: _mlp_output(block, state["mlp.hook_post"]),
     "hook_resid_post": lambda block, state: state["hook_resid_mid"] + state["hook_mlp_out"],
 }
+"""Each site from those before it; all but z take values with any axes in front of the position."""
 
 
 def with_heads(block: TransformerBlock, site: str, value: Tensor) -> Tensor:
