@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -25,14 +26,14 @@ from torch import Tensor
 
 from evaluations.core.ablation import Group
 from evaluations.core.ablation_lbfgs import Memory, Minimum, Tolerance, minimise
-from evaluations.core.ablation_run import CleanRun, Piece
+from evaluations.core.ablation_run import CleanRun
 from evaluations.core.ablation_values import (
     Constants,
     Slots,
     activations,
+    at_positions,
     constant_kl,
     mean_constants,
-    spread,
     zero_constants,
 )
 
@@ -106,10 +107,8 @@ class Objective:
         group: Group,
         slots: Slots,
         caps: Float[Tensor, "part problem"],
-        weights: Float[Tensor, "problem prompt"] | None = None,
     ) -> None:
         self.run, self.group, self.slots, self.caps = run, group, slots, caps
-        self.weights = weights
         self.sizes = [slots.n * part.index.shape[1] for part in group.parts]
         self.prompts_read = torch.zeros(len(group), dtype=torch.float64)
 
@@ -133,21 +132,13 @@ class Objective:
             leaf = flat[piece.problems].detach().requires_grad_()
             with torch.enable_grad():
                 constants = self.constants(leaf, problems[piece.problems])
-                new = spread(constants, run.bucket_run(piece.bucket))[0]
-                kl = run.piece_kl(group, piece, new)
-                weighted = (kl * self._weights(problems[piece.problems], piece)).sum(1)
-                (found,) = torch.autograd.grad(weighted.sum(), leaf)
-            value[piece.problems] += weighted.detach().double().cpu()
+                new = at_positions(constants, run, piece.bucket)
+                share = (run.piece_kl(group, piece, new) * (1 / len(run))).sum(1)
+                (found,) = torch.autograd.grad(share.sum(), leaf)
+            value[piece.problems] += share.detach().double().cpu()
             gradient[piece.problems] += found
         self.prompts_read[problems] += len(run)
         return value, gradient
-
-    def _weights(self, problems: Tensor, piece: Piece) -> Tensor | float:
-        if self.weights is None:
-            return 1 / len(self.run)
-        first = piece.offset + piece.rows.start
-        own = self.weights[problems, first : first + piece.rows.stop - piece.rows.start]
-        return own.to(self.run.model.W_E)
 
 
 def _capped(constants: Tensor, cap: Tensor) -> Tensor:
@@ -193,16 +184,14 @@ class _Fitting:
     def fit(self, extra: Sequence[Constants]) -> Fit:
         if sum(part.index.shape[1] for part in self.group.parts) * self.slots.n == 1:
             return self._fit_scalars()
-        every = torch.arange(len(self.group))
-        means = mean_constants(self.rest, self.group, self.slots)
-        begin, memory, spread_of_starts = self._begin([means, *extra])
-        stopped = means
+        every, stopped = torch.arange(len(self.group)), self.means
+        begin, memory, spread_of_starts = self._begin([self.means, *extra])
         if self.watched is not None:
             watcher = _Watcher(self.watched, self.group, self.slots, self.caps)
-            watcher(self._objective(self.run, every).flat(means), every)
+            watcher(self._objective(self.run, every).flat(self.means), every)
             # a start that has seen the watched prompts would spoil the choice
             if self.is_small:
-                self._descend(self.rest, every, means, self.tight, watcher)
+                self._descend(self.rest, every, self.means, self.tight, watcher)
             else:
                 middle = Tolerance(None, self.config.gap, self.config.evaluations // 2)
                 found = self._descend(self.rest, every, begin, middle, watcher, memory)
@@ -210,6 +199,11 @@ class _Fitting:
             stopped = watcher.best()
         found = self._descend(self.run, every, begin, self.tight, memory=memory)
         return self._certified(found, spread_of_starts, stopped)
+
+    @cached_property
+    def means(self) -> Constants:
+        """The means over the prompts that are not watched."""
+        return mean_constants(self.rest, self.group, self.slots)
 
     def _fit_scalars(self) -> Fit:
         """Fit one number for each problem: a scan, then parabolas through three points.
@@ -302,7 +296,7 @@ class _Fitting:
         With one vector the activation is that of a random position. Such starts reached the best
         known minimum more often than the activations themselves or Gaussian ones.
         """
-        means = mean_constants(self.rest, self.group, self.slots)
+        means = self.means
         starts = [zero_constants(self.group)]
         while len(starts) < max(1, count):
             number = torch.randint(len(self.rest), (1,), generator=self.generator)

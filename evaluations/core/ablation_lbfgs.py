@@ -111,7 +111,7 @@ def minimise(
         watch(search.x, every)
     while len(active := search.active()):
         trial = search.trial(active)
-        accepted = search.take(active, trial, *evaluate(trial, active))
+        accepted = search.judge(active, trial, *evaluate(trial, active))
         if watch is not None and len(accepted):
             search.ended[accepted] |= watch(search.x[accepted], accepted)
     return search.minimum()
@@ -152,7 +152,7 @@ class _Search:
     def trial(self, at: Tensor) -> Float[Tensor, "active size"]:
         return self.x[at] + self.t[at, None] * self.d[at]
 
-    def take(self, at: Tensor, trial: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    def judge(self, at: Tensor, trial: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
         """Judge trials; returns the problems whose trial was accepted."""
         self.count[at] += 1
         self.trials[at] += 1

@@ -73,16 +73,15 @@ class CleanRun:
 
     def subset(self, prompts: Int[Tensor, " some"]) -> CleanRun:
         """Return the run of some of the prompts, by number; nothing is computed again."""
-        chosen, offset = copy.copy(self), 0
-        chosen._states, chosen._targets, chosen.buckets = {}, {}, []
+        kept, offset = [], 0
         for bucket in self.buckets:
             own = prompts[(prompts >= offset) & (prompts < offset + len(bucket))] - offset
             offset += len(bucket)
             if len(own):
                 own = own.to(bucket.tokens.device)
                 streams = [stream[own] for stream in bucket.streams]
-                chosen.buckets.append(CleanBucket(bucket.tokens[own], streams))
-        return chosen
+                kept.append(CleanBucket(bucket.tokens[own], streams))
+        return self._with(kept)
 
     def double(self) -> CleanRun:
         """Return the run of the same prompts and model in float64."""
@@ -95,8 +94,12 @@ class CleanRun:
 
     def bucket_run(self, number: int) -> CleanRun:
         """Return the run of one bucket."""
+        return self._with([self.buckets[number]])
+
+    def _with(self, buckets: list[CleanBucket]) -> CleanRun:
+        """The run of other prompts of which the streams are known."""
         chosen = copy.copy(self)
-        chosen._states, chosen._targets, chosen.buckets = {}, {}, [self.buckets[number]]
+        chosen._states, chosen._targets, chosen.buckets = {}, {}, buckets
         return chosen
 
     def _run(self, tokens: Int[Tensor, "prompt pos"]) -> CleanBucket:
@@ -198,9 +201,7 @@ class CleanRun:
         replaced: dict[Place, list[tuple[Part, Tensor]]] = defaultdict(list)
         for part, one in zip(taken.parts, new, strict=True):
             replaced[part.place].append((part, one))
-        edits = {
-            place: _editor(parts, ablated, number, rows) for place, parts in replaced.items()
-        }
+        edits = {place: _editor(parts, ablated, number, rows) for place, parts in replaced.items()}
         value = edits.pop(group.start)(state[site], False)
         end = self.passes.tail((layer, site), state, value, edits, self.scored == "last")
         logits = self._scored(end)

@@ -86,17 +86,15 @@ class Slots:
         return (torch.arange(n_pos) - self.first).clamp(0, self.n - 1)
 
 
-def spread(constants: Constants, run: CleanRun) -> list[list[Tensor]]:
-    """Return constants as replacements for each bucket; ``Slots`` follow from their shape."""
-    return [
-        [_at_positions(one, run.first, n_pos).to(run.model.W_E) for one in constants]
-        for n_pos in run.lengths
-    ]
-
-
-def _at_positions(constant: Tensor, first: int, n_pos: int) -> Float[Tensor, "problem 1 pos size"]:
-    numbers = Slots(first, constant.shape[1]).numbers(n_pos).to(constant.device)
-    return constant[:, numbers][:, None]
+def at_positions(
+    constants: Constants, run: CleanRun, bucket: int
+) -> list[Float[Tensor, "problem 1 pos size"]]:
+    """Return constants as replacements on one bucket; ``Slots`` follow from their shape."""
+    replacements = []
+    for constant in constants:
+        numbers = Slots(run.first, constant.shape[1]).numbers(run.lengths[bucket])
+        replacements.append(constant[:, numbers.to(constant.device)][:, None].to(run.model.W_E))
+    return replacements
 
 
 def activations(run: CleanRun, group: Group) -> Activations:
@@ -149,7 +147,8 @@ def constant_kl(
     run: CleanRun, group: Group, constants: Constants
 ) -> Float[Tensor, "problem prompt"]:
     """Return what constants cost on each prompt of a run."""
-    return run.kl(group, spread(constants, run))
+    buckets = range(len(run.buckets))
+    return run.kl(group, [at_positions(constants, run, number) for number in buckets])
 
 
 def counterfactual_kl(
@@ -243,11 +242,9 @@ def _deviation(values: list[Tensor], first: int) -> Float[Tensor, "problem size"
 
 def rms(run: CleanRun, group: Group) -> Float[Tensor, " problem"]:
     """Return the root of the mean of |A|^2 over prompts and ablated positions, parts together."""
-    total, count = torch.zeros(len(group), dtype=torch.float64), 0
+    total = torch.zeros(len(group), dtype=torch.float64)
     for part in group.parts:
-        count = 0
         for value in run.read(part):
-            kept = value[:, :, run.first :].double()
-            total += kept.square().sum((1, 2, 3)).cpu()
-            count += kept.shape[1] * kept.shape[2]
+            total += value[:, :, run.first :].double().square().sum((1, 2, 3)).cpu()
+    count = sum(len(bucket) * (bucket.tokens.shape[1] - run.first) for bucket in run.buckets)
     return (total / count).sqrt()
