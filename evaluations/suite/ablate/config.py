@@ -25,6 +25,8 @@ TASK_METHODS = (
 TEXT_METHODS = ("zero", "mean_all", "resample", "noise", "oa", "oa_stopped")
 """Methods that text has: no counterfactuals, and constants shared by all positions."""
 METHODS = (*TASK_METHODS, "resample_all")
+COMPARED = ("zero", "mean", "mean_all", "resample", "cf")
+"""Methods that optimal ablation is compared with over all heads and MLPs."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +92,16 @@ class AblateConfig:
     """Leave out the units that the model's own gates switch off, and a layer's heads together."""
 
     losers_k: int | None = None
-    """Units per layer and kind that stay where the rest is switched off; by default the gates' own
-    k, or 4 for models without gates."""
+    """Winners of each layer: so many coordinates of its heads' outputs and so many neurons stay on.
+    All others, the losers, are switched off together, by zeros and by constants. By default the k
+    of the model's own gates, or 4 for models without gates."""
 
     resamples: int = 2000
     """Bootstrap resamples of the held-out prompts."""
 
     memory: int = 256
-    """MiB of activations that one pass may hold."""
+    """Limit in MiB of the activations that one forward pass holds. The figures do not
+    depend on it."""
 
     def recorded(self) -> dict[str, Any]:
         """Return what decides the figures, besides the model and the prompts."""
@@ -138,9 +142,11 @@ class AblateConfig:
             "starts": 2,
             "sample": 4,
             "evaluations": 4,
+            "losers_k": 1,
             "resamples": 1,
             "memory": 1,
         }
         for name, fewest in least.items():
-            if getattr(self, name) < fewest:
-                raise UserError(f"{name} must be at least {fewest}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < fewest:
+                raise UserError(f"{name} must be at least {fewest}, not {value}")

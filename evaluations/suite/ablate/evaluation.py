@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.core.ablation import ComponentSet, Feature, Place, find_components
+from evaluations.core.ablation import KINDS, ComponentSet, Feature, Place, find_components
 from evaluations.core.ablation_pass import SITES
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.inputs import default_task, text_data
@@ -29,20 +29,20 @@ from evaluations.core.text import Text, check_vocabulary
 from evaluations.suite.ablate import metrics
 from evaluations.suite.ablate.config import AblateConfig
 from evaluations.suite.ablate.data import Split, split_prompts, split_text
-from evaluations.suite.ablate.losers import (
+from evaluations.suite.ablate.measure import LARGE, Bench
+from evaluations.suite.ablate.switched_off import (
     AblatedStream,
-    Losers,
-    has_own,
+    SwitchedOff,
+    has_gates,
     measure_ablated_stream,
-    measure_losers,
+    measure_switched_off,
 )
-from evaluations.suite.ablate.measure import Bench
 from evaluations.tasks.pairs import TaskPrompts, competence
 from evaluations.tasks.registry import make_task
 from sat_interp._util.errors import UserError
 from sat_interp.model.transformer import SelfAblatingTransformer
 
-LOSERS_EVALUATIONS = 40
+JOINT_EVALUATIONS = 40
 """Evaluations of the joint fit of all switched-off units: over a thousand numbers."""
 
 
@@ -66,10 +66,10 @@ def prepare(
     (config,) = configs
     if config.text:
         return text_data(request, configs)
-    n_fit = max(config.fit_prompts, config.fit_prompts_large if _needs_many(config) else 0)
+    n = _n_fit(config) + config.held_prompts
 
     def prompts_of(loaded: LoadedModel) -> TaskPrompts:
-        task, n = config.task or default_task(loaded), n_fit + config.held_prompts
+        task = config.task or default_task(loaded)
         return make_task(task, loaded.tokenizer, n, config.seed, not config.no_bos)
 
     return prompts_of
@@ -112,9 +112,9 @@ def _ablate(
     found: list[Metric] = metrics.task_metrics(skill) if skill else []
     prior = prior_kl([bench.large, bench.held])
     found += metrics.component_metrics(measured, prior, config)
-    losers = _losers(bench, config) if not config.no_bridge else []
+    switched_off = _switched_off(bench, config) if not config.no_bridge else []
     stream = _stream(model, split, bench, config) if not config.no_bridge else None
-    found += metrics.bridge_metrics(measured, losers, stream, config)
+    found += metrics.bridge_metrics(measured, switched_off, stream, config)
     extra: dict[str, Any] = {
         "mode": "text" if isinstance(data, Text) else "task",
         "n_fit": len(bench.fit),
@@ -130,7 +130,7 @@ def _ablate(
         "correlations": metrics.correlations(measured, config),
         "shares": metrics.shares(measured, config),
         "checks": metrics.checks(measured, prior_by_length(bench.fit)),
-        "losers": [_losers_row(one) for one in losers],
+        "losers": [_switched_off_row(one) for one in switched_off],
     }
     return Measurement(found, extra)
 
@@ -140,14 +140,17 @@ def _split(model: HookedTransformer, data: TaskPrompts | Text, config: AblateCon
         check_vocabulary(model, data)
         window = min(config.window, int(model.cfg.n_ctx))
         return split_text(data, config.fit_windows, config.held_windows, window, config.seed)
-    n_fit = max(config.fit_prompts, config.fit_prompts_large if _needs_many(config) else 0)
-    return split_prompts(data, n_fit, config.held_prompts, config.seed)
+    return split_prompts(data, _n_fit(config), config.held_prompts, config.seed)
 
 
-def _needs_many(config: AblateConfig) -> bool:
-    """Whether anything is fitted on the larger number of prompts."""
-    small = {"heads", "mlps", "embedding", "neurons", "coordinates", "features"}
-    return not config.no_bridge or "oa_pos" in config.methods or not set(config.components) <= small
+def _n_fit(config: AblateConfig) -> int:
+    """How many prompts are fitted on: the larger number where anything needs it."""
+    needs_many = (
+        not config.no_bridge
+        or "oa_pos" in config.methods
+        or any(KINDS.get(name, "set") in LARGE for name in config.components)
+    )
+    return max(config.fit_prompts, config.fit_prompts_large if needs_many else 0)
 
 
 def _components(model: HookedTransformer, config: AblateConfig) -> list[ComponentSet]:
@@ -210,15 +213,17 @@ def _sums(runs: Sequence[CleanRun]) -> tuple[Float[Tensor, "pos d_vocab"], float
     return total, entropy, n
 
 
-def _losers(bench: Bench, config: AblateConfig) -> list[Losers]:
+def _switched_off(bench: Bench, config: AblateConfig) -> list[SwitchedOff]:
     """The switched-off units by the model's own gates, by size and at random."""
     model = bench.large.model
     if model.cfg.attn_only:
         return []
-    choices = [*(["own"] if has_own(model) else []), "top", "random"]
-    evaluations = min(config.evaluations, LOSERS_EVALUATIONS)
+    choices = [*(["own"] if has_gates(model) else []), "top", "random"]
+    evaluations = min(config.evaluations, JOINT_EVALUATIONS)
     return [
-        measure_losers(bench.fit, bench.held, choice, config.losers_k, evaluations, config.seed)
+        measure_switched_off(
+            bench.fit, bench.held, choice, config.losers_k, evaluations, config.seed
+        )
         for choice in choices
     ]
 
@@ -227,13 +232,17 @@ def _stream(
     model: HookedTransformer, split: Split, bench: Bench, config: AblateConfig
 ) -> AblatedStream | None:
     """The ablated stream's loss on text, of models that have one."""
-    if bench.scored != "all" or not has_own(model):
+    if bench.scored != "all" or not has_gates(model):
         return None
     assert isinstance(model, SelfAblatingTransformer)
-    evaluations = min(config.evaluations, LOSERS_EVALUATIONS)
+    evaluations = min(config.evaluations, JOINT_EVALUATIONS)
     return measure_ablated_stream(model, split.fit.clean, split.held.clean, evaluations)
 
 
-def _losers_row(losers: Losers) -> dict[str, Any]:
-    row = asdict(losers)
-    return {**row, "zero": float(losers.zero.mean()), "constants": float(losers.constants.mean())}
+def _switched_off_row(switched_off: SwitchedOff) -> dict[str, Any]:
+    row = asdict(switched_off)
+    return {
+        **row,
+        "zero": float(switched_off.zero.mean()),
+        "constants": float(switched_off.constants.mean()),
+    }

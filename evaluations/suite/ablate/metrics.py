@@ -7,7 +7,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from evaluations.core.record import Interval, Metric
 from evaluations.core.statistics import bootstrap
@@ -26,9 +25,9 @@ from evaluations.suite.ablate.compare import (
     spearman,
     total_share,
 )
-from evaluations.suite.ablate.config import AblateConfig
-from evaluations.suite.ablate.losers import AblatedStream, Losers
+from evaluations.suite.ablate.config import COMPARED, AblateConfig
 from evaluations.suite.ablate.measure import Measured
+from evaluations.suite.ablate.switched_off import AblatedStream, SwitchedOff
 from evaluations.tasks.pairs import Competence
 
 UNITS = ("head", "mlp")
@@ -104,15 +103,9 @@ def component_metrics(
     if chosen:
         for method in chosen[0].kl:
             found.append(_sum_metric(chosen, method, config))
-    for pair in (
-        ("oa", "zero"),
-        ("oa", "mean"),
-        ("oa", "mean_all"),
-        ("oa", "resample"),
-        ("oa", "cf"),
-    ):
-        if chosen and all(method in chosen[0].kl for method in pair):
-            found += _pair_metrics(chosen, pair, config)
+    for other in COMPARED:
+        if chosen and {"oa", other} <= set(chosen[0].kl):
+            found += _pair_metrics(chosen, ("oa", other), config)
     return found
 
 
@@ -121,21 +114,30 @@ def _sum_metric(chosen: Sequence[Measured], method: str, config: AblateConfig) -
     kl = costs(chosen, method)
     kept = np.isfinite(kl).all(0)
     sums = kl[:, kept].sum(0)
-    return Metric(
+    n_failed = int((~kept).sum())
+    return _mean_metric(
         f"delta_{method}",
         f"Sum of Delta, {method}",
-        float(sums.mean()) if kept.any() else None,
-        "nats",
-        interval=_over_prompts(sums, np.ones_like(sums), config),
-        n=int(kept.sum()),
-        n_failed=int((~kept).sum()),
-        reasons=_alone(kept),
+        sums,
+        config,
+        n_failed=n_failed,
+        reasons={"no other prompt of this length": n_failed} if n_failed else {},
         description="over heads and MLPs, held-out prompts",
     )
 
 
-def _alone(kept: np.ndarray) -> dict[str, int]:
-    return {"no other prompt of this length": int((~kept).sum())} if not kept.all() else {}
+def _mean_metric(
+    name: str, title: str, nats: np.ndarray, config: AblateConfig, **fields: Any
+) -> Metric:
+    """The mean over prompts of what each costs, in nats."""
+    return Metric(
+        name,
+        title,
+        float(nats.mean()) if len(nats) else None,
+        "nats",
+        interval=_over_prompts(nats, np.ones_like(nats), config),
+        **{"n": len(nats), **fields},
+    )
 
 
 def _over_prompts(sums: np.ndarray, counts: np.ndarray, config: AblateConfig) -> Interval | None:
@@ -192,7 +194,7 @@ def _comparison_metric(name: str, title: str, found: Comparison, n_overfit: int)
 
 def bridge_metrics(
     measured: Sequence[Measured],
-    losers: Sequence[Losers],
+    switched_off: Sequence[SwitchedOff],
     stream: AblatedStream | None,
     config: AblateConfig,
 ) -> list[Metric]:
@@ -203,8 +205,8 @@ def bridge_metrics(
         found += _spoofing(chosen, config)
         found += _concentration(chosen, config)
     found += _redundancy(measured, config)
-    for one in losers:
-        found += _losers_metrics(one, config)
+    for one in switched_off:
+        found += _switched_off_metrics(one, config)
     return found + (_stream_metrics(stream, config) if stream else [])
 
 
@@ -300,12 +302,11 @@ def _redundancy(measured: Sequence[Measured], config: AblateConfig) -> list[Metr
         return []
     mean = np.mean(gains, axis=0)
     return [
-        Metric(
+        _mean_metric(
             "redundancy",
             "Redundancy of heads",
-            float(mean.mean()),
-            "nats",
-            interval=_over_prompts(mean, np.ones_like(mean), config),
+            mean,
+            config,
             n=len(gains),
             description="Delta_oa of all heads of a layer minus the sum over its heads, mean over "
             "layers; above 0 where heads stand in for each other",
@@ -313,58 +314,50 @@ def _redundancy(measured: Sequence[Measured], config: AblateConfig) -> list[Metr
     ]
 
 
-def _losers_metrics(losers: Losers, config: AblateConfig) -> list[Metric]:
-    zero, best = _numpy(losers.zero), _numpy(losers.constants)
-    total, title = float(zero.sum()), TITLES[losers.choice]
-    common: dict[str, Any] = {"n": len(zero)}
+def _switched_off_metrics(switched_off: SwitchedOff, config: AblateConfig) -> list[Metric]:
+    zero, best = switched_off.zero.numpy(), switched_off.constants.numpy()
+    total, title, name = (
+        float(zero.sum()),
+        TITLES[switched_off.choice],
+        f"losers_{switched_off.choice}",
+    )
     return [
-        Metric(
-            f"losers_{losers.choice}_zero",
+        _mean_metric(
+            f"{name}_zero",
             f"Delta_zero, {title}",
-            float(zero.mean()),
-            "nats",
-            interval=_over_prompts(zero, np.ones_like(zero), config),
-            **common,
+            zero,
+            config,
             description="units of all layers replaced by 0 in the clean stream",
         ),
-        Metric(
-            f"losers_{losers.choice}_oa",
+        _mean_metric(
+            f"{name}_oa",
             f"Delta_oa, {title}",
-            float(best.mean()),
-            "nats",
-            interval=_over_prompts(best, np.ones_like(best), config),
-            **common,
+            best,
+            config,
             description="the same units replaced by a constant each, fitted together",
         ),
         Metric(
-            f"losers_{losers.choice}_share",
+            f"{name}_share",
             f"Spoof share, {title}",
             float((zero - best).sum()) / total if total > 0 else None,
             direction="lower",
             interval=_over_prompts(zero - best, zero, config),
-            **common,
-            reasons={} if losers.converged else {"fit stopped early: a lower bound": 1},
+            n=len(zero),
+            reasons={} if switched_off.converged else {"fit stopped early: a lower bound": 1},
         ),
     ]
 
 
 def _stream_metrics(stream: AblatedStream, config: AblateConfig) -> list[Metric]:
-    zero, best = _numpy(stream.zero), _numpy(stream.constants)
-    found = []
-    for name, title, values in (
-        ("ablated_ce_zero", "Ablated stream's CE, zeros", zero),
-        ("ablated_ce_constants", "Ablated stream's CE, constants", best),
-        ("ablated_ce_gain", "Ablated stream's CE, zeros - constants", zero - best),
-    ):
-        interval = _over_prompts(values, np.ones_like(values), config)
-        found.append(
-            Metric(name, title, float(values.mean()), "nats", interval=interval, n=len(values))
+    zero, best = stream.zero.numpy(), stream.constants.numpy()
+    return [
+        _mean_metric(name, title, values, config)
+        for name, title, values in (
+            ("ablated_ce_zero", "Ablated stream's CE, zeros", zero),
+            ("ablated_ce_constants", "Ablated stream's CE, constants", best),
+            ("ablated_ce_gain", "Ablated stream's CE, zeros - constants", zero - best),
         )
-    return found
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return np.asarray(tensor.tolist(), dtype=np.float64)
+    ]
 
 
 # What a record holds besides ---------------------------------------------------------------------
@@ -385,7 +378,9 @@ def row(one: Measured, config: AblateConfig) -> dict[str, Any]:
             "overfit": one.is_overfit(method),
         }
     zero, best = one.held("zero"), one.held("oa")
-    has_share = zero is not None and best is not None and zero >= LEAST_ZERO
+    share = None
+    if zero is not None and best is not None and zero >= LEAST_ZERO:
+        share = (zero - best) / zero
     return {
         "name": one.name,
         "kind": one.kind,
@@ -397,7 +392,7 @@ def row(one: Measured, config: AblateConfig) -> dict[str, Any]:
         "certificates": one.certificates,
         "size": one.size,
         "cosine": one.cosine,
-        "spoof_share": (zero - best) / zero if has_share and zero and best is not None else None,
+        "spoof_share": share,
     }
 
 

@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from evaluations.core.record import Record
-from evaluations.suite.ablate.config import METHODS
+from evaluations.suite.ablate.config import COMPARED, METHODS
 from evaluations.tables import Cell, Column, Heading, Layout, Row, Table, make_tables, rows
 from evaluations.tables.headline import Headline
 from evaluations.tables.table import UNSCORED
@@ -160,7 +160,7 @@ METHODS_TABLE = Layout(
             ("spearman", "Rank r", "Rank correlation over components of Delta_oa and Delta by"),
             ("median_share", "Median share", "Median of min(1, Delta_oa / Delta), Delta by"),
         )
-        for method in ("zero", "mean", "mean_all", "resample", "cf")
+        for method in COMPARED
     ),
 )
 

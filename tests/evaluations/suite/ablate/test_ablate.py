@@ -185,7 +185,7 @@ def test_text_and_gates(
 def test_zeros_of_the_ablated_stream_are_its_own_loss(
     make_model: ModelMaker, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    from evaluations.suite.ablate.losers import measure_ablated_stream
+    from evaluations.suite.ablate.switched_off import measure_ablated_stream
 
     model = make_model("local")
     split = split_text(stories(tokenizer, tmp_path), 16, 12, 8, seed=0)
@@ -247,6 +247,8 @@ def test_unknown_components_and_settings_are_refused(make_model: ModelMaker) -> 
         replace(FAST, methods=("zerro",))
     with pytest.raises(UserError, match="starts"):
         replace(FAST, starts=1)
+    with pytest.raises(UserError, match="losers_k"):
+        replace(FAST, losers_k=0)
 
 
 def test_models_in_half_precision_are_measured_in_float32(make_model: ModelMaker) -> None:

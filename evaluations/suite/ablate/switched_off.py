@@ -27,12 +27,12 @@ from evaluations.core.ablation_values import Slots, constant_kl, mean_constants,
 from sat_interp.model.block import spread_over_coordinates
 from sat_interp.model.transformer import SelfAblatingTransformer
 
-K = 4
+DEFAULT_K = 4
 """Units that stay in models without gates."""
 
 
 @dataclass(frozen=True)
-class Losers:
+class SwitchedOff:
     """Costs of one choice of units, on held-out prompts.
 
     Attributes:
@@ -50,7 +50,7 @@ class Losers:
     converged: bool
 
 
-def has_own(model: HookedTransformer) -> bool:
+def has_gates(model: HookedTransformer) -> bool:
     """Whether the model has gates that switch units off outside training."""
     return (
         isinstance(model, SelfAblatingTransformer)
@@ -65,12 +65,12 @@ def kept_units(model: HookedTransformer, k: int | None) -> tuple[int, int]:
     if k is None and isinstance(model, SelfAblatingTransformer) and model.ablation.is_gated:
         per_unit = model.cfg.d_head if model.ablation.unit == "head" else 1
         return min(width, model.ablation.k_attention * per_unit), model.ablation.k_neurons
-    return min(width, k or K), min(d_mlp, k or K)
+    return min(width, k or DEFAULT_K), min(d_mlp, k or DEFAULT_K)
 
 
-def measure_losers(
+def measure_switched_off(
     fit: CleanRun, held: CleanRun, choice: str, k: int | None, evaluations: int, seed: int
-) -> Losers:
+) -> SwitchedOff:
     """Measure one choice of units.
 
     Args:
@@ -89,7 +89,7 @@ def measure_losers(
     one = Objective(fit, fitted, slots, caps[:, :1])
     found = minimise(one, starts[best : best + 1], Tolerance(1e-4, 1e-3, evaluations))
     constants = one.constants(found.point, torch.arange(1))
-    return Losers(
+    return SwitchedOff(
         choice,
         constant_kl(held, measured, zero_constants(measured))[0],
         constant_kl(held, measured, constants)[0],
@@ -101,31 +101,26 @@ def measure_losers(
 
 def _group(run: CleanRun, choice: str, k: int | None, seed: int) -> Group:
     """One problem that replaces the switched-off units of all layers."""
-    cfg = run.model.cfg
-    sites = [Z] if cfg.attn_only else [Z, POST]
+    buckets = range(len(run.buckets))
     kept = dict(zip((Z, POST), kept_units(run.model, k), strict=True))
-    own = [
-        _own_masks(run, number, seed) if choice == "own" else {}
-        for number in range(len(run.buckets))
-    ]
+    own = [_own_masks(run, number, seed) for number in buckets] if choice == "own" else []
     generator = torch.Generator().manual_seed(seed)
+
+    def mask(number: int, layer: int, site: str) -> Tensor:
+        if choice == "own":
+            return own[number][layer, site]
+        value = run.state(number, layer)[site][0]
+        if choice == "top":
+            return _outside(value.abs(), kept[site])
+        score = torch.rand(value.shape, generator=generator)
+        return _outside(score.to(value.device), kept[site])
+
     parts = []
-    for layer in range(cfg.n_layers):
-        for site in sites:
-            masks = []
-            for number in range(len(run.buckets)):
-                value = run.state(number, layer)[site][0]
-                if choice == "own":
-                    masks.append(own[number][(layer, site)])
-                    continue
-                score = (
-                    torch.rand(value.shape, generator=generator)
-                    if choice == "random"
-                    else value.abs()
-                )
-                masks.append(_outside(score.to(value.device), kept[site]))
+    for layer in range(run.model.cfg.n_layers):
+        for site in (Z, POST):
+            masks = tuple(mask(number, layer, site) for number in buckets)
             index = torch.arange(masks[0].shape[-1])[None]
-            parts.append(Part((layer, site), index, mask=tuple(masks)))
+            parts.append(Part((layer, site), index, mask=masks))
     return Group(tuple(parts))
 
 
