@@ -247,10 +247,19 @@ def _named(
 ) -> list[Model]:
     """The models of a name, a directory, or a name without its seed.
 
+    A directory that no record names is read, and its weights decide: records hold no local paths.
+
     Raises:
         UserError: there is none.
     """
     found = [model for model in everyone if name.rstrip("/") in _names(model)]
+    if not found and Path(name).is_dir():
+        from evaluations.core.model_source import load_model  # imports torch, slowly
+
+        weights = load_model(name).weights_hash
+        found = [model for model in everyone if model.weights == weights]
+        if not found:
+            raise UserError(f"no record is of the model in {name}: measure it first")
     if not found:
         raise UserError(suggest(kind, name, {model.name for model in everyone} | set(others)))
     return found

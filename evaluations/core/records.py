@@ -20,7 +20,7 @@ DETAILS = ("sae", "neurons", "n2g")
 """Folders in which evaluations write files that are not records."""
 SMALL, LONG = 16, 2000
 """Largest containers (entries) and texts (letters) that are kept of a record's ``extra``."""
-ALWAYS = (health.KEY, "sae")
+ALWAYS = (health.KEY, "sae", "replicates")
 """Entries of ``extra`` that are kept at any size, since tables read them."""
 NAMED = 5
 """Number of odd records that are listed by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 import evaluations as ev
 from evaluations.comparison.collection import report
@@ -48,6 +49,18 @@ def test_rows_are_in_the_order_given(results):
     (language, *_) = spec.report.tables(made.shown(spec))
     assert names(language) == ["local-k4-s0", "local-k4-s1", "baseline-s1"]
     assert names(report("baseline-s0", out=results).tables[0]) == ["baseline-s0"]
+
+
+def test_a_directory_is_the_model_in_it_under_whatever_name(results, make_model, tmp_path):
+    model = make_model("local")
+    ev.lm({"mine": model}, data=["One day, Tim went to the park."] * 3, out=str(results))
+    for name in ("renamed", "other"):
+        model.save_pretrained(tmp_path / name)
+        torch.nn.init.normal_(model.unembed.W_U)
+    made = report(tmp_path / "renamed", out=results)
+    assert names(made.tables[0]) == ["mine"]
+    with pytest.raises(UserError, match="no record is of the model in .*other: measure it first"):
+        report(tmp_path / "other", out=results)
 
 
 def test_only_and_exclude_choose_evaluations_and_models(results):

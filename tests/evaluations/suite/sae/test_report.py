@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from evaluations.core.record import Interval, Metric
+from evaluations.core.records import slim
 from evaluations.suite.sae.report import FIGURES, front_records, labelled, tables
-from evaluations.tables import draw, write
+from evaluations.tables import draw, markdown, write
 
 
 def write_report(records, out):
@@ -29,7 +30,7 @@ def make_point(make_record):
             extra={
                 "sae": {"hook": hook, "label": f"L1 {sparsity:g}"},
                 "density": {"log10_edges": [-3, -2, -1, 0], "features": [1, 5, 2], "dead": 3},
-                "replicates": {"l0": [l0] * 5, "ce_score": [score] * 5},
+                "replicates": {"l0": [l0] * 50, "ce_score": [score] * 50},
             },
         )
 
@@ -85,6 +86,12 @@ def test_tables_and_figure_are_written(sweep, tmp_path):
     assert "| other | 16.00" in front  # 8 + 12 * (0.8 - 0.6) / 0.3
     assert "L0 and cross-entropy" in (tmp_path / "sae.svg").read_text()
     assert write_report([], tmp_path) == []
+
+
+def test_a_report_which_keeps_small_parts_of_records_has_the_same_tables(sweep):
+    shown = [markdown(table) for table in tables([slim(record) for record in sweep])]
+    assert "At CE score 0.800" in shown[-1]
+    assert shown == [markdown(table) for table in tables(sweep)]
 
 
 def test_one_coefficient_gives_points_and_no_front(make_point, tmp_path):
