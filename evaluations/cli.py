@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluations.battery.options import BatteryOptions
 from evaluations.battery.run import end_with_parent
-from evaluations.comparison.options import CurvesOptions, ReportOptions
+from evaluations.comparison.options import CurvesOptions, ReportOptions, VerdictOptions
 from evaluations.core.options import DEFAULT_OUT, RunOptions, TextOptions, make_request
 from evaluations.core.spec import Spec
 from evaluations.registry import SPECS, find_spec
@@ -133,6 +133,14 @@ def _check(models: list[str], settings: Mapping[str, Any]) -> None:
     check(models, build(TextOptions, settings), settings.get("tokenizer"))
 
 
+def _verdict(models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.comparison.verdict_page import print_verdict
+
+    if models:
+        raise UserError(f"verdict takes a study, no MODEL: leave out {shown(models[0])}")
+    print_verdict(build(VerdictOptions, settings))
+
+
 def _curves(models: list[str], settings: Mapping[str, Any]) -> None:
     from evaluations.comparison.curves import draw_curves, read_run
     from evaluations.output import console, say
@@ -196,6 +204,16 @@ COMMANDS = (
         ),
         (TextOptions, RunOptions),
         _check,
+    ),
+    Command(
+        "verdict",
+        "Is self-ablation the cause? A study's planned comparisons, with one answer each.",
+        "Paired t tests over training seeds, corrected by Holm's method, and whether each interval "
+        "excludes the effect that the paper reports. The plan is docs/study.md.",
+        ("sat-eval verdict --study studies/answer.yaml --out results/answer",),
+        (VerdictOptions,),
+        _verdict,
+        n_models="*",
     ),
     Command(
         "curves",

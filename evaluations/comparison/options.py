@@ -1,4 +1,4 @@
-"""The options of ``sat-eval report`` and ``sat-eval curves``."""
+"""The options of ``sat-eval report``, ``sat-eval curves`` and ``sat-eval verdict``."""
 
 from __future__ import annotations
 
@@ -33,3 +33,14 @@ class CurvesOptions:
 
     out: str = "results"
     """Directory of the figure (curves.png, curves.svg)."""
+
+
+@dataclass(frozen=True)
+class VerdictOptions:
+    """Which study, and where its records are."""
+
+    study: str = "studies/answer.yaml"
+    """Study file (sat-train --study)."""
+
+    out: str = "results/answer"
+    """Directory with the records; the verdict is written to OUT/verdict."""

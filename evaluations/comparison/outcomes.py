@@ -1,0 +1,164 @@
+"""Outcomes of the study's plan (docs/study.md): the one value that each model has of each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from evaluations.comparison.measures import ABLE
+from evaluations.comparison.selection import counts
+from evaluations.core.record import Direction, Record, hash_of
+from sat_interp.training.study import Study
+
+CE_SCORE = 0.75
+"""CE score at which autoencoders' L0 is compared."""
+NOT_MEASURED = "not measured"
+COLUMNS = ("outcome", "group", "seed", "model", "value", "reason")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What groups are compared by.
+
+    Attributes:
+        direction: the predicted one.
+        scale: whether two groups are compared by a ratio or by a difference.
+        effect: of the paper, on that scale, in the predicted direction.
+        read: the value from one model's records of the evaluation, or the reason why there is none.
+        counts: whether a record is of the settings that the plan names.
+        sweeps: a setting in which a model's records may differ.
+    """
+
+    name: str
+    title: str
+    evaluation: str
+    direction: Direction
+    scale: Literal["ratio", "difference"]
+    effect: float
+    read: Callable[[Sequence[Record]], float | str]
+    counts: Callable[[Record], bool]
+    sweeps: str = ""
+
+
+def l0_at_score(records: Sequence[Record], score: float = CE_SCORE) -> float | str:
+    """L0 at a CE score, linear between the nearest autoencoders of a sweep over coefficients."""
+    points = sorted((_value(record, "ce_score"), _value(record, "l0")) for record in records)
+    known = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+    if len(known) < 2:
+        return "fewer than two autoencoders"
+    scores, l0 = zip(*known, strict=True)
+    if not scores[0] <= score <= scores[-1]:
+        return f"CE score {score:g} outside the front"
+    return float(np.interp(score, scores, l0))
+
+
+def _of(metric: str) -> Callable[[Sequence[Record]], float | str]:
+    """Read one metric of the newest record."""
+
+    def read(records: Sequence[Record]) -> float | str:
+        found = max(records, key=lambda record: record.started).metric(metric)
+        if found is None or found.value is None:
+            return ", ".join(found.reasons) if found and found.reasons else NOT_MEASURED
+        return found.value
+
+    return read
+
+
+def _edges(records: Sequence[Record]) -> float | str:
+    """IOI edges, of a model that does the task."""
+    if _value(records[-1], "accuracy") >= ABLE:
+        return _of("edges")(records)
+    return f"accuracy on IOI below {ABLE:g}"
+
+
+def _value(record: Record, metric: str) -> float:
+    found = record.metric(metric)
+    return math.nan if found is None or found.value is None else found.value
+
+
+OUTCOMES = (
+    Outcome(
+        "sae_l0",
+        f"SAE L0 at CE score {CE_SCORE:g}",
+        "sae",
+        "lower",
+        "ratio",
+        4.01 / 7.22,  # arXiv 2505.00509, Table 1: local k = 4, baseline
+        l0_at_score,
+        lambda record: (
+            record.config.get("architecture") == "standard"
+            and record.config.get("hook") is None
+            and record.config.get("given") is None
+        ),
+        sweeps="sparsity",
+    ),
+    Outcome(
+        "simulation",
+        "Simulation score",
+        "neurons",
+        "higher",
+        "difference",
+        0.05,  # arXiv 2505.00509, figure 2: .46 for global k = 2, .41 for the baseline
+        _of("simulation"),
+        counts,
+    ),
+    Outcome(
+        "spoof_share",
+        "Spoof share R",
+        "ablate",
+        "lower",
+        "difference",
+        -0.1,  # none is published: the plan's smallest effect of interest
+        _of("spoof_share"),
+        lambda record: bool(record.config.get("text")),
+    ),
+)
+"""The primary outcomes that an evaluation measures."""
+EDGES = Outcome(
+    "ioi_edges", "IOI edges at tau 0.03", "acdc", "lower", "ratio", 30 / 79, _edges, counts
+)
+"""Secondary: one threshold on models of different scale compares little."""
+
+
+def outcome_values(
+    records: Sequence[Record], study: Study, outcomes: Sequence[Outcome] = (*OUTCOMES, EDGES)
+) -> pd.DataFrame:
+    """Return a row for each outcome and run of a study: its value, or the reason why there is none.
+
+    Records count where their settings and text are those that most models of the study share.
+    """
+    runs = {run.name: run for run in study.runs()}
+    rows = []
+    for outcome in outcomes:
+        found = _comparable(records, outcome, runs)
+        for run in runs.values():
+            value = outcome.read(found[run.name]) if run.name in found else NOT_MEASURED
+            is_text = isinstance(value, str)
+            number = math.nan if is_text else value
+            reason = value if is_text else ""
+            rows.append((outcome.name, run.group, run.seed, run.name, number, reason))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": "float64"})
+
+
+def _comparable(
+    records: Sequence[Record], outcome: Outcome, runs: Mapping[str, object]
+) -> dict[str, list[Record]]:
+    """The records of each run whose settings and text most runs share."""
+    by_settings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record in sorted(records, key=lambda record: record.started):
+        name = str(record.model.get("name"))
+        is_control = bool(record.model.get("control"))
+        if record.evaluation != outcome.evaluation or name not in runs or is_control:
+            continue
+        if outcome.counts(record):
+            config = {key: one for key, one in record.config.items() if key != outcome.sweeps}
+            key = hash_of([config, record.data.get("content"), record.version])
+            by_settings[key][name].append(record)
+    sizes = Counter({key: len(of) for key, of in by_settings.items()})
+    return dict(by_settings[sizes.most_common(1)[0][0]]) if sizes else {}

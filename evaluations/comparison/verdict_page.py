@@ -1,0 +1,170 @@
+"""The verdict as tables, a figure and a page: ``sat-eval verdict``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluations import tables
+from evaluations.comparison.options import VerdictOptions
+from evaluations.comparison.outcomes import EDGES, NOT_MEASURED, OUTCOMES, Outcome
+from evaluations.comparison.seeds import seed_mean
+from evaluations.comparison.verdict import BETTER, overall, read_verdict
+from evaluations.output import console, say
+from evaluations.tables import Cell, Heading, Table, draw, markdown
+from evaluations.tables.table import EMPTY
+from sat_interp._util import escape
+from sat_interp._util.files import write_atomically
+from sat_interp.training.study import read_study
+
+TITLES = {outcome.name: outcome.title for outcome in (*OUTCOMES, EDGES)}
+PENDING = (
+    "E(.2), the plan's first outcome, is not measured yet: it needs circuits under optimal "
+    "ablation. It counts in the correction."
+)
+
+
+def print_verdict(options: VerdictOptions) -> list[Path]:
+    """Print the verdict of a study and write it as tables, figure and page.
+
+    Raises:
+        UserError: no such directory or study, or a study without a comparison.
+    """
+    study = read_study(options.study)
+    values, made = read_verdict(options.out, study)
+    shown, out = console(), Path(options.out) / "verdict"
+    for line in sentences(made):
+        say(shown, line)
+    every = [verdict_table(made), values_table(values)]
+    tables.show(every, shown)
+    written = [path for table in every for path in tables.write([table], out, table.name)]
+    written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
+    page = [*(f"- {escape.markdown(line)}" for line in sentences(made)), ""]
+    text = "\n".join(["# Verdict", "", *page, *map(markdown, every)])
+    return [*written, write_atomically(out / "README.md", text)]
+
+
+def sentences(made: pd.DataFrame) -> list[str]:
+    """Return the answer to each outcome in a line."""
+    primary = made[made["family"] == "primary"]
+    lines = []
+    for name, answer in overall(made).items():
+        part = primary[primary["outcome"] == name]
+        found = "; ".join(
+            f"{row['reference']}: {row['verdict']} (n={row['n']})" for _, row in part.iterrows()
+        )
+        lines.append(f"{TITLES[name]}: {answer}. {part['group'].iloc[0]} against {found}.")
+    return [*lines, PENDING]
+
+
+def verdict_table(made: pd.DataFrame) -> Table:
+    """Return a row for each comparison, primary ones first."""
+    headings = (
+        Heading("Outcome"),
+        Heading("Family"),
+        Heading("Group"),
+        Heading("Against"),
+        Heading("Estimate", definition="mean over seeds of the paired ratio (x) or difference"),
+        Heading("Paper's effect"),
+        Heading("p", definition="paired t test, two-sided, not corrected"),
+        Heading("p, Holm"),
+        Heading("Verdict"),
+    )
+    order = sorted(made.index, key=lambda place: (made["family"][place], made["outcome"][place]))
+    rows = [_row(made.loc[place]) for place in order]
+    note = "Intervals: Student's t over the pairs of seeds, 95 %. The plan is docs/study.md."
+    return Table("verdict", "Verdict", headings, rows, note, [PENDING], n_labels=4)
+
+
+def values_table(values: pd.DataFrame) -> Table:
+    """Return the mean of each group, its interval over seeds, and what is missing."""
+    names = list(dict.fromkeys(values["outcome"]))
+    groups = list(dict.fromkeys(values["group"]))
+    rows = [
+        [Cell.label("group", group), *(_mean(values, group, name) for name in names)]
+        for group in groups
+    ]
+    reasons = values[(values["reason"] != "") & (values["reason"] != NOT_MEASURED)]
+    notes = [
+        f"{TITLES[str(outcome)]}, {reason}: {', '.join(part['model'])}"
+        for (outcome, reason), part in reasons.groupby(["outcome", "reason"])
+    ]
+    headings = (Heading("Group"), *(Heading(TITLES[name]) for name in names))
+    caption = "Mean over seeds, interval by Student's t (3 seeds or more), number of seeds."
+    return Table("values", "Outcomes by group", headings, rows, caption, notes)
+
+
+def draw_verdict(made: pd.DataFrame) -> Figure:
+    """Draw every comparison with its interval; a dashed line is the paper's effect."""
+    figure = Figure(figsize=(11, 1.2 + 0.3 * len(made) / len(OUTCOMES)), layout="constrained")
+    panels = figure.subplots(1, len(OUTCOMES), sharey=True, squeeze=False)[0]
+    for panel, outcome in zip(panels, OUTCOMES, strict=True):
+        _panel(panel, made[made["outcome"] == outcome.name], outcome)
+    return figure
+
+
+def _panel(axes: Axes, part: pd.DataFrame, outcome: Outcome) -> None:
+    labels = [f"{row['group']} v {row['reference']}" for _, row in part.iterrows()]
+    for place, (_, row) in enumerate(part.iterrows()):
+        if not math.isnan(row["estimate"]):
+            color = draw.PALETTE[1] if row["verdict"] == BETTER else draw.PALETTE[0]
+            axes.plot(row["estimate"], place, "o", color=color, markersize=5)
+            axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.5)
+    axes.axvline(1.0 if outcome.scale == "ratio" else 0.0, color="0.6", linewidth=0.8)
+    axes.axvline(outcome.effect, color=draw.PALETTE[6], linewidth=1, linestyle="--")
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    if outcome.scale == "ratio":
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks([0.25, 0.5, 1, 2], ["0.25", "0.5", "1", "2"])
+    axes.set_title(outcome.title, fontsize=10, loc="left")
+    axes.set_xlabel(f"{outcome.scale} to the reference ({outcome.direction} is predicted)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _row(row: pd.Series) -> list[Cell]:
+    labels = [str(row[name]) for name in ("outcome", "family", "group", "reference")]
+    left_out = "; ".join(f"{count} {reason}" for reason, count in row["left_out"].items())
+    details = [f"(n={row['n']}{f', left out: {left_out}' if left_out else ''})"]
+    if not math.isnan(row["low"]):
+        details.insert(0, f"[{row['low']:.3f}, {row['high']:.3f}]")
+    names = ("estimate", "low", "high", "n")
+    exact = {name: None if pd.isna(row[name]) else float(row[name]) for name in names}
+    return [
+        *(
+            Cell.label(name, TITLES[text] if name == "outcome" else text)
+            for name, text in zip(("outcome", "family", "group", "reference"), labels, strict=True)
+        ),
+        Cell(_number(row["estimate"]), "value", tuple(details), exact),
+        Cell(_number(row["effect"]), "value", (), {"effect": float(row["effect"])}),
+        *(Cell(_number(row[name]), "value", (), {name: _exact(row[name])}) for name in _P),
+        Cell.label("verdict", str(row["verdict"])),
+    ]
+
+
+_P = ("p", "p_holm")
+
+
+def _exact(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _number(value: float) -> str:
+    return EMPTY if math.isnan(value) else f"{value:.3f}"
+
+
+def _mean(values: pd.DataFrame, group: str, name: str) -> Cell:
+    part = values[(values["group"] == group) & (values["outcome"] == name)]
+    known: Sequence[float] = list(part["value"].dropna())
+    mean = seed_mean(known)
+    if mean is None:
+        return Cell.none(name)
+    interval = [] if mean.low is None else [f"[{mean.low:.3f}, {mean.high:.3f}]"]
+    exact = {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
+    return Cell(f"{mean.mean:.3f}", "value", (*interval, f"(n={mean.n})"), exact)

@@ -1,0 +1,199 @@
+"""The verdict: known effects are found, none where there is none; Holm and the t test by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from evaluations.cli import main
+from evaluations.comparison.outcomes import EDGES, OUTCOMES, l0_at_score, outcome_values
+from evaluations.comparison.verdict import holm, overall, plan, verdicts
+from evaluations.core.frame import results_frame
+from sat_interp._util.errors import UserError
+from sat_interp.training.study import Study
+from tests.evaluations.comparison.study_records import acdc, made
+
+SEEDS = (0, 1, 2, 3, 4)
+STUDY = Study(
+    "s",
+    variants={"none": {}, "local": {}, "global": {}},
+    seeds=SEEDS,
+    controls=("random",),
+    controls_for=("local-k4",),
+    match_perplexity=("local-k4",),
+)
+GROUPS = ["baseline", "local-k4", "global-k4", "local-k4-random", "matched-local-k4"]
+SAE = {"architecture": "standard", "hook": None, "given": None}
+
+
+def records(effects, noise=0.01, seeds=SEEDS, groups=GROUPS):
+    """Neurons, ablate and sae of every run; ``effects`` by group: simulation, R, ratio of L0."""
+    draws = np.random.default_rng(0)
+    found = []
+    for seed in seeds:
+        shared = draws.normal(0, 0.1)  # what the models of a seed have in common
+        for group in groups:
+            simulation, share, ratio = effects.get(group, (0.0, 0.0, 1.0))
+            name, own = f"{group}-s{seed}", draws.normal(0, noise, 3)
+            found.append(
+                made("neurons", name, seed, {"simulation": 0.5 + shared + simulation + own[0]})
+            )
+            found.append(
+                made(
+                    "ablate",
+                    name,
+                    seed,
+                    {"spoof_share": 0.6 + shared + share + own[1]},
+                    config={"text": True},
+                )
+            )
+            for coefficient, score in ((2.0, 0.9), (5.0, 0.8), (10.0, 0.6)):
+                l0 = 10 * score * ratio * math.exp(shared + own[2])
+                found.append(
+                    made(
+                        "sae",
+                        name,
+                        seed,
+                        {"l0": l0, "ce_score": score},
+                        config={**SAE, "sparsity": coefficient},
+                    )
+                )
+    return found
+
+
+def judged(found, study=STUDY):
+    return verdicts(outcome_values(found, study), study)
+
+
+def of(table, outcome, reference="baseline", group="local-k4"):
+    chosen = table[
+        (table["outcome"] == outcome)
+        & (table["reference"] == reference)
+        & (table["group"] == group)
+    ]
+    return chosen.iloc[0]
+
+
+def test_holm_by_hand():
+    # four tests: .01 * 4, .02 * 3, .03 * 2 (below .06: .06), .5
+    assert holm([0.02, 0.5, 0.01, 0.03], 4) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    # a test that cannot be done counts all the same
+    corrected = holm([0.02, math.nan, 0.01], 3)
+    assert corrected[0] == pytest.approx(0.04)
+    assert corrected[2] == pytest.approx(0.03)
+    assert math.isnan(corrected[1])
+    assert holm([0.4, 0.9], 12) == [1.0, 1.0]
+
+
+def test_the_planned_comparisons():
+    assert plan(STUDY) == [
+        ("primary", "local-k4", "baseline"),
+        ("primary", "local-k4", "local-k4-random"),
+        ("primary", "local-k4", "matched-local-k4"),
+        ("secondary", "global-k4", "baseline"),
+        ("secondary", "local-k4-random", "baseline"),
+        ("secondary", "matched-local-k4", "baseline"),
+    ]
+    with pytest.raises(UserError, match="needs a baseline"):
+        plan(Study("s", variants={"local": {}}))
+
+
+def test_known_effects_are_found_and_no_others():
+    found = judged(records({"local-k4": (0.08, -0.2, 0.5)}))
+    assert overall(found) == {"sae_l0": "yes", "simulation": "yes", "spoof_share": "yes"}
+    row = of(found, "sae_l0")
+    assert row["estimate"] == pytest.approx(0.5, rel=0.05)
+    assert row["low"] < row["estimate"] < row["high"]
+    assert row["n"] == 5
+    rest = found[found["family"] == "secondary"]
+    assert set(rest["verdict"]) == {"no difference of the paper's size"}
+
+
+def test_what_random_masks_give_too_is_no_gain_of_what_was_learned():
+    effect = (0.08, -0.2, 0.5)
+    found = judged(records({"local-k4": effect, "local-k4-random": effect}))
+    assert of(found, "simulation")["verdict"] == "better"
+    assert set(overall(found).values()) == {"no"}
+
+
+def test_the_other_direction_is_worse():
+    found = judged(records({"local-k4": (-0.08, 0.2, 2.0)}))
+    assert {of(found, outcome.name)["verdict"] for outcome in OUTCOMES} == {"worse"}
+
+
+def test_wide_intervals_decide_nothing():
+    found = judged(records({}, noise=0.6))
+    assert set(overall(found).values()) == {"undecided"}
+
+
+def test_two_seeds_give_no_test_and_missing_ones_are_counted():
+    some = records({"local-k4": (0.08, -0.2, 0.5)})
+    kept = [one for one in some if one.model["name"] not in ("baseline-s0", "local-k4-s1")]
+    row = of(judged(kept), "simulation")
+    assert (row["n"], row["left_out"]) == (3, {"not measured": 2})
+    kept = [one for one in kept if one.model["name"] != "baseline-s2"]
+    row = of(judged(kept), "simulation")
+    assert (row["n"], row["verdict"]) == (2, "undecided")
+    assert math.isnan(row["p"])
+
+
+def test_it_is_a_few_lines_of_pandas(tmp_path):
+    """The same from ``results_frame``, with scipy alone."""
+    found = records({"local-k4": (0.03, -0.05, 0.8)}, noise=0.03)
+    frame = results_frame(found).query("metric == 'simulation'")
+    frame["group"] = frame["model"].str.replace(r"-s\d$", "", regex=True)
+    wide = frame.pivot_table(index="seed", columns="group", values="value")
+    pairs = wide["local-k4"] - wide["baseline"]
+    test = stats.ttest_rel(wide["local-k4"], wide["baseline"])
+    row = of(judged(found), "simulation")
+    assert row["p"] == pytest.approx(test.pvalue)
+    assert row["estimate"] == pytest.approx(pairs.mean())
+    interval = test.confidence_interval(0.95)
+    assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
+def test_l0_is_interpolated_between_two_autoencoders_by_hand():
+    pair = [
+        made("sae", "m", 0, {"l0": l0, "ce_score": score}) for l0, score in ((8.0, 0.8), (4.0, 0.6))
+    ]
+    assert l0_at_score(pair, 0.75) == pytest.approx(7.0)
+    assert l0_at_score(pair, 0.9) == "CE score 0.9 outside the front"
+    assert l0_at_score(pair[:1], 0.8) == "fewer than two autoencoders"
+    unscored = made("sae", "m", 0, {"l0": 3.0, "ce_score": None})
+    assert l0_at_score([*pair, unscored], 0.75) == pytest.approx(7.0)
+
+
+def test_a_model_that_fails_the_task_has_no_circuit_and_settings_are_not_mixed():
+    some = [acdc("baseline-s0", 0, 30.0), acdc("local-k4-s0", 0, 5.0, accuracy=0.6)]
+    other = {"config": {"method": "acdc", "ablation": "resample", "prompts": 7}}
+    some += [acdc("global-k4-s0", 0, 40.0, **other)]
+    values = outcome_values(some, STUDY, [EDGES]).set_index("model")
+    assert values.loc["baseline-s0", "value"] == 30.0
+    assert values.loc["local-k4-s0", "reason"] == "accuracy on IOI below 0.9"
+    assert values.loc["global-k4-s0", "reason"] == "not measured"
+    assert isinstance(values, pd.DataFrame)
+    assert len(values) == len(STUDY.runs())
+
+
+def test_the_command_writes_tables_a_figure_and_a_page(tmp_path, capsys):
+    for place, record in enumerate(records({"local-k4": (0.08, -0.2, 0.5)})):
+        record.write(tmp_path / "out" / f"{record.evaluation}-{place}.json")
+    file = tmp_path / "s.yaml"
+    file.write_text(
+        "name: s\nvariants: [none, local, global]\nseeds: [0, 1, 2, 3, 4]\n"
+        "controls: random\ncontrols_for: local-k4\nmatch_perplexity: local-k4\n"
+    )
+    arguments = ["verdict", "--study", str(file), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    page = (tmp_path / "out" / "verdict" / "README.md").read_text()
+    assert "Simulation score: yes" in page
+    assert "E(.2), the plan's first outcome, is not measured yet" in page
+    for name in ("verdict.png", "verdict.csv", "values.csv", "verdict.tex"):
+        assert (tmp_path / "out" / "verdict" / name).is_file()
+    capsys.readouterr()
+    assert main([*arguments, "demo:baseline"]) == 2
+    assert "verdict takes a study, no MODEL" in capsys.readouterr().err
