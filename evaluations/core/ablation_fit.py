@@ -8,7 +8,8 @@ All problems of a group are fitted together by full-batch L-BFGS, from several s
    other quarter is watched: the best iterate is ``oa_stopped``.
 3. From there on all prompts to convergence: ``oa``. A start is dropped where it cannot win: the
    values of the starts on the sample, their *spread*, say whether there are several minima.
-4. The end is checked in float64, and gone on with where the certificate does not hold.
+4. The end is checked in float64, and gone on with where the certificate does not hold and
+   evaluations are left.
 
 The certificate of a figure is the largest entry of the gradient at the constants and the *gap*: by
 how much the value fell in the second half of the evaluations.
@@ -68,6 +69,9 @@ class FitConfig:
     evaluations: int = 200
     seed: int = 0
 
+    watch: bool = True
+    """Whether to look for ``Fit.stopped``, too."""
+
 
 @dataclass
 class Fit:
@@ -81,7 +85,8 @@ class Fit:
         capped: whether a constant touches the cap: its best value may lie at infinity.
         spread: worst minus best value over the starts, on the sample they were descended on.
         evaluations: evaluations of value and gradient, in full passes over the prompts.
-        stopped: constants of the best iterate on the watched quarter.
+        stopped: constants of the best iterate on the watched quarter; the means where there is no
+            such quarter, or nothing was watched.
     """
 
     constants: Constants
@@ -186,7 +191,7 @@ class _Fitting:
             return self._fit_scalars()
         every, stopped = torch.arange(len(self.group)), self.means
         begin, memory, spread_of_starts = self._begin([self.means, *extra])
-        if self.watched is not None:
+        if self.watched is not None and self.config.watch:
             watcher = _Watcher(self.watched, self.group, self.slots, self.caps)
             watcher(self._objective(self.run, every).flat(self.means), every)
             # a start that has seen the watched prompts would spoil the choice
@@ -312,12 +317,18 @@ class _Fitting:
         return starts
 
     def _certified(self, end: Minimum, spread_of_starts: Tensor, stopped: Constants) -> Fit:
-        """The fit that ends here, checked in float64 and gone on with where that takes more."""
+        """The fit that ends here, checked in float64.
+
+        Where float32 was too coarse, it is gone on with for as many evaluations as there are left;
+        an evaluation in float64 takes twice to three times as long.
+        """
         every = torch.arange(len(self.group))
         found = end
         if self.run.model.W_E.dtype != torch.float64:
             begin, exact = self._constants(end.point), self.run.double()
-            found = self._descend(exact, every, begin, self.tight, memory=end.memory)
+            left = max(1, self.config.evaluations - int(end.evaluations.max()))
+            polish = Tolerance(self.config.gradient, self.config.gap, left)
+            found = self._descend(exact, every, begin, polish, memory=end.memory)
         constants = self._constants(found.point)
         norms = torch.stack([one.norm(dim=-1).amax(1) for one in constants])
         capped = (norms >= self.caps * (1 - 1e-9)).any(0)

@@ -130,7 +130,7 @@ class _Search:
         self.high = torch.full_like(self.low, torch.inf)
         self.failed = torch.zeros(n, dtype=torch.long)
         # a tiny first step is no sign of an end where nothing is said of the gradient
-        self.least = 1 if memory else 4 if tolerance.gradient is None else 2
+        self.least = 4 if tolerance.gradient is None else 1 if memory else 2
         self.count = torch.ones(n, dtype=torch.long)
         self.values: list[Tensor] = []
 

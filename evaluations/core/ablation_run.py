@@ -21,8 +21,11 @@ Scored = Literal["last", "all"]
 Replacement = Sequence[Float[Tensor, "problem _ _ _"]]
 """What replaces each part of a group on one bucket of prompts."""
 
-MEMORY = 256 * 2**20
-"""Bytes of activations that one pass may hold, by default."""
+MEMORY = 64 * 2**20
+"""Bytes of activations that one pass may hold, by default. Larger passes are slower on a CPU: the
+allocator gives memory of this size back to the system and fetches it again, time and again."""
+KEPT = 4
+"""The model's own predictions are kept where they take so many times that memory at most."""
 
 
 @dataclass(frozen=True)
@@ -69,37 +72,44 @@ class CleanRun:
         if not all(bool(bucket.streams[-1].isfinite().all()) for bucket in self.buckets):
             raise UserError("the model's activations are not finite (NaN) on these prompts")
         self._states: dict[tuple[int, int], State] = {}
-        self._targets: dict[int, tuple[Tensor, Tensor]] = {}
+        self._targets: dict[int, Target] = {}
+        self._double: CleanRun | None = None
 
     def subset(self, prompts: Int[Tensor, " some"]) -> CleanRun:
         """Return the run of some of the prompts, by number; nothing is computed again."""
-        kept, offset = [], 0
-        for bucket in self.buckets:
+        kept, targets, offset = [], {}, 0
+        for number, bucket in enumerate(self.buckets):
             own = prompts[(prompts >= offset) & (prompts < offset + len(bucket))] - offset
             offset += len(bucket)
             if len(own):
                 own = own.to(bucket.tokens.device)
+                if (target := self._kept_target(number)) is not None:
+                    targets[len(kept)] = target.take(own)
                 streams = [stream[own] for stream in bucket.streams]
                 kept.append(CleanBucket(bucket.tokens[own], streams))
-        return self._with(kept)
+        return self._with(kept, targets)
 
     def double(self) -> CleanRun:
-        """Return the run of the same prompts and model in float64."""
+        """Return the run of the same prompts and model in float64; it is kept."""
         if self.model.W_E.dtype == torch.float64:
             return self
-        model = copy.deepcopy(self.model)
-        model.to(torch.float64, print_details=False)
-        batches = [bucket.tokens for bucket in self.buckets]
-        return CleanRun(model, batches, self.first, self.scored, self.memory)
+        if self._double is None:
+            model = copy.deepcopy(self.model)
+            model.to(torch.float64, print_details=False)
+            batches = [bucket.tokens for bucket in self.buckets]
+            self._double = CleanRun(model, batches, self.first, self.scored, self.memory)
+        return self._double
 
     def bucket_run(self, number: int) -> CleanRun:
         """Return the run of one bucket."""
-        return self._with([self.buckets[number]])
+        target = self._kept_target(number)
+        return self._with([self.buckets[number]], {} if target is None else {0: target})
 
-    def _with(self, buckets: list[CleanBucket]) -> CleanRun:
+    def _with(self, buckets: list[CleanBucket], targets: dict[int, Target]) -> CleanRun:
         """The run of other prompts of which the streams are known."""
         chosen = copy.copy(self)
-        chosen._states, chosen._targets, chosen.buckets = {}, {}, buckets
+        chosen._states, chosen._targets, chosen._double = {}, targets, None
+        chosen.buckets = buckets
         return chosen
 
     def _run(self, tokens: Int[Tensor, "prompt pos"]) -> CleanBucket:
@@ -176,12 +186,15 @@ class CleanRun:
         return found
 
     def pieces(self, group: Group, problems: Int[Tensor, " active"]) -> Iterator[Piece]:
-        """Yield problems and prompts in pieces small enough for one pass."""
+        """Yield problems and prompts in pieces small enough for one pass.
+
+        Rather many problems on few prompts than the reverse: they share the prompts' predictions.
+        """
         offset = 0
         for number, bucket in enumerate(self.buckets):
             size = self._rows(group.start[0], bucket.tokens.shape[1])
-            n_rows = min(len(bucket), size)
-            n_problems = max(1, size // n_rows)
+            n_problems = max(1, min(len(problems), size))
+            n_rows = min(len(bucket), max(1, size // n_problems))
             for start in range(0, len(bucket), n_rows):
                 rows = slice(start, min(start + n_rows, len(bucket)))
                 for some in problems.split(n_problems):
@@ -205,31 +218,49 @@ class CleanRun:
         value = edits.pop(group.start)(state[site], False)
         end = self.passes.tail((layer, site), state, value, edits, self.scored == "last")
         logits = self._scored(end)
+        target = self._target(number, rows)
         if logits.requires_grad:
-            p, entropy = self._target(number, rows)
-            return -(entropy + (p * logits.log_softmax(-1)).sum(-1)).mean(-1)
-        target = self.log_probs(number, rows)
-        return (target.exp() * (target - logits.double().log_softmax(-1))).sum(-1).mean(-1)
+            log_q = logits.log_softmax(-1)
+            return -(target.entropy + (target.p * log_q).sum(-1)).mean(-1)
+        log_q, log_p = logits.double().log_softmax(-1), target.log_p
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
 
-    def _target(self, number: int, rows: slice) -> tuple[Tensor, Tensor]:
-        """The model's own probabilities on some prompts and their entropy, in its precision.
+    def _target(self, number: int, rows: slice) -> Target:
+        """The model's own predictions on some prompts."""
+        kept = self._kept_target(number)
+        return kept.take(rows) if kept is not None else self._make_target(number, rows)
 
-        Those of all prompts are kept where they take little memory.
-        """
-        if number in self._targets:
-            p, entropy = self._targets[number]
-            return p[rows], entropy[rows]
-        bucket = self.buckets[number]
-        scored = 1 if self.scored == "last" else bucket.tokens.shape[1] - self.first
-        size = len(bucket) * scored * self.model.cfg.d_vocab_out * self.model.W_E.element_size()
-        chosen = slice(None) if size <= self.memory // 2 else rows
-        target = self.log_probs(number, chosen)
-        p = target.exp()
-        found = (p.to(self.model.W_E.dtype), -(p * target).sum(-1).to(self.model.W_E.dtype))
-        if chosen is rows:
-            return found
-        self._targets[number] = found
-        return found[0][rows], found[1][rows]
+    def _kept_target(self, number: int) -> Target | None:
+        """The predictions on all prompts of a bucket; None where they take too much memory."""
+        if number not in self._targets:
+            bucket = self.buckets[number]
+            scored = 1 if self.scored == "last" else bucket.tokens.shape[1] - self.first
+            size = 8 + self.model.W_E.element_size()
+            if len(self) * scored * self.model.cfg.d_vocab_out * size > KEPT * self.memory:
+                return None
+            self._targets[number] = self._make_target(number, slice(None))
+        return self._targets[number]
+
+    def _make_target(self, number: int, rows: slice) -> Target:
+        log_p = self.log_probs(number, rows)
+        p, dtype = log_p.exp(), self.model.W_E.dtype
+        return Target(log_p, p.to(dtype), -(p * log_p).sum(-1).to(dtype))
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model's own predictions: their logarithms in float64, and p and entropy in its precision.
+
+    The first is for costs, the others for gradients.
+    """
+
+    log_p: Float[Tensor, "prompt pos d_vocab"]
+    p: Float[Tensor, "prompt pos d_vocab"]
+    entropy: Float[Tensor, "prompt pos"]
+
+    def take(self, prompts: slice | Int[Tensor, " taken"]) -> Target:
+        """Return those of some prompts."""
+        return Target(self.log_p[prompts], self.p[prompts], self.entropy[prompts])
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,9 @@ class AblateConfig:
     sample: int = 50
     """Prompts of that sample."""
 
+    sample_windows: int = 12
+    """Windows of that sample, on text: each holds as many predictions as it has tokens."""
+
     evaluations: int = 200
     """At most so many evaluations of value and gradient in a stage of a fit."""
 
@@ -99,7 +102,7 @@ class AblateConfig:
     resamples: int = 2000
     """Bootstrap resamples of the held-out prompts."""
 
-    memory: int = 256
+    memory: int = 64
     """Limit in MiB of the activations that one forward pass holds. The figures do not
     depend on it."""
 
@@ -141,6 +144,7 @@ class AblateConfig:
             "window": 3,
             "starts": 2,
             "sample": 4,
+            "sample_windows": 4,
             "evaluations": 4,
             "losers_k": 1,
             "resamples": 1,

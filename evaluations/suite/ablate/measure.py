@@ -137,15 +137,16 @@ class Bench:
         settings["methods"] = self.methods
         return hash_of([FORMAT, digest.hexdigest(), self.scored, self.held.first, settings])
 
-    def fit_config(self) -> FitConfig:
+    def fit_config(self, watch: bool) -> FitConfig:
         """Return how constants are fitted."""
         config = self.config
         return FitConfig(
             starts=config.starts,
             rounds=2,
-            sample=config.sample,
+            sample=config.sample if self.scored == "last" else config.sample_windows,
             evaluations=config.evaluations,
             seed=config.seed,
+            watch=watch,
         )
 
     def measure(self, sets: Sequence[ComponentSet], cache: Path | None = None) -> list[Measured]:
@@ -181,7 +182,7 @@ class Bench:
                 held = self._sampled(method, self.held, batch, self.held_cf)
             _note(measured, method, fitted, held)
         if set(values.OPTIMAL) & set(self.methods):
-            best = fit(run, batch, Slots.one(run), self.fit_config())
+            best = fit(run, batch, Slots.one(run), self.fit_config("oa_stopped" in self.methods))
             self._note_optimal(measured, batch, run, best)
             if "oa_pos" in self.methods:
                 self._note_positions(measured, batch, best)
@@ -219,7 +220,7 @@ class Bench:
 
     def _note_positions(self, measured: list[Measured], batch: Group, best: Fit) -> None:
         run, slots = self.large, Slots.each(self.large)
-        fitted = fit(run, batch, slots, self.fit_config(), extra=[best.constants])
+        fitted = fit(run, batch, slots, self.fit_config(watch=False), extra=[best.constants])
         kl = values.constant_kl(run, batch, fitted.constants)
         _note(measured, "oa_pos", kl, values.constant_kl(self.held, batch, fitted.constants))
         others: dict[str, Constants] = {
