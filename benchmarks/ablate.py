@@ -89,7 +89,7 @@ def main() -> None:
     run = CleanRun(loaded.model, [batch.clean for batch in prompts.batches])
     sets = find_components(loaded.model, options.components.split(","))
     begin = time.process_time()
-    fits = ours(run, sets, FitConfig(starts=2, rounds=1))
+    fits = ours(run, sets, FitConfig(starts=2, rounds=1, watch=False))
     seconds = time.process_time() - begin
     table = Table(title=f"{options.model}, n = {len(run)}: Delta_oa, nats")
     for heading in ("component", "ours", "converged", "rows", "official", "steps"):
