@@ -77,7 +77,9 @@ class CleanRun:
 
     def subset(self, prompts: Int[Tensor, " some"]) -> CleanRun:
         """Return the run of some of the prompts, by number; nothing is computed again."""
-        kept, targets, offset = [], {}, 0
+        kept: list[CleanBucket] = []
+        targets: dict[int, Target] = {}
+        offset = 0
         for number, bucket in enumerate(self.buckets):
             own = prompts[(prompts >= offset) & (prompts < offset + len(bucket))] - offset
             offset += len(bucket)
