@@ -19,7 +19,7 @@ from transformer_lens.components import LayerNorm, TransformerBlock
 
 from sat_interp.model import fast
 from sat_interp.model.attention import causal_attention
-from sat_interp.model.block import attention_scale, layer_norm
+from sat_interp.model.block import attention_scale, attention_window, normalise
 
 RESIDUAL_IN, Z, ATTENTION_OUT, MIDDLE, POST, MLP_OUT, RESIDUAL_OUT = SITES = fast.SITES
 """Where an activation can be replaced in a block, in the order of computation. The heads of z lie
@@ -98,7 +98,7 @@ def unembed(model: HookedTransformer, stream: Tensor) -> Float[Tensor, "*rows d_
     """Return the logits of a stream after the last block: final norm, unembedding, soft cap."""
     norm = getattr(model, "ln_final", None)
     if norm is not None:
-        stream = layer_norm(norm, stream) if isinstance(norm, LayerNorm) else norm(stream)
+        stream = normalise(norm, stream) if isinstance(norm, LayerNorm) else norm(stream)
     logits = F.linear(stream, model.W_U.T, model.unembed.b_U)
     cap = getattr(model.cfg, "output_logits_soft_cap", None)
     if cap is not None and cap > 0:
@@ -159,21 +159,9 @@ def _step(block: TransformerBlock, site: str, state: State) -> Tensor:
         return fast.STEPS[site](block, state)
     stream = state[RESIDUAL_IN]
     projected = fast.project(block, stream.flatten(0, 1))
-    attended: Tensor = _attend(block, projected).unflatten(0, stream.shape[:2])
+    z = causal_attention(projected, attention_scale(block), attention_window(block))
+    attended: Tensor = z.unflatten(0, stream.shape[:2])
     return attended
-
-
-def _attend(block: TransformerBlock, projected: Tensor) -> Float[Tensor, "rows pos width"]:
-    """z, its heads side by side; within the window where attention is local."""
-    window, n = block.attn.cfg.window_size, projected.shape[1]
-    if block.attn.attn_type != "local" or window is None or window >= n:
-        return causal_attention(projected, attention_scale(block))
-    visible = torch.ones(n, n, dtype=torch.bool, device=projected.device).tril().triu(1 - window)
-    queries, keys, values = projected.permute(2, 0, 3, 1, 4)
-    z = F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=visible, scale=attention_scale(block)
-    )
-    return z.transpose(1, 2).flatten(2)
 
 
 class HookedPasses:

@@ -81,8 +81,11 @@ def numbered_tokenizer(d_vocab: int) -> PreTrainedTokenizerFast:
 def as_trained(
     model: HookedTransformer, tokenizer: PreTrainedTokenizerFast
 ) -> PreTrainedTokenizerFast:
-    """Return the tokenizer with the BOS token of training: end-of-text for models trained here."""
-    is_ours = isinstance(model, SelfAblatingTransformer)
+    """Return the tokenizer with the BOS token of training: end-of-text for models trained here.
+
+    A model that began as another one keeps the BOS token of that one.
+    """
+    is_ours = isinstance(model, SelfAblatingTransformer) and not model.has_own_bos
     if not is_ours or story_start(tokenizer) == tokenizer.eos_token_id:
         return tokenizer
     return start_with_end_of_text(copy.deepcopy(tokenizer))

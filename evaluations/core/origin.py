@@ -166,7 +166,7 @@ def _without_directory(key: str, value: str | int | float) -> str | int | float:
     if key in ("data", "validation"):
         return file_names(value)
     is_path = value.startswith((".", "/", "~")) or value.count("/") > 1 or Path(value).is_dir()
-    if key == "out" or (key == "tokenizer" and is_path):
+    if key == "out" or (key in ("tokenizer", "init") and is_path):
         return os.path.basename(os.path.abspath(os.path.expanduser(value)))
     return value
 

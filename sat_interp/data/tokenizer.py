@@ -38,6 +38,8 @@ _FILLED_IN = "_sat_interp_bos_filled_in"
 def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
     """A tokenizer by name: ``gpt2`` (needs no network), a directory, or a Hugging Face name.
 
+    A GGUF file has one too.
+
     Raises:
         UserError: there is no such directory, the hub cannot be reached or does not know the name,
             or it is not a fast tokenizer with an end-of-text token.
@@ -48,12 +50,14 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
         raise UserError(f"{spec!r} must be trained on a corpus: use resolve_tokenizer")
     if not spec.strip():
         raise UserError("the tokenizer has no name: use gpt2, bpe:10000, a directory or a hub name")
-    is_directory = Path(spec).expanduser().is_dir()
-    name = str(Path(spec).expanduser()) if is_directory else spec
-    if not is_directory and (spec.startswith((".", "/", "~")) or spec.count("/") > 1):
+    path = Path(spec).expanduser()
+    is_directory, is_file = path.is_dir(), path.suffix == ".gguf" and path.is_file()
+    name = str(path) if is_directory or is_file else spec
+    if not (is_directory or is_file) and (spec.startswith((".", "/", "~")) or spec.count("/") > 1):
         raise UserError(f"there is no tokenizer directory {spec!r}")
+    where = {"gguf_file": path.name} if is_file else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent) if is_file else name, **where)
     except Exception as error:  # the hub's failures have no common base class
         raise UserError(_cannot_load(spec, is_directory, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
@@ -180,6 +184,15 @@ def prepare_tokenizer(tokenizer: PreTrainedTokenizerFast, name: str) -> PreTrain
     tokenizer.padding_side = "right"
     tokenizer.model_max_length = NO_LIMIT
     return _no_reload(tokenizer, name) if tokenizer.bos_token == tokenizer.eos_token else tokenizer
+
+
+def read_by_transformer_lens(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """Return a tokenizer as TransformerLens keeps it, with its BOS token put first only once.
+
+    TransformerLens would load it again by its name, which a GGUF file does not have.
+    """
+    tokenizer.backend_tokenizer.post_processor = None  # it may put the BOS token in front
+    return _no_reload(tokenizer, str(tokenizer.init_kwargs.get("name_or_path", "")))
 
 
 def bos_is_filled_in(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 from sat_interp._util import escape
 from sat_interp.data.tokenizer import vocabulary_hash
 from sat_interp.io.protocol import GatedTransformer
-from sat_interp.model.config import SelfAblationConfig
 
 PAPER = "https://arxiv.org/abs/2505.00509"
 CARD_SIGN = "library_name: sat-interp"
@@ -42,7 +41,7 @@ pipeline_tag: text-generation
 tags:
 - interpretability
 - transformer-lens
-- gpt_neo
+- {kind}
 {tags}# license: choose one, the weights are yours
 ---
 
@@ -85,7 +84,8 @@ def model_card(model: GatedTransformer, facts: Mapping[str, Any]) -> str:
             name=name,
             repository=_literal(facts.get("repository") or "owner/name"),
             tags="- self-ablation\n" if ablation.is_gated else "",
-            what=_what(ablation),
+            kind=_kind(model),
+            what=_what(model),
         ),
         _table("## Shape", _shape(model)),
         _table("## Gates", ablation.to_dict()) if ablation.is_gated else "",
@@ -100,7 +100,20 @@ def model_card(model: GatedTransformer, facts: Mapping[str, Any]) -> str:
     return "\n".join(section for section in sections if section)
 
 
-def _what(ablation: SelfAblationConfig) -> str:
+def _kind(model: GatedTransformer) -> str:
+    """Hugging Face's model_type: that of the model it began as, else of the paper's."""
+    return escape.markdown(str((model.hugging_face or {}).get("model_type", "gpt_neo")))
+
+
+def _what(model: GatedTransformer) -> str:
+    ablation = model.ablation
+    if model.hugging_face is not None:
+        gates = f"with {ablation.variant} self-ablation gates" if ablation.is_gated else ""
+        return (
+            f"A {_kind(model)} model of Hugging Face's, trained further {gates or 'without gates'} "
+            f"([Self-Ablating Transformers]({PAPER})). Outside `model.dual` it is an ordinary "
+            "transformer, and `model.to_hf(directory)` writes it as the class it came from."
+        )
     if not ablation.is_gated:
         return (
             "An ordinary GPT-Neo shaped transformer, trained as the baseline of self-ablating "

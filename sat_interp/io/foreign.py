@@ -14,8 +14,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from sat_interp._util.errors import UserError, shown
-from sat_interp._util.reading import UnreadableError, read_json
+from sat_interp._util.reading import UnreadableError, read_json, read_object
 from sat_interp._util.settings import LARGEST
+from sat_interp.io.protocol import some_of
 
 SIZES: dict[str, tuple[str, ...]] = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -62,6 +63,40 @@ def check_directory(directory: str | Path) -> None:
         _check_weights(directory, layers)
     except UserError as error:
         raise UserError(f"cannot load a model from {directory}: {error}") from error
+
+
+def refuse_incomplete(directory: str | Path) -> None:
+    """Do nothing if a model can be read from a directory without unpickling or running anything.
+
+    Raises:
+        UserError: it names code of its own, has weights in pickles only or none at all, or lacks
+            some of the files that its index names.
+    """
+    directory = Path(directory)
+    config = read_object(directory / "config.json")
+    if code := config.get("auto_map"):
+        raise UserError(
+            f"{directory} names code of its own ({shown(code)}), which is never run: such a model "
+            "is not covered"
+        )
+    if partial := sorted(path.name for path in directory.rglob("*.incomplete")):
+        raise UserError(f"{directory} is half downloaded ({shown(partial[0])}): download it again")
+    for index in sorted(directory.glob("*.safetensors.index.json")):
+        shards = read_object(index).get("weight_map")
+        named = set(map(str, shards.values())) if isinstance(shards, dict) else set()
+        if missing := sorted(name for name in named if not (directory / name).is_file()):
+            raise UserError(
+                f"{directory} is half downloaded: {index.name} names {some_of(missing)}, which "
+                f"{'is' if len(missing) == 1 else 'are'} not there; download it again"
+            )
+    if any(directory.glob("*.safetensors")):
+        return
+    if pickles := sorted(path.name for path in directory.glob("*.bin")):
+        raise UserError(
+            f"{directory} has its weights only as pickles ({pickles[0]}), which are never read: "
+            "save it as safetensors"
+        )
+    raise UserError(f"{directory} has no weights (*.safetensors): download or copy it again")
 
 
 def _check_config(config: Any) -> tuple[str, int] | None:

@@ -7,7 +7,6 @@ embedding is stored once, as ``embed.W_E``.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -30,7 +29,12 @@ from sat_interp._util.errors import UserError, first_line
 from sat_interp._util.files import atomic_directory, naming, write_atomically
 from sat_interp._util.provenance import versions
 from sat_interp._util.reading import UnreadableError, read_bytes
-from sat_interp.data.tokenizer import load_tokenizer, start_with_end_of_text, vocabulary_hash
+from sat_interp.data.tokenizer import (
+    load_tokenizer,
+    read_by_transformer_lens,
+    start_with_end_of_text,
+    vocabulary_hash,
+)
 from sat_interp.io.card import CARD_SIGN, model_card, tokenizer_hash
 from sat_interp.io.locate import (
     CARD,
@@ -53,11 +57,11 @@ from sat_interp.io.protocol import (
 )
 from sat_interp.io.stored import (
     DTYPES,
-    Shape,
     check_shape,
     read_config,
     read_weights,
     refuse_missing,
+    stored_shape,
 )
 from sat_interp.model.config import SelfAblationConfig
 
@@ -123,16 +127,26 @@ def _contents(
     contents[CARD] = model_card(model, facts).encode()
     config = {
         "format_version": FORMAT,
-        "shape": {name: _jsonable(getattr(model.cfg, name)) for name in _shape_names()}
-        | {"dtype": _name_of(model.W_E.dtype)},
+        "shape": _jsonable(stored_shape(model.cfg)) | {"dtype": _name_of(model.W_E.dtype)},
         "ablation": model.ablation.to_dict(),
         "weights": {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
         "tokenizer": tokenizer_hash(model),
         "versions": versions(),
         "training": _jsonable(facts),
+        **_begun_as(model),
     }
     contents[CONFIG] = (json.dumps(config, indent=2, allow_nan=False) + "\n").encode()
     return contents
+
+
+def _begun_as(model: GatedTransformer) -> dict[str, Any]:
+    """What a model has from the one that it began as; nothing where the weights were fresh."""
+    facts = {
+        "tied": None if model.is_tied else False,
+        "own_bos": True if model.has_own_bos else None,
+        "hugging_face": None if model.hugging_face is None else _jsonable(model.hugging_face),
+    }
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _tensors_to_store(model: GatedTransformer, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -208,14 +222,6 @@ def push_to_hub(
     return str(created)
 
 
-def _shape_names() -> list[str]:
-    """Fields of HookedTransformerConfig that decide the numbers, or how text becomes tokens.
-
-    Not ``seed``: TransformerLens reseeds every generator of the process when a config has one.
-    """
-    return [field.name for field in dataclasses.fields(Shape) if field.name != "dtype"]
-
-
 def _name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -287,7 +293,8 @@ def outline(build: Build[Model], directory: Path) -> Model:
     """
     config = read_config(directory / CONFIG)
     with torch.device("meta"):
-        return _make(build, directory, config, "meta", None, _read_tokenizer(directory))
+        tokenizer = _read_tokenizer(directory, config)
+        return _make(build, directory, config, "meta", None, tokenizer)
 
 
 def _load(
@@ -300,7 +307,7 @@ def _load(
     config = read_config(directory / CONFIG)
     tensors = read_weights(directory / WEIGHTS, config.get("weights"))
     check_shape(config["shape"], tensors, directory)
-    tokenizer = _read_tokenizer(directory) if given is None else given
+    tokenizer = _read_tokenizer(directory, config) if given is None else given
     model = _make(build, directory, config, device, dtype, tokenizer)
     _fill(model, tensors, directory / WEIGHTS)
     model.card = config.get("training") or {}
@@ -355,7 +362,7 @@ def _make(
             init_weights=False,
             seed=None,
         )
-        model = build(cfg, ablation, tokenizer)
+        model = build(cfg, ablation, tokenizer, tied=config.get("tied") is not False)
     except UserError as error:
         raise UserError(f"{directory / CONFIG}: {error}") from error
     except _IMPOSSIBLE as error:
@@ -366,12 +373,16 @@ def _make(
     model.cfg.init_weights = True
     if isinstance(known := config.get("tokenizer"), str):
         model.tokenizer_hash = known
+    model.has_own_bos = config.get("own_bos") is True
+    model.hugging_face = config.get("hugging_face")
     return model.eval()
 
 
-def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
+def _read_tokenizer(directory: Path, config: Mapping[str, Any]) -> PreTrainedTokenizerBase | None:
     if not (directory / "tokenizer.json").is_file():
         return None
+    if config.get("own_bos") is True:
+        return read_by_transformer_lens(load_tokenizer(str(directory)))
     # older runs saved tokenizers whose BOS token was never trained
     return start_with_end_of_text(load_tokenizer(str(directory)))
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from transformer_lens import HookedTransformerConfig
-from transformers import PreTrainedTokenizerBase
 
 from sat_interp._util.errors import UserError
 from sat_interp.model.config import SelfAblationConfig
@@ -26,6 +25,8 @@ class GatedTransformer(Protocol):
         weights_processed: whether TransformerLens folded or centred the weights.
         card: facts about the training, for the model card.
         tokenizer_hash: hash of the tokenizer the model was trained with, where it is known.
+        hugging_face: configuration of the Hugging Face model it began as, if it did.
+        has_own_bos: whether stories follow the tokenizer's BOS token and not end-of-text.
     """
 
     ablation: SelfAblationConfig
@@ -34,11 +35,17 @@ class GatedTransformer(Protocol):
     training: bool
     card: Mapping[str, Any]
     tokenizer_hash: str | None
+    hugging_face: Mapping[str, Any] | None
+    has_own_bos: bool
     cfg: HookedTransformerConfig
 
     @property
     def blocks(self) -> Any:
         """Blocks of the transformer."""
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the unembedding is the embedding's one parameter."""
 
     @property
     def W_E(self) -> Tensor:
@@ -59,10 +66,12 @@ class GatedTransformer(Protocol):
 
 Model = TypeVar("Model", bound=GatedTransformer)
 
-Build = Callable[
-    [HookedTransformerConfig, SelfAblationConfig | None, PreTrainedTokenizerBase | None], Model
-]
-"""How a model with fresh weights is made; a model class is one."""
+Build = Callable[..., Model]
+"""How a model with fresh weights is made; a model class is one.
+
+It takes a HookedTransformerConfig, the gates or None, a tokenizer or None, and ``tied``: whether
+the unembedding is the embedding's one parameter.
+"""
 
 
 def refuse_processed(model: GatedTransformer) -> None:

@@ -1,6 +1,6 @@
 """The authors' released parameter names, which are also those of Hugging Face's GPT-Neo.
 
-One table (:func:`_table`) holds them against ours and serves every direction. Linear weights are
+One table (:func:`_rows`) holds them against ours and serves every direction. Linear weights are
 stored (out, in).
 """
 
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from transformer_lens import HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase
 
 from sat_interp._util.errors import UserError, shown
+from sat_interp.io.architectures import gpt_neo_rows
 from sat_interp.io.protocol import (
     Build,
     GatedTransformer,
@@ -25,6 +24,7 @@ from sat_interp.io.protocol import (
     some_of,
     working_dtype,
 )
+from sat_interp.io.rows import Row, collect, fill, linear
 from sat_interp.model.block import attention_scale
 from sat_interp.model.config import SelfAblationConfig, Variant
 from sat_interp.model.shape import gpt_neo_config
@@ -65,7 +65,7 @@ def from_released(
     ablation = _agreed(ablation, variant)
     cfg = _config_of_released(weights, n_heads)
     model = build(cfg, ablation, tokenizer)
-    fill(model, weights, variant)
+    fill(model, weights, _rows(model.cfg, variant))
     return model
 
 
@@ -98,13 +98,9 @@ def gpt_neo_weights(model: GatedTransformer, variant: Variant) -> dict[str, Tens
     """
     refuse_processed(model)
     _refuse_foreign(model)
-    parameters = dict(model.named_parameters())
-    weights = {}
-    for row in _table(model.cfg.n_layers, variant):
-        tensor = parameters[row.ours].detach()
-        if row.ours.endswith("attn.W_Q"):
-            tensor = tensor * attention_scale(model.blocks[int(row.ours.split(".")[1])])
-        weights[row.theirs] = row.to_theirs(tensor, model.cfg.n_heads).clone()
+    weights = collect(model, _rows(model.cfg, variant))
+    for layer, block in enumerate(model.blocks):
+        weights[f"transformer.h.{layer}.attn.attention.q_proj.weight"] *= attention_scale(block)
     weights[_UNEMBEDDING] = weights[_EMBEDDING]
     return weights
 
@@ -158,70 +154,17 @@ def _config_of_released(weights: Mapping[str, Tensor], n_heads: int) -> HookedTr
     )
 
 
-class _Row(NamedTuple):
-    """A parameter under both names, and the order of its axes on either side (einops)."""
-
-    ours: str
-    theirs: str
-    our_axes: str = ""
-    their_axes: str = ""
-
-    def to_ours(self, tensor: Tensor, heads: int) -> Tensor:
-        return _moved(tensor, self.their_axes, self.our_axes, heads)
-
-    def to_theirs(self, tensor: Tensor, heads: int) -> Tensor:
-        return _moved(tensor, self.our_axes, self.their_axes, heads)
-
-
-def _moved(tensor: Tensor, source: str, target: str, heads: int) -> Tensor:
-    if not source:
-        return tensor
-    sizes = {"heads": heads} if "heads" in source else {}
-    return rearrange(tensor, f"{source} -> {target}", **sizes)
-
-
-def _table(n_layers: int, variant: Variant) -> Iterator[_Row]:
-    yield _Row("embed.W_E", _EMBEDDING)
-    yield _Row("pos_embed.W_pos", "transformer.wpe.weight")
-    yield from _affine("ln_final.{}", "transformer.ln_f")
-    for layer in range(n_layers):
-        ours, theirs = f"blocks.{layer}.", f"transformer.h.{layer}."
-        yield from _affine(ours + "ln1.{}", theirs + "ln_1")
-        yield from _affine(ours + "ln2.{}", theirs + "ln_2")
-        for letter in "QKV":
-            yield _Row(
-                f"{ours}attn.W_{letter}",
-                f"{theirs}attn.attention.{letter.lower()}_proj.weight",
-                "heads d_model d_head",
-                "(heads d_head) d_model",
-            )
-        yield _Row(
-            ours + "attn.W_O",
-            theirs + "attn.attention.out_proj.weight",
-            "heads d_head d_model",
-            "d_model (heads d_head)",
-        )
-        yield _Row(ours + "attn.b_O", theirs + "attn.attention.out_proj.bias")
-        yield from _linear(ours + "mlp.{}_in", theirs + "mlp.c_fc")
-        yield from _linear(ours + "mlp.{}_out", theirs + "mlp.c_proj")
-        if variant == "local":
-            yield from _linear(
-                ours + "gates.scores.{}_attention", theirs + "attention_ablation_head"
-            )
-            yield from _linear(ours + "gates.scores.{}_neurons", theirs + "neuron_ablation_head")
+def _rows(cfg: HookedTransformerConfig, variant: Variant) -> Iterator[Row]:
+    """GPT-Neo's weights, and the gates' under the authors' names."""
+    yield from gpt_neo_rows(cfg)
+    if variant == "local":
+        for layer in range(cfg.n_layers):
+            ours, theirs = f"blocks.{layer}.gates.scores.", f"transformer.h.{layer}."
+            yield from linear(ours + "{}_attention", theirs + "attention_ablation_head")
+            yield from linear(ours + "{}_neurons", theirs + "neuron_ablation_head")
     if variant == "global":
-        yield from _linear("gates.{}_attention", "attention_ablations_head")
-        yield from _linear("gates.{}_neurons", "neuron_ablations_head")
-
-
-def _linear(ours: str, theirs: str) -> Iterator[_Row]:
-    yield _Row(ours.format("W"), theirs + ".weight", "inputs outputs", "outputs inputs")
-    yield _Row(ours.format("b"), theirs + ".bias")
-
-
-def _affine(ours: str, theirs: str) -> Iterator[_Row]:
-    yield _Row(ours.format("w"), theirs + ".weight")
-    yield _Row(ours.format("b"), theirs + ".bias")
+        yield from linear("gates.{}_attention", "attention_ablations_head")
+        yield from linear("gates.{}_neurons", "neuron_ablations_head")
 
 
 def normalised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -242,35 +185,15 @@ def normalised(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def fill(model: GatedTransformer, weights: Mapping[str, Tensor], variant: Variant) -> None:
-    """Copy ``weights`` (the authors' names, ``variant``'s gates among them) into ``model``.
-
-    Raises:
-        UserError: a name is missing or left over, or a shape does not fit.
-    """
-    rows = list(_table(model.cfg.n_layers, variant))
-    wanted = {row.theirs for row in rows}
-    if missing := sorted(wanted - set(weights)):
-        raise UserError(f"the weights lack {some_of(missing)}")
-    if unknown := sorted(set(weights) - wanted):
-        raise UserError(f"the weights hold unknown names: {some_of(unknown)}")
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for row in rows:
-            target, given = parameters[row.ours], weights[row.theirs]
-            # The shape of the model's parameter in their layout.
-            shape = row.to_theirs(target, model.cfg.n_heads).shape
-            if given.shape != shape:
-                raise UserError(
-                    f"{row.theirs} has shape {tuple(given.shape)}, the others ask for "
-                    f"{tuple(shape)}; check n_heads, the attention unit and where the weights "
-                    "come from"
-                )
-            target.copy_(row.to_ours(given, model.cfg.n_heads))
-
-
 def _refuse_foreign(model: GatedTransformer) -> None:
-    """GPT-Neo has no biases of Q, K, V, none of the unembedding, and heads that fill d_model."""
+    """GPT-Neo has no biases of Q, K, V, none of the unembedding, and heads that fill d_model.
+
+    Nor has it another shape of blocks, or an unembedding of its own.
+    """
+    if features := _foreign_features(model):
+        raise UserError(
+            f"GPT-Neo has no place for {some_of(features)}; use to_hooked_transformer()"
+        )
     biases = [
         name
         for name, tensor in model.named_parameters()
@@ -287,3 +210,18 @@ def _refuse_foreign(model: GatedTransformer) -> None:
             f"GPT-Neo's heads share d_model: {cfg.n_heads} heads of {cfg.d_head} are not "
             f"{cfg.d_model}; use to_hooked_transformer()"
         )
+
+
+def _foreign_features(model: GatedTransformer) -> list[str]:
+    cfg = model.cfg
+    features = {
+        "RMSNorm": cfg.normalization_type != "LN",
+        "rotary positions": cfg.positional_embedding_type != "standard",
+        "parallel blocks": cfg.parallel_attn_mlp,
+        "gated MLPs": bool(cfg.gated_mlp),
+        "grouped queries": cfg.n_key_value_heads is not None,
+        "norms of queries and keys": bool(cfg.use_qk_norm),
+        "local attention": cfg.use_local_attn,
+        "an unembedding of its own": not model.is_tied,
+    }
+    return [feature for feature, is_there in features.items() if is_there]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import re
@@ -13,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from torch import Tensor
+from transformer_lens import HookedTransformerConfig
 
 from sat_interp._util.errors import UserError, shown, suggest
 from sat_interp._util.reading import UnreadableError, read_bytes, read_json
@@ -52,7 +54,7 @@ def read_config(path: Path) -> dict[str, Any]:
     for section in ("shape", "ablation"):
         if not isinstance(config.get(section), dict):
             raise UserError(f"{path} has no {section!r}; copy the model again")
-    for section in ("weights", "training"):
+    for section in ("weights", "training", "hugging_face"):
         if not isinstance(config.get(section) or {}, dict):
             value = shown(config[section])
             raise UserError(f"{path}: {section} must be a mapping, not {value}; copy it again")
@@ -124,6 +126,36 @@ class Shape:
     original_architecture: str | None
     model_name: str
     dtype: str
+    # Only in the file where they differ from what they are in the paper's shape:
+    n_key_value_heads: int | None = None
+    gated_mlp: bool = False
+    parallel_attn_mlp: bool = False
+    final_rms: bool = False
+    use_qk_norm: bool = False
+    rotary_dim: int | None = None
+    rotary_base: float = 10_000
+    rotary_adjacent_pairs: bool = False
+    rotary_scaling_factor: float = 1.0
+    use_NTK_by_parts_rope: bool = False  # noqa: N815  TransformerLens' name
+    NTK_by_parts_factor: float = 8.0
+    NTK_by_parts_low_freq_factor: float = 1.0
+    NTK_by_parts_high_freq_factor: float = 4.0
+    NTK_original_ctx_len: int = 8192
+    use_local_attn: bool = False
+    window_size: int | None = None
+    attn_types: list | None = None  # type: ignore[type-arg]  # checked by its plain type
+
+
+def stored_shape(cfg: HookedTransformerConfig) -> dict[str, Any]:
+    """Fields of a configuration that ``cfg.json`` has: those that decide the numbers.
+
+    Or how text becomes tokens. Not ``dtype``, which is that of the weights, and not ``seed``:
+    TransformerLens reseeds every generator of the process when a config has one.
+    """
+    fields = {field.name: field.default for field in dataclasses.fields(Shape)}
+    del fields["dtype"]
+    values = {name: getattr(cfg, name) for name in fields}
+    return {name: value for name, value in values.items() if value != fields[name]}
 
 
 # Where a size of the shape is to be seen in the weights: parameter and axis.
@@ -165,9 +197,38 @@ def check_shape(shape: dict[str, Any], tensors: dict[str, Tensor], directory: Pa
         for name, seen in sizes.items():
             if shape[name] != seen:
                 raise UserError(f"{name} is {shape[name]}, but {WEIGHTS} has {seen}")
+        _check_blocks(shape, tensors)
     except UserError as error:
         raise UserError(f"{directory / CONFIG}: {error}; copy the model again") from error
     _refuse_missing_blocks(shape["n_layers"], tensors, directory / WEIGHTS)
+
+
+def _check_blocks(shape: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Refuse blocks of another kind than the weights are of, and parts that do not fit together."""
+    is_rms = shape.get("normalization_type") == "RMS"
+    for name, is_there in {
+        "gated_mlp": "blocks.0.mlp.W_gate" in tensors,
+        "use_qk_norm": "blocks.0.attn.q_norm.w" in tensors,
+        "final_rms": is_rms,
+    }.items():
+        if shape.get(name, False) and not is_there:
+            raise UserError(f"{name} is true, but the model has no such part")
+    groups, keys = shape.get("n_key_value_heads"), tensors.get("blocks.0.attn._W_K")
+    seen = None if keys is None else keys.shape[0]
+    if groups != seen:
+        raise UserError(f"n_key_value_heads is {shown(groups)}, but {WEIGHTS} has {seen}")
+    kinds, window = shape.get("attn_types"), shape.get("window_size")
+    if shape.get("use_local_attn", False) and (kinds is None or window is None):
+        raise UserError("use_local_attn is true, but window_size or attn_types is missing")
+    if kinds is not None and (
+        len(kinds) != shape["n_layers"] or not set(map(str, kinds)) <= {"local", "global"}
+    ):
+        raise UserError(f"attn_types must name local or global for each layer, not {shown(kinds)}")
+    if window is not None and window < 1:
+        raise UserError(f"window_size must be at least 1, not {shown(window)}")
+    width = shape.get("rotary_dim")
+    if width is not None and not (2 <= width <= shape["d_head"] and width % 2 == 0):
+        raise UserError(f"rotary_dim must be even, from 2 to d_head, not {shown(width)}")
 
 
 def _refuse_missing_blocks(n_layers: int, tensors: dict[str, Tensor], path: Path) -> None:

@@ -4,6 +4,9 @@ Attention goes through fused kernels, Q, K and V through one product, that of bo
 the gates allow it (the local variant; the gates of the global one need the end of the clean stream,
 so it reuses the clean stream's keys and values instead). Where a hard mask keeps few
 units, the products it enters go from winner to winner and leave out the rest, which are zeros.
+
+Blocks may be sequential or parallel, with LayerNorm or RMSNorm, learned or rotary positions, plain
+or gated MLPs, grouped queries, and local attention.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformer_lens import HookedTransformer
-from transformer_lens.components import MLP, TransformerBlock
+from transformer_lens.components import TransformerBlock
 
 from sat_interp._util.errors import UserError, suggest
 from sat_interp.model.attention import (
@@ -31,7 +35,13 @@ from sat_interp.model.block import (
     SelfAblatingBlock,
     Stream,
     attention_scale,
-    layer_norm,
+    attention_window,
+    for_each_query_head,
+    is_parallel,
+    is_rotary,
+    normalise,
+    normed_heads,
+    projection_weights,
     spread_over_coordinates,
 )
 from sat_interp.model.kernels import kernel
@@ -72,10 +82,17 @@ def embed(
     tokens: Int[Tensor, "batch pos"],
     positions: Int[Tensor, "batch pos"] | None = None,
 ) -> Stream:
-    """Token plus position embedding; the positions are 0, 1, 2, ... by default."""
+    """Token embedding, plus that of the positions 0, 1, 2, ... where positions are learned.
+
+    Args:
+        positions: other learned positions.
+    """
+    embedded = F.embedding(tokens, model.embed.W_E)
+    if model.cfg.positional_embedding_type == "rotary":
+        return embedded
     table = model.pos_embed.W_pos
     placed = table[: tokens.shape[1]] if positions is None else F.embedding(positions, table)
-    return F.embedding(tokens, model.embed.W_E) + placed
+    return embedded + placed
 
 
 def unembed(model: HookedTransformer, states: Stream) -> Float[Tensor, "batch pos d_vocab"]:
@@ -103,10 +120,10 @@ def clean_pass(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Cl
     stream = embed(model, tokens)
     states, projections = [stream], []
     for block in model.blocks:
-        stream, projected = _clean_block(block, stream)
+        stream, projected = _run(model, _clean_block, block, stream)
         states.append(stream)
         projections.append(projected)
-    return CleanPass(layer_norm(model.ln_final, stream), states, projections)
+    return CleanPass(normalise(model.ln_final, stream), states, projections)
 
 
 def joint_pass(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> DualStates:
@@ -118,27 +135,31 @@ def joint_pass(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Du
     both = torch.cat([both, both])
     masks, clean_layers, ablated_layers = [], [], []
     for block in _blocks(model):
-        masks.append(block.gates(both[: len(tokens)]))
-        both = _joint_block(block, both, *masks[-1])
+        both, own = _run(model, _joint_block, block, both)
+        masks.append(own)
         clean_layers.append(both[: len(tokens)])
         ablated_layers.append(both[len(tokens) :])
-    clean, ablated = layer_norm(model.ln_final, both).chunk(2)
+    clean, ablated = normalise(model.ln_final, both).chunk(2)
     return DualStates.of(clean, ablated, masks, clean_layers, ablated_layers)
 
 
 def successive_passes(
     model: HookedTransformer, tokens: Int[Tensor, "batch pos"], masks_of: MasksOf
 ) -> DualStates:
-    """The clean stream, then the ablated one, where all gates read the clean stream's end."""
-    clean = clean_pass(model, tokens)
+    """The clean stream, then the ablated one: for gates that read the clean stream's end.
+
+    With weights that are not trained the clean stream needs no gradient, whatever the gates read.
+    """
+    with torch.set_grad_enabled(torch.is_grad_enabled() and trains_base(model)):
+        clean = clean_pass(model, tokens)
     ablated, masks, ablated_layers = clean.states[0], [], []
     # Each mask is made where it is needed, so that its gradient is used up before the next.
     own_masks = masks_of(clean.states[:-1], clean.final)
     for block, projections, own in zip(_blocks(model), clean.projections, own_masks, strict=True):
         masks.append(own)
-        ablated = _ablated_block(block, ablated, projections, *own)
+        ablated = _run(model, _ablated_block, block, ablated, projections, *own)
         ablated_layers.append(ablated)
-    final = layer_norm(model.ln_final, ablated)
+    final = normalise(model.ln_final, ablated)
     return DualStates.of(clean.final, final, masks, clean.states[1:], ablated_layers)
 
 
@@ -154,7 +175,20 @@ def ablated_pass(
     ablated = clean.states[0]
     for block, projections, own in zip(_blocks(model), clean.projections, masks, strict=True):
         ablated = _ablated_block(block, ablated, projections, *own)
-    return layer_norm(model.ln_final, ablated)
+    return normalise(model.ln_final, ablated)
+
+
+def trains_base(model: HookedTransformer) -> bool:
+    """Whether any weight besides those of the gates is trained."""
+    named = model.named_parameters()
+    return any(weight.requires_grad for name, weight in named if "gates." not in name)
+
+
+def _run(model: HookedTransformer, step: Callable[..., Any], *arguments: Any) -> Any:
+    """A step of a pass; where the model says so, it is computed again for its gradient."""
+    if not (torch.is_grad_enabled() and getattr(model, "recomputes_blocks", False)):
+        return step(*arguments)
+    return checkpoint(step, *arguments, use_reentrant=False)
 
 
 def fast_activations(
@@ -174,7 +208,8 @@ def fast_activations(
         UserError: a hook point the model does not have; positions it cannot be given.
     """
     n_layers = max(layer_of(model, name) for name in hook_names) + 1
-    if not has_sites(model, hook_names):
+    moves = positions is not None and not has_learned_positions_only(model)
+    if moves or not has_sites(model, hook_names):
         moved = [] if positions is None else position_hooks(model, positions, n_layers)
         with model.hooks(fwd_hooks=moved):
             _, cache = model.run_with_cache(
@@ -245,6 +280,11 @@ def has_sites(model: HookedTransformer, hook_names: Collection[str]) -> bool:
     return is_ours and not getattr(model, "weights_processed", True) and sites <= set(SITES)
 
 
+def has_learned_positions_only(model: HookedTransformer) -> bool:
+    """Whether a token's position enters by its embedding alone: none rotary, no windows."""
+    return model.cfg.positional_embedding_type == "standard" and not model.cfg.use_local_attn
+
+
 def steps(block: TransformerBlock, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Compute the sites of a block that ``state`` lacks, one after another; they are added to it.
 
@@ -258,11 +298,13 @@ def steps(block: TransformerBlock, state: dict[str, Tensor]) -> Iterator[tuple[s
 
 STEPS: dict[str, Callable[[TransformerBlock, dict[str, Tensor]], Tensor]] = {
     "attn.hook_z": lambda block, state: causal_attention(
-        project(block, state["hook_resid_pre"]), attention_scale(block)
+        project(block, state["hook_resid_pre"]), attention_scale(block), attention_window(block)
     ),
     "hook_attn_out": lambda block, state: _attention_output(block, state["attn.hook_z"]),
     "hook_resid_mid": lambda block, state: state["hook_resid_pre"] + state["hook_attn_out"],
-    "mlp.hook_post": lambda block, state: _neurons(block, state["hook_resid_mid"]),
+    "mlp.hook_post": lambda block, state: _neurons(
+        block, state["hook_resid_pre" if is_parallel(block) else "hook_resid_mid"]
+    ),
     "hook_mlp_out": lambda block, state: _mlp_output(block, state["mlp.hook_post"]),
     "hook_resid_post": lambda block, state: state["hook_resid_mid"] + state["hook_mlp_out"],
 }
@@ -281,21 +323,22 @@ def _blocks(model: HookedTransformer) -> Iterable[SelfAblatingBlock]:
 
 def _clean_block(block: TransformerBlock, stream: Stream) -> tuple[Stream, Projections]:
     projected = project(block, stream)
-    z = causal_attention(projected, attention_scale(block))
-    return _after_mlp(block, stream + _attention_output(block, z)), projected
+    z = causal_attention(projected, attention_scale(block), attention_window(block))
+    return _after_mlp(block, stream, stream + _attention_output(block, z)), projected
 
 
 def _joint_block(
-    block: SelfAblatingBlock,
-    both: Float[Tensor, "two_batch pos d_model"],
-    attention_mask: Float[Tensor, "batch pos units"],
-    neuron_mask: Float[Tensor, "batch pos neurons"],
-) -> Float[Tensor, "two_batch pos d_model"]:
-    """One block on both streams, clean rows first; they share one product for Q, K and V."""
-    clean_z, ablated_z = joint_attention(project(block, both), attention_scale(block)).chunk(2)
-    clean, ablated = both.chunk(2)
-    clean = _after_mlp(block, clean + _attention_output(block, clean_z))
-    return torch.cat([clean, _masked(block, ablated, ablated_z, attention_mask, neuron_mask)])
+    block: SelfAblatingBlock, both: Float[Tensor, "two_batch pos d_model"]
+) -> tuple[Float[Tensor, "two_batch pos d_model"], Masks]:
+    """One block on both streams, clean rows first, and its masks.
+
+    The streams share one product for Q, K and V.
+    """
+    masks = block.gates(both[: len(both) // 2])
+    z = joint_attention(project(block, both), attention_scale(block), attention_window(block))
+    (clean_z, ablated_z), (clean, ablated) = z.chunk(2), both.chunk(2)
+    clean = _after_mlp(block, clean, clean + _attention_output(block, clean_z))
+    return torch.cat([clean, _masked(block, ablated, ablated_z, *masks)]), masks
 
 
 def _ablated_block(
@@ -307,19 +350,41 @@ def _ablated_block(
 ) -> Stream:
     """One block on the ablated stream, over keys and values the clean pass has kept."""
     own = project(block, ablated)
-    z = ablated_attention(own, clean_projections, attention_scale(block))
+    window = attention_window(block)
+    z = ablated_attention(own, clean_projections, attention_scale(block), window)
     return _masked(block, ablated, z, attention_mask, neuron_mask)
 
 
 def project(block: TransformerBlock, stream: Stream) -> Projections:
-    """Q, K and V, side by side, as one product."""
-    attn = block.attn
-    weight = torch.cat([attn.W_Q, attn.W_K, attn.W_V])  # (3 heads, d_model, d_head)
-    heads3, d_model, d_head = weight.shape
-    flat = weight.transpose(1, 2).reshape(heads3 * d_head, d_model)
-    bias = torch.cat([attn.b_Q, attn.b_K, attn.b_V]).flatten()
-    product = F.linear(layer_norm(block.ln1, stream), flat, bias)
-    return product.view(*product.shape[:2], 3, heads3 // 3, d_head)
+    """Q, K and V, side by side, as one product; each query head with its key and value.
+
+    With rotary positions queries and keys are rotated.
+    """
+    weights, biases = projection_weights(block)
+    weight = torch.cat(weights)  # (heads and groups, d_model, d_head)
+    heads, d_model, d_head = weight.shape
+    flat = weight.transpose(1, 2).reshape(heads * d_head, d_model)
+    product = F.linear(normalise(block.ln1, stream), flat, torch.cat(biases).flatten())
+    product = product.view(*product.shape[:2], heads, d_head)
+    if not is_rotary(block) and len(weights[0]) == len(weights[1]):
+        separate: Tensor = product.unflatten(2, (3, heads // 3))
+        return separate
+    return _positioned(block, product, [len(one) for one in weights])
+
+
+def _positioned(
+    block: TransformerBlock,
+    product: Float[Tensor, "rows pos heads_and_groups d_head"],
+    sizes: list[int],
+) -> Projections:
+    """Queries and keys normed and rotated as the model has it, then a key for each query head."""
+    queries, keys, values = product.split(sizes, dim=2)
+    queries, keys = normed_heads(block, queries, keys)
+    if is_rotary(block):
+        rotate = cast(Any, block.attn).apply_rotary
+        queries, keys = rotate(queries).to(values.dtype), rotate(keys).to(values.dtype)
+    keys, values = (for_each_query_head(block, groups) for groups in (keys, values))
+    return torch.stack([queries.to(values.dtype), keys.to(values.dtype), values], dim=2)
 
 
 def _attention_output(block: TransformerBlock, z: Tensor) -> Tensor:
@@ -328,22 +393,25 @@ def _attention_output(block: TransformerBlock, z: Tensor) -> Tensor:
 
 
 def _neurons(block: TransformerBlock, stream: Tensor) -> Tensor:
-    """Post-activations of a block's MLP, from the stream after attention."""
-    mlp = cast(MLP, block.mlp)
-    pre = F.linear(layer_norm(block.ln2, stream), mlp.W_in.T, mlp.b_in)
-    return ACTIVATIONS[block.cfg.act_fn](pre)
+    """Values of a block's neurons, as W_out reads them, from the stream that the MLP reads."""
+    mlp = cast(Any, block.mlp)
+    normed, act = normalise(block.ln2, stream), ACTIVATIONS[str(block.cfg.act_fn)]
+    if block.cfg.gated_mlp:
+        gate = act(F.linear(normed, mlp.W_gate.T))
+        post: Tensor = gate * F.linear(normed, mlp.W_in.T) + mlp.b_in
+        return post
+    return act(F.linear(normed, mlp.W_in.T, mlp.b_in))
 
 
 def _mlp_output(block: TransformerBlock, post: Tensor) -> Tensor:
-    mlp = cast(MLP, block.mlp)
+    mlp = cast(Any, block.mlp)
     return F.linear(post, mlp.W_out.T, mlp.b_out)
 
 
-def _after_mlp(
-    block: TransformerBlock, stream: Tensor, neuron_mask: Tensor | None = None
-) -> Tensor:
-    post = _neurons(block, stream)
-    return stream + _mlp_output(block, post if neuron_mask is None else post * neuron_mask)
+def _after_mlp(block: TransformerBlock, before: Tensor, middle: Tensor) -> Tensor:
+    """The stream after a block, from the stream before it and that after its attention."""
+    read = before if is_parallel(block) else middle
+    return middle + _mlp_output(block, _neurons(block, read))
 
 
 def _masked(
@@ -358,11 +426,14 @@ def _masked(
     coordinates = spread_over_coordinates(attention_mask, attn.W_Q)
     if is_sparse(ablation, ablation.k_attention, attention_mask, z):
         output = attn.W_O.flatten(0, 1)  # (heads * d_head, d_model)
-        ablated = ablated + winners_linear(z, coordinates, output, attn.b_O)
+        middle = ablated + winners_linear(z, coordinates, output, attn.b_O)
     else:
-        ablated = ablated + _attention_output(block, z * coordinates)
-    is_gelu = ACTIVATIONS[block.cfg.act_fn] is _gelu_new
-    if not (is_sparse(ablation, ablation.k_neurons, neuron_mask, ablated) and is_gelu):
-        return _after_mlp(block, ablated, neuron_mask)
+        middle = ablated + _attention_output(block, z * coordinates)
+    read = ablated if is_parallel(block) else middle
+    if not is_sparse(ablation, ablation.k_neurons, neuron_mask, read):
+        return middle + _mlp_output(block, _neurons(block, read) * neuron_mask)
+    if block.cfg.gated_mlp or ACTIVATIONS[str(block.cfg.act_fn)] is not _gelu_new:
+        post = _neurons(block, read)
+        return middle + winners_linear(post, neuron_mask, mlp.W_out, mlp.b_out)
     weights = (mlp.W_in, mlp.b_in, mlp.W_out, mlp.b_out)
-    return ablated + winners_mlp(layer_norm(block.ln2, ablated), neuron_mask, *weights)
+    return middle + winners_mlp(normalise(block.ln2, read), neuron_mask, *weights)

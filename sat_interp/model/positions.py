@@ -52,15 +52,27 @@ def position_hooks(model: HookedTransformer, positions: Positions, n_layers: int
     elif kind not in ("rotary", "alibi"):
         raise UserError(f"windows cannot be read at their own positions with {kind} positions")
     for layer in range(n_layers):
-        attention = model.blocks[layer].attn
-        scores = f"blocks.{layer}.attn.hook_attn_scores"
-        if kind == "rotary":
-            turn = _turned(attention, positions)
-            hooks += [(f"blocks.{layer}.attn.hook_rot_{part}", turn) for part in "qk"]
-        elif kind == "alibi":
-            hooks.append((scores, _biased(attention, positions)))
-        if attention.attn_type == "local":
-            hooks.append((scores, _masked(int(model.cfg.window_size or 0), positions)))
+        own = _of_attention(model, layer, kind, positions)
+        for stream in ("", "ablated."):  # the ablated stream has points of its own
+            named = [(f"blocks.{layer}.{stream}attn.{point}", hook) for point, hook in own]
+            hooks += [(name, hook) for name, hook in named if name in model.hook_dict]
+    return hooks
+
+
+def _of_attention(
+    model: HookedTransformer, layer: int, kind: str, positions: Positions
+) -> list[tuple[str, Callable[..., Any]]]:
+    """Hooks of one layer's attention, each with the name of its point there."""
+    attention = model.blocks[layer].attn
+    hooks: list[tuple[str, Callable[..., Any]]] = []
+    if kind == "rotary":
+        turn = _turned(attention, positions)
+        hooks += [("hook_rot_q", turn), ("hook_rot_k", turn)]
+    elif kind == "alibi":
+        hooks.append(("hook_attn_scores", _biased(attention, positions)))
+    if attention.attn_type == "local":
+        window = int(model.cfg.window_size or 0)
+        hooks.append(("hook_attn_scores", _masked(window, positions)))
     return hooks
 
 

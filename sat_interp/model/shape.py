@@ -6,31 +6,51 @@ from typing import Any
 
 import torch
 from transformer_lens import HookedTransformerConfig
+from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from sat_interp._util.errors import UserError, shown
 from sat_interp.model.config import SelfAblationConfig
 
-# The ablated stream is written for pre-LN GPT blocks; any other value is refused.
+# The ablated stream is written for blocks with a norm before attention and one before the MLP; any
+# other value is refused.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "normalization_type": ("LN",),
-    "positional_embedding_type": ("standard",),
+    "normalization_type": ("LN", "RMS"),
+    "positional_embedding_type": ("standard", "rotary"),
     "attention_dir": ("causal",),
     "act_fn": ("gelu_new", "gelu", "gelu_fast", "relu", "silu"),
     "attn_only": (False,),
-    "parallel_attn_mlp": (False,),
-    "gated_mlp": (False, None),
-    "final_rms": (False, None),
-    "use_local_attn": (False,),
     "post_embedding_ln": (False, None),
     "use_normalization_before_and_after": (False, None),
-    "n_key_value_heads": (None,),
     "num_experts": (None,),
-    "use_qk_norm": (False, None),
     "use_logn_attn": (False, None),
+    "use_dynamic_ntk_rope": (False, None),
+    "use_attention_sinks": (False, None),
+    "clip_qkv": (None,),
+    "load_in_4bit": (False, None),
     # Soft caps: TransformerLens reads any value that is not positive as none.
     "attn_scores_soft_cap": (-1.0, None),
     "output_logits_soft_cap": (-1.0, None),
 }
+
+
+_ADDED = ("b_Q", "b_K", "b_V", "_b_K", "_b_V", "b_U")
+_ABSENT: dict[str, tuple[str, ...]] = {
+    "GPT2LMHeadModel": ("b_U",),
+    "GPTNeoXForCausalLM": ("b_U",),
+    "Qwen2ForCausalLM": ("b_O", "b_in", "b_out", "b_U"),
+    **dict.fromkeys(
+        ("LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"),
+        (*_ADDED, "b_O", "b_in", "b_out"),
+    ),
+}
+
+
+def absent_biases(cfg: HookedTransformerConfig) -> tuple[str, ...]:
+    """Names of the biases that TransformerLens adds to an architecture; they are not trained.
+
+    In GPT-Neo, and in a shape that names no architecture, those of Q, K, V and the unembedding.
+    """
+    return _ABSENT.get(str(cfg.original_architecture), _ADDED)
 
 
 def attention_units(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> int:
@@ -55,6 +75,11 @@ def validate(ablation: SelfAblationConfig, cfg: HookedTransformerConfig) -> None
                 raise UserError(
                     f"{name} is {k}, but a layer has {limit} {units}; choose {name} <= {limit}"
                 )
+    if cfg.original_architecture in POST_NORM_ARCHITECTURES:
+        raise UserError(
+            f"self-ablation does not support {cfg.original_architecture}: its norms come after "
+            "attention and MLP, not before"
+        )
     for name, wanted in _SUPPORTED.items():
         value = getattr(cfg, name, None)
         if value not in wanted:

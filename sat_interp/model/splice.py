@@ -16,7 +16,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sat_interp.model import fast
-from sat_interp.model.block import Stream, layer_norm
+from sat_interp.model.block import Stream, normalise
 
 Activation = Float[Tensor, "batch pos *site"]
 
@@ -53,7 +53,7 @@ def splice(model: HookedTransformer, tokens: Int[Tensor, "batch pos"], hook_name
         rest = {**state, stop: replacement.flatten(2) if stop == "attn.hook_z" else replacement}
         stream = dict(fast.steps(block, rest))[fast.RESIDUAL_OUT]
         stream = fast.blocks_pass(model, stream, range(layer + 1, model.cfg.n_layers))
-        return layer_norm(model.ln_final, stream)
+        return normalise(model.ln_final, stream)
 
     return Splice(fast.with_heads(block, stop, state[stop]), finish)
 

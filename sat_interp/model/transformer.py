@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedTransformer, HookedTransformerConfig
 from transformer_lens.components import LayerNorm, Unembed
 from transformer_lens.utilities.typed_module_list import TypedModuleList
-from transformers import GPTNeoForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sat_interp._util.errors import UserError
-from sat_interp.io import convert, pretrained, released
+from sat_interp.io import convert, hugging_face, pretrained, released
 from sat_interp.model import fast
-from sat_interp.model.block import SelfAblatingBlock, layer_norm
+from sat_interp.model.block import SelfAblatingBlock, is_rotary, normalise
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.model.fast import CleanPass
 from sat_interp.model.gates import GateScores
@@ -35,7 +35,10 @@ ForwardPath = Literal["auto", "fast", "hooked"]
 
 
 class SelfAblatingTransformer(HookedTransformer):
-    """A GPT-Neo shaped HookedTransformer whose blocks carry self-ablation gates.
+    """A HookedTransformer whose blocks carry self-ablation gates.
+
+    The paper's is GPT-Neo shaped. Blocks may also be parallel (GPT-NeoX), or have RMSNorm, rotary
+    positions, gated MLPs, grouped queries and local attention (Llama and its relatives).
 
     Everything inherited (calling the model, ``run_with_cache``, ``run_with_hooks``, ``generate``,
     weight processing) is the clean stream: an ordinary transformer, at an ordinary one's cost. The
@@ -44,8 +47,9 @@ class SelfAblatingTransformer(HookedTransformer):
 
     Args:
         cfg: the shape, as for any HookedTransformer; see ``gpt_neo_config`` for the paper's.
-        ablation: the gates; without it, an ordinary transformer with a tied unembedding.
+        ablation: the gates; without it, an ordinary transformer.
         tokenizer: as for HookedTransformer.
+        tied: whether the unembedding is the embedding's one parameter, as in the paper.
 
     Raises:
         UserError: k above the number of units, or an architecture that the gates do not support.
@@ -59,6 +63,7 @@ class SelfAblatingTransformer(HookedTransformer):
         cfg: HookedTransformerConfig,
         ablation: SelfAblationConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        tied: bool = True,
     ) -> None:
         ablation = ablation or SelfAblationConfig()
         validate(ablation, cfg)
@@ -70,7 +75,9 @@ class SelfAblatingTransformer(HookedTransformer):
         self.blocks = TypedModuleList(
             [SelfAblatingBlock(self.cfg, layer, ablation) for layer in range(self.cfg.n_layers)]
         )
-        self.unembed = TiedUnembed(self.cfg, self.embed)
+        if tied:
+            self.unembed = TiedUnembed(self.cfg, self.embed)
+        self.unembed.b_U.requires_grad_(False)
         if ablation.variant == "global" and ablation.has_gate_weights:
             d_mlp = self.cfg.d_mlp or 0  # validate has seen that there are neurons
             self.gates = GateScores(
@@ -187,7 +194,7 @@ class SelfAblatingTransformer(HookedTransformer):
         for block in self.blocks:
             watched += [
                 block.hook_resid_pre,
-                block.attn.hook_k,
+                _keys_of(block),
                 block.attn.hook_v,
                 block.hook_resid_post,
             ]
@@ -200,13 +207,13 @@ class SelfAblatingTransformer(HookedTransformer):
         for block, (attention_mask, neuron_mask) in zip(self.blocks, masks, strict=True):
             ablated = block.ablated_forward(
                 ablated,
-                seen[block.attn.hook_k],
+                seen[_keys_of(block)],
                 seen[block.attn.hook_v],
                 attention_mask,
                 neuron_mask,
             )
             ablated_layers.append(ablated)
-        final = self.ablated.hook_normalized(layer_norm(self.ln_final, ablated))
+        final = self.ablated.hook_normalized(normalise(self.ln_final, ablated))
         clean_layers = [seen[block.hook_resid_post] for block in self.blocks]
         return DualStates.of(seen[self.ln_final], final, masks, clean_layers, ablated_layers), (
             clean_logits
@@ -214,7 +221,8 @@ class SelfAblatingTransformer(HookedTransformer):
 
     def _fast_states(self, tokens: Tensor) -> DualStates:
         self._refuse_dual(tokens)
-        if self.ablation.variant == "global":
+        is_frozen = torch.is_grad_enabled() and not fast.trains_base(self)
+        if self.ablation.variant == "global" or is_frozen:
             return fast.successive_passes(self, tokens, self._masks)
         return fast.joint_pass(self, tokens)
 
@@ -296,6 +304,15 @@ class SelfAblatingTransformer(HookedTransformer):
         weights.setdefault("unembed.W_U", self.W_U)
         return weights
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the unembedding is the embedding's one parameter."""
+        return isinstance(self.unembed, TiedUnembed)
+
+    recomputes_blocks = False
+    """Whether a block's activations are computed again for its gradient and not kept: slower, in
+    far less memory. Training sets it."""
+
     # In and out: sat_interp.io does the work --------------------------------------------
 
     card: Mapping[str, Any] = {}
@@ -303,6 +320,13 @@ class SelfAblatingTransformer(HookedTransformer):
 
     tokenizer_hash: str | None = None
     """Hash of the tokenizer the model was saved with, which :meth:`from_pretrained` read."""
+
+    hugging_face: Mapping[str, Any] | None = None
+    """Configuration of the Hugging Face model that this one began as, for :meth:`to_hf`."""
+
+    has_own_bos = False
+    """Whether stories follow the BOS token of the model's tokenizer and not end-of-text: so in a
+    model that began as another one with such a token."""
 
     def save_pretrained(
         self,
@@ -360,9 +384,12 @@ class SelfAblatingTransformer(HookedTransformer):
         """Any covered HookedTransformer's weights, with fresh gates; see ``io.convert``."""
         return convert.from_hooked_transformer(cls, model, ablation)
 
-    def to_hf(self, directory: str | Path | None = None) -> GPTNeoForCausalLM:
-        """A GPTNeoForCausalLM, saved with the tokenizer if ``directory`` is given."""
-        return convert.to_hf(self, directory)
+    def to_hf(self, directory: str | Path | None = None) -> PreTrainedModel:
+        """The Hugging Face class it began as, else GPT-Neo; saved if ``directory`` is given.
+
+        See :func:`sat_interp.io.hugging_face.to_hf`.
+        """
+        return hugging_face.to_hf(self, directory)
 
     @classmethod
     def from_hf(
@@ -371,8 +398,8 @@ class SelfAblatingTransformer(HookedTransformer):
         ablation: SelfAblationConfig | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> SelfAblatingTransformer:
-        """Hugging Face's GPT-Neo (model, directory or hub name), with fresh gates."""
-        return convert.from_hf(cls, model, ablation, tokenizer)
+        """A Hugging Face model (in memory, directory, GGUF file or hub name), with fresh gates."""
+        return hugging_face.from_hf(cls, model, ablation, tokenizer)
 
     @classmethod
     def from_released(
@@ -384,3 +411,10 @@ class SelfAblatingTransformer(HookedTransformer):
     ) -> SelfAblatingTransformer:
         """The authors' weights under their own names; see ``sat_interp.io.released``."""
         return released.from_released(cls, state_dict, n_heads, ablation, tokenizer)
+
+
+def _keys_of(block: SelfAblatingBlock) -> nn.Module:
+    """The hook point of a block's keys as scores read them: rotated where positions are rotary."""
+    attention: Any = block.attn
+    point: nn.Module = attention.hook_rot_k if is_rotary(block) else attention.hook_k
+    return point

@@ -111,6 +111,69 @@ def cross_entropy(
     return total, means
 
 
+def divergence(
+    states: Float[Tensor, "tokens d_model"],
+    W_U: Float[Tensor, "d_model d_vocab"],
+    b_U: Float[Tensor, " d_vocab"],
+    original: tuple[Tensor, Tensor, Tensor],
+    chunk: int = CHUNK,
+) -> Float[Tensor, ""]:
+    """Mean over tokens of KL(p || q) in nats, differentiable in states and W_U.
+
+    q is the distribution of ``states @ W_U + b_U``, p that of the original model.
+
+    Args:
+        original: states, (tokens, d_model), W_U and b_U of the original model; no gradient.
+    """
+    mean: Tensor = _Divergence.apply(states, W_U, b_U, *original, chunk)
+    return mean
+
+
+class _Divergence(torch.autograd.Function):
+    """See :func:`divergence`.
+
+    dKL/dlogits = (q - p) / tokens, so a chunk's gradient is made with it and the logits dropped.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        W_U: Tensor,
+        b_U: Tensor,
+        fixed: Tensor,
+        fixed_weight: Tensor,
+        fixed_bias: Tensor,
+        chunk: int,
+    ) -> Tensor:
+        wide, product = _at_least_float32(states.dtype), _product_dtype(states)
+        weight, fixed_weight = W_U.to(product), fixed_weight.to(product)
+        grad_states = torch.zeros_like(states, dtype=wide)
+        grad_embedding = torch.zeros_like(W_U.T) if W_U.requires_grad else None
+        total = states.new_zeros((), dtype=torch.float64)
+        for rows in _pieces(len(states), chunk):
+            inputs = states[rows].to(product)
+            ours = ((inputs @ weight).to(wide) + b_U).log_softmax(-1)
+            theirs = ((fixed[rows].to(product) @ fixed_weight).to(wide) + fixed_bias).log_softmax(
+                -1
+            )
+            shares = theirs.exp()
+            total += (shares * (theirs - ours)).sum(dtype=torch.float64)
+            pull = ((ours.exp() - shares) / len(states)).to(product)
+            grad_states[rows] = (pull @ weight.T).to(wide)
+            if grad_embedding is not None:
+                grad_embedding += pull.T @ inputs
+        ctx.save_for_backward(grad_states.to(states.dtype), grad_embedding)
+        return (total / len(states)).to(wide)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_embedding = ctx.saved_tensors
+        grad_weight = None if grad_embedding is None else (grad_embedding * grad).T
+        return grad_states * grad, grad_weight, None, None, None, None, None
+
+
 class _Summary:
     """Statistics of a chunk's logits that cross-entropy needs, gathered block by block."""
 
@@ -180,8 +243,10 @@ class _CrossEntropy(torch.autograd.Function):
         # One buffer for all chunks: fresh pages for each would cost as much as the product.
         held = min(chunk, n_tokens) * W_U.shape[1]
         buffer = _empty(weight_of, [held])
+        grad_embedding = None
         if needs_grad:
             grad_states = torch.zeros_like(states, dtype=wide)
+        if W_U.requires_grad:  # not where the unembedding is frozen
             grad_embedding = _empty(W_U, [*W_U.T.shape]).zero_()
         means = []
         for stream, weight in enumerate(weights):
@@ -224,7 +289,7 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, grad_means: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_embedding = ctx.saved_tensors
-        grad_weight = (grad_embedding * grad_total).T
+        grad_weight = None if grad_embedding is None else (grad_embedding * grad_total).T
         return grad_states * grad_total, grad_weight, None, None, None, None
 
 
@@ -234,7 +299,7 @@ _not_compiled = torch.compiler.disable(_CrossEntropy.apply)
 
 def _add_gradients(
     grad_states: Tensor,
-    grad_embedding: Tensor,
+    grad_embedding: Tensor | None,
     inputs: Tensor,
     embedding: Tensor,
     summary: _Summary,
@@ -255,6 +320,8 @@ def _add_gradients(
         summary.set_target(block, exponentials, at_target / share)
         scale = weight * share[:, None]
         grad_states += scale * (exponentials @ embedding[block])
+        if grad_embedding is None:
+            continue
         scaled = (scale * inputs).to(inputs.dtype)
         if scaled.dtype == grad_embedding.dtype:
             grad_embedding[block].addmm_(exponentials.T, scaled)

@@ -336,8 +336,8 @@ def test_impossible_gates_are_refused_by_name(make_model, settings, message):
 
 def test_what_the_gates_do_not_cover_says_so():
     cfg = gpt_neo_config(n_layers=1, d_model=8, n_heads=2, d_vocab=5, n_ctx=4)
-    cfg.normalization_type = "RMS"
-    with pytest.raises(UserError, match="normalization_type='RMS'"):
+    cfg.normalization_type = "LNPre"
+    with pytest.raises(UserError, match="normalization_type='LNPre'"):
         SelfAblatingTransformer(cfg)
     with pytest.raises(UserError, match="not divisible"):
         gpt_neo_config(n_layers=1, d_model=9, n_heads=2, d_vocab=5, n_ctx=4)
