@@ -33,6 +33,8 @@ examples:
   sat-train --match-perplexity 6.5 --out runs/matched a baseline of this validation perplexity
   sat-train --preset tinystories-3m --print-config > run.yaml; sat-train --config run.yaml --out DIR
   torchrun --nproc-per-node 2 --no-python sat-train --out runs/two
+  sat-train --init PYTHIA --variant local --k 64 --data stories.txt --out runs/gated
+                                                      gates for a pretrained model
   sat-train --study studies/demo.yaml                 every run of a study that is not finished
 """
 
@@ -90,7 +92,8 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     """
     given = given_options(arguments)
     file = config_values(arguments)
-    preset = given.get("--preset") or file.get("preset") or "demo"
+    preset = given.get("--preset") or file.get("preset")
+    from_model = (given.get("--init") or file.get("init")) is not None
     parser = option_parser(
         TrainConfig,
         prog="sat-train",
@@ -104,7 +107,7 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
     parser.add_argument(
         "--k", type=int | None, metavar="N", help="Value of --k-attention and --k-neurons."
     )
-    parser.set_defaults(preset_settings(str(preset)))
+    parser.set_defaults(preset_settings(None if preset is None else str(preset), from_model))
     settings = parse_options(parser, [*arguments, *_spread_k(given, file)])
     _refuse_gates_without_variant(given, settings)
     return {name: value for name, value in settings.items() if name not in ("k", "study")}

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from sat_interp._util.errors import UserError
 from sat_interp.data.tokenizer import id_count
+from sat_interp.io.initial import InitialModel
 from sat_interp.model.shape import gpt_neo_config, validate
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.config import TrainConfig
+from sat_interp.training.initial import begin
 
 
 def build_model(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    config: TrainConfig, tokenizer: PreTrainedTokenizerFast, device: torch.device
 ) -> SelfAblatingTransformer:
-    """A model with fresh weights, decided by ``config.seed``.
+    """A model with fresh weights, decided by ``config.seed``; with ``init``, that one's weights.
 
     Raises:
         UserError: a shape that is not possible, or a vocabulary too small for the tokenizer.
     """
+    if config.init is not None:
+        return begin(config, tokenizer, device)
     needed = id_count(tokenizer)
     d_vocab = config.d_vocab or needed
     if d_vocab < needed:
@@ -54,10 +58,12 @@ def shape_of(config: TrainConfig, d_vocab: int = 1) -> HookedTransformerConfig:
     Raises:
         UserError: d_model not divisible by n_heads, or k above the number of units.
     """
+    if config.init is not None:
+        return InitialModel.find(config.init).shape(SelfAblatingTransformer)
     shape = gpt_neo_config(
-        n_layers=config.n_layers,
-        d_model=config.d_model,
-        n_heads=config.n_heads,
+        n_layers=config.n_layers or 0,  # FRESH has filled them in
+        d_model=config.d_model or 0,
+        n_heads=config.n_heads or 0,
         d_mlp=config.d_mlp,
         n_ctx=config.n_ctx,
         d_vocab=d_vocab,

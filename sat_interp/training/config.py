@@ -17,6 +17,7 @@ from sat_interp.training.schedule import Schedule, read_schedule
 
 Precision = Literal["float32", "bf16"]
 StoredPrecision = Literal["float32", "float16"]
+Freeze = Literal["none", "base"]
 
 
 @dataclass
@@ -30,16 +31,20 @@ class TrainConfig(SelfAblationConfig):
     """
 
     preset: str = "demo"
-    """Set of defaults: demo, tinystories-3m (the paper's Table 3), or those of the bundled
-    models: builtin-baseline, builtin-local-k4, builtin-global-k4."""
+    """Set of defaults: demo, tinystories-3m (the paper's Table 3), fine-tune (with init), or those
+    of the bundled models: builtin-baseline, builtin-local-k4, builtin-global-k4."""
 
-    n_layers: int = 4
+    init: str | None = None
+    """Pretrained model to begin from: a directory or hub id of transformers, a .gguf file, a run of
+    sat-train, or demo:baseline. Its sizes and its tokenizer are kept, and gates are added."""
+
+    n_layers: int | None = None
     """Number of blocks."""
 
-    d_model: int = 64
+    d_model: int | None = None
     """Width of the residual stream."""
 
-    n_heads: int = 4
+    n_heads: int | None = None
     """Attention heads per block; d_model must be divisible by it."""
 
     d_mlp: int | None = None
@@ -52,7 +57,8 @@ class TrainConfig(SelfAblationConfig):
     """Rows of the embedding; the tokenizer's size by default."""
 
     initializer_range: float = 0.07
-    """Standard deviation of the initial weights (GPT-Neo's own is 0.02)."""
+    """Standard deviation of the initial weights (GPT-Neo's own is 0.02). With init, of the gates'
+    weights; by default what that model states."""
 
     embedding_range: float | None = 0.15
     """Standard deviation of the initial token and position embeddings; initializer_range by
@@ -66,8 +72,9 @@ class TrainConfig(SelfAblationConfig):
     """Data to validate on, written as data is; by default the data's own validation split, or one
     story in a hundred, held out by a hash of its text."""
 
-    tokenizer: str = "bpe:2000"
-    """gpt2 (needs no network), bpe:N (N tokens, trained on the data), or a directory."""
+    tokenizer: str | None = None
+    """gpt2 (needs no network), bpe:N (N tokens, trained on the data), or a directory. With init,
+    that model's own by default."""
 
     steps: int = 500
     """Optimiser steps; the cosine schedule ends at 0 after the last."""
@@ -80,6 +87,12 @@ class TrainConfig(SelfAblationConfig):
 
     learning_rate: float = 3e-3
     """Peak learning rate of AdamW; a cosine takes it to 0."""
+
+    gate_learning_rate: float | None = None
+    """Peak learning rate of the gates' weights; learning_rate by default."""
+
+    freeze: Freeze = "none"
+    """base: with init, only the gates are trained, and the model stays as it was."""
 
     warmup_steps: int = 0
     """Steps of linear warm-up before the cosine."""
@@ -105,6 +118,9 @@ class TrainConfig(SelfAblationConfig):
 
     reconstruction_weight: float = 0.0
     """Weight of the distance between the two streams (the released code's third term)."""
+
+    hold_weight: float = 0.0
+    """With init, weight of the divergence KL(initial model || clean stream) in the loss."""
 
     weight_density: float = 1.0
     """Share of the entries of each weight matrix, embedding and bias that are not 0: after every
@@ -132,6 +148,10 @@ class TrainConfig(SelfAblationConfig):
 
     compile: bool = False
     """Compile the loss with torch.compile; if that fails, training continues without it."""
+
+    gradient_checkpointing: bool = False
+    """Compute each block's activations again for its gradient and do not keep them: in far less
+    memory, about a third slower. It changes no result."""
 
     seed: int = 0
     """Seed of the initial weights, the windows and random gates."""
@@ -161,6 +181,10 @@ class TrainConfig(SelfAblationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.init is None:
+            for name, value in FRESH.items():
+                if getattr(self, name) is None:
+                    setattr(self, name, value)
         if self.preset not in PRESETS:
             raise UserError(suggest("preset", self.preset, PRESETS))
         for names, is_right, wanted in _RANGES:
@@ -178,12 +202,41 @@ class TrainConfig(SelfAblationConfig):
             )
         if self.warmup_steps >= self.steps:
             raise UserError(f"warmup_steps {self.warmup_steps} must be below steps {self.steps}")
+        self._check_init()
+
+    def _check_init(self) -> None:
+        """Refuse what needs an initial model without one, and a frozen one without gates."""
+        if self.init is None:
+            if self.freeze != "none" or self.hold_weight or self.preset == FINE_TUNE:
+                raise UserError(
+                    "freeze base, hold_weight and preset fine-tune need a pretrained model: name "
+                    "one with init"
+                )
+        elif not self.init.strip():
+            raise UserError("init is empty: name a model")
+        trains_gates = self.has_gate_weights and self.gates != "frozen"
+        if self.freeze == "base" and not trains_gates:
+            raise UserError(
+                "freeze base trains the gates only, and there are none to train: choose variant "
+                "local or global, with gates learned or detached"
+            )
+        if self.freeze == "base" and not (self.ablated_schedule.lowest or self.ablated_weight):
+            raise UserError("freeze base needs the ablated stream's loss: raise ablated_weight")
+        if self.freeze == "base" and (self.hold_weight or self.weight_density < 1):
+            raise UserError(
+                "freeze base keeps the clean stream as it is: leave hold_weight and weight_density "
+                "out"
+            )
+        if self.gate_learning_rate is not None and not trains_gates:
+            raise UserError("gate_learning_rate needs gates that are trained: choose a variant")
 
     @classmethod
     def from_preset(
-        cls, preset: str = "demo", *, k: int | None = None, **settings: Any
+        cls, preset: str | None = None, *, k: int | None = None, **settings: Any
     ) -> TrainConfig:
         """A preset with some settings changed; ``k`` is both k_attention and k_neurons.
+
+        The preset is demo by default, and fine-tune for a model to begin from (``init``).
 
         For example ``TrainConfig.from_preset("demo", variant="local", k=4, out="runs/local")``.
 
@@ -195,7 +248,8 @@ class TrainConfig(SelfAblationConfig):
             if name not in names:
                 raise UserError(suggest("setting", name, names))
         both = {} if k is None else {"k_attention": k, "k_neurons": k}
-        return cls(**{**preset_settings(preset), **both, **settings})
+        from_model = settings.get("init") is not None
+        return cls(**{**preset_settings(preset, from_model), **both, **settings})
 
     @property
     def ablation(self) -> SelfAblationConfig:
@@ -210,8 +264,8 @@ class TrainConfig(SelfAblationConfig):
             "n_layers": self.n_layers,
             "d_model": self.d_model,
             "n_heads": self.n_heads,
-            "d_head": max(1, self.d_model // self.n_heads),
-            "d_mlp": 4 * self.d_model if self.d_mlp is None else self.d_mlp,
+            "d_head": max(1, (self.d_model or 1) // (self.n_heads or 1)),
+            "d_mlp": self.d_mlp or (self.d_model and 4 * self.d_model),
             "n_ctx": self.n_ctx,
             "d_vocab": self.d_vocab,
         }
@@ -257,13 +311,20 @@ MOST = 1_000_000
 """Most windows of a batch and the like: they are held in memory at once."""
 _COUNTS = ("batch_size", "accumulate", "log_every", "match_runs")
 _SIZES = ("n_layers", "d_model", "n_heads", "d_mlp", "n_ctx", "d_vocab", "steps")
-_POSITIVE = ("learning_rate", "initializer_range", "embedding_range", "match_tolerance")
+_POSITIVE = (
+    "learning_rate",
+    "gate_learning_rate",
+    "initializer_range",
+    "embedding_range",
+    "match_tolerance",
+)
 _NOT_NEGATIVE = (
     "warmup_steps",
     "weight_decay",
     "clip_norm",
     "clean_weight",
     "reconstruction_weight",
+    "hold_weight",
     "validate_every",
     "checkpoint_every",
     "seed",
@@ -280,9 +341,30 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
 """Settings, the condition on their values, and the condition in words."""
 
 # Settings that may differ in a resumed run: they affect no weight and no logged number.
-_FREE = {"preset", "out", "resume", "wandb", "checkpoint_every", "match_of"}
+_FREE = {
+    "preset",
+    "out",
+    "resume",
+    "wandb",
+    "checkpoint_every",
+    "match_of",
+    "gradient_checkpointing",
+}
 
-_LATER = {"weight_density": 1.0, "stored_precision": "float32"}
+FRESH = {"n_layers": 4, "d_model": 64, "n_heads": 4, "tokenizer": "bpe:2000"}
+"""Defaults of a model with fresh weights; one that begins from another has that one's."""
+FINE_TUNE = "fine-tune"
+_OF_SHAPE = (*FRESH, "d_mlp", "d_vocab", "initializer_range", "embedding_range")
+
+_LATER = {
+    "weight_density": 1.0,
+    "stored_precision": "float32",
+    "init": None,
+    "freeze": "none",
+    "hold_weight": 0.0,
+    "gate_learning_rate": None,
+    "gradient_checkpointing": False,
+}
 """Settings that runs of before may lack, and the value that they had in effect."""
 
 # The models that ship were trained before near_ties existed: these presets train the same again.
@@ -305,6 +387,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # had not begun to copy names after 4 M tokens. The released code's default is 0.1.
     "builtin-local-k4": {**_BUILTIN, **_K4, "variant": "local", "ablated_weight": 0.03},
     "builtin-global-k4": {**_BUILTIN, **_K4, "variant": "global", "ablated_weight": 0.1},
+    # A pretrained model: small steps for its weights, larger ones for the fresh gates.
+    FINE_TUNE: {"learning_rate": 1e-4, "warmup_steps": 20},
     # Self-Ablating Transformers (arXiv 2505.00509), Table 3, and GPT-Neo's initialisation.
     "tinystories-3m": {
         "n_layers": 8,
@@ -331,15 +415,23 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset_settings(preset: str) -> dict[str, Any]:
+def preset_settings(preset: str | None = None, from_model: bool = False) -> dict[str, Any]:
     """Settings of a preset that differ from TrainConfig's defaults, and its name.
+
+    Args:
+        preset: fine-tune by default for a model to begin from, else demo.
+        from_model: the run begins from a model, whose shape is kept: none of a preset's.
 
     Raises:
         UserError: there is no such preset.
     """
+    preset = preset or (FINE_TUNE if from_model else "demo")
     if preset not in PRESETS:
         raise UserError(suggest("preset", preset, PRESETS))
-    return {"preset": preset, **PRESETS[preset]}
+    if from_model:
+        kept = {name: value for name, value in PRESETS[preset].items() if name not in _OF_SHAPE}
+        return {"preset": preset, **kept}
+    return {"preset": preset, **FRESH, **PRESETS[preset]}
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

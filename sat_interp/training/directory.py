@@ -182,7 +182,7 @@ class RunDirectory:
 
 
 def absolute_inputs(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Data, validation data and tokenizer of a run's settings, their paths made absolute.
+    """Data, validation data, tokenizer and initial model of a run, their paths made absolute.
 
     Names of datasets and of tokenizers are left as they are.
     """
@@ -193,6 +193,9 @@ def absolute_inputs(settings: Mapping[str, Any]) -> dict[str, Any]:
     directory = os.path.expanduser(tokenizer)
     if tokenizer != "gpt2" and os.path.isdir(directory):
         absolute["tokenizer"] = os.path.abspath(directory)
+    initial = os.path.expanduser(str(settings.get("init") or ""))
+    if os.path.exists(initial):
+        absolute["init"] = os.path.abspath(initial)
     return absolute
 
 

@@ -21,7 +21,7 @@ def check_facts(facts: dict[str, Any]) -> None:
     """
     _need(facts, "seconds", _is_amount)
     _need(facts, "log_bytes", _is_count)
-    for name in ("last", "best"):
+    for name in ("last", "best", *(["initial"] if "initial" in facts else [])):
         _need(facts, name, lambda value: isinstance(value, dict))
         if facts[name]:  # empty before the first validation
             _need(facts[name], "step", _is_count)

@@ -22,6 +22,7 @@ from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import RunDirectory, read_log
 from sat_interp.training.distributed import Processes
 from sat_interp.training.facts import check_facts
+from sat_interp.training.initial import copy_of
 from sat_interp.training.inputs import (
     Inputs,
     current_identity,
@@ -35,6 +36,9 @@ from sat_interp.training.report import (
     open_tracker,
     summarise,
     title,
+)
+from sat_interp.training.report import (
+    losses as losses_of,
 )
 from sat_interp.training.state import State, checkpoints, load_latest, save_state
 from sat_interp.training.trainer import NonFiniteLossError, Trainer
@@ -67,6 +71,7 @@ class Progress:
 
     last: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
+    initial: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -80,7 +85,9 @@ def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> 
             return done
         inputs = inputs or load_inputs(config, directory, ranks)
         model = build_model(config, inputs.tokenizer, ranks.device)
-        trainer = Trainer(config, model, inputs.train, ranks)
+        model.recomputes_blocks = config.gradient_checkpointing
+        original = copy_of(model) if config.hold_weight else None
+        trainer = Trainer(config, model, inputs.train, ranks, original)
         with _kept_up_to(directory, trainer):
             return _TrainingRun(config, directory, inputs, trainer).finish()
 
@@ -125,6 +132,8 @@ class _TrainingRun:
     def finish(self) -> TrainResult:
         """Do the remaining steps and write the results."""
         trainer, config = self.trainer, self.config
+        if config.init is not None and trainer.step == 0:
+            self.progress.initial = self._losses()
         with bar(total=config.steps, initial=trainer.step, desc="training", unit="step") as shown:
             while trainer.step < config.steps:
                 trainer.advance()
@@ -153,6 +162,7 @@ class _TrainingRun:
                 "step": trainer.step,
                 "tokens": trainer.step * trainer.tokens_per_step,
                 "learning_rate": self.config.learning_rate_at(trainer.step - 1),
+                **self._gate_rate(),
                 **self._weight(),
                 **means,
                 "tokens_per_second": round(speed, 1),
@@ -169,6 +179,14 @@ class _TrainingRun:
             logger.info("step %d of %d: %s", trainer.step, self.config.steps, numbers)
         return shown
 
+    def _gate_rate(self) -> dict[str, float]:
+        """Learning rate of the gates in the last step, where it is one of its own."""
+        rate, config = self.config.gate_learning_rate, self.config
+        if rate is None:
+            return {}
+        share = rate / config.learning_rate
+        return {"gate_learning_rate": share * config.learning_rate_at(self.trainer.step - 1)}
+
     def _weight(self) -> dict[str, float]:
         """The ablated loss's weight in the last step, for the log of a run with gates."""
         if not self.config.is_gated:
@@ -178,6 +196,19 @@ class _TrainingRun:
     def _validate(self) -> None:
         trainer, progress = self.trainer, self.progress
         trainer.recent()  # raises if the model is no longer finite
+        facts = progress.last = self._losses()
+        # Before the end of a ramp the ablated stream is not yet trained at its full weight.
+        counts = self.config.ablated_schedule.is_settled(trainer.step / self.config.steps)
+        # A frozen clean stream stays as it is: then the other one decides.
+        measure = "validation_ablated" if self.config.freeze == "base" else "validation_clean"
+        if counts and facts[measure] < progress.best.get(measure, math.inf):
+            progress.best = facts
+            self._save_model(self.directory.best, facts)
+        self.tick, self.tick_step = time.perf_counter(), trainer.step
+
+    def _losses(self) -> dict[str, Any]:
+        """Validate, log and return the losses."""
+        trainer = self.trainer
         losses = validate(
             trainer.model, self.inputs.validation, trainer.processes, self.config.seed
         )
@@ -188,15 +219,9 @@ class _TrainingRun:
         if losses.ablated is not None:
             facts["validation_ablated"] = losses.ablated
         self._write(facts)
-        progress.last = facts
-        # Before the end of a ramp the ablated stream is not yet trained at its full weight.
-        counts = self.config.ablated_schedule.is_settled(trainer.step / self.config.steps)
-        if counts and losses.clean < progress.best.get("validation_clean", math.inf):
-            progress.best = facts
-            self._save_model(self.directory.best, facts)
         ablated = f", ablated {losses.ablated:.4f}" if losses.ablated is not None else ""
         logger.info("step %d: validation clean %.4f%s", trainer.step, losses.clean, ablated)
-        self.tick, self.tick_step = time.perf_counter(), trainer.step
+        return facts
 
     def _checkpoint(self) -> None:
         trainer, progress = self.trainer, self.progress
@@ -208,6 +233,7 @@ class _TrainingRun:
                 "best": progress.best,
                 "seconds": time.perf_counter() - self.started,
                 "log_bytes": self.directory.log_size(),
+                **({"initial": progress.initial} if progress.initial else {}),
                 "inputs": self.inputs.identity(),
                 "config_hash": self.config.hash(),
             }
@@ -224,7 +250,8 @@ class _TrainingRun:
         tensors, facts = state
         refuse_changed(facts["inputs"], self.inputs.identity(), self.directory)
         self.trainer.load(facts["step"], tensors)
-        self.progress = Progress(facts["last"], facts["best"], facts["seconds"])
+        initial = facts.get("initial", {})
+        self.progress = Progress(facts["last"], facts["best"], initial, facts["seconds"])
         self.directory.cut_log(facts["log_bytes"])
         logger.info("continuing from step %d", self.trainer.step)
 
@@ -250,6 +277,8 @@ class _TrainingRun:
         model = trainer.model.eval()
         progress = self.progress
         summary = summarise(trainer, self.inputs, self._cost(), progress.last, progress.best)
+        if progress.initial:
+            summary["initial"] = losses_of(progress.initial)
         if directory.writes:
             self._save_model(directory.model, self.progress.last)
             draw_losses(read_log(directory.log), directory.figure, title(self.config))

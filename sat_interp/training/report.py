@@ -59,13 +59,14 @@ def model_card_facts(
         "name": name,
         "preset": config.preset,
         "data": file_names(config.data),
-        "tokenizer": file_names(config.tokenizer),
+        "tokenizer": "that of init" if config.tokenizer is None else file_names(config.tokenizer),
         "seed": config.seed,
         "steps": cost.steps,
         "tokens": cost.tokens,
         "seconds": round(cost.seconds, 1),
         **{name: value for name, value in losses(validation).items() if name != "step"},
         "precision": config.precision,
+        **_begun(config),
         "windows_per_step": cost.tokens // cost.steps // config.n_ctx,
         "learning_rate": config.learning_rate,
         "initializer_range": config.initializer_range,
@@ -80,6 +81,18 @@ def model_card_facts(
         "config_hash": config.hash(),
         "hardware": facts["hardware"],
         "commit": facts["commit"],
+    }
+
+
+def _begun(config: TrainConfig) -> dict[str, Any]:
+    """Facts of a run that began from a pretrained model."""
+    if config.init is None:
+        return {}
+    return {
+        "init": Path(config.init).name,
+        "freeze": config.freeze,
+        "hold_weight": config.hold_weight,
+        "gate_learning_rate": config.gate_learning_rate or config.learning_rate,
     }
 
 

@@ -10,6 +10,7 @@ from sat_interp._util.errors import UserError
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.directory import absolute_inputs
 from sat_interp.training.distributed import processes
+from sat_interp.training.initial import adopted
 from sat_interp.training.loop import TrainResult, run
 from sat_interp.training.match import train_matched
 
@@ -28,6 +29,8 @@ def train(config: TrainConfig) -> TrainResult:
     if config.out is None:
         raise UserError("a run needs a directory: pass --out DIR")
     config = dataclasses.replace(config, **absolute_inputs(vars(config)))
+    if config.init is not None:
+        config = adopted(config)
     with torch.random.fork_rng(devices=[]), processes(config.device) as ranks:
         start = run if config.match_perplexity is None else train_matched
         return start(config, ranks)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from sat_interp._util.devices import has_bfloat16
 from sat_interp._util.errors import UserError, first_line
@@ -18,6 +20,7 @@ from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.density import density_at, keep_largest, sparse_parameters
 from sat_interp.training.distributed import Processes
+from sat_interp.training.initial import is_gate
 from sat_interp.training.loss import Losses, LossWeights, training_loss
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,8 @@ logger = logging.getLogger(__name__)
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """Names of AdamW's state of a parameter."""
 COLUMNS = ("clean", "ablated", "reconstruction", "grad_norm")
+HELD = "held"
+"""Column of the divergence from the initial model; there only where the run has a weight for it."""
 
 
 class NonFiniteLossError(UserError):
@@ -41,6 +46,9 @@ class Trainer:
     Nothing here waits for the device: losses stay in ``history`` until :meth:`recent` reads them.
     Step s draws its windows and seeds its random gates from (seed, s) alone, so the state is the
     weights, the moments and ``history``.
+
+    Args:
+        original: the model that the clean stream is held to, where it is.
     """
 
     def __init__(
@@ -49,6 +57,7 @@ class Trainer:
         model: SelfAblatingTransformer,
         corpus: TokenCorpus,
         processes: Processes,
+        original: SelfAblatingTransformer | None = None,
     ) -> None:
         self.config, self.model, self.corpus, self.processes = config, model, corpus, processes
         self.step = 0
@@ -58,20 +67,24 @@ class Trainer:
             if parameter.requires_grad
         }
         self.optimizer = torch.optim.AdamW(
-            self.trained.values(),
+            _groups(config, self.trained),
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=True,
         )
         self._sparse = sparse_parameters(self.trained) if config.weight_density < 1 else []
-        self.history = torch.zeros(config.log_every, len(COLUMNS), device=processes.device)
-        self._loss: Callable[..., Losses] = training_loss
+        self.columns = (*COLUMNS, HELD) if config.hold_weight else COLUMNS
+        self.history = torch.zeros(config.log_every, len(self.columns), device=processes.device)
+        self._plain_loss: Callable[..., Losses] = training_loss
+        if original is not None:
+            self._plain_loss = partial(training_loss, original=original)
+        self._loss = self._plain_loss
         self._is_untried = config.compile
         if config.precision == "bf16" and not has_bfloat16(processes.device):
             logger.warning("this CPU has no bf16 instructions: float32 would be many times faster")
         if config.compile:
-            self._loss = torch.compile(training_loss, dynamic=False)
+            self._loss = torch.compile(self._plain_loss, dynamic=False)
 
     @property
     def tokens_per_step(self) -> int:
@@ -84,7 +97,7 @@ class Trainer:
         self.model.train()
         torch.manual_seed(_step_seed(self.config.seed, self.step, self.processes.rank))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate_at(self.step)
+            group["lr"] = self.config.learning_rate_at(self.step) * group["share"]
         losses = self._gradients(self._windows())
         gradients = [p.grad for p in self.trained.values() if p.grad is not None]
         self.processes.average([*gradients, losses])
@@ -96,8 +109,9 @@ class Trainer:
             density = density_at(self.config.weight_density, self.step, self.config.steps)
             keep_largest(self._sparse, density)
         row = self.history[self.step % self.config.log_every]
-        row[:3] = losses
+        row[:3] = losses[:3]
         row[3] = norm
+        row[4:] = losses[3:]
         self.step += 1
 
     def recent(self) -> dict[str, float]:
@@ -111,7 +125,7 @@ class Trainer:
         bad = (~rows.isfinite().all(dim=1)).nonzero().flatten()
         if len(bad):
             raise NonFiniteLossError(self.step - filled + 1 + int(bad[0]))
-        means = dict(zip(COLUMNS, rows.mean(dim=0).tolist(), strict=True))
+        means = dict(zip(self.columns, rows.mean(dim=0).tolist(), strict=True))
         if not self.model.ablation.is_gated:
             del means["ablated"]
         if not (self.model.ablation.is_gated and self.config.reconstruction_weight):
@@ -197,6 +211,8 @@ class Trainer:
             seed=config.seed, step=self.step, batch=share * processes.world, length=config.n_ctx + 1
         )
         own = windows[processes.rank * share : (processes.rank + 1) * share]
+        if self.corpus.start != self.corpus.end_of_text:
+            own = with_starts(own, self.corpus.end_of_text, self.corpus.start)
         return own.to(processes.device, non_blocking=True)
 
     def _weights(self) -> LossWeights:
@@ -206,7 +222,9 @@ class Trainer:
         if config.compile and not config.ablated_schedule.is_constant:
             # A tensor, because a compiled loss is compiled again for every new number.
             ablated = torch.tensor(ablated, device=self.processes.device)
-        return LossWeights(config.clean_weight, ablated, config.reconstruction_weight)
+        return LossWeights(
+            config.clean_weight, ablated, config.reconstruction_weight, config.hold_weight
+        )
 
     def _gradients(self, windows: Tensor) -> Tensor:
         """Leave the mean gradient in the parameters; return the mean clean, ablated, rec. loss."""
@@ -218,21 +236,46 @@ class Trainer:
             return self._accumulate(windows)
         except Exception as error:  # compilers have no common base class for their failures
             logger.warning("torch.compile failed (%s): training without it", first_line(error))
-            self._loss = training_loss
+            self._loss = self._plain_loss
             return self._accumulate(windows)
 
     def _accumulate(self, windows: Tensor) -> Tensor:
         config, device = self.config, self.processes.device
         self.optimizer.zero_grad(set_to_none=True)
-        sums, weights = torch.zeros(3, device=device), self._weights()
+        sums, weights = torch.zeros(len(self.columns) - 1, device=device), self._weights()
         for micro in windows.split(config.batch_size):
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 losses = self._loss(self.model, micro, weights)
             (losses.total / config.accumulate).backward()
-            for column, loss in enumerate(losses[1:]):
+            for column, loss in enumerate(losses[1 : len(sums) + 1]):
                 if loss is not None:
                     sums[column] += loss / config.accumulate
         return sums
+
+
+def with_starts(
+    windows: Int64[Tensor, "batch length"], end: int, start: int
+) -> Int64[Tensor, "batch length"]:
+    """The windows with ``start`` after each ``end``, cut to their length again.
+
+    So each story of a model with a BOS token of its own follows that token, as in evaluations.
+    """
+    rows = []
+    for row in windows.numpy():
+        ends = np.flatnonzero(row == end) + 1
+        rows.append(np.insert(row, ends, start)[: len(row)])
+    return torch.from_numpy(np.stack(rows))
+
+
+def _groups(config: TrainConfig, trained: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
+    """Parameters by learning rate; ``share`` is the factor on that of the step."""
+    if config.gate_learning_rate is None:
+        return [{"params": list(trained.values()), "share": 1.0}]
+    gates = [parameter for name, parameter in trained.items() if is_gate(name)]
+    base = [parameter for name, parameter in trained.items() if not is_gate(name)]
+    shares = (1.0, config.gate_learning_rate / config.learning_rate)
+    groups = zip((base, gates), shares, strict=True)
+    return [{"params": params, "share": share} for params, share in groups if params]
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:
