@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from sat_interp.model import unembedding
-from sat_interp.model.transformer import SelfAblatingTransformer
+from sat_interp.model.transformer import SelfAblatingTransformer, tokens_at_once
 
 
 class Stream(NamedTuple):
@@ -42,9 +43,18 @@ def streams(model: HookedTransformer, tokens: Int[Tensor, "batch pos"]) -> Itera
         if model.ablation.variant == "none":
             yield Stream("clean", model.fast_states(tokens))
         else:
-            both = model.dual_states(tokens)
-            yield Stream("clean", both.clean)
-            yield Stream("ablated", both.ablated)
+            rows = max(1, tokens_at_once(model) // tokens.shape[1])
+            parts = [_both(model, some) for some in tokens.split(rows)]
+            for name, states in zip(("clean", "ablated"), zip(*parts, strict=True), strict=True):
+                yield Stream(name, torch.cat(states))
         return
     states = model(tokens, stop_at_layer=model.cfg.n_layers)
     yield Stream("clean", model.ln_final(states) if hasattr(model, "ln_final") else states)
+
+
+def _both(
+    model: SelfAblatingTransformer, tokens: Int[Tensor, "batch pos"]
+) -> tuple[Tensor, Tensor]:
+    """States of the clean and of the ablated stream; masks and layers are dropped."""
+    both = model.dual_states(tokens)
+    return both.clean, both.ablated

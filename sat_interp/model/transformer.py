@@ -32,6 +32,9 @@ from sat_interp.model.streams import (
 from sat_interp.model.unembedding import token_losses
 
 ForwardPath = Literal["auto", "fast", "hooked"]
+MOST_BYTES = 1 << 30
+"""Of what :func:`tokens_at_once` allows a pass to keep: streams, projections and masks of every
+layer."""
 
 
 class SelfAblatingTransformer(HookedTransformer):
@@ -411,6 +414,13 @@ class SelfAblatingTransformer(HookedTransformer):
     ) -> SelfAblatingTransformer:
         """The authors' weights under their own names; see ``sat_interp.io.released``."""
         return released.from_released(cls, state_dict, n_heads, ablation, tokenizer)
+
+
+def tokens_at_once(model: SelfAblatingTransformer) -> int:
+    """Tokens of a pass over both streams without gradient that keeps at most ``MOST_BYTES``."""
+    cfg = model.cfg
+    width = 5 * cfg.n_heads * cfg.d_head + 2 * cfg.d_model + 4 * (cfg.d_mlp or 0)
+    return max(1, MOST_BYTES // (cfg.n_layers * width * model.W_E.element_size()))
 
 
 def _keys_of(block: SelfAblatingBlock) -> nn.Module:

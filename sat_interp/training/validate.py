@@ -9,9 +9,12 @@ import torch
 
 from sat_interp.data.batches import story_batches
 from sat_interp.data.corpus import TokenCorpus
-from sat_interp.model.transformer import SelfAblatingTransformer
+from sat_interp.model.transformer import SelfAblatingTransformer, tokens_at_once
 from sat_interp.model.unembedding import token_losses
 from sat_interp.training.distributed import Processes
+
+MOST_TOKENS = 16_384
+"""Of a batch."""
 
 
 class Validation(NamedTuple):
@@ -20,19 +23,6 @@ class Validation(NamedTuple):
     clean: float
     ablated: float | None
     tokens: int
-
-
-MOST_TOKENS = 16_384
-MOST_BYTES = 1 << 30
-"""Of both streams and the masks of every layer, which a pass keeps."""
-
-
-def _tokens_per_batch(model: SelfAblatingTransformer) -> int:
-    """Tokens of a batch: what a pass keeps of them stays within ``MOST_BYTES``."""
-    cfg = model.cfg
-    width = 5 * cfg.n_heads * cfg.d_head + 2 * cfg.d_model + 4 * (cfg.d_mlp or 0)
-    kept = cfg.n_layers * width * model.W_E.element_size()
-    return max(1, min(MOST_TOKENS, MOST_BYTES // kept))
 
 
 def validate(
@@ -49,7 +39,7 @@ def validate(
     torch.manual_seed(seed)
     sums = torch.zeros(3, dtype=torch.float64, device=processes.device)
     b_U = model.unembed.b_U
-    batches = story_batches(corpus, model.cfg.n_ctx, _tokens_per_batch(model))
+    batches = story_batches(corpus, model.cfg.n_ctx, min(MOST_TOKENS, tokens_at_once(model)))
     with torch.no_grad():
         for batch in islice(batches, processes.rank, None, processes.world):
             tokens = batch.tokens.to(processes.device)

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTr
 
 from evaluations.core.losses import streams
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
+from sat_interp.model import transformer
 from tests.evaluations.test_devices import MEASURES
 
 SIZES: dict[str, Any] = {
@@ -62,3 +63,13 @@ def test_both_streams_are_those_of_dual(shape, variant, gated):
     clean, ablated = (model.unembed(each.states) for each in streams(model, tokens))
     assert torch.allclose(clean, dual.clean_logits, atol=1e-4)
     assert torch.allclose(ablated, dual.ablated_logits, atol=1e-4)
+
+
+def test_a_batch_beyond_the_memory_is_read_in_pieces(gated, monkeypatch):
+    model = gated("llama")
+    tokens = torch.randint(200, (5, 9))
+    whole = [each.states for each in streams(model, tokens)]
+    monkeypatch.setattr(transformer, "MOST_BYTES", 20 * 2 * 208 * 4)  # 20 tokens: two rows
+    assert transformer.tokens_at_once(model) == 20
+    parts = [each.states for each in streams(model, tokens)]
+    assert all(torch.allclose(*pair, atol=1e-6) for pair in zip(whole, parts, strict=True))
