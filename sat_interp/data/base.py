@@ -11,7 +11,7 @@ from typing import Literal
 from sat_interp._util.errors import UserError, suggest
 
 Split = Literal["train", "validation"]
-SourceKind = Literal["demo", "files", "hub", "memory"]
+SourceKind = Literal["demo", "planted", "files", "hub", "memory"]
 
 # One story in a hundred is held out where the data has no validation split of its own.
 HELD_OUT = 0.01
@@ -35,7 +35,7 @@ class DataSource:
 
     @property
     def kind(self) -> SourceKind:
-        """``demo``, ``files``, ``hub`` or ``memory``."""
+        """``demo``, ``planted``, ``files``, ``hub`` or ``memory``."""
         raise NotImplementedError
 
     @property

@@ -20,12 +20,14 @@ from sat_interp._util.errors import UserError, shown
 from sat_interp.data import stories as grammar
 from sat_interp.data.base import DataSource, SourceKind, sha256
 from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
+from sat_interp.data.planted import CORPORA
 from sat_interp.data.readers import EXTENSIONS, READER_VERSIONS, extension, read_stories
 
 __all__ = ["DataSource", "DemoSource", "FilesSource", "HubSource", "file_names", "parse_data"]
 
 DEMO_STORIES = 50_000
 DEMO_VALIDATION_STORIES = 1_000
+PLANTED_VALIDATION_TEXTS = 5_000
 MOST_DIGITS = 12
 
 _HUB_NAME = re.compile(
@@ -72,6 +74,46 @@ class DemoSource(DataSource):
 
 
 @dataclass(frozen=True)
+class PlantedSource(DataSource):
+    """A built-in corpus with something planted in it: ``facts`` or ``numbers``.
+
+    ``n_texts`` texts are for training, and others, with sentences that training never holds, for
+    validation.
+    """
+
+    corpus: str = "facts"
+    n_texts: int = 0
+    seed: int = 0
+
+    @property
+    def kind(self) -> SourceKind:
+        """``planted``."""
+        return "planted"
+
+    @property
+    def name(self) -> str:
+        """``facts-300000``."""
+        return f"{self.corpus}-{self.n_texts}"
+
+    def validation_part(self) -> str | None:
+        """The grammar keeps texts for validation that it never gives to training."""
+        return "validation"
+
+    def read_part(self, part: str) -> Iterator[str]:
+        """Generate the texts, one at a time."""
+        split = "validation" if part == "validation" else "train"
+        return islice(CORPORA[self.corpus].texts(split, self.seed), self._size(part))
+
+    def hash_part(self, part: str) -> str:
+        """Hash the corpus' name and version, the number of texts and the seed."""
+        version, size = CORPORA[self.corpus].version, str(self._size(part))
+        return sha256(self.corpus, version, part, size, str(self.seed))
+
+    def _size(self, part: str) -> int:
+        return PLANTED_VALIDATION_TEXTS if part == "validation" else self.n_texts
+
+
+@dataclass(frozen=True)
 class FilesSource(DataSource):
     """Local files, read in their order; ``held_files`` are their own validation split, if any."""
 
@@ -111,6 +153,8 @@ def parse_data(spec: str, validation: str | None = None) -> DataSource:
     """Read a ``--data`` argument.
 
     - ``demo`` or ``demo:N``: N training stories of the built-in corpus (50,000 by default);
+    - ``facts`` or ``numbers``, ``facts:N``: N texts of a built-in corpus with planted facts, or
+      with years;
     - ``tinystories``, or any Hugging Face dataset as ``name``, ``name:column`` or
       ``name@config:column`` (column ``text`` by default);
     - local .txt, .jsonl, .jsonl.gz or .parquet files, several with commas between them, or a
@@ -157,7 +201,7 @@ def absolute_paths(spec: str) -> str:
 def _with_paths(spec: str, change: Callable[[Path], str]) -> str:
     """A ``--data`` argument with each path of a file changed, and its column kept."""
     spec = spec.strip()
-    if spec.partition(":")[0] == "demo" or not _means_files(spec):
+    if spec.partition(":")[0] in ("demo", *CORPORA) or not _means_files(spec):
         return spec
     items = (_path_and_column(item.strip()) for item in spec.split(",") if item.strip())
     return ",".join(
@@ -172,6 +216,9 @@ def _parse(spec: str) -> DataSource:
     head, colon, tail = spec.partition(":")
     if head == "demo":
         return DemoSource(spec, n_stories=_story_count(spec, tail) if colon else DEMO_STORIES)
+    if head in CORPORA:
+        size = _story_count(spec, tail) if colon else CORPORA[head].n_texts
+        return PlantedSource(spec, corpus=head, n_texts=size)
     if _means_files(spec):
         return _files(spec)
     match = _HUB_NAME.fullmatch(spec)
@@ -188,7 +235,10 @@ def _parse(spec: str) -> DataSource:
 
 def _story_count(spec: str, count: str) -> int:
     if not (count.isascii() and count.isdigit() and count.strip("0")):
-        raise UserError(f"data {spec!r}: write a number of stories after 'demo:', as in demo:50000")
+        head = spec.partition(":")[0]
+        raise UserError(
+            f"data {spec!r}: write a number of stories after '{head}:', as in {head}:50000"
+        )
     if len(count) > MOST_DIGITS:
         raise UserError(f"data {shown(spec)}: that is not a possible number of stories")
     return int(count)

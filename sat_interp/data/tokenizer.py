@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoTokenizer,
     GPT2Tokenizer,
@@ -65,8 +65,12 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
     return prepare_tokenizer(tokenizer, name)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, digit_pairs: bool = False
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE of at most ``vocab_size`` tokens on ``texts``, as GPT-2's was.
+
+    With ``digit_pairs`` no token holds more than two digits: " 1732" is " 17" and "32".
 
     ``<|endoftext|>`` is token 0 and the only special one; it is the bos, eos, unk and pad token.
     Any text can be encoded, and decoding gives it back. The same texts give the same tokenizer.
@@ -82,7 +86,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
             f" not {vocab_size}: try bpe:10000"
         )
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    as_gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pairs = pre_tokenizers.Split(Regex(r" ?\d{2}"), behavior="isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pairs, as_gpt2]) if digit_pairs else as_gpt2
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -108,19 +114,21 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
 def resolve_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> PreTrainedTokenizerFast:
     """``bpe:N`` trains a tokenizer of N tokens on ``texts()``; any other name is loaded.
 
+    ``bpe-years:N`` does so with digits in pairs (see :func:`train_bpe`).
+
     Raises:
         UserError: N is not a number or under 257, or ``load_tokenizer`` refuses the name.
     """
     kind, colon, size = spec.partition(":")
-    if kind != "bpe":
+    if kind not in ("bpe", "bpe-years"):
         return load_tokenizer(spec)
     if not colon or not size.isascii() or not size.isdigit():
-        raise UserError(f"tokenizer {spec!r} names no vocabulary size: write bpe:10000")
+        raise UserError(f"tokenizer {spec!r} names no vocabulary size: write {kind}:10000")
     if len(size) > 7:
-        raise UserError(f"tokenizer {shown(spec)}: no vocabulary is so large, write bpe:10000")
+        raise UserError(f"tokenizer {shown(spec)}: no vocabulary is so large, write {kind}:10000")
     if int(size) < SMALLEST_BPE:
         return train_bpe((), int(size))  # refuses before the corpus is read
-    return train_bpe(texts(), int(size))
+    return train_bpe(texts(), int(size), digit_pairs=kind == "bpe-years")
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -32,7 +32,8 @@ class TrainConfig(SelfAblationConfig):
 
     preset: str = "demo"
     """Set of defaults: demo, tinystories-3m (the paper's Table 3), fine-tune (with init), or those
-    of the bundled models: builtin-baseline, builtin-local-k4, builtin-global-k4."""
+    of the bundled models: builtin-baseline, builtin-local-k4, builtin-global-k4, builtin-facts,
+    builtin-numbers."""
 
     init: str | None = None
     """Pretrained model to begin from: a directory or hub id of transformers, a .gguf file, a run of
@@ -375,6 +376,14 @@ _BUILTIN = {
     "checkpoint_every": 1300,
     "near_ties": "detached_floor",
 }
+_PLANTED = {
+    "n_ctx": 64,
+    "batch_size": 16,
+    "steps": 13_000,
+    "warmup_steps": 100,
+    "validate_every": 0,
+    "checkpoint_every": 1000,
+}
 _K4 = {"k_attention": 4, "k_neurons": 4}
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -389,6 +398,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "builtin-global-k4": {**_BUILTIN, **_K4, "variant": "global", "ablated_weight": 0.1},
     # A pretrained model: small steps for its weights, larger ones for the fresh gates.
     FINE_TUNE: {"learning_rate": 1e-4, "warmup_steps": 20},
+    # Planted facts, and years: what causal tracing and Greater-Than are tested on.
+    "builtin-facts": {**_PLANTED, "data": "facts", "tokenizer": "bpe:3400", "steps": 8000},
+    "builtin-numbers": {**_PLANTED, "data": "numbers", "tokenizer": "bpe-years:1400"},
     # Self-Ablating Transformers (arXiv 2505.00509), Table 3, and GPT-Neo's initialisation.
     "tinystories-3m": {
         "n_layers": 8,
