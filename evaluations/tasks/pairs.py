@@ -37,6 +37,10 @@ class Pair(NamedTuple):
     wrong: str
 
 
+Sides = Callable[[Pair], tuple[list[int], list[int]]]
+"""All right and all wrong answers to a pair's clean prompt, as tokens."""
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """Pairs of one length. ``right`` and ``wrong`` are the tokens after the last position."""
@@ -74,6 +78,7 @@ class TaskPrompts:
         held_out: further prompts of the task, none of them among these, on which a circuit found
             with these is measured.
         decode: from tokens to text, where the tokenizer is known.
+        sides: all right and all wrong answers, where a task has more than one of either.
     """
 
     name: str
@@ -84,6 +89,7 @@ class TaskPrompts:
     note: dict[str, Any] = field(default_factory=dict)
     held_out: TaskPrompts | None = None
     decode: Callable[[list[int]], str] | None = field(default=None, repr=False, compare=False)
+    sides: Sides | None = field(default=None, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -168,6 +174,8 @@ class Competence:
         n: prompts scored.
         n_failed: prompts whose logits are not finite; excluded from all figures.
         n_left_out: prompts the task left out for this tokenizer.
+        probability_differences: of each prompt scored, the probability of all right answers minus
+            that of all wrong ones, where a task has several (``TaskPrompts.sides``).
     """
 
     accuracy: float
@@ -179,6 +187,7 @@ class Competence:
     n: int
     n_failed: int
     n_left_out: int
+    probability_differences: tuple[float, ...] = ()
 
     @property
     def at_chance(self) -> bool:
@@ -195,10 +204,14 @@ def competence(model: HookedTransformer, prompts: TaskPrompts) -> Competence:
     check_fit(model, prompts)
     differences: list[Float[Tensor, " batch"]] = []
     tops: list[Bool[Tensor, " batch"]] = []
+    apart: list[float] = []
+    texts = iter(prompts.texts)
     with torch.inference_mode():
         for batch in prompts.batches:
             logits = _last_logits(model, batch.clean).double()
             at = torch.arange(len(batch))
+            if prompts.sides is not None:
+                apart += _apart(logits, [prompts.sides(next(texts)) for _ in range(len(batch))])
             differences.append(logits[at, batch.right] - logits[at, batch.wrong])
             tops.append(logits.argmax(-1) == batch.right)
     difference, top = torch.cat(differences), torch.cat(tops)
@@ -220,7 +233,19 @@ def competence(model: HookedTransformer, prompts: TaskPrompts) -> Competence:
         n=n,
         n_failed=n_failed,
         n_left_out=prompts.n_left_out,
+        probability_differences=tuple(one for one in apart if math.isfinite(one)),
     )
+
+
+def _apart(
+    logits: Float[Tensor, "batch d_vocab"], sides: Sequence[tuple[list[int], list[int]]]
+) -> list[float]:
+    """The probability of all right answers minus that of all wrong ones, of each prompt."""
+    p = logits.softmax(-1)
+    return [
+        float(own[right].sum() - own[wrong].sum())
+        for own, (right, wrong) in zip(p, sides, strict=True)
+    ]
 
 
 def check_fit(model: HookedTransformer, prompts: TaskPrompts) -> None:

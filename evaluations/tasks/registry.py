@@ -13,10 +13,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from evaluations.tasks.files import candidates, checked_entries, read_prompts
-from evaluations.tasks.greater_than import greater_than
+from evaluations.tasks.greater_than import greater_than, sides
 from evaluations.tasks.ioi import ioi, ioi_tinystories
 from evaluations.tasks.language import agreement, gender, quotes
-from evaluations.tasks.pairs import Pair, TaskPrompts
+from evaluations.tasks.pairs import Pair, Sides, TaskPrompts
 from evaluations.tasks.recall import induction, recall
 from evaluations.tasks.tokens import Apart, Row, Words, answers, collect, start_tokens, with_row
 from sat_interp._util.errors import UserError, shown, suggest
@@ -34,17 +34,19 @@ class Task:
         name: of the task in records.
         pairs: draws pairs of prompts without end, given the usable words and a seed.
         apart: what held-out prompts must not share with the others, besides whole prompts.
+        sides: from the tokenizer, all right and wrong answers, where there are several.
     """
 
     name: str
     pairs: Callable[[Words, int], Iterator[Pair]]
     apart: Apart | None = None
+    sides: Callable[[PreTrainedTokenizerFast], Sides] | None = None
 
 
 TASKS = (
     Task("ioi", ioi, apart=answers),
     Task("ioi-tinystories", ioi_tinystories, apart=answers),
-    Task("greater-than", greater_than),
+    Task("greater-than", greater_than, sides=sides),
     Task("gender", gender),
     Task("quotes", quotes),
     Task("agreement", agreement),
@@ -100,7 +102,8 @@ def make_task(
         drawn = islice(source.pairs(words, seed), DRAWS_PER_PROMPT * (n + held_out))
         rows = (with_row(words.tokenizer, pair, start) for pair in drawn)
         made = collect(name, rows, n, held_out, source.apart)
-        return _completed(made, words.left_out, note, tokenizer, start)
+        whole = _completed(made, words.left_out, note, tokenizer, start)
+        return whole if source.sides is None else _with_sides(whole, source.sides(tokenizer))
     several = sum(len(one["answers"]) > 1 or len(one["wrong_answers"]) > 1 for one in source)
     note |= {"n_in_file": len(source), "n_with_several_answers": several}
     random.Random(f"file/{seed}").shuffle(source)
@@ -146,6 +149,12 @@ def _completed(
     if made.held_out is None:
         return whole
     return dataclasses.replace(whole, held_out=completed(made.held_out))
+
+
+def _with_sides(prompts: TaskPrompts, all_answers: Sides) -> TaskPrompts:
+    held = prompts.held_out
+    held = None if held is None else dataclasses.replace(held, sides=all_answers)
+    return dataclasses.replace(prompts, sides=all_answers, held_out=held)
 
 
 def _names_apart(row: Row) -> frozenset[int]:

@@ -56,6 +56,26 @@ def mark(skill: Competence) -> str | None:
     return None
 
 
+def _probability_difference(skill: Competence) -> list[Metric]:
+    """The probability difference of a task with many right and wrong answers; else nothing."""
+    differences = skill.probability_differences
+    if not differences:
+        return []
+    return [
+        Metric(
+            "probability_difference",
+            "Probability difference",
+            sum(differences) / len(differences),
+            "",
+            "higher",
+            interval=mean_interval(differences, "prompts"),
+            n=len(differences),
+            description="probability of all right answers minus that of all wrong ones, mean over "
+            "prompts (greater-than: arXiv 2305.00586); n: prompts",
+        )
+    ]
+
+
 def task_metrics(
     skill: Competence, case: Case, resamples: int, seed: int, left_out: int = 0
 ) -> list[Metric]:
@@ -80,6 +100,7 @@ def task_metrics(
 
     kl, error, interval = mean_over_prompts(case.empty.kl, resamples, seed)
     return [
+        *_probability_difference(skill),
         accuracy(
             "accuracy",
             "Accuracy: right answer above wrong answer",
