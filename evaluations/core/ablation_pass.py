@@ -189,7 +189,8 @@ class HookedPasses:
                 start_at_layer=layer,
                 stop_at_layer=layer + 1,
             )
-        return {site: cache[name].flatten(2)[None] for site, name in known.items()}
+        found = cache.cache_dict  # a model without MLPs has their hooks, and they do not fire
+        return {site: found[name].flatten(2)[None] for site, name in known.items() if name in found}
 
     def tail(
         self, start: tuple[int, str], state: State, value: Values, edits: Edits, last: bool

@@ -166,6 +166,26 @@ class Golden:
         )
         return {"local": ablate(self.model("local"), self.text, config)}
 
+    def trace(self) -> dict[str, Measurement]:
+        from evaluations.suite.trace.config import TraceConfig
+        from evaluations.suite.trace.evaluation import evaluate as trace
+        from evaluations.tasks.facts import make_facts
+
+        # one constant alone: others are at minima that other processors reach by other steps
+        config = TraceConfig(
+            answer="own",
+            methods=("gnt", "gnt_dims", "swap"),
+            windows=(1,),
+            draws=2,
+            resamples=50,
+        )
+        entries = [
+            {"subject": story.split()[2], "attribute": "ball", "prompt": story.split(". ")[0]}
+            for story in stories()[:36]
+        ]
+        facts = make_facts(entries, self.tokenizer, 30)
+        return {"noise": trace(self.model(), facts, config)}
+
     def sae(self) -> dict[str, Measurement]:
         from evaluations.suite.sae.config import preset
         from evaluations.suite.sae.evaluation import SaeData

@@ -46,6 +46,7 @@ TINY: dict[str, dict[str, Any]] = {
     "sae": {"tokens": 20_000, "stories": 40, "resamples": 100},
     "neurons": {"stories": 60, "sample": 10, "resamples": 100},
     "n2g": {"stories": 60, "neurons_per_layer": 3},
+    "trace": {"n_facts": 30, "windows": "1", "draws": 1, "evaluations": 4, "resamples": 100},
 }
 """Budgets of seconds."""
 POLL = 0.02

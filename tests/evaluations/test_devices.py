@@ -34,6 +34,9 @@ from evaluations.suite.neurons.evaluation import evaluate as explain_neurons
 from evaluations.suite.neurons.examiners.lookup import LookupExaminer
 from evaluations.suite.sae.evaluation import SaeData
 from evaluations.suite.sae.evaluation import evaluate as sparse_autoencoder
+from evaluations.suite.trace.config import TraceConfig
+from evaluations.suite.trace.evaluation import evaluate as trace
+from evaluations.tasks.facts import make_facts
 from tests.evaluations.conftest import STORIES
 from tests.evaluations.suite.circuits.cases import doable, task
 from tests.evaluations.suite.sae.conftest import TINY
@@ -106,6 +109,26 @@ def _ablate(model: Any, text: Text, out: Path) -> Measurement:
     return ablate(model, evaluation_text(text.tokenizer, stories), config)
 
 
+def _trace(model: Any, text: Text, out: Path) -> Measurement:
+    config = TraceConfig(
+        answer="own",
+        methods=("oat", "gnt", "swap"),
+        kinds=("mlp",),
+        tokens=("last",),
+        windows=(1,),
+        draws=1,
+        evaluations=4,
+        resamples=20,
+    )
+    entries = [
+        {"subject": name, "attribute": "x", "prompt": f"{before} {name} {after}"}
+        for name in ("Tom", "Anna", "cat", "ball", "park")
+        for before in ("One day", "Then")
+        for after in ("went to the park", "gave the ball to")
+    ]
+    return trace(model, make_facts(entries, text.tokenizer, 20), config)
+
+
 MEASURES: dict[str, Measure] = {
     "lm": _lm,
     "gates": _gates,
@@ -115,6 +138,7 @@ MEASURES: dict[str, Measure] = {
     "neurons": _neurons,
     "n2g": _n2g,
     "ablate": _ablate,
+    "trace": _trace,
 }
 
 
@@ -126,6 +150,7 @@ def test_every_evaluation_of_the_battery_is_tried_here():
     ("name", "variant"),
     [
         ("ablate", "none"),
+        ("trace", "none"),
         ("lm", "none"),
         ("lm", "global"),
         ("gates", "local"),

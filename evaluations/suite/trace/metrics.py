@@ -1,0 +1,500 @@
+"""The figures of ``trace``: a record's metrics, and the curves that figures are drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from evaluations.core.record import Direction, Metric
+from evaluations.core.statistics import share_interval
+from evaluations.suite.trace.config import TraceConfig
+from evaluations.suite.trace.curves import (
+    SMALLEST,
+    TOO_SMALL,
+    Resamples,
+    Value,
+    effective_layers,
+    peak_over_mean,
+    rank_correlation,
+)
+from evaluations.suite.trace.fit import Constants
+from evaluations.suite.trace.measure import HEAT_METHODS, ROLES, TRUTH, Losses, Plan, Traced
+from evaluations.suite.trace.run import positions
+
+NAMES = {
+    "oat": "optimal constants",
+    "oat_shared": "one shared constant",
+    "gnt": "Gaussian noise",
+    "gnt_dims": "Gaussian noise by dimension",
+    "swap": "another subject",
+}
+WHERE = {
+    "last": "last token",
+    "last_subject": "last subject token",
+    "first_subject": "first subject token",
+    "all_subject": "all subject tokens",
+    "deciding": "deciding token",
+    "other": "other subject token",
+}
+KIND = {"attn": "attention", "mlp": "MLPs"}
+MAIN = "all_subject"
+
+Curve = tuple[str, str, int]
+"""Kind, tokens and window."""
+
+
+class Figures:
+    """Effects of all points of a model, in every resample.
+
+    Args:
+        traced: what was measured.
+        config: with the number of resamples and their seed.
+    """
+
+    def __init__(self, traced: Traced, config: TraceConfig) -> None:
+        self.traced, self.config = traced, config
+        self.n = len(traced.held_facts)
+        self.resamples = Resamples(self.n, config.resamples, config.seed)
+        self.n_layers = 1 + max(layer for *_, layer in traced.plan.at)
+        self.curves: list[Curve] = sorted({cell[:3] for cell in traced.plan.at})
+        self.known = torch.tensor(
+            [f.fact.decides is not None and len(f.subject) == 2 for f in traced.held_facts]
+        )
+        self.effects = {
+            method: self.resamples.effects(losses.p.numpy(), losses.corrupted.numpy())
+            for method, losses in traced.held.items()
+        }
+        self.truth_effects = {
+            method: self.resamples.effects(*self._of_known(losses))
+            for method, losses in (traced.held.items() if self.known.any() else ())
+        }
+
+    def _of_known(self, losses: Losses) -> tuple[np.ndarray, np.ndarray]:
+        """Losses of the facts whose deciding token is known; nan of the others."""
+        nan = torch.tensor(torch.nan, dtype=torch.float64)
+        p = torch.where(self.known, losses.p, nan).numpy()
+        return p, torch.where(self.known, losses.corrupted, nan).numpy()
+
+    def rows(self, plan: Plan, curve: Curve) -> list[int]:
+        """Return the numbers of a curve's problems, layer by layer."""
+        return [plan.at[(*curve, layer)] for layer in range(self.n_layers)]
+
+    def of(self, method: str, curve: Curve) -> np.ndarray:
+        """Return the effects of a curve: layer, resample."""
+        table = self.truth_effects if curve[1] in TRUTH else self.effects
+        return table[method][self.rows(self.traced.plan, curve)]
+
+    def fitted(self, method: str, curve: Curve) -> np.ndarray:
+        """Return a curve's effects on the facts that constants were fitted on: layer."""
+        losses = self.traced.fitted[method]
+        below = float(losses.corrupted.mean())
+        rows = self.rows(self.traced.plan, curve)
+        if not below >= SMALLEST:
+            return np.full(self.n_layers, np.nan)
+        return 1 - losses.p[rows].mean(1).numpy() / below
+
+    def metric(
+        self,
+        name: str,
+        title: str,
+        resampled: np.ndarray,
+        description: str,
+        direction: Direction | None = None,
+        reason: str = TOO_SMALL,
+        unit: str = "",
+    ) -> Metric:
+        """Return a metric from a figure's resamples; null with a reason where it is not defined."""
+        found = self.resamples.value(resampled)
+        if found.value is None:
+            return Metric(
+                name,
+                title,
+                None,
+                unit,
+                direction,
+                n=self.n,
+                n_failed=self.n,
+                reasons={reason: self.n},
+                description=description,
+            )
+        interval = None
+        if found.low is not None and found.high is not None:
+            interval = self.resamples.interval(found.low, found.high)
+        return Metric(
+            name,
+            title,
+            found.value,
+            unit,
+            direction,
+            interval=interval,
+            n=self.n,
+            description=description,
+        )
+
+
+def all_metrics(traced: Traced, config: TraceConfig) -> tuple[list[Metric], dict[str, Any]]:
+    """Return the metrics of a model, and the curves behind them."""
+    figures = Figures(traced, config)
+    metrics = [
+        *_damage(figures),
+        *_peaks(figures),
+        *_precision(figures),
+        *_agreement(figures),
+        *_controls(figures),
+        *_truth(figures),
+    ]
+    return metrics, extra(figures)
+
+
+def knowledge(n_known: int, n: int, reasons: Mapping[str, int]) -> list[Metric]:
+    """Return how many of the facts are known: the attribute's first token is the first choice."""
+    return [
+        Metric(
+            "known",
+            "Share of facts known",
+            n_known / n,
+            "share",
+            "higher",
+            interval=share_interval(n_known, n, "facts"),
+            n=n,
+            description="Facts whose attribute's first token is the model's first choice",
+        ),
+        Metric(
+            "facts_traced",
+            "Facts traced",
+            float(n_known),
+            "facts",
+            n=n,
+            n_failed=sum(reasons.values()),
+            reasons=dict(reasons),
+            description="Facts that are known; the others are left out, with the reason",
+        ),
+    ]
+
+
+def undefined(config: TraceConfig, n: int, reason: str) -> list[Metric]:
+    """Return the main metrics of a model with too few facts, null with the reason."""
+    names = [
+        (f"{name}_{method}", f"{title}, {NAMES[method]}")
+        for method in config.methods
+        for name, title in (
+            ("damage", "Probability lost"),
+            ("layers", "Effective layers"),
+            ("peak", "Peak over mean"),
+            ("agreement", "Agreement with knock-out"),
+        )
+    ]
+    return [
+        Metric(name, title, None, n=n, n_failed=n, reasons={reason: max(1, n)})
+        for name, title in names
+    ]
+
+
+def _damage(figures: Figures) -> list[Metric]:
+    """What the corruption costs: the denominator of all effects."""
+    return [
+        figures.metric(
+            f"damage_{method}",
+            f"Probability lost, {NAMES[method]}",
+            figures.resamples.means(losses.corrupted[None].numpy())[0],
+            "Mean of (p_clean - p_corrupted)_+ over held-out facts, nothing restored",
+        )
+        for method, losses in figures.traced.held.items()
+    ]
+
+
+def _peaks(figures: Figures) -> list[Metric]:
+    """Each curve at the layer where it is highest on the facts fitted on."""
+    metrics = []
+    for method in figures.effects:
+        for kind, tokens, window in figures.curves:
+            curve = (kind, tokens, window)
+            fitted = figures.fitted(method, curve)
+            at = int(np.nanargmax(fitted)) if np.isfinite(fitted).any() else 0
+            metrics.append(
+                figures.metric(
+                    f"aie_{method}_{kind}_{tokens}_w{window}",
+                    f"AIE, {NAMES[method]}, {KIND[kind]} at {WHERE[tokens]}, window {window}",
+                    figures.of(method, curve)[at],
+                    f"Average indirect effect at layer {at}, where it is largest on the facts "
+                    "that constants are fitted on; measured on held-out facts",
+                )
+            )
+    return metrics
+
+
+def _precision(figures: Figures) -> list[Metric]:
+    """How few layers have the effect: mean over curves, each by the size of its effects."""
+    window = min(figures.config.windows)
+    curves = [c for c in figures.curves if c[2] == window and c[1] not in TRUTH]
+    measures: tuple[tuple[str, str, Callable[[np.ndarray], np.ndarray], Direction], ...] = (
+        ("layers", "Effective layers", effective_layers, "lower"),
+        ("peak", "Peak over mean", peak_over_mean, "higher"),
+    )
+    metrics = []
+    for method in figures.effects:
+        effects = np.stack([figures.of(method, curve) for curve in curves])
+        weights = effects.clip(min=0).sum(1)
+        for name, title, of, direction in measures:
+            found = np.stack([of(one) for one in effects])
+            with np.errstate(invalid="ignore"):
+                mean = (np.where(weights > 0, found, 0) * weights).sum(0) / weights.sum(0)
+            metrics.append(
+                figures.metric(
+                    f"{name}_{method}",
+                    f"{title}, {NAMES[method]}",
+                    mean,
+                    f"{title} of the AIE, effects below 0 taken as 0: mean over outputs and tokens "
+                    f"in proportion to the sum of their effects, window {window}",
+                    direction,
+                    "no effect above 0",
+                )
+            )
+    return metrics
+
+
+def _agreement(figures: Figures) -> list[Metric]:
+    """Rank correlation over points of the effect with the loss of a knock-out."""
+    traced, window = figures.traced, min(figures.config.windows)
+    assert traced.knocked is not None
+    knocked = figures.resamples.means(traced.knocked.p.numpy())
+    curves = [c for c in figures.curves if c[2] == window and c[1] not in TRUTH]
+    rows = [row for curve in curves for row in figures.rows(traced.plan, curve)]
+    return [
+        figures.metric(
+            f"agreement_{method}",
+            f"Agreement with knock-out, {NAMES[method]}",
+            rank_correlation(effects[rows], knocked[rows]),
+            "Spearman's correlation, over layers, outputs and tokens, of the AIE and the "
+            f"probability lost where the same outputs are 0 in the clean run; window {window}",
+            "higher",
+            "effects or knock-outs do not vary",
+        )
+        for method, effects in figures.effects.items()
+    ]
+
+
+def _controls(figures: Figures) -> list[Metric]:
+    """Better constants, better places, neighbouring layers, and a span beside the subject."""
+    traced = figures.traced
+    metrics = []
+    plain = [c for c in figures.curves if c[1] not in TRUTH]
+    for name, other, what in (
+        ("gain_oat_gnt", "gnt", "optimal constants less Gaussian noise"),
+        ("gain_oat_shared", "oat_shared", "optimal constants less one shared constant"),
+    ):
+        if {"oat", other} <= figures.effects.keys():
+            difference = [figures.of("oat", c) - figures.of(other, c) for c in plain]
+            metrics.append(
+                figures.metric(
+                    name,
+                    f"AIE, {what}",
+                    np.concatenate(difference).mean(0),
+                    "Mean over layers, outputs, tokens and windows of the difference, same facts",
+                )
+            )
+    for window, by_method in traced.random.items():
+        for method, losses in by_method.items():
+            metrics.append(_against_random(figures, window, method, losses))
+    for method, loss in traced.span.items():
+        own = figures.resamples.means(loss[None].numpy())[0]
+        subject = torch.where(loss.isnan(), torch.nan, traced.held[method].corrupted)
+        below = figures.resamples.means(subject[None].numpy())[0]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.where(below >= SMALLEST, own / below, np.nan)
+        metrics.append(
+            figures.metric(
+                f"span_{method}",
+                f"Loss from another span, {NAMES[method]}",
+                ratio,
+                "Probability lost with as many tokens beside the subject corrupted, over that with "
+                "the subject corrupted",
+                "lower",
+            )
+        )
+    return metrics
+
+
+def _against_random(figures: Figures, window: int, method: str, losses: Losses) -> Metric:
+    """Neighbouring layers less random sets of as many."""
+    traced = figures.traced
+    size = len(traced.random_plans[window][1].layers)
+    effects = figures.resamples.effects(losses.p.numpy(), losses.corrupted.numpy())
+    plan = traced.plan
+    rows = [
+        at
+        for (_, tokens, width, _), at in plan.at.items()
+        if width == window and tokens not in TRUTH and len(plan.problems[at].layers) == size
+    ]
+    return figures.metric(
+        f"neighbours_{method}_w{window}",
+        f"AIE, neighbouring less random layers, {NAMES[method]}, window {window}",
+        figures.effects[method][rows].mean(0) - effects[1:].mean(0),
+        f"Mean AIE of {size} neighbouring layers less that of {size} layers drawn at random",
+    )
+
+
+def _truth(figures: Figures) -> list[Metric]:
+    """Whether each method finds the token that decides, where that is planted."""
+    traced, n = figures.traced, int(figures.known.sum())
+    if not n:
+        return []
+    metrics = []
+    for where, kept in traced.kept.items():
+        hits, of = int(kept.sum()), len(kept)
+        metrics.append(
+            Metric(
+                f"kept_{where}",
+                f"Answer kept, {WHERE[where]} swapped",
+                hits / of if of else None,
+                "share",
+                interval=share_interval(hits, of, "facts") if of else None,
+                n=of,
+                n_failed=traced.n_without_partner,
+                reasons={"no unrelated subject": traced.n_without_partner}
+                if traced.n_without_partner
+                else {},
+                description="Held-out facts whose answer stays the first choice with this token "
+                "of the subject taken from an unrelated one: the planted truth, checked",
+            )
+        )
+    for method in traced.held:
+        metrics += _found(figures, method)
+    return metrics
+
+
+def _found(figures: Figures, method: str) -> list[Metric]:
+    losses, plan = figures.traced.held[method], figures.traced.plan
+    kinds = sorted({kind for kind, tokens, _ in figures.curves if tokens in TRUTH})
+    rows = {
+        where: [row for kind in kinds for row in figures.rows(plan, (kind, where, 1))]
+        for where in TRUTH
+    }
+    restored = {where: -losses.p[some].sum(0)[figures.known] for where, some in rows.items()}
+    hits = int((restored["deciding"] > restored["other"]).sum())
+    n = int(figures.known.sum())
+    margin = [
+        figures.of(method, (kind, "deciding", 1)) - figures.of(method, (kind, "other", 1))
+        for kind in kinds
+    ]
+    return [
+        Metric(
+            f"found_{method}",
+            f"Deciding token found, {NAMES[method]}",
+            hits / n,
+            "share",
+            "higher",
+            interval=share_interval(hits, n, "facts"),
+            n=n,
+            description="Held-out facts whose answer is brought back further by restoring outputs "
+            "at the subject token that decides than at the other, summed over layers and outputs; "
+            "chance is 0.5",
+        ),
+        figures.metric(
+            f"margin_{method}",
+            f"AIE, deciding less other token, {NAMES[method]}",
+            np.concatenate(margin).mean(0),
+            "Mean over layers and outputs of the AIE at the subject token that decides less that "
+            "at the other",
+            "higher",
+        ),
+    ]
+
+
+# What figures are drawn from -----------------------------------------------------------------
+
+
+def extra(figures: Figures) -> dict[str, Any]:
+    """Return curves, knock-outs, heat maps and certificates as a record keeps them."""
+    traced = figures.traced
+    return {
+        "n_fit": traced.n_fit,
+        "n_held": figures.n,
+        "n_layers": figures.n_layers,
+        "curves": [
+            _curve(figures, method, curve) for method in figures.effects for curve in figures.curves
+        ],
+        "knock_out": [_knocked(figures, c) for c in figures.curves if c[1] not in TRUTH],
+        "heat": _heat(figures),
+        "constants": _certificates(traced.plan, traced.constants),
+    }
+
+
+def _curve(figures: Figures, method: str, curve: Curve) -> dict[str, Any]:
+    found = [figures.resamples.value(one) for one in figures.of(method, curve)]
+    losses = figures.traced.held[method]
+    rows = figures.rows(figures.traced.plan, curve)
+    below = float(losses.logit[0].mean())
+    logit = 1 - losses.logit[rows].mean(1) / below if below >= SMALLEST else [None] * len(rows)
+    fitted = figures.fitted(method, curve)
+    return {
+        "method": method,
+        **_named(curve),
+        **_values(found),
+        "fit": [float(one) if np.isfinite(one) else None for one in fitted],
+        "logit": [None if one is None else float(one) for one in logit],
+    }
+
+
+def _named(curve: Curve) -> dict[str, Any]:
+    return dict(zip(("kind", "tokens", "window"), curve, strict=True))
+
+
+def _values(found: Sequence[Value]) -> dict[str, Any]:
+    return {name: [getattr(one, name) for one in found] for name in ("value", "low", "high")}
+
+
+def _knocked(figures: Figures, curve: Curve) -> dict[str, Any]:
+    assert figures.traced.knocked is not None
+    rows = figures.rows(figures.traced.plan, curve)
+    resampled = figures.resamples.means(figures.traced.knocked.p[rows].numpy())
+    return {**_named(curve), **_values([figures.resamples.value(one) for one in resampled])}
+
+
+def _heat(figures: Figures) -> list[dict[str, Any]]:
+    """Layers down, tokens across; None where no fact has such a token."""
+    traced = figures.traced
+    plan = traced.heat_plan
+    assert plan is not None
+    has_role = {role: any(positions(fact)[role] for fact in traced.held_facts) for role in ROLES}
+    kinds = sorted({kind for kind, *_ in plan.at})
+    maps = []
+    for method in HEAT_METHODS:
+        if method not in traced.heat:
+            continue
+        losses = traced.heat[method]
+        effects = figures.resamples.effects(losses.p.numpy(), losses.corrupted.numpy())[:, 0]
+        for kind in kinds:
+            grid = [
+                [
+                    _finite(effects[plan.at[kind, role, 1, layer]]) if has_role[role] else None
+                    for role in ROLES
+                ]
+                for layer in range(figures.n_layers)
+            ]
+            maps.append({"method": method, "kind": kind, "tokens": list(ROLES), "value": grid})
+    return maps
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _certificates(plan: Plan, fitted: Constants | None) -> list[dict[str, Any]]:
+    if fitted is None:
+        return []
+    return [
+        {
+            "kind": problem.kind if problem.layers else "nothing",
+            "tokens": problem.tokens if problem.layers else "",
+            "layers": list(problem.layers),
+            "loss": float(fitted.loss[number]),
+            "gradient": float(fitted.gradient[number]),
+            "gap": float(fitted.gap[number]),
+            "converged": bool(fitted.converged[number]),
+        }
+        for number, problem in enumerate(plan.problems[: len(fitted.vectors)])
+    ]

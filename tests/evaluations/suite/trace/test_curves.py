@@ -1,0 +1,67 @@
+"""Effects and what is read off them, against sums worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from evaluations.suite.trace.curves import (
+    Resamples,
+    effective_layers,
+    peak_over_mean,
+    rank_correlation,
+)
+
+
+def test_an_effect_is_what_is_left_of_the_loss():
+    corrupted = np.array([0.4, 0.2, 0.0, 0.6, 0.8])
+    losses = np.stack([corrupted / 4, corrupted, 2 * corrupted, np.zeros(5)])
+    resamples = Resamples(5, 200, 0)
+    found = resamples.effects(losses, corrupted)
+    assert found[:, 0] == pytest.approx([0.75, 0, -1, 1])  # below 0 where things get worse
+    assert found[0] == pytest.approx(np.full(201, 0.75))
+    uneven = resamples.effects(np.array([[0.4, 0, 0, 0, 0]]), corrupted)[0]
+    value = resamples.value(uneven)
+    assert value.value == pytest.approx(1 - 0.4 / 2.0)
+    assert value.low < value.value < value.high
+    counts = resamples.counts[1:]
+    by_hand = 1 - counts[:, 0] * 0.4 / (counts @ corrupted)
+    assert value.low == pytest.approx(np.nanquantile(by_hand, 0.025))
+
+
+def test_facts_that_do_not_apply_are_left_out():
+    corrupted = np.array([0.5, np.nan, 0.5, np.nan, 0.3])
+    losses = np.array([[0.25, np.nan, 0.25, np.nan, 0.15]])
+    assert Resamples(5, 10, 0).effects(losses, corrupted)[0, 0] == pytest.approx(0.5)
+
+
+def test_with_next_to_no_damage_there_is_no_effect():
+    corrupted = np.full(6, 0.019)
+    resamples = Resamples(6, 20, 0)
+    found = resamples.effects(corrupted[None] / 2, corrupted)
+    assert np.isnan(found).all()
+    assert resamples.value(found[0]).value is None
+    assert resamples.value(resamples.effects(corrupted[None] / 2, corrupted + 0.002)[0]).value
+
+
+def test_precision_of_even_and_of_peaked_curves():
+    curves = np.array([[1.0, 1.0, 0.5, -2.0], [0.0, 1.0, 0.5, -1.0], [0.0, 0.0, 0.0, 0.0]])
+    found = effective_layers(curves)
+    assert found[0] == pytest.approx(1)
+    assert found[1] == pytest.approx(2)
+    assert found[2] == pytest.approx(2)
+    assert math.isnan(found[3])
+    assert peak_over_mean(curves)[:3] == pytest.approx([3, 1.5, 1.5])
+
+
+def test_rank_correlation_is_scipys():
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 5, (2, 9, 4)).astype(float)
+    found = rank_correlation(one, other)
+    for column in range(4):
+        assert found[column] == pytest.approx(spearmanr(one[:, column], other[:, column]).statistic)
+    one[0, 1] = np.nan
+    assert math.isnan(rank_correlation(one, other)[1])
