@@ -15,6 +15,7 @@ from evaluations.core.origin import text_to_score
 from evaluations.core.text import Text
 from evaluations.core.text_source import text_finder
 from evaluations.tasks.registry import make_task
+from sat_interp.data.planted import CORPORA
 
 if TYPE_CHECKING:
     from evaluations.core.options import Request
@@ -76,7 +77,8 @@ def task_prompts(request: Request, loaded: LoadedModel, seed: int) -> TaskPrompt
 
 def default_task(loaded: LoadedModel) -> str:
     """Return the IOI of the corpus a model was trained on."""
-    return "ioi" if loaded.data == "demo" else "ioi-tinystories"
+    built_in = str(loaded.data).partition(":")[0] in ("demo", *CORPORA)
+    return "ioi" if built_in else "ioi-tinystories"
 
 
 def opened_sae(directory: Path | None) -> str | None:

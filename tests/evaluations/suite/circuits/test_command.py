@@ -102,8 +102,10 @@ def test_thresholds_may_be_a_number_several_or_text():
 
 def test_the_task_is_the_ioi_of_what_a_model_was_trained_on(make_model, tokenizer):
     model = prepared(make_model(), "tiny", tokenizer)
-    for data, name in (("demo", "ioi"), ("roneneldan/TinyStories", "ioi-tinystories")):
-        assert default_task(dataclasses.replace(model, data=data)) == name
+    for data in ("demo", "demo:5000", "facts", "numbers:900"):
+        assert default_task(dataclasses.replace(model, data=data)) == "ioi"
+    other = dataclasses.replace(model, data="roneneldan/TinyStories")
+    assert default_task(other) == "ioi-tinystories"
     assert default_task(dataclasses.replace(model, data=None)) == "ioi-tinystories"
 
 
