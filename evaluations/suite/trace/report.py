@@ -46,11 +46,24 @@ def _column(metric: str, heading: str, digits: int, definition: str) -> Column:
     return Column("trace", metric, heading, digits, True, definition=definition)
 
 
-def _each(metric: str, heading: str, digits: int, definition: str) -> tuple[Column, ...]:
+def _each(
+    metric: str,
+    heading: str,
+    digits: int,
+    definition: str,
+    methods: Sequence[str] = ("oat", "oat_shared", "gnt"),
+) -> tuple[Column, ...]:
     return tuple(
         _column(f"{metric}_{method}", f"{heading}, {NAMES[method]}", digits, definition)
-        for method in METHODS
+        for method in methods
     )
+
+
+LAYERS = "exp of the entropy over layers of the average indirect effect (AIE)"
+KNOCKED = "Rank correlation of the AIE with the loss where the same outputs are 0"
+LOST = "Loss with nothing restored"
+FOUND = "Facts brought back further by the deciding token than by the other; chance 0.5"
+OTHERS = ("gnt_dims", "swap")
 
 
 LAYOUTS = (
@@ -59,18 +72,8 @@ LAYOUTS = (
         "Causal tracing: how sharply restored outputs bring facts back",
         (
             _column("known", "Facts known", 2, "Facts whose attribute is the first choice"),
-            *_each(
-                "layers",
-                "Effective layers",
-                2,
-                "exp of the entropy over layers of the average indirect effect (AIE)",
-            ),
-            *_each(
-                "agreement",
-                "Knock-out r",
-                2,
-                "Rank correlation of the AIE with the loss where the same outputs are 0",
-            ),
+            *_each("layers", "Effective layers", 2, LAYERS),
+            *_each("agreement", "Knock-out r", 2, KNOCKED),
             _column(
                 "gain_oat_gnt",
                 "AIE, optimal less noise",
@@ -105,7 +108,7 @@ LAYOUTS = (
         "trace-controls",
         "Controls of causal tracing",
         (
-            *_each("damage", "Probability lost", 2, "Loss with nothing restored"),
+            *_each("damage", "Probability lost", 2, LOST),
             *(
                 _column(
                     f"span_{method}",
@@ -127,6 +130,15 @@ LAYOUTS = (
         ),
     ),
     Layout(
+        "trace-others",
+        "Other corruptions: noise of a size for each dimension, another subject's tokens",
+        (
+            *_each("layers", "Effective layers", 2, LAYERS, OTHERS),
+            *_each("agreement", "Knock-out r", 2, KNOCKED, OTHERS),
+            *_each("damage", "Probability lost", 2, LOST, OTHERS),
+        ),
+    ),
+    Layout(
         "trace-truth",
         "Planted facts: is the token that decides found?",
         (
@@ -142,12 +154,7 @@ LAYOUTS = (
                 2,
                 "Facts whose answer stays with the other token of an unrelated subject",
             ),
-            *_each(
-                "found",
-                "Found",
-                2,
-                "Facts brought back further by the deciding token than by the other; chance 0.5",
-            ),
+            *_each("found", "Found", 2, FOUND, METHODS),
             *_each("margin", "Margin", 3, "AIE at the deciding token less that at the other"),
         ),
     ),
@@ -155,8 +162,15 @@ LAYOUTS = (
 
 
 def tables(records: Sequence[Record]) -> list[Table]:
-    """Precision, effects, controls, and the planted truth."""
-    return make_tables(LAYOUTS, records)
+    """Precision, effects, controls, and what else any of the records has."""
+    traced = [record for record in records if record.evaluation == "trace"]
+    shown = [
+        layout
+        for layout in LAYOUTS
+        if layout is LAYOUTS[0]
+        or any(record.metric(column.metric) for record in traced for column in layout.columns)
+    ]
+    return make_tables(shown, records)
 
 
 def _curves(record: Record) -> list[Curve]:
