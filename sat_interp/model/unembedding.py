@@ -174,6 +174,56 @@ class _Divergence(torch.autograd.Function):
         return grad_states * grad, grad_weight, None, None, None, None, None
 
 
+def log_normaliser(
+    states: Float[Tensor, "tokens d_model"],
+    W_U: Float[Tensor, "d_model d_vocab"],
+    b_U: Float[Tensor, " d_vocab"],
+) -> Float[Tensor, " tokens"]:
+    """Log sum_v exp(states @ W_U + b_U)_v of each row, in nats; differentiable in the states alone.
+
+    What a divergence between predictions needs of the logits: KL(p || q) is the sum of p log p,
+    minus the logits' mean under p, which is linear in the states, plus this.
+    """
+    found: Tensor = _LogNormaliser.apply(states, W_U.detach(), b_U.detach())
+    return found
+
+
+class _LogNormaliser(torch.autograd.Function):
+    """Its gradient W_U softmax(logits) is made in the forward pass, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, W_U: Tensor, b_U: Tensor) -> Tensor:
+        gradient = torch.empty_like(states) if states.requires_grad else None
+        blocks = list(_pieces(W_U.shape[1], _block_size(states)))
+        buffer = _empty(states, [min(CHUNK, len(states)) * W_U.shape[1]])
+        found = states.new_empty(len(states))
+        for rows in _pieces(len(states), CHUNK):
+            tops, totals, kept = [], [], []
+            for block in blocks:
+                room = buffer[(rows.stop - rows.start) * block.start :]
+                values = _product(states[rows], W_U[:, block], room).add_(b_U[block])
+                top, total = _exponentials(values)
+                tops.append(top)
+                totals.append(total.log())
+                kept.append(values)
+            log_sums = torch.stack(tops) + torch.stack(totals)
+            found[rows] = log_sums.logsumexp(0)
+            if gradient is not None:
+                shares = (torch.stack(tops) - found[rows]).exp()
+                gradient[rows] = sum(
+                    share[:, None] * (values @ W_U[:, block].T)
+                    for share, values, block in zip(shares, kept, blocks, strict=True)
+                )
+        ctx.save_for_backward(gradient)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        return grad[:, None] * gradient, None, None
+
+
 class _Summary:
     """Statistics of a chunk's logits that cross-entropy needs, gathered block by block."""
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sat_interp._util.errors import UserError
 from sat_interp.model import unembedding
-from sat_interp.model.unembedding import cross_entropy, logits, token_losses
+from sat_interp.model.unembedding import cross_entropy, log_normaliser, logits, token_losses
 
 
 @pytest.fixture(params=[4, 7, 23, 1000])
@@ -202,3 +202,22 @@ def test_autocast_products_are_bfloat16_and_close(block, size):
     for ours, theirs in zip((states, W_U), twin, strict=True):
         assert ours.grad.dtype == torch.float32
         assert (ours.grad - theirs).norm() < 0.03 * theirs.norm() + 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("d_vocab", [7, 2500])
+def test_the_log_normaliser_and_its_gradient(dtype, tolerance, d_vocab):
+    generator = torch.Generator().manual_seed(0)
+    states, W_U, b_U = (
+        3 * torch.randn(shape, generator=generator, dtype=dtype)
+        for shape in ((700, 12), (12, d_vocab), (d_vocab,))
+    )
+    states.requires_grad_()
+    weights = torch.randn(700, generator=generator, dtype=dtype)
+    found = log_normaliser(states, W_U, b_U)
+    (gradient,) = torch.autograd.grad((weights * found).sum(), states)
+    wanted = (states @ W_U + b_U).logsumexp(-1)
+    (wanted_gradient,) = torch.autograd.grad((weights * wanted).sum(), states)
+    assert torch.allclose(found, wanted, atol=tolerance)
+    assert torch.allclose(gradient, wanted_gradient, atol=10 * tolerance)
+    assert log_normaliser(states.detach()[:0], W_U, b_U).shape == (0,)
