@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,6 +119,15 @@ def evaluation_mode(model: HookedTransformer) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def at_least_float32(model: HookedTransformer) -> HookedTransformer:
+    """Return the model, or a copy in float32 of one in less."""
+    if model.W_E.dtype in (torch.float32, torch.float64):
+        return model
+    copied = copy.deepcopy(model)
+    copied.to(torch.float32, print_details=False)
+    return copied
 
 
 def prepared(

@@ -7,20 +7,15 @@ names: prompts that do are kept on one side together.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from evaluations.core.text import Text
+from evaluations.core.windows import LEAST, split_windows
 from evaluations.tasks.pairs import TaskPrompts
 from sat_interp._util.errors import UserError
-
-LEAST = 8
-"""Fewest prompts that constants are fitted or measured on."""
 
 Batches = list[Int[Tensor, "_ _"]]
 
@@ -170,30 +165,10 @@ def _prompts(prompts: TaskPrompts) -> Prompts:
 
 
 def split_text(text: Text, n_fit: int, n_held: int, window: int, seed: int) -> Split:
-    """Split a text's stories into windows: each story's first tokens, the one before it included.
-
-    Stories shorter than the window and those that begin like an earlier one are left out.
+    """Split a text's stories into windows (``windows.split_windows``).
 
     Raises:
-        UserError: too few stories are left.
+        UserError: too few stories are long enough.
     """
-    rows: dict[tuple[int, ...], None] = {}
-    for story in range(len(text)):
-        tokens = np.asarray(text.corpus.story(story))[: window - 1].tolist()
-        if len(tokens) == window - 1:
-            rows.setdefault((text.start, *tokens))
-    chosen = list(rows)
-    if len(chosen) < 2 * LEAST:
-        raise UserError(
-            f"{len(chosen)} different stories have {window - 1} tokens or more, too few to fit "
-            f"constants on some and measure them on others; it takes {2 * LEAST}: try --window"
-        )
-    random.Random(f"ablate/{seed}").shuffle(chosen)
-    held = chosen[: min(n_held, max(LEAST, round(len(chosen) * n_held / (n_fit + n_held))))]
-    fit = chosen[len(held) : len(held) + n_fit]
-    assert not set(fit) & set(held)
-    return Split(_windows(fit), _windows(held), first=1, left_out=len(text) - len(chosen))
-
-
-def _windows(rows: Sequence[tuple[int, ...]]) -> Prompts:
-    return Prompts([torch.tensor(rows, dtype=torch.long)])
+    fit, held = split_windows(text, n_fit, n_held, window, f"ablate/{seed}")
+    return Split(Prompts([fit.tokens]), Prompts([held.tokens]), first=1, left_out=fit.left_out)

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
@@ -21,7 +20,7 @@ from evaluations.core.ablation import KINDS, ComponentSet, Feature, Place, find_
 from evaluations.core.ablation_pass import SITES
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.inputs import default_task, text_data
-from evaluations.core.models import LoadedModel, evaluation_mode
+from evaluations.core.models import LoadedModel, at_least_float32, evaluation_mode
 from evaluations.core.options import Request
 from evaluations.core.record import Metric
 from evaluations.core.spec import Measurement
@@ -56,7 +55,7 @@ def evaluate(
             activations that are not finite.
     """
     with evaluation_mode(model):
-        return _ablate(_precise(model), data, config)
+        return _ablate(at_least_float32(model), data, config)
 
 
 def prepare(
@@ -88,17 +87,6 @@ def check(model: HookedTransformer, config: AblateConfig) -> None:
     """
     if config.sae is None:
         find_components(model, config.components)
-
-
-def _precise(model: HookedTransformer) -> HookedTransformer:
-    """The model, or a copy in float32 of one in less."""
-    if model.W_E.dtype in (torch.float32, torch.float64):
-        return model
-    import copy
-
-    copied = copy.deepcopy(model)
-    copied.to(torch.float32, print_details=False)
-    return copied
 
 
 def _ablate(
