@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evaluations.core.spec import Spec
-from evaluations.suite import ablate, circuits, gates, lm, n2g, neurons, sae, trace
+from evaluations.suite import ablate, circuits, gates, lens, lm, n2g, neurons, sae, trace
 from sat_interp._util.errors import UserError, suggest
 
 SPECS: list[Spec] = [
@@ -15,6 +15,7 @@ SPECS: list[Spec] = [
     n2g.SPEC,
     ablate.SPEC,
     trace.SPEC,
+    lens.SPEC,
 ]
 
 

@@ -296,6 +296,9 @@ def _tables(
     if records_of(rows, "ablate"):
         tables.append(paper_tables.table_3(rows))
         tables += paper_tables.differences(rows, paper_tables.TABLE_3)
+    if records_of(rows, "lens"):
+        tables.append(paper_tables.lenses(rows))
+        tables += paper_tables.differences(rows, paper_tables.LENSES)
     return tables, details
 
 

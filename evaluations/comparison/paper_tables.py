@@ -115,6 +115,37 @@ SCORES = (
         "separate marked tokens that activate a neuron from marked ones that do not",
     ),
 )
+LENSES = (
+    *(
+        Measure("lens", f"area_{kind}", title, 3, "lower", definition=definition)
+        for kind, title, definition in (
+            (
+                "oca",
+                "OCA",
+                "Mean over layers of KL(model || OCA lens)",
+            ),
+            ("tuned", "Tuned", "The same of the tuned lens"),
+            ("mean", "Mean", "The same of the mean lens"),
+        )
+    ),
+    Measure(
+        "lens",
+        "area_oca_minus_tuned",
+        "OCA - tuned",
+        3,
+        None,
+        definition="Area under the OCA curve minus that of the tuned lens, in nats",
+    ),
+    Measure(
+        "lens",
+        "share_oca",
+        "OCA / floor",
+        3,
+        "lower",
+        definition="Area under the OCA curve divided by the KL of the mean prediction, so that a "
+        "model's own entropy does not decide",
+    ),
+)
 TABLE_3 = (
     Measure(
         "ablate",
@@ -218,6 +249,14 @@ def table_3(groups: Sequence[Group]) -> Table:
     return replace(made, notes=[*made.notes, note])
 
 
+def lenses(groups: Sequence[Group]) -> Table:
+    """Areas under the curves of lenses over layers, over seeds (arXiv 2409.09951)."""
+    title = "Lenses: KL of the model's prediction, mean over layers (nats)"
+    made = _over_seeds(Comparison(groups), LENSES, "lenses", title, "stories")
+    note = "Nothing was predicted of these before models were measured: exploratory."
+    return replace(made, notes=[*made.notes, note])
+
+
 def table_2(groups: Sequence[Group], with_paper: bool = False) -> Table:
     """For each metric a row a group, a column a layer; the best mean of a layer is bold.
 
@@ -299,6 +338,7 @@ def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) 
         "neurons": ("neuron-scores-differences", "Paired differences: explanations of neurons"),
         "n2g": ("table2-differences", "Paired differences: graphs of neurons, all layers"),
         "ablate": ("table3-differences", "Paired differences: ablation by zero, optimal constants"),
+        "lens": ("lenses-differences", "Paired differences: lenses"),
     }.get(
         measures[0].evaluation,
         ("table1-differences", "Paired differences: circuits, autoencoders, language modelling"),

@@ -186,6 +186,31 @@ class Golden:
         facts = make_facts(entries, self.tokenizer, 30)
         return {"noise": trace(self.model(), facts, config)}
 
+    def lens(self) -> dict[str, Measurement]:
+        from evaluations.suite.lens.config import LensConfig
+        from evaluations.suite.lens.evaluation import LensData
+        from evaluations.suite.lens.evaluation import evaluate as lens
+        from evaluations.suite.lens.store import Owner
+
+        # so few evaluations that other processors take the same steps
+        config = LensConfig(
+            lenses=("logit", "tuned", "mean", "oca"),
+            fit_windows=30,
+            held_windows=16,
+            window=10,
+            first=2,
+            tuned_steps=20,
+            evaluations=12,
+            edit_prompts=8,
+            directions=4,
+            resamples=50,
+        )
+        data = LensData(self.text, Owner("golden", "golden", "golden"))
+        measured = lens(self.model("local"), data, config)
+        # how many evaluations a fit takes is the processor's affair
+        kept = [one for one in measured.metrics if one.name not in ("read_oca", "not_converged")]
+        return {"local": Measurement(kept)}
+
     def sae(self) -> dict[str, Measurement]:
         from evaluations.suite.sae.config import preset
         from evaluations.suite.sae.evaluation import SaeData

@@ -47,6 +47,15 @@ TINY: dict[str, dict[str, Any]] = {
     "neurons": {"stories": 60, "sample": 10, "resamples": 100},
     "n2g": {"stories": 60, "neurons_per_layer": 3},
     "trace": {"n_facts": 30, "windows": "1", "draws": 1, "evaluations": 4, "resamples": 100},
+    "lens": {
+        "fit_windows": 20,
+        "held_windows": 10,
+        "tuned_steps": 5,
+        "evaluations": 10,
+        "edit_prompts": 5,
+        "directions": 2,
+        "resamples": 100,
+    },
 }
 """Budgets of seconds."""
 POLL = 0.02

@@ -22,6 +22,10 @@ from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.evaluation import evaluate as circuits
 from evaluations.suite.gates.config import GatesConfig
 from evaluations.suite.gates.evaluation import evaluate as gates
+from evaluations.suite.lens.config import LensConfig
+from evaluations.suite.lens.evaluation import LensData
+from evaluations.suite.lens.evaluation import evaluate as lens
+from evaluations.suite.lens.store import Owner
 from evaluations.suite.lm.config import LanguageConfig
 from evaluations.suite.lm.evaluation import evaluate as language_model
 from evaluations.suite.n2g.config import N2gConfig
@@ -129,6 +133,23 @@ def _trace(model: Any, text: Text, out: Path) -> Measurement:
     return trace(model, make_facts(entries, text.tokenizer, 20), config)
 
 
+def _lens(model: Any, text: Text, out: Path) -> Measurement:
+    config = LensConfig(
+        fit_windows=16,
+        held_windows=12,
+        window=10,
+        first=2,
+        tuned_steps=3,
+        evaluations=8,
+        edit_prompts=6,
+        directions=3,
+        resamples=20,
+    )
+    stories = [f"{first} {second}" for first in STORIES for second in STORIES]
+    owner = Owner("tiny", "tiny", str(out))
+    return lens(model, LensData(evaluation_text(text.tokenizer, stories), owner), config)
+
+
 MEASURES: dict[str, Measure] = {
     "lm": _lm,
     "gates": _gates,
@@ -139,6 +160,7 @@ MEASURES: dict[str, Measure] = {
     "n2g": _n2g,
     "ablate": _ablate,
     "trace": _trace,
+    "lens": _lens,
 }
 
 
@@ -151,6 +173,7 @@ def test_every_evaluation_of_the_battery_is_tried_here():
     [
         ("ablate", "none"),
         ("trace", "none"),
+        ("lens", "none"),
         ("lm", "none"),
         ("lm", "global"),
         ("gates", "local"),
