@@ -17,7 +17,7 @@ from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
 from evaluations.core.ablation_pass import ATTENTION_OUT, MIDDLE, RESIDUAL_IN, Z, is_fused, unembed
 from sat_interp.model import fast
-from sat_interp.model.block import layer_norm
+from sat_interp.model.block import normalise
 from sat_interp.model.unembedding import log_normaliser
 
 LOGITS = 1 << 22
@@ -133,6 +133,6 @@ class Ending:
         if norm is None:
             return stream
         if isinstance(norm, LayerNorm):
-            return layer_norm(norm, stream)
+            return normalise(norm, stream)
         normed: Tensor = norm(stream[None])[0]
         return normed

@@ -63,7 +63,8 @@ def test_options_of_one_evaluation_go_before_the_preset_and_the_shared_ones():
     job, *others = plan(["demo:baseline"], budgets)
     assert (job.settings["stories"], job.settings["data"]) == (7, "own.txt")
     assert all(other.settings.get("data", "demo") == "demo" for other in others)
-    with pytest.raises(UserError, match="unknown evaluation 'ln'; choices: ablate, acdc"):
+    known = "unknown evaluation 'ln': did you mean 'lens'. choices: ablate, acdc"
+    with pytest.raises(UserError, match=known):
         plan(["demo:baseline"], Budgets("quick", {}, {"ln": {"stories": 7}}))
 
 
