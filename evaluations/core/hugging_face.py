@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from evaluations.core import families
 from sat_interp._util.errors import UserError, first_line
+from sat_interp._util.progress import quiet_transformers
 from sat_interp.io.foreign import check_directory
 
 COMPARED = 512
@@ -175,21 +176,6 @@ def _readable_configuration(configuration: Any) -> Iterator[str]:
         text = json.dumps(config, default=str)
         Path(temporary, "config.json").write_text(text, encoding="utf-8")
         yield temporary
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide the progress bars of transformers while it loads."""
-    from transformers.utils import logging
-
-    bars: Any = logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _own_initialisation(cfg: Any, config: Any) -> None:

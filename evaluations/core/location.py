@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from sat_interp._util.errors import UserError, first_line, suggest
+from sat_interp.io.gguf import is_gguf, unpack
 from sat_interp.io.locate import BUNDLED, CONFIG, find_model, is_hugging_face
 
-Kind = Literal["bundled", "training run", "ours", "hugging face", "hub"]
+Kind = Literal["bundled", "training run", "ours", "hugging face", "gguf", "hub"]
 
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Files of a repository on the hub that are downloaded."""
@@ -21,7 +22,8 @@ class Location:
 
     Attributes:
         kind: what lies there; a model of ours on the hub is of the kind ``hub`` too.
-        directory: with the model's files; of a run its ``best`` model, else its ``model``.
+        directory: with the model's files; of a run its ``best`` model, else its ``model``; of a
+            GGUF file what it was unpacked to.
         name: of the model in tables.
         revision: the commit of a repository on the hub.
     """
@@ -51,12 +53,15 @@ def locate(given: str | Path) -> Location:
     path = Path(spec).expanduser()
     if path.is_dir():
         return _local(path)
+    if path.is_file() and is_gguf(path):
+        return Location("gguf", unpack(path), path.stem)
     if path.exists():
-        raise UserError(f"{spec} is a file: MODEL is the directory that holds it")
-    if isinstance(given, Path) or spec.startswith((".", "/", "~")) or spec.count("/") > 1:
-        siblings = [str(near) for near in path.parent.glob("*") if near.is_dir()]
+        raise UserError(f"{spec} is a file: MODEL is the directory that holds it, or a .gguf file")
+    is_path = isinstance(given, Path) or spec.startswith((".", "/", "~")) or spec.count("/") > 1
+    if is_path or is_gguf(path):
+        siblings = [str(near) for near in path.parent.glob("*") if near.is_dir() or is_gguf(near)]
         hint = suggest("MODEL", spec, siblings) if siblings else f"unknown MODEL {spec!r}"
-        raise UserError(f"there is no such directory: {hint}")
+        raise UserError(f"there is no such {'file' if is_gguf(path) else 'directory'}: {hint}")
     return _on_hub(spec)
 
 

@@ -27,6 +27,21 @@ def lines() -> Iterator[None]:
         _writes_lines = before
 
 
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide the progress bars of transformers while it loads."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    was_shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
+            bars.enable_progress_bar()
+
+
 def bar(
     iterable: Iterable[Any] | None = None,
     total: int | None = None,

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluations.core.hugging_face import quiet_transformers
 from evaluations.suite.neurons.examiners import answers, prompts
 from evaluations.suite.neurons.examiners.base import (
     HIGHEST,
@@ -32,7 +31,7 @@ from evaluations.suite.neurons.examiners.base import (
 from evaluations.suite.neurons.examiners.prompts import Prompt
 from sat_interp._util.devices import resolve_device
 from sat_interp._util.errors import UserError, first_line
-from sat_interp._util.progress import bar
+from sat_interp._util.progress import bar, quiet_transformers
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct, installed by ``make local-examiner``."""
