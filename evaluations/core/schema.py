@@ -165,6 +165,7 @@ class GraphFields(TypedDict):
     n_heads: Annotated[int, Field(ge=0, le=1000)]
     mlps: bool
     parallel: NotRequired[bool]
+    groups: NotRequired[Annotated[int, Field(ge=1, le=1000)]]
     n_edges: Count
 
 
@@ -188,7 +189,7 @@ def _within_graph(circuit: dict[str, Any]) -> dict[str, Any]:
     layers, heads = circuit["graph"]["n_layers"], circuit["graph"]["n_heads"]
     for edge in circuit["edges"]:
         source = re.fullmatch(r"embed|m(\d+)|a(\d+)\.h(\d+)", edge["source"])
-        end = re.fullmatch(r"resid_final|m(\d+)|a(\d+)\.h(\d+)\.[qkv]", edge["destination"])
+        end = re.fullmatch(r"resid_final|m(\d+)|a(\d+)\.[hg](\d+)\.[qkv]", edge["destination"])
         for match, name in ((source, edge["source"]), (end, edge["destination"])):
             if match is None:
                 raise ValueError(f"{name[:40]!r} is not the name of a node of a circuit")

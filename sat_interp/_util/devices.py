@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from sat_interp._util.errors import UserError, first_line
+from sat_interp._util.settings import machine_bytes
+
+_UNKNOWN_BYTES = float(8 << 30)
 
 
 def resolve_device(name: str | None) -> torch.device:
@@ -40,6 +45,15 @@ def resolve_device(name: str | None) -> torch.device:
             "try --device cpu"
         )
     return device
+
+
+def memory_of(device: torch.device) -> float:
+    """Bytes of memory of a device; of the CPU those of the machine, and 8 GiB if unknown."""
+    module = None if device.type in ("cpu", "meta") else torch.get_device_module(device)
+    if module is not None and hasattr(module, "mem_get_info"):
+        return float(module.mem_get_info(device)[1])
+    known = machine_bytes()
+    return known if math.isfinite(known) else _UNKNOWN_BYTES
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -110,7 +110,7 @@ def check_sizes(sizes: Mapping[str, int | None]) -> None:
             raise UserError(f"{name} must be at least 1, not {shown(value)}")
         if value > most:
             raise UserError(f"{name} must be at most {most:,}, not {shown(value)}")
-    here = _machine_bytes()
+    here = machine_bytes()
     if (needed := _bytes_of(sizes)) > here:
         listed = ", ".join(f"{name} {sizes[name]:,}" for name in LARGEST if sizes.get(name))
         raise UserError(
@@ -129,7 +129,8 @@ def _bytes_of(sizes: Mapping[str, int | None]) -> int:
     return 4 * weights + layers * n_ctx**2
 
 
-def _machine_bytes() -> float:
+def machine_bytes() -> float:
+    """Bytes of memory of this machine; infinity if unknown."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):

@@ -82,7 +82,7 @@ def _read(file: Path) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             **where, dtype=torch.float32, local_files_only=True, trust_remote_code=False
         )
-        model.hf_quantizer = None  # the weights are no longer quantised, and can be saved
+        vars(model)["hf_quantizer"] = None  # the weights are no longer quantised, and can be saved
         vars(model.config).pop("quantization_config", None)
         return AutoTokenizer.from_pretrained(**where, local_files_only=True), model
     except Exception as error:  # transformers and gguf raise whatever their reading meets

@@ -13,10 +13,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from evaluations.suite.circuits.config import Ablation
+from evaluations.suite.circuits.forward import Kept
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import (
     Constants,
-    Kept,
+    Prepared,
     PromptBatch,
     circuit_logits,
     kl_divergence,
@@ -26,8 +27,6 @@ from evaluations.tasks.pairs import PairBatch, TaskPrompts, check_fit
 from sat_interp._util.errors import UserError
 
 log = logging.getLogger(__name__)
-
-MAX_BYTES = 256 * 2**20  # activations of one patched forward pass, roughly
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Case:
     model: HookedTransformer
     graph: Graph
     prompts: TaskPrompts
-    buckets: list[PromptBatch]
+    buckets: Prepared
 
     @classmethod
     def of(
@@ -59,15 +58,23 @@ class Case:
         prompts: TaskPrompts,
         ablation: Ablation | Constants = "resample",
         averaged: TaskPrompts | None = None,
+        graph: Graph | None = None,
     ) -> Case:
-        """Run the prompts; means are taken over ``averaged``, by default the prompts themselves.
+        """Return the case of prompts.
+
+        Args:
+            model: the model.
+            prompts: the prompts.
+            ablation: replacement of ablated edges (``patched.prepare``).
+            averaged: what means are taken over, by default the prompts themselves.
+            graph: the model's graph, by default with destinations for every head.
 
         Raises:
             UserError: the model's architecture is not covered, the prompts do not fit it, or an
                 unknown ablation.
         """
         check_fit(model, prompts)
-        graph = Graph.of(model)
+        graph = graph or Graph.of(model)
         means = None if averaged is None else averaged.batches
         return cls(model, graph, prompts, prepare(model, graph, prompts.batches, ablation, means))
 
@@ -90,15 +97,10 @@ class Case:
         return self.outcome(torch.zeros(self.graph.n_edges, dtype=torch.bool))
 
     def parts(self) -> Iterator[tuple[PromptBatch, PairBatch]]:
-        """Iterate over parts of the prompts small enough for one forward pass, with answers."""
-        for bucket, batch in zip(self.buckets, self.prompts.batches, strict=True):
-            _, _, positions, width = bucket.clean.shape
-            nodes = self.graph.n_sources + self.graph.n_destinations
-            per_prompt = 4 * nodes * positions * width * bucket.clean.element_size()
-            size = max(1, MAX_BYTES // per_prompt)
-            for start in range(0, len(bucket), size):
-                rows = slice(start, start + size)
-                yield bucket[rows], batch[range(len(bucket))[rows]]
+        """Iterate over chunks of the prompts, with answers."""
+        for (number, rows), bucket in zip(self.buckets.chunks, self.buckets, strict=True):
+            batch = self.prompts.batches[number]
+            yield bucket, batch[range(len(batch))[rows]]
 
     def _outcome(self, logits: list[Float[Tensor, "_ d_vocab"]]) -> CircuitOutcome:
         kls, differences = [], []
@@ -113,6 +115,7 @@ def finite_case(
     prompts: TaskPrompts,
     ablation: Ablation | Constants,
     averaged: TaskPrompts | None = None,
+    graph: Graph | None = None,
 ) -> tuple[Case, int]:
     """Return the case of the prompts on which all activations are finite (see ``Case.of``).
 
@@ -122,7 +125,7 @@ def finite_case(
     Raises:
         UserError: as ``Case.of``; or the activations are finite on no prompt.
     """
-    case = Case.of(model, prompts, ablation, averaged)
+    case = Case.of(model, prompts, ablation, averaged, graph)
     finite = torch.cat([_finite_rows(bucket) for bucket in case.buckets])
     n_failed = int((~finite).sum())
     if not n_failed:
@@ -131,7 +134,7 @@ def finite_case(
         raise UserError(f"{prompts.name}: the model's activations are not finite on any prompt")
     log.warning("%d of %d prompts left out: not finite", n_failed, len(finite))
     kept = prompts.subset(finite.nonzero().flatten().tolist())
-    return Case.of(model, kept, ablation, averaged), n_failed
+    return Case.of(model, kept, ablation, averaged, graph), n_failed
 
 
 def _finite_rows(bucket: PromptBatch) -> Bool[Tensor, "batch"]:
@@ -154,7 +157,7 @@ def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
     if prompts is None or not prompts.n:
         return None
     try:
-        return finite_case(case.model, prompts, ablation, case.prompts)[0]
+        return finite_case(case.model, prompts, ablation, case.prompts, case.graph)[0]
     except UserError as error:
         log.warning("held-out prompts cannot be used: %s", error)
         return None

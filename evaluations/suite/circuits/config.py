@@ -54,6 +54,10 @@ class CircuitConfig:
     position keeps its own output, or its mean over all positions of the corrupted prompts
     (cf_mean)."""
 
+    grouped: bool = False
+    """Of models with grouped queries: the keys of the heads that share them are one destination,
+    and the values; by default every head has its own."""
+
     edges: int | None = None
     """Number of edges that eap and eap-ig choose; by default 5 % of all edges. The circuit is the
     chosen edges on a path from embedding to output."""
@@ -114,8 +118,10 @@ class CircuitConfig:
     def _check_engine(self) -> None:
         if self.engine != "auto-circuit":
             return
-        if self.method != "acdc" or self.ablation != "resample":
-            raise UserError("auto-circuit is an engine of acdc with resample ablation only")
+        if self.method != "acdc" or self.ablation != "resample" or self.grouped:
+            raise UserError(
+                "auto-circuit is an engine of acdc with resample ablation only, and not --grouped"
+            )
         if not find_spec("auto_circuit"):
             raise UserError(
                 "auto-circuit is not installed: run make auto-circuit, or use --engine fast"
@@ -145,6 +151,8 @@ class CircuitConfig:
         """
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         settings["taus"], settings["sweep"] = settings.pop("tau"), not settings.pop("no_sweep")
+        if not settings["grouped"]:
+            del settings["grouped"]  # earlier records had no such option
         settings["ablation"] = RECORDED.get(self.ablation, self.ablation)
         return settings
 

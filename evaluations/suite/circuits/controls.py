@@ -10,7 +10,7 @@ The null task is in ``evaluations.tasks.null``.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
 from evaluations.suite.circuits.config import Ablation
-from evaluations.suite.circuits.graph import Graph, ends, on_paths
+from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods.find import CircuitFinder, FoundCircuit
 from evaluations.suite.circuits.patched import Constants
+from evaluations.suite.circuits.shape import PARTS
 from sat_interp._util import progress
 
 MOVES, LEAST = 30, 600
@@ -61,8 +62,11 @@ def random_circuits(
 
 
 def _renamed(graph: Graph, edges: list[int], draws: random.Random) -> list[int]:
-    """Return the edges with the heads of every layer permuted, which preserves connectivity."""
-    names = [draws.sample(range(graph.n_heads), graph.n_heads) for _ in range(graph.n_layers)]
+    """Return the edges with the heads of every layer permuted, which preserves connectivity.
+
+    Where heads share keys and values, whole groups change places, and heads within a group.
+    """
+    names = [_permuted(graph, draws) for _ in range(graph.n_layers)]
     renamed = []
     for edge in edges:
         source = graph.sources[int(graph.edge_source[edge])]
@@ -70,23 +74,38 @@ def _renamed(graph: Graph, edges: list[int], draws: random.Random) -> list[int]:
         at, to = int(graph.edge_source[edge]), int(graph.edge_destination[edge])
         if source.head is not None:
             at = graph.head(source.layer, names[source.layer][source.head])
-        if node.head is not None:
-            to = graph.destination(node.layer, node.part, names[node.layer][node.head])
+        if node.part in PARTS:
+            head = graph.feeds(to)[0] - graph.before(node.layer)
+            to = graph.destination(node.layer, node.part, names[node.layer][head])
         renamed.append(graph.edge(at, to))
     return renamed
+
+
+def _permuted(graph: Graph, draws: random.Random) -> list[int]:
+    """Return a head for every head."""
+    groups = draws.sample(range(graph.n_groups), graph.n_groups)
+    if graph.groups is None:
+        return groups
+    return [
+        head
+        for group in groups
+        for head in draws.sample(graph.heads_of(group), k=len(graph.heads_of(group)))
+    ]
 
 
 class _Chain:
     """A connected circuit, changed by exchanging edges within layers.
 
     The graph is acyclic. So every edge lies on a path from embedding to output exactly if every
-    node with an outgoing edge has an incoming edge (except the embedding) and vice versa (except
-    the output). It is enough to count the edges at each node.
+    source with an outgoing edge has an edge into one of its destinations (except the embedding),
+    and every destination with an edge feeds a source with an outgoing edge (except the output). It
+    is enough to count the edges at each of them.
     """
 
     def __init__(self, graph: Graph, draws: random.Random) -> None:
-        self.draws, self.n_nodes = draws, graph.n_sources + 1
-        self.tails, self.heads = ends(graph)
+        self.draws, self.graph = draws, graph
+        self.tails, self.heads = graph.edge_source.tolist(), graph.edge_destination.tolist()
+        self.feeds = [graph.feeds(index) for index in range(graph.n_destinations)]
         layers = [node.layer for node in graph.destinations]
         self.layer = [layers[d] for d in graph.edge_destination.tolist()]
         self.first: dict[int, int] = {}  # edges of a layer follow one another
@@ -99,8 +118,7 @@ class _Chain:
         """Set the current edges, all of which must lie on paths."""
         self.edges = list(edges)
         self.present: set[int] = set()
-        self.entered, self.left = [0] * self.n_nodes, [0] * self.n_nodes
-        self.entered[0] = self.left[-1] = 1  # the embedding and the output need nothing more
+        self.entered, self.left = [0] * self.graph.n_destinations, [0] * self.graph.n_sources
         self._exchange([], edges)
 
     def move(self) -> None:
@@ -113,12 +131,26 @@ class _Chain:
         if len({*new}) < size or any(edge in self.present for edge in new):
             return
         self._exchange(old, new)
-        nodes = {end for edge in (*old, *new) for end in (self.tails[edge], self.heads[edge])}
-        if all((self.entered[node] > 0) == (self.left[node] > 0) for node in nodes):
+        if self._is_connected((*old, *new)):
             for place, edge in zip(places, new, strict=True):
                 self.edges[place] = edge
         else:
             self._exchange(new, old)
+
+    def _is_connected(self, changed: Sequence[int]) -> bool:
+        """Return whether all edges still lie on paths, of which some have changed."""
+        tails = {self.tails[edge] for edge in changed}
+        heads = {self.heads[edge] for edge in changed}
+        sources = tails.union(*(self.feeds[head] for head in heads)) - {0}  # the embedding
+        ends = heads.union(*(self.graph.fed_by[tail] for tail in tails))
+        ends.discard(self.graph.n_destinations - 1)  # the output
+        return all(
+            not self.left[source] or any(self.entered[end] for end in self.graph.fed_by[source])
+            for source in sources
+        ) and all(
+            not self.entered[end] or any(self.left[source] for source in self.feeds[end])
+            for end in ends
+        )
 
     def _exchange(self, old: list[int], new: list[int]) -> None:
         for edges, by in ((old, -1), (new, 1)):
@@ -173,7 +205,11 @@ def bootstrap_spread(
     return spread(
         circuit,
         (
-            find(Case.of(case.model, case.prompts.bootstrap(seed + index), ablation))
+            find(
+                Case.of(
+                    case.model, case.prompts.bootstrap(seed + index), ablation, graph=case.graph
+                )
+            )
             for index in progress.bar(range(n), desc="bootstrap", unit="circuit")
         ),
     )

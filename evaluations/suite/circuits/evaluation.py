@@ -116,7 +116,8 @@ def preview(subject: Any) -> str:
 
 def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
     skill = competence(model, prompts)
-    case, left_out = finite_case(model, prompts, config.ablation)
+    graph = Graph.of(model, config.grouped)
+    case, left_out = finite_case(model, prompts, config.ablation, graph=graph)
     _check_edges(case.graph, config)
     held = held_out_case(case, config.ablation)
     sweep, rankings = _circuits_and_rankings(case, config)
@@ -153,7 +154,7 @@ def check(model: HookedTransformer, config: CircuitConfig) -> None:
         UserError: the patched forward pass does not support it, or ``config.edges`` is larger than
             the graph.
     """
-    _check_edges(Graph.of(model), config)
+    _check_edges(Graph.of(model, config.grouped), config)
 
 
 def _check_edges(graph: Graph, config: CircuitConfig) -> None:
@@ -296,7 +297,7 @@ def _nulls(
             prompts = null_prompts(case.prompts, config.seed + draw)
         except UserError as error:
             return [], [], str(error).removeprefix(f"{case.prompts.name}: ")
-        nulls.append(find(Case.of(case.model, prompts, config.ablation)))
+        nulls.append(find(Case.of(case.model, prompts, config.ablation, graph=case.graph)))
         sizes.append({"n_prompts": prompts.n, "left_out": prompts.left_out})
     return nulls, sizes, ""
 

@@ -12,7 +12,7 @@ may read are always the first ``n``. A model of 8 layers of 16 heads has 23,981 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,15 @@ from sat_interp._util.files import write_atomically
 # Configurations that the patched forward pass supports.
 _SUPPORTED: dict[str, tuple[Any, ...]] = {
     "normalization_type": ("LN", "LNPre", "RMS", "RMSPre", None),
-    "positional_embedding_type": ("standard", "rotary"),
+    "positional_embedding_type": ("standard", "rotary", "alibi"),
     "attention_dir": ("causal",),
-    "n_key_value_heads": (None,),
-    "num_experts": (None,),
-    "post_embedding_ln": (False, None),
-    "use_normalization_before_and_after": (False, None),
-    "use_qk_norm": (False, None),
     "use_attention_sinks": (False, None),
     "use_logn_attn": (False, None),
     "use_dynamic_ntk_rope": (False, None),
-    "clip_qkv": (None,),
     "load_in_4bit": (False, None),
 }
-_SOFT_CAPS = ("attn_scores_soft_cap", "output_logits_soft_cap")
+_TOGETHER = ("OlmoeForCausalLM", "Olmo2ForCausalLM", "Olmo3ForCausalLM")
+"""Architectures whose queries, and keys, of all heads are normalised together."""
 
 
 class Graph(GraphShape):
@@ -52,29 +47,25 @@ class Graph(GraphShape):
     """
 
     @classmethod
-    def of(cls, model: HookedTransformer) -> Graph:
+    def of(cls, model: HookedTransformer, grouped: bool = False) -> Graph:
         """Return the graph of a model.
 
+        Args:
+            model: the model.
+            grouped: whether the keys of heads that share them are one destination, and the values.
+
         Raises:
-            UserError: the patched forward pass does not support the architecture.
+            UserError: the patched forward pass does not support the architecture, or its output is
+                not a sum over heads and MLPs.
         """
         cfg = model.cfg
-        for name, wanted in _SUPPORTED.items():
-            value = getattr(cfg, name, None)
-            if value not in wanted:
-                known = " or ".join(entry for entry in wanted if isinstance(entry, str))
-                raise UserError(
-                    f"circuits do not cover models with {name}={value!r}"
-                    + (f", only {known}" if known else "")
-                )
-        for name in _SOFT_CAPS:
-            value = getattr(cfg, name, None)
-            # TransformerLens reads any value that is not positive as no cap.
-            if value is not None and not value <= 0:
-                raise UserError(f"circuits do not cover models with {name}={value!r}, only none")
-        if cfg.original_architecture in ("Olmo2ForCausalLM", "Olmo3ForCausalLM"):
-            raise UserError("circuits do not cover blocks that normalise after reading (OLMo 2, 3)")
-        return cls(cfg.n_layers, cfg.n_heads, not cfg.attn_only, bool(cfg.parallel_attn_mlp))
+        _check(cfg)
+        groups = cfg.n_key_value_heads if grouped else None
+        if groups == cfg.n_heads:
+            groups = None
+        return cls(
+            cfg.n_layers, cfg.n_heads, not cfg.attn_only, bool(cfg.parallel_attn_mlp), groups
+        )
 
     @cached_property
     def edge_source(self) -> Int[Tensor, "edge"]:
@@ -110,7 +101,7 @@ class Graph(GraphShape):
         if seed is None:
             return torch.arange(self.n_edges).flip(0)
         generator = torch.Generator().manual_seed(seed)
-        width = 3 * self.n_heads
+        width = self.n_reads
         visited = torch.arange(self.n_destinations).flip(0).tolist()
         for layer in range(self.n_layers):
             first = self.destination(layer, "q")
@@ -124,6 +115,36 @@ class Graph(GraphShape):
         return torch.cat(parts)
 
 
+def _check(cfg: Any) -> None:
+    """Refuse an architecture by name.
+
+    Raises:
+        UserError: it is not supported, or its heads do not add up.
+    """
+    for name, wanted in _SUPPORTED.items():
+        value = getattr(cfg, name, None)
+        if value not in wanted:
+            known = " or ".join(entry for entry in wanted if isinstance(entry, str))
+            raise UserError(
+                f"circuits do not cover models with {name}={value!r}"
+                + (f", only {known}" if known else "")
+            )
+    for name in ("attn_scores_soft_cap", "output_logits_soft_cap"):
+        if math.isnan(getattr(cfg, name, None) or 0):
+            raise UserError(f"circuits do not cover models with {name}=nan")
+    if cfg.original_architecture in _TOGETHER:
+        raise UserError(
+            f"circuits do not cover {cfg.original_architecture}: the queries and keys of all heads "
+            "are normalised together, so that no head has an input of its own"
+        )
+    if cfg.use_normalization_before_and_after:
+        raise UserError(
+            "circuits do not cover models that normalise the output of the attention "
+            f"(use_normalization_before_and_after, {cfg.original_architecture}): it is not a sum "
+            "over heads"
+        )
+
+
 def on_paths(graph: Graph, kept: Bool[Tensor, "edge"]) -> Bool[Tensor, "edge"]:
     """Return the kept edges that lie on a path of kept edges from the embedding to the output.
 
@@ -131,25 +152,26 @@ def on_paths(graph: Graph, kept: Bool[Tensor, "edge"]) -> Bool[Tensor, "edge"]:
     writes what its replacement writes, or nothing of it reaches the output.
     """
     edges = kept.nonzero().flatten().tolist()
-    tails, heads = ends(graph)
+    tails, feeds = graph.edge_source.tolist(), _fed(graph)
     reached = {0}  # the embedding
     for edge in edges:  # by destination, in order of computation
         if tails[edge] in reached:
-            reached.add(heads[edge])
+            reached.update(feeds[edge])
     leading = {graph.n_sources}  # the output
     for edge in reversed(edges):
-        if heads[edge] in leading:
+        if not leading.isdisjoint(feeds[edge]):
             leading.add(tails[edge])
     mask = torch.zeros_like(kept)
-    mask[[edge for edge in edges if tails[edge] in reached and heads[edge] in leading]] = True
+    mask[
+        [edge for edge in edges if tails[edge] in reached and not leading.isdisjoint(feeds[edge])]
+    ] = True
     return mask
 
 
-def ends(graph: Graph) -> tuple[list[int], list[int]]:
-    """Return the node that each edge leaves and the node it enters; the output is the last node."""
-    written = [graph.written_by(index) for index in range(graph.n_destinations)]
-    nodes = [graph.n_sources if node is None else node for node in written]
-    return graph.edge_source.tolist(), [nodes[d] for d in graph.edge_destination.tolist()]
+def _fed(graph: Graph) -> list[tuple[int, ...]]:
+    """Return the nodes that each edge feeds; the output is the last node."""
+    nodes = [graph.feeds(index) or (graph.n_sources,) for index in range(graph.n_destinations)]
+    return [nodes[destination] for destination in graph.edge_destination.tolist()]
 
 
 # Files ---------------------------------------------------------------------------------------
@@ -164,7 +186,7 @@ def circuit_to_dict(
         source, destination = graph.edge_name(edge)
         score = {} if scores is None else {"score": float(scores[edge])}
         edges.append({"source": source, "destination": destination, **score})
-    return {"graph": {**asdict(graph), "n_edges": graph.n_edges}, "edges": edges}
+    return {"graph": {**graph.to_dict(), "n_edges": graph.n_edges}, "edges": edges}
 
 
 def write_circuit(
@@ -185,7 +207,7 @@ def read_circuit(path: str | Path, graph: Graph) -> Bool[Tensor, "edge"]:
     """
     try:
         circuit = json.loads(Path(path).read_text(encoding="utf-8"))
-        shape = {name: circuit["graph"][name] for name in asdict(graph)}
+        shape = GraphShape.of_circuit(circuit)
         names = [(edge["source"], edge["destination"]) for edge in circuit["edges"]]
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
@@ -193,8 +215,8 @@ def read_circuit(path: str | Path, graph: Graph) -> Bool[Tensor, "edge"]:
         raise UserError(
             f"{path} is not a circuit's JSON file: write one with sat-eval acdc"
         ) from None
-    if shape != asdict(graph):
-        raise UserError(f"{path} is a circuit of {Graph(**shape)}, this model's is {graph}")
+    if shape.to_dict() != graph.to_dict():
+        raise UserError(f"{path} is a circuit of {shape}, this model's is {graph}")
     kept = torch.zeros(graph.n_edges, dtype=torch.bool)
     for source, destination in names:
         kept[graph.edge_named(source, destination)] = True

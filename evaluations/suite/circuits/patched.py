@@ -1,33 +1,34 @@
-"""The patched forward pass: every edge carries its source's output or a replacement.
+"""Prompts as circuits read them: cached activations, replacements of ablated edges, and the KL.
 
-A destination's input is the sum over earlier sources plus the earlier attention biases. A kept edge
-contributes its source's output, any other edge its source's replacement, which is an argument. This
-is the reference implementation; ACDC's fast engine is tested against it.
+Prompts are run in chunks of a size that follows the memory of the model's device. Their activations
+are kept where all of them fit into a share of it; otherwise a chunk is run again for each use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, overload, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.components import AbstractAttention, TransformerBlock
 
 from evaluations.suite.circuits.config import Ablation
+from evaluations.suite.circuits.forward import Kept, Replacement, Sources, embed, forward, run
 from evaluations.suite.circuits.graph import Graph
+from sat_interp._util.devices import memory_of
 from sat_interp._util.errors import UserError
 
 PRECISE = (torch.float32, torch.float64)
 """Precisions in which circuits are searched; in lower precision most KL steps are rounding."""
+CHUNK_SHARE = 1 / 32
+"""Share of the device's memory that the activations of one chunk of prompts take, roughly."""
+KEPT_SHARE = 1 / 16
+"""Share of the device's memory up to which the activations of a task's prompts are kept."""
 
-Sources = Float[Tensor, "source batch pos d_model"]
-Replacement = Float[Tensor, "source #batch #pos d_model"]
 Constants = Float[Tensor, "source d_model"]
-Kept = Bool[Tensor, "edge"] | Float[Tensor, "edge"]
 
 
 @runtime_checkable
@@ -43,14 +44,6 @@ class Prompts(Protocol):
     def corrupted(self) -> Tensor:
         """Corrupted prompts."""
         ...
-
-
-@dataclass(frozen=True)
-class ForwardOutput:
-    """The result of a forward pass: outputs of the sources, and logits at the last position."""
-
-    sources: Sources
-    logits: Float[Tensor, "batch d_vocab"]
 
 
 @dataclass(frozen=True)
@@ -82,125 +75,40 @@ class PromptBatch:
         )
 
 
-def embed(
-    model: HookedTransformer, tokens: Int[Tensor, "batch pos"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """Return the output of the embedding: tokens and, if they are learned, positions."""
-    embedding: Tensor = model.embed(tokens)
-    if model.cfg.positional_embedding_type == "standard":
-        embedding = embedding + model.pos_embed(tokens)
-    return embedding
+class Prepared(Sequence[PromptBatch]):
+    """The activations of prompts, chunk by chunk; each is of one length.
 
-
-def forward(
-    model: HookedTransformer,
-    graph: Graph,
-    embedding: Float[Tensor, "batch pos d_model"],
-    kept: Kept | None = None,
-    replacement: Replacement | None = None,
-    added: Float[Tensor, "destination batch pos d_model"] | None = None,
-) -> ForwardOutput:
-    """Run the forward pass in which ablated edges carry their source's replacement.
-
-    Args:
-        model: the model.
-        graph: its graph.
-        embedding: output of the embedding (:func:`embed`, or an interpolation).
-        kept: True or 1 for kept edges, by default all. Floats are differentiable: an edge carries
-            ``replacement + kept * (output - replacement)``.
-        replacement: replacement of each source's output.
-        added: added to the input of each destination. Zeros that require a gradient give the
-            gradient with respect to every destination's input.
+    Attributes:
+        chunks: for each chunk the number of its batch, and its rows there.
     """
-    matrix = None if kept is None else graph.matrix(kept).to(embedding)
-    reader = _Reader(graph, matrix, replacement, added, embedding)
-    for layer, block in enumerate(model.blocks):
-        first = graph.destination(layer, "q")
-        inputs = reader.inputs(first, 3 * graph.n_heads)
-        qkv = inputs.unflatten(0, (graph.n_heads, 3)).transpose(0, 1)
-        heads = _heads(block, qkv)
-        if graph.mlps and not graph.parallel:
-            reader.write(heads, block.attn.b_O)
-        if graph.mlps:
-            mlp_input = reader.inputs(graph.destination(layer, "mlp"), 1)[0]
-            out = block.mlp(block.ln2(mlp_input))[None]
-            if graph.parallel:
-                reader.write(torch.cat([heads, out]), block.attn.b_O)
-            else:
-                reader.write(out)
-        else:
-            reader.write(heads, block.attn.b_O)
-    final = reader.inputs(graph.destination(graph.n_layers, "resid_final"), 1)[0, :, -1:]
-    if model.cfg.normalization_type is not None:
-        final = model.ln_final(final)
-    return ForwardOutput(reader.sources, model.unembed(final)[:, 0])
-
-
-class _Reader:
-    """The residual stream, separated by source."""
 
     def __init__(
         self,
-        graph: Graph,
-        matrix: Tensor | None,
-        replacement: Tensor | None,
-        added: Tensor | None,
-        embedding: Tensor,
+        chunks: Sequence[tuple[int, slice]],
+        make: Callable[[int, slice], PromptBatch],
+        is_kept: bool,
     ) -> None:
-        if (matrix is None) != (replacement is None):
-            raise ValueError("kept and replacement come together")
-        self.graph, self.matrix, self.replacement, self.added = graph, matrix, replacement, added
-        self.sources = embedding[None]
-        self.bias = torch.zeros_like(embedding[0, 0])
+        self.chunks, self._make = list(chunks), make
+        self._kept: dict[int, PromptBatch] | None = {} if is_kept else None
 
-    def write(self, outputs: Tensor, bias: Tensor | None = None) -> None:
-        """Append outputs of sources, and add a bias."""
-        self.sources = torch.cat([self.sources, outputs])
-        if bias is not None:
-            self.bias = self.bias + bias
+    def __len__(self) -> int:
+        return len(self.chunks)
 
-    def inputs(self, first: int, count: int) -> Float[Tensor, "destination batch pos d_model"]:
-        """Return the inputs of ``count`` destinations, starting at number ``first``."""
-        n = len(self.sources) if not self.graph.parallel else self.graph.n_read[first]
-        present = self.sources[:n]
-        if self.matrix is None or self.replacement is None:
-            read = present.sum(0).expand(count, *present.shape[1:])
-        else:
-            replaced = self.replacement[:n]
-            kept = self.matrix[first : first + count, :n]
-            read = (kept @ (present - replaced).flatten(1)).unflatten(1, present.shape[1:])
-            read = read + replaced.sum(0)
-        read = read + self.bias
-        return read if self.added is None else read + self.added[first : first + count]
+    @overload
+    def __getitem__(self, index: int) -> PromptBatch: ...
 
+    @overload
+    def __getitem__(self, index: slice) -> list[PromptBatch]: ...
 
-def _heads(
-    block: TransformerBlock, qkv: Float[Tensor, "three heads batch pos d_model"]
-) -> Float[Tensor, "heads batch pos d_model"]:
-    """Return the output of each head, without the bias, for inputs of its queries, keys, values."""
-    attn = block.attn
-    normal = block.ln1(qkv)
-    weights = torch.stack([attn.W_Q, attn.W_K, attn.W_V])[:, :, None]
-    biases = torch.stack([attn.b_Q, attn.b_K, attn.b_V])[:, :, None, None]
-    q, k, v = normal @ weights + biases  # each (heads, batch, pos, d_head)
-    if attn.cfg.positional_embedding_type == "rotary":
-        q, k = (attn.apply_rotary(x.permute(1, 2, 0, 3)).permute(2, 0, 1, 3) for x in (q, k))
-    scores = q @ k.transpose(-1, -2) / attn.attn_scale
-    future = ~visible(q.shape[-2], window(attn), q.device)
-    pattern = scores.masked_fill(future, -torch.inf).softmax(-1)
-    outputs: Tensor = pattern @ v @ attn.W_O[:, None]
-    return outputs
-
-
-def window(attn: AbstractAttention) -> int | None:
-    """Return the number of positions that a query attends to, its own included; None for all."""
-    return attn.cfg.window_size if attn.attn_type == "local" else None
-
-
-def visible(n: int, window: int | None, device: torch.device) -> Bool[Tensor, "query key"]:
-    """Return the causal mask: a query attends to its own and earlier positions, in the window."""
-    past = torch.ones(n, n, dtype=torch.bool, device=device).tril()
-    return past if window is None else past.triu(1 - window)
+    def __getitem__(self, index: int | slice) -> PromptBatch | list[PromptBatch]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(len(self))[index]]
+        number = range(len(self))[index]
+        if self._kept is None:
+            return self._make(*self.chunks[number])
+        if number not in self._kept:
+            self._kept[number] = self._make(*self.chunks[number])
+        return self._kept[number]
 
 
 def prepare(
@@ -209,8 +117,8 @@ def prepare(
     batches: Sequence[Prompts],
     ablation: Ablation | Constants = "resample",
     averaged: Sequence[Prompts] | None = None,
-) -> list[PromptBatch]:
-    """Cache the activations of the clean prompts, and the replacements of ablated edges.
+) -> Prepared:
+    """Prepare the activations of the clean prompts, and the replacements of ablated edges.
 
     Args:
         model: the model.
@@ -238,31 +146,71 @@ def prepare(
         raise UserError("a clean prompt and its corrupted one must have equally many tokens")
     constants = _constants(model, graph, averaged or batches, ablation)
     keep_first = isinstance(ablation, str) and ablation == "mean"
-    buckets = []
-    with torch.no_grad():
-        for batch in batches:
-            tokens = batch.clean.to(model.W_E.device)
-            run = forward(model, graph, embed(model, tokens))
+
+    def make(batch: int, rows: slice) -> PromptBatch:
+        clean, corrupted = batches[batch].clean[rows], batches[batch].corrupted[rows]
+        with torch.no_grad():
             if constants is not None:
-                buckets.append(_with_constants(run, constants, keep_first))
-                continue
-            corrupted = batch.corrupted.to(tokens.device)
-            first = _first_difference(tokens, corrupted)
-            replacement = forward(model, graph, embed(model, corrupted)).sources
-            # Equal by causality; made equal to the last bit.
-            replacement[:, :, :first] = run.sources[:, :, :first]
-            buckets.append(PromptBatch(run.sources, replacement, run.logits, first))
-    return buckets
+                return _with_constants(model, graph, clean, constants, keep_first)
+            return _resampled(model, graph, clean, corrupted)
+
+    copies = 1 if constants is not None and not keep_first else 2
+    each = [copies * graph.n_sources * _position_bytes(model, batch) for batch in batches]
+    total = sum(size * len(batch.clean) for size, batch in zip(each, batches, strict=True))
+    is_kept = total <= KEPT_SHARE * memory_of(model.W_E.device)
+    return Prepared(_chunks(model, graph, batches), make, is_kept)
 
 
-def _with_constants(run: ForwardOutput, constants: Constants, keep_first: bool) -> PromptBatch:
-    """Return the cached run with constants as replacements, after the first position or at all."""
+def _position_bytes(model: HookedTransformer, batch: Prompts) -> int:
+    """Return the bytes of one residual stream of one prompt."""
+    weight = model.W_E
+    return int(batch.clean.shape[1]) * weight.shape[1] * weight.element_size()
+
+
+def _chunks(
+    model: HookedTransformer, graph: Graph, batches: Sequence[Prompts]
+) -> list[tuple[int, slice]]:
+    """Return chunks of prompts whose activations fit into the device's memory.
+
+    Counted are, for each prompt, outputs, replacements and differences of the sources, and the
+    gradient of every destination.
+    """
+    most = CHUNK_SHARE * memory_of(model.W_E.device)
+    streams = 3 * graph.n_sources + graph.n_destinations
+    chunks = []
+    for number, batch in enumerate(batches):
+        size = max(1, int(most // (streams * _position_bytes(model, batch))))
+        starts = range(0, len(batch.clean), size)
+        chunks += [(number, slice(start, start + size)) for start in starts]
+    return chunks
+
+
+def _resampled(
+    model: HookedTransformer, graph: Graph, clean: Tensor, corrupted: Tensor
+) -> PromptBatch:
+    """Return a chunk whose replacements are the outputs on the corrupted prompts."""
+    clean, corrupted = clean.to(model.W_E.device), corrupted.to(model.W_E.device)
+    outputs = run(model, graph, embed(model, clean))
+    first = _first_difference(clean, corrupted)
+    replacement = run(model, graph, embed(model, corrupted)).sources
+    # Equal by causality; made equal to the last bit.
+    replacement[:, :, :first] = outputs.sources[:, :, :first]
+    return PromptBatch(outputs.sources, replacement, outputs.logits, first)
+
+
+def _with_constants(
+    model: HookedTransformer, graph: Graph, clean: Tensor, constants: Constants, keep_first: bool
+) -> PromptBatch:
+    """Return a chunk with constants as replacements, after the first position or at all."""
+    outputs = run(model, graph, embed(model, clean.to(model.W_E.device)))
     replacement = constants[:, None, None]
     if not keep_first:
-        return PromptBatch(run.sources, replacement, run.logits)
-    replacement = replacement.expand_as(run.sources).clone()
-    replacement[:, :, 0] = run.sources[:, :, 0]
-    return PromptBatch(run.sources, replacement, run.logits, min(1, replacement.shape[2] - 1))
+        return PromptBatch(outputs.sources, replacement, outputs.logits)
+    replacement = replacement.expand_as(outputs.sources).clone()
+    replacement[:, :, 0] = outputs.sources[:, :, 0]
+    return PromptBatch(
+        outputs.sources, replacement, outputs.logits, min(1, replacement.shape[2] - 1)
+    )
 
 
 def _first_difference(clean: Tensor, corrupted: Tensor) -> int:
@@ -294,9 +242,10 @@ def _constants(
         return total
     is_clean, n = ablation == "mean", 0
     with torch.no_grad():
-        for batch in batches:
-            tokens = (batch.clean if is_clean else batch.corrupted).to(weight.device)
-            sources = forward(model, graph, embed(model, tokens)).sources
+        for number, rows in _chunks(model, graph, batches):
+            batch = batches[number]
+            tokens = (batch.clean if is_clean else batch.corrupted)[rows].to(weight.device)
+            sources = run(model, graph, embed(model, tokens)).sources
             finite = sources.isfinite().flatten(2).all(-1).all(0)
             counted = sources[:, finite, int(is_clean) :]
             total += counted.sum((1, 2))
@@ -316,7 +265,7 @@ def circuit_logits(
     model: HookedTransformer, graph: Graph, buckets: Sequence[PromptBatch], kept: Kept
 ) -> list[Float[Tensor, "batch d_vocab"]]:
     """Return logits at the last position with these edges kept, for each batch."""
-    return [forward(model, graph, b.clean[0], kept, b.replacement).logits for b in buckets]
+    return [forward(model, graph, b.clean[0], kept, b.replacement) for b in buckets]
 
 
 def circuit_kl(

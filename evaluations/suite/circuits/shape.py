@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from sat_interp._util.errors import UserError
 
 Part = Literal["q", "k", "v", "mlp", "resid_final"]
 
-_PARTS: tuple[Part, ...] = ("q", "k", "v")
+PARTS: tuple[Part, ...] = ("q", "k", "v")
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Destination:
-    """An input that reads the residual stream; the final residual has layer n_layers."""
+    """An input that reads the residual stream; the final residual has layer n_layers.
+
+    Keys and values of several heads together have a group in place of a head.
+    """
 
     layer: int
     part: Part
     head: int | None = None
+    group: int | None = None
 
     @property
     def name(self) -> str:
-        """``a2.h0.q``, ``m2`` or ``resid_final``."""
-        if self.part == "resid_final":
-            return "resid_final"
-        return f"m{self.layer}" if self.head is None else f"a{self.layer}.h{self.head}.{self.part}"
+        """``a2.h0.q``, ``a2.g1.k``, ``m2`` or ``resid_final``."""
+        if self.part in ("mlp", "resid_final"):
+            return "resid_final" if self.part == "resid_final" else f"m{self.layer}"
+        unit = f"h{self.head}" if self.group is None else f"g{self.group}"
+        return f"a{self.layer}.{unit}.{self.part}"
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,19 @@ class GraphShape:
         n_heads: number of heads of each block.
         mlps: whether blocks have an MLP.
         parallel: whether attention and MLP of a block read the same input.
+        groups: number of groups of heads whose keys, and whose values, are one destination; None
+            for destinations of every head.
     """
 
     n_layers: int
     n_heads: int
     mlps: bool = True
     parallel: bool = False
+    groups: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the shape for JSON; without groups as it was written before there were any."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def of_circuit(cls, circuit: dict[str, Any]) -> GraphShape:
@@ -85,7 +97,16 @@ class GraphShape:
         """All destinations in order of computation."""
         nodes: list[Destination] = []
         for layer in range(self.n_layers):
-            nodes += [Destination(layer, p, h) for h in range(self.n_heads) for p in _PARTS]
+            for group in range(self.n_groups):
+                heads = self.heads_of(group)
+                nodes += [Destination(layer, "q", head) for head in heads]
+                for part in PARTS[1:]:
+                    shared = self.groups is not None
+                    nodes.append(
+                        Destination(layer, part, None, group)
+                        if shared
+                        else Destination(layer, part, heads[0])
+                    )
             nodes += [Destination(layer, "mlp")] * self.mlps
         return (*nodes, Destination(self.n_layers, "resid_final"))
 
@@ -97,7 +118,34 @@ class GraphShape:
     @property
     def n_destinations(self) -> int:
         """Number of destinations."""
-        return 1 + self.n_layers * (3 * self.n_heads + self.mlps)
+        return 1 + self.n_layers * (self.n_reads + self.mlps)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of destinations of keys in each block, and of values."""
+        return self.n_heads if self.groups is None else self.groups
+
+    @property
+    def n_reads(self) -> int:
+        """Number of destinations of the attention of each block."""
+        return self.n_heads + 2 * self.n_groups
+
+    def heads_of(self, group: int) -> range:
+        """Return the heads that share the keys and values of a group."""
+        size = self.n_heads // self.n_groups
+        return range(group * size, (group + 1) * size)
+
+    def reads(self, part: Part) -> list[int]:
+        """Return the places of queries, keys or values among a block's attention destinations."""
+        return [self._place(part, head) for head in self._heads_reading(part)]
+
+    def _heads_reading(self, part: Part) -> range:
+        return range(0, self.n_heads, 1 if part == "q" else self.n_heads // self.n_groups)
+
+    def _place(self, part: Part, head: int) -> int:
+        size = self.n_heads // self.n_groups
+        group, member = divmod(head, size)
+        return group * (size + 2) + (member if part == "q" else size + PARTS.index(part) - 1)
 
     @cached_property
     def n_edges(self) -> int:
@@ -121,18 +169,30 @@ class GraphShape:
         return self.before(layer) + self.n_heads
 
     def destination(self, layer: int, part: Part, head: int = 0) -> int:
-        """Return the index of a destination."""
-        first = layer * (3 * self.n_heads + self.mlps)
+        """Return the index of a destination; of a head's keys and values that of its group."""
+        first = layer * (self.n_reads + self.mlps)
         if part == "resid_final":
             return self.n_destinations - 1
-        return first + 3 * self.n_heads if part == "mlp" else first + 3 * head + _PARTS.index(part)
+        return first + (self.n_reads if part == "mlp" else self._place(part, head))
 
-    def written_by(self, destination: int) -> int | None:
-        """Return the source that a destination feeds (its head or MLP); None for the output."""
+    def feeds(self, destination: int) -> tuple[int, ...]:
+        """Return the sources that a destination feeds: its heads or MLP; none for the output."""
         node = self.destinations[destination]
         if node.part == "resid_final":
-            return None
-        return self.mlp(node.layer) if node.head is None else self.head(node.layer, node.head)
+            return ()
+        if node.part == "mlp":
+            return (self.mlp(node.layer),)
+        heads = (node.head or 0,) if node.group is None else self.heads_of(node.group)
+        return tuple(self.head(node.layer, head) for head in heads)
+
+    @cached_property
+    def fed_by(self) -> tuple[tuple[int, ...], ...]:
+        """The destinations that feed every source; none feeds the embedding."""
+        found: list[list[int]] = [[] for _ in self.sources]
+        for destination in range(self.n_destinations):
+            for source in self.feeds(destination):
+                found[source].append(destination)
+        return tuple(map(tuple, found))
 
     # Edges -----------------------------------------------------------------------------------
 
@@ -187,4 +247,5 @@ class GraphShape:
 
     def __str__(self) -> str:
         blocks = ("parallel " if self.parallel else "") + ("blocks" if self.mlps else "attention")
-        return f"a graph of {self.n_layers} layers of {self.n_heads} heads ({blocks})"
+        groups = "" if self.groups is None else f" in {self.groups} groups"
+        return f"a graph of {self.n_layers} layers of {self.n_heads} heads{groups} ({blocks})"

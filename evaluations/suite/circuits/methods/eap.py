@@ -30,8 +30,9 @@ from evaluations.suite.circuits.config import (
     Selection,
     check_attribution,
 )
+from evaluations.suite.circuits.forward import forward
 from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.patched import PromptBatch, forward, kl_divergence
+from evaluations.suite.circuits.patched import PromptBatch, kl_divergence
 from evaluations.tasks.pairs import PairBatch
 from sat_interp._util import progress
 
@@ -80,15 +81,18 @@ def _effects(
     """Return effects summed over the prompts of one part, averaged over interpolation points."""
     clean = bucket.clean[0]
     start = bucket.replacement[0].expand_as(clean)
-    gradient = clean.new_zeros(case.graph.n_destinations, *clean.shape)
+    total = clean.new_zeros(case.graph.n_destinations, *clean.shape)
+
+    def watch(first: int, gradient: Tensor) -> None:
+        total[first : first + len(gradient)] += gradient
+
     for share in shares:
         embedding = start + share * (clean - start)
-        added = torch.zeros_like(gradient, requires_grad=True)
         with torch.enable_grad():
-            logits = forward(case.model, case.graph, embedding, added=added).logits
-            gradient += torch.autograd.grad(_score(logits, bucket, batch, score_by), added)[0]
+            logits = forward(case.model, case.graph, embedding, watch=watch)
+            _score(logits, bucket, batch, score_by).backward()
     lost = bucket.clean - bucket.replacement
-    return (gradient.flatten(1) @ lost.flatten(1).T).double().cpu() / len(shares)
+    return (total.flatten(1) @ lost.flatten(1).T).double().cpu() / len(shares)
 
 
 def _score(
@@ -138,16 +142,18 @@ def _top(graph: Graph, sizes: list[float]) -> list[int]:
 
 def _greedy(graph: Graph, sizes: list[float]) -> list[int]:
     """Rank edges; a node's incoming edges become candidates after its first outgoing edge."""
-    into: dict[int | None, list[int]] = {}
-    for edge, destination in enumerate(graph.edge_destination.tolist()):
-        into.setdefault(graph.written_by(destination), []).append(edge)
+    into = {
+        destination: range(start, start + graph.n_read[destination])
+        for destination, start in enumerate(graph.first_edge[:-1])
+    }
     sources = graph.edge_source.tolist()
-    candidates = [(-sizes[edge], -edge) for edge in into.pop(None)]
+    candidates = [(-sizes[edge], -edge) for edge in into.pop(graph.n_destinations - 1)]
     heapq.heapify(candidates)
     order = []
     while candidates:
         edge = -heapq.heappop(candidates)[1]
         order.append(edge)
-        for further in into.pop(sources[edge], []):
-            heapq.heappush(candidates, (-sizes[further], -further))
+        for destination in graph.fed_by[sources[edge]]:
+            for further in into.pop(destination, ()):
+                heapq.heappush(candidates, (-sizes[further], -further))
     return order

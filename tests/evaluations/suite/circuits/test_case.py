@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from evaluations.suite.circuits import case as case_module
+from evaluations.suite.circuits import patched
+from evaluations.suite.circuits.case import Case
 from evaluations.suite.circuits.patched import circuit_kl
 from tests.evaluations.suite.circuits.cases import tiny_case
 
@@ -29,10 +30,14 @@ def test_pieces_of_prompts_change_nothing(monkeypatch, ablation):
     case = tiny_case(ablation=ablation)
     kept = torch.rand(case.graph.n_edges, generator=torch.Generator().manual_seed(0)) < 0.5
     whole = case.outcome(kept)
-    monkeypatch.setattr(case_module, "MAX_BYTES", 1)
-    assert [len(batch) for _, batch in case.parts()] == [1] * case.prompts.n
-    torch.testing.assert_close(case.outcome(kept).difference, whole.difference)
-    torch.testing.assert_close(case.outcome(kept).kl, whole.kl)
+    for share in ("CHUNK_SHARE", "KEPT_SHARE"):
+        monkeypatch.setattr(patched, share, 0)
+    pieces = Case.of(case.model, case.prompts, ablation)
+    assert [len(batch) for _, batch in pieces.parts()] == [1] * case.prompts.n
+    assert pieces.buckets[0] is not pieces.buckets[0]
+    assert case.buckets[-1] is case.buckets[len(case.buckets) - 1]
+    torch.testing.assert_close(pieces.outcome(kept).difference, whole.difference)
+    torch.testing.assert_close(pieces.outcome(kept).kl, whole.kl)
     assert float(whole.kl.mean()) == pytest.approx(
         circuit_kl(case.model, case.graph, case.buckets, kept)
     )

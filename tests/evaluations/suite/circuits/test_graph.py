@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
+from evaluations.suite.circuits.forward import embed, run
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict, read_circuit, write_circuit
-from evaluations.suite.circuits.patched import embed, forward
 from sat_interp._util.errors import UserError
-from tests.evaluations.suite.circuits.tiny import prompts, tiny_model
+from tests.evaluations.suite.circuits.tiny import RMS, prompts, tiny_model
 
 
 def test_the_papers_shape_has_23_981_edges():
@@ -35,7 +35,9 @@ def test_blocks_in_parallel_and_without_an_mlp():
     assert Graph(2, 2, mlps=False).n_edges == 6 + 6 * 3 + 5
 
 
-@pytest.mark.parametrize("graph", [Graph(3, 2), Graph(2, 3, parallel=True), Graph(2, 2, False)])
+@pytest.mark.parametrize(
+    "graph", [Graph(3, 2), Graph(2, 3, parallel=True), Graph(2, 2, False), Graph(2, 4, groups=2)]
+)
 def test_numbers_and_names_agree(graph):
     for edge in range(graph.n_edges):
         source, destination = int(graph.edge_source[edge]), int(graph.edge_destination[edge])
@@ -44,10 +46,16 @@ def test_numbers_and_names_agree(graph):
     assert len(graph.sources) == graph.n_sources
     assert len(graph.destinations) == graph.n_destinations
     for index, node in enumerate(graph.destinations):
-        assert graph.destination(node.layer, node.part, node.head or 0) == index
-        owner = graph.written_by(index)
-        name = None if owner is None else graph.sources[owner].name
-        assert name == {"resid_final": None}.get(node.part, node.name.removesuffix(f".{node.part}"))
+        head = node.head or 2 * (node.group or 0)
+        assert graph.destination(node.layer, node.part, head) == index
+        owners = [graph.sources[owner].name for owner in graph.feeds(index)]
+        if node.group is not None:
+            heads = [f"a{node.layer}.h{2 * node.group + member}" for member in range(2)]
+            assert (owners, node.name) == (heads, f"a{node.layer}.g{node.group}.{node.part}")
+        else:
+            name = node.name.removesuffix(f".{node.part}")
+            assert owners == ([] if node.part == "resid_final" else [name])
+        assert all(index in graph.fed_by[owner] for owner in graph.feeds(index))
 
 
 def test_an_edge_against_the_order_of_computation_is_refused():
@@ -140,11 +148,11 @@ def test_an_edge_that_is_not_there_and_a_file_that_is_not(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({"n_key_value_heads": 2}, "n_key_value_heads=2"),
-        ({"positional_embedding_type": "alibi"}, "positional_embedding_type='alibi'"),
+        ({"positional_embedding_type": "shortformer"}, "positional_embedding_type='shortformer'"),
         ({"attention_dir": "bidirectional"}, "attention_dir"),
-        ({"attn_scores_soft_cap": 5.0}, "attn_scores_soft_cap=5.0"),
-        ({"output_logits_soft_cap": 0.5}, "output_logits_soft_cap=0.5"),
+        ({"attn_scores_soft_cap": float("nan")}, "attn_scores_soft_cap=nan"),
+        ({"use_normalization_before_and_after": True, **RMS}, "it is not a sum over heads"),
+        ({"original_architecture": "Olmo2ForCausalLM"}, "queries and keys of all heads"),
         ({"output_logits_soft_cap": float("nan")}, "output_logits_soft_cap=nan"),
     ],
 )
@@ -157,8 +165,8 @@ def test_what_is_not_covered_is_named(settings, name):
 def test_a_soft_cap_that_is_not_positive_is_none(cap):
     model = tiny_model(attn_scores_soft_cap=cap, output_logits_soft_cap=cap)
     graph, batch = Graph.of(model), prompts((7,))[0]
-    run = forward(model, graph, embed(model, batch.clean))
-    torch.testing.assert_close(run.logits, model(batch.clean)[:, -1])
+    outputs = run(model, graph, embed(model, batch.clean))
+    torch.testing.assert_close(outputs.logits, model(batch.clean)[:, -1])
 
 
 def test_ours_and_others_have_a_graph(make_model):

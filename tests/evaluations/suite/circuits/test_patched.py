@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from evaluations.suite.circuits.forward import embed, forward, run
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.acdc.search import acdc
 from evaluations.suite.circuits.patched import (
     circuit_kl,
     circuit_logits,
-    embed,
-    forward,
     kl_divergence,
     prepare,
 )
@@ -33,6 +32,7 @@ def _patched_by_hooks(
 ) -> Tensor:
     """What every removed edge carries is exchanged in the destination's own hook."""
     model.cfg.use_split_qkv_input = model.cfg.use_attn_result = True
+    model.cfg.ungroup_grouped_query_attention = not graph.groups
     model.cfg.use_hook_mlp_in = not model.cfg.attn_only
     matrix = graph.matrix(kept)
     written: dict[int, Tensor] = {}
@@ -53,10 +53,10 @@ def _patched_by_hooks(
         return exchanged(x, destination)
 
     def read_heads(x: Tensor, hook: object, layer: int, part: str) -> Tensor:
-        heads = range(graph.n_heads)
-        return torch.stack(
-            [exchanged(x[:, :, h], graph.destination(layer, part, h)) for h in heads], 2
-        )
+        size = graph.n_heads // x.shape[2]
+        indices = [graph.destination(layer, part, size * h) for h in range(x.shape[2])]
+        read = [exchanged(x[:, :, h], index) for h, index in enumerate(indices)]
+        return torch.stack(read, 2)
 
     hooks = [("blocks.0.hook_resid_pre", partial(write, source=0))]
     for layer in range(graph.n_layers):
@@ -74,29 +74,32 @@ def _patched_by_hooks(
     return model.run_with_hooks(tokens, fwd_hooks=hooks)[:, -1]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_all_edges_are_the_model_and_any_are_patching_by_hooks(shape):
+@pytest.mark.parametrize(
+    ("shape", "grouped"),
+    [*((shape, False) for shape in SHAPES), ("grouped", True), ("multi-query, serial bias", True)],
+)
+def test_all_edges_are_the_model_and_any_are_patching_by_hooks(shape, grouped):
     model = tiny_model(shape)
-    graph = Graph.of(model)
+    graph = Graph.of(model, grouped)
     batch = prompts((9,))[0]
-    run = forward(model, graph, embed(model, batch.clean))
-    assert len(run.sources) == graph.n_sources
-    torch.testing.assert_close(run.logits, model(batch.clean)[:, -1])
+    outputs = run(model, graph, embed(model, batch.clean))
+    assert len(outputs.sources) == graph.n_sources
+    torch.testing.assert_close(outputs.logits, model(batch.clean)[:, -1])
     bucket = prepare(model, graph, [batch])[0]
     for seed in range(3):
         kept = _random_circuit(graph, seed)
         ours = circuit_logits(model, graph, [bucket], kept)[0]
         theirs = _patched_by_hooks(model, graph, batch.clean, kept, bucket.replacement)
         torch.testing.assert_close(ours, theirs)
-        assert (ours - run.logits).abs().max() > 1e-3
+        assert (ours - outputs.logits).abs().max() > 1e-3
 
 
 def test_a_model_of_ours_is_patched_on_its_clean_stream(make_model):
     model = make_model("local", k_attention=3)
     graph = Graph.of(model)
     tokens = torch.randint(model.cfg.d_vocab, (2, 7))
-    run = forward(model, graph, embed(model, tokens))
-    torch.testing.assert_close(run.logits, model(tokens)[:, -1])
+    outputs = run(model, graph, embed(model, tokens))
+    torch.testing.assert_close(outputs.logits, model(tokens)[:, -1])
 
 
 def test_without_any_edge_the_output_is_that_of_the_corrupted_prompt():
@@ -109,7 +112,7 @@ def test_without_any_edge_the_output_is_that_of_the_corrupted_prompt():
     for batch, bucket in zip(batches, buckets, strict=True):
         corrupted = model(batch.corrupted)[:, -1]
         torch.testing.assert_close(
-            forward(model, graph, bucket.clean[0], none, bucket.replacement).logits, corrupted
+            forward(model, graph, bucket.clean[0], none, bucket.replacement), corrupted
         )
         total += kl_divergence(model(batch.clean)[:, -1], corrupted).sum().item()
     assert circuit_kl(model, graph, buckets, none) == pytest.approx(total / 6)
@@ -131,7 +134,7 @@ def test_zero_mean_and_given_constants():
     assert zero.shape == (graph.n_sources, 1, 1, 16)
     assert not zero.any()
     cf_mean = prepare(model, graph, batches, "cf_mean")[1].replacement
-    outputs = [forward(model, graph, embed(model, batch.corrupted)).sources for batch in batches]
+    outputs = [run(model, graph, embed(model, batch.corrupted)).sources for batch in batches]
     wanted = torch.cat([output.flatten(1, 2) for output in outputs], 1).mean(1)
     torch.testing.assert_close(cf_mean[:, 0, 0], wanted)
     assert cf_mean.shape[1:3] == (1, 1)
@@ -154,7 +157,7 @@ def test_a_clean_mean_leaves_the_first_position():
     batches = prompts()
     batches[1].corrupted = batches[1].corrupted.flip(0)  # the clean mean does not depend on it
     buckets = prepare(model, graph, batches, "mean")
-    outputs = [forward(model, graph, embed(model, batch.clean)).sources for batch in batches]
+    outputs = [run(model, graph, embed(model, batch.clean)).sources for batch in batches]
     wanted = torch.cat([output[:, :, 1:].flatten(1, 2) for output in outputs], 1).mean(1)
     for bucket, output in zip(buckets, outputs, strict=True):
         rest = bucket.replacement[:, :, 1:]
@@ -183,18 +186,18 @@ def test_gradients_reach_edges_and_inputs():
     graph = Graph.of(model)
     bucket = prepare(model, graph, prompts((7,)))[0]
     kept = torch.ones(graph.n_edges, dtype=torch.float64, requires_grad=True)
-    forward(model, graph, bucket.clean[0], kept, bucket.replacement).logits[:, 3].sum().backward()
-    added = torch.zeros(graph.n_destinations, *bucket.clean.shape[1:], dtype=torch.float64)
-    added.requires_grad_()
-    forward(model, graph, bucket.clean[0], added=added).logits[:, 3].sum().backward()
+    forward(model, graph, bucket.clean[0], kept, bucket.replacement)[:, 3].sum().backward()
+    gradients = {}
+    forward(model, graph, bucket.clean[0], watch=gradients.__setitem__)[:, 3].sum().backward()
+    by_destination = torch.cat([gradients[first] for first in sorted(gradients)])
     difference = bucket.clean - bucket.replacement
-    scores = torch.einsum("sbpd,tbpd->ts", difference, added.grad)
+    scores = torch.einsum("sbpd,tbpd->ts", difference, by_destination)
     wanted = scores[graph.edge_destination, graph.edge_source]
     torch.testing.assert_close(kept.grad, wanted)
     edge = graph.edge_named("a0.h1", "m1")
     moved = kept.detach().clone()
     moved[edge] -= 1e-6
-    after = forward(model, graph, bucket.clean[0], moved, bucket.replacement).logits
+    after = forward(model, graph, bucket.clean[0], moved, bucket.replacement)
     slope = (bucket.logits - after)[:, 3].sum().item() / 1e-6
     assert slope == pytest.approx(kept.grad[edge].item(), rel=1e-3)
 

@@ -7,16 +7,14 @@ from types import SimpleNamespace
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+ROTARY = {"positional_embedding_type": "rotary", "rotary_dim": 4}
+RMS = {"normalization_type": "RMS", "act_fn": "silu"}
 SHAPES: dict[str, dict[str, object]] = {
     "gpt-2": {},
     "folded norms": {"normalization_type": "LNPre"},
     "no norms": {"normalization_type": None, "initializer_range": 0.3},
-    "rms, gated": {"normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu"},
-    "rotary, parallel": {
-        "positional_embedding_type": "rotary",
-        "rotary_dim": 4,
-        "parallel_attn_mlp": True,
-    },
+    "rms, gated": {"gated_mlp": True, **RMS},
+    "rotary, parallel": {**ROTARY, "parallel_attn_mlp": True},
     "attention only": {"attn_only": True},
     "neo, local": {
         "use_local_attn": True,
@@ -24,6 +22,13 @@ SHAPES: dict[str, dict[str, object]] = {
         "window_size": 3,
         "use_attn_scale": False,
     },
+    "grouped": {"n_key_value_heads": 2, **ROTARY, **RMS},
+    "multi-query, serial bias": {"n_key_value_heads": 1},
+    "norms of queries and keys": {"n_key_value_heads": 2, "use_qk_norm": True, **ROTARY, **RMS},
+    "clipped": {"clip_qkv": 0.4, **ROTARY},
+    "soft caps": {"attn_scores_soft_cap": 1.0, "output_logits_soft_cap": 2.0, **RMS},
+    "alibi, embedding norm": {"positional_embedding_type": "alibi", "post_embedding_ln": True},
+    "experts": {"num_experts": 3, "experts_per_token": 2, "gated_mlp": True, **RMS},
     "mistral's scale": {"scale_attn_by_inverse_layer_idx": True, "act_fn": "gelu"},
 }
 D_VOCAB = 30
@@ -47,6 +52,7 @@ def tiny_model(shape: str = "gpt-2", seed: int = 0, **settings: object) -> Hooke
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 or ".b_" in name:
             parameter.data += 0.3 * torch.randn_like(parameter)
+    torch.nn.Module.to(model, model.cfg.dtype)  # TransformerLens makes experts in float32
     return model.eval().requires_grad_(False)
 
 

@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluations.suite.circuits.attention import visible
 from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.methods.acdc.folded import Folded
+from evaluations.suite.circuits.methods.acdc.folded import Folded, Layer
 from evaluations.suite.circuits.methods.acdc.plan import LayerPlan, Plan, Read
-from evaluations.suite.circuits.patched import PromptBatch, visible
+from evaluations.suite.circuits.patched import PromptBatch
 
 States = Float[Tensor, "state batch pos d_model"]
 Inputs = Float[Tensor, "state batch read_pos d_model"]
@@ -43,11 +44,7 @@ class BatchState:
             visible(self.n_positions, layer.window, bucket.logits.device).logical_not_()
             for layer in folded.layers
         ]
-        self.log_sum_exp = bucket.logits.logsumexp(-1)
-        log_p = bucket.logits - self.log_sum_exp[:, None]
-        p = log_p.exp()
-        self.negative_entropy = (p * log_p).sum(-1) - p @ folded.unembed_bias
-        self.expected = p @ folded.unembed.T
+        self.divergence = folded.divergence(bucket.logits)
 
     def _run_clean(self, layer: int) -> None:
         """Compute queries, keys, values and z of the clean run."""
@@ -57,13 +54,14 @@ class BatchState:
             self._add_stream(graph.before(layer) + graph.n_heads, layer + 1)
         scale = self.folded.scale(stream)
         qkv = (stream * scale) @ weights.weights[:, :, None].mT + weights.biases[:, :, None, None]
-        if weights.rotate is not None:
-            for part in qkv[:2].flatten(0, 1):
-                part.copy_(weights.rotate(part, 0))
+        if weights.finish is not None:
+            for number, part in enumerate(qkv):
+                part.copy_(weights.finish(number, part.flatten(0, 1), 0).view_as(part))
         future = visible(self.n_positions, weights.window, stream.device).logical_not_()
         q, k, v = qkv
         self.qkv.append(qkv)
-        self.z.append((q @ k.mT).masked_fill_(future, -torch.inf).softmax(-1) @ v)
+        scores = weights.positioned(q @ k.mT, None)
+        self.z.append(scores.masked_fill_(future, -torch.inf).softmax(-1) @ v)
 
     def _add_stream(self, n: int, n_biases: int) -> Float[Tensor, "batch pos d_model"]:
         written = self.current[:n].sum(0)
@@ -125,8 +123,11 @@ class BatchState:
                 self._attention(layer, plan, states, deltas, accept)
             if layer.mlp is not None:
                 self._mlp(layer, plan, states, deltas, accept)
-        end = Read(self.graph.n_destinations - 1, 0, 0, plan.final)
-        return self._divergence(self._read(end, False, plan, states, deltas, accept))
+        end = Read(self.graph.n_destinations - 1, 0, [], plan.final)
+        final = self._read(end, False, plan, states, deltas, accept)
+        scaled = (final * self.folded.scale(final))[:, :, 0]
+        found: Tensor = self.divergence(scaled).double().sum(1)
+        return found
 
     def _read(
         self,
@@ -163,19 +164,28 @@ class BatchState:
         for wide, reads in ((True, layer.reads), (False, layer.narrow_reads)):
             for read in reads:
                 x = self._read(read, wide, plan, states, deltas, accept)
-                product = weights.weights[read.part, read.head] @ x.flatten(0, 2).T
-                y = product.T.unflatten(0, x.shape[:3]) * self.folded.scale(x)
-                y += weights.biases[read.part, read.head]
-                if weights.rotate is not None and read.part < 2:
-                    n = y.shape[2]
-                    y = weights.rotate(y.flatten(0, 1), self.n_positions - n).view_as(y)
-                if accept:
-                    kept = self.qkv[layer.layer][read.part, read.head]
-                    kept[:, -y.shape[2] :] = y[0]
-                fresh[read.part, read.head] = y
+                y = self._projected(weights, read, x)
+                for head in read.heads:
+                    if accept:
+                        kept = self.qkv[layer.layer][read.part, head]
+                        kept[:, -y.shape[2] :] = y[0]
+                    fresh[read.part, head] = y
         for wide, heads in ((True, layer.wide), (False, layer.narrow)):
             if heads:
                 self._heads(layer.layer, heads, wide, len(states), fresh, deltas, accept)
+
+    def _projected(
+        self, weights: Layer, read: Read, x: Inputs
+    ) -> Float[Tensor, "state batch pos d_head"]:
+        """Return queries, keys or values of a destination; its heads share their weights."""
+        product = weights.weights[read.part, read.heads[0]] @ x.flatten(0, 2).T
+        y = product.T.unflatten(0, x.shape[:3]) * self.folded.scale(x)
+        y += weights.biases[read.part, read.heads[0]]
+        if weights.finish is None:
+            return y
+        offset = self.n_positions - y.shape[2]
+        finished: Tensor = weights.finish(read.part, y.flatten(0, 1), offset).view_as(y)
+        return finished
 
     def _heads(
         self,
@@ -192,7 +202,7 @@ class BatchState:
         q = self._gathered(layer, 0, heads, n_states, fresh, n)
         k = self._gathered(layer, 1, heads, n_states, fresh, self.n_positions)
         v = self._gathered(layer, 2, heads, n_states, fresh, self.n_positions)
-        scores = q @ k.mT
+        scores: Tensor = self.folded.layers[layer].positioned(q @ k.mT, heads)
         if n > 1 or self.folded.layers[layer].window is not None:
             scores.masked_fill_(self.masks[layer][-n:], -torch.inf)
         z = scores.softmax(-1) @ v
@@ -248,13 +258,6 @@ class BatchState:
         deltas[source] = written - kept
         if accept:
             kept[:] = written[0]
-
-    def _divergence(self, final: Inputs) -> Float[Tensor, "state"]:
-        """Return KL(p || q) = sum p ln p - p . logits + lse(logits), summed over prompts."""
-        x = (final * self.folded.scale(final))[:, :, 0]
-        linear = torch.einsum("sbd,bd->sb", x, self.expected)
-        lse = self.folded.log_sum_exp(x.flatten(0, 1), self.log_sum_exp.repeat(len(x)))
-        return (self.negative_entropy - linear + lse.view_as(linear)).double().sum(1)
 
     def bytes_per_state(self, plan: Plan) -> int:
         """Estimate the working memory of a state: its input, changes, and scratch of a layer."""

@@ -7,18 +7,18 @@ scale per row remains: LN(x) W = (x W') / s + b'.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens import HookedTransformer
-from transformer_lens.components import MLP, AbstractAttention, TransformerBlock
+from transformer_lens.components import MLP, AbstractAttention, GatedMLP, TransformerBlock
 
-from evaluations.suite.circuits.patched import window
+from evaluations.suite.circuits import attention
 
 ROWS = 512
 """Rows multiplied by a wide matrix at a time, so that the result stays in the cache."""
@@ -58,7 +58,9 @@ class Layer:
         bias: the attention's output bias.
         window: number of positions a query attends to; None for all.
         mlp: maps the scaled input of the MLP to its output; None without MLPs.
-        rotate: applies rotary positions to queries or keys (n, pos, d_head), from an offset.
+        finish: of queries, keys or values (part, (n, pos, d_head), offset) what is done after the
+            projection (``attention.finished``); None for nothing.
+        positioned: soft cap and ALiBi of the scores of some heads (``attention.positioned``).
     """
 
     weights: Float[Tensor, "three heads d_head d_model"]
@@ -67,7 +69,8 @@ class Layer:
     bias: Float[Tensor, "d_model"]
     window: int | None
     mlp: Callable[[Rows], Rows] | None
-    rotate: Callable[[Tensor, int], Tensor] | None
+    finish: Callable[[int, Tensor, int], Tensor] | None
+    positioned: Callable[[Tensor, Sequence[int] | None], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Folded:
         eps: epsilon of the norms.
         centred: whether norms subtract the mean.
         scaled: whether norms divide by the scale.
+        cap: soft cap of the logits; none if not positive.
     """
 
     layers: list[Layer]
@@ -91,6 +95,7 @@ class Folded:
     eps: float
     centred: bool
     scaled: bool
+    cap: float
 
     @classmethod
     def of(cls, model: HookedTransformer) -> Folded:
@@ -108,6 +113,7 @@ class Folded:
             float(model.cfg.eps),
             centred,
             kind is not None,
+            float(model.cfg.output_logits_soft_cap or 0),
         )
 
     def centre(self, written: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
@@ -120,6 +126,37 @@ class Folded:
             return read.new_ones(1).expand(*read.shape[:-1], 1)
         norm: Tensor = torch.linalg.vector_norm(read, dim=-1, keepdim=True)
         return norm.square_().div_(read.shape[-1]).add_(self.eps).rsqrt_()
+
+    def divergence(
+        self, logits: Float[Tensor, "batch d_vocab"]
+    ) -> Callable[[Float[Tensor, "state batch d_model"]], Float[Tensor, "state batch"]]:
+        """Return KL(p || q) as a function of scaled final residuals, with p of clean logits.
+
+        It is sum p ln p - p . logits + lse(logits). Without a soft cap, p . logits is linear in the
+        residual, which leaves one vector of each prompt.
+        """
+        lse = logits.logsumexp(-1)
+        log_p = logits - lse[:, None]
+        p = log_p.exp()
+        entropy = (p * log_p).sum(-1)
+        if self.cap > 0:
+            return lambda final: entropy - self._capped(final, p, lse)
+        expected, shift = p @ self.unembed.T, p @ self.unembed_bias
+
+        def divergence(final: Tensor) -> Tensor:
+            linear = torch.einsum("sbd,bd->sb", final, expected) + shift
+            near = lse.repeat(len(final))
+            return entropy - linear + self.log_sum_exp(final.flatten(0, 1), near).view_as(linear)
+
+        return divergence
+
+    def _capped(self, final: Tensor, p: Tensor, near: Tensor) -> Float[Tensor, "state batch"]:
+        """Return p . logits - lse(logits) for logits under a soft cap, which bounds them."""
+        rows = []
+        for state in final:
+            logits = attention.capped(state @ self.unembed + self.unembed_bias, self.cap)
+            rows.append((p * logits).sum(-1) - logits.logsumexp(-1))
+        return torch.stack(rows)
 
     def log_sum_exp(self, final: Rows, near: Float[Tensor, "rows"]) -> Float[Tensor, "rows"]:
         """Compute the log-sum-exp of each row's logits without storing all logits at once.
@@ -158,36 +195,68 @@ def _layer(block: TransformerBlock, centred: bool) -> Layer:
     weights = torch.stack([attn.W_Q, attn.W_K, attn.W_V])
     biases = torch.stack([attn.b_Q, attn.b_K, attn.b_V])
     gain, shift = _norm(block.ln1, weights[0, 0, :, 0])
-    scale = weights.new_tensor([1 / float(attn.attn_scale), 1, 1])[:, None, None]
+    factor = 1 / float(attn.attn_scale) if attention.is_linear(attn) else 1
+    scale = weights.new_tensor([factor, 1, 1])[:, None, None]
+
+    def positioned(scores: Tensor, heads: Sequence[int] | None) -> Tensor:
+        if not attention.is_linear(attn):
+            scores = scores / attn.attn_scale
+        return attention.positioned(attn, scores, heads)
+
     return Layer(
         (scale[..., None] * gain[:, None] * weights).mT.contiguous(),
         scale * (biases + shift @ weights),
         _centre(attn.W_O, centred).contiguous(),
         _centre(attn.b_O, centred),
-        window(attn),
+        attention.window(attn),
         None if attn.cfg.attn_only else _mlp(block, centred),
-        partial(_rotate, attn) if attn.cfg.positional_embedding_type == "rotary" else None,
+        _finish(attn),
+        positioned,
     )
 
 
-def _rotate(attn: AbstractAttention, x: Tensor, offset: int) -> Tensor:
-    return attn.apply_rotary(x[:, :, None], offset)[:, :, 0]
+def _finish(attn: AbstractAttention) -> Callable[[int, Tensor, int], Tensor] | None:
+    is_rotary = attn.cfg.positional_embedding_type == "rotary"
+    if attention.is_linear(attn) and not is_rotary:
+        return None
+
+    def finish(part: int, x: Tensor, offset: int) -> Tensor:
+        return attention.finished(attn, part, x[None], offset)[0]
+
+    return finish
 
 
 def _mlp(block: TransformerBlock, centred: bool) -> Callable[[Rows], Rows]:
-    mlp = block.mlp
-    if type(mlp) is not MLP or mlp.cfg.act_fn not in _FUSED:
-        gain, shift = _norm(block.ln2, block.attn.b_O)
-        return lambda rows: _centre(mlp(rows * gain + shift), centred)
-    gain, shift = _norm(block.ln2, mlp.W_in[:, 0])
-    into, bias = gain[:, None] * mlp.W_in, mlp.b_in + shift @ mlp.W_in
+    mlp: Any = block.mlp
+    is_fused = type(mlp) in (MLP, GatedMLP) and mlp.cfg.act_fn in _FUSED
+    gain, shift = _norm(block.ln2, block.attn.b_O)
+    if not is_fused or mlp.cfg.use_normalization_before_and_after:
+        return lambda rows: _centre(block.apply_mlp((rows * gain + shift)[None])[0], centred)
     out, out_bias = _centre(mlp.W_out, centred), _centre(mlp.b_out, centred)
-    activation = _FUSED[mlp.cfg.act_fn]
+    hidden = (_gated if isinstance(mlp, GatedMLP) else _plain)(mlp, gain, shift)
 
     def apply(rows: Rows) -> Rows:
         written = torch.empty_like(rows)
         for part, result in zip(rows.split(ROWS), written.split(ROWS), strict=True):
-            torch.addmm(out_bias, activation(torch.addmm(bias, part, into)), out, out=result)
+            torch.addmm(out_bias, hidden(part), out, out=result)
         return written
 
     return apply
+
+
+def _plain(mlp: MLP, gain: Tensor, shift: Tensor) -> Callable[[Rows], Tensor]:
+    into, bias = gain[:, None] * mlp.W_in, mlp.b_in + shift @ mlp.W_in
+    activation = _FUSED[mlp.cfg.act_fn]
+    return lambda rows: activation(torch.addmm(bias, rows, into))
+
+
+def _gated(mlp: GatedMLP, gain: Tensor, shift: Tensor) -> Callable[[Rows], Tensor]:
+    into, into_bias = gain[:, None] * mlp.W_in, shift @ mlp.W_in
+    gate, gate_bias = gain[:, None] * mlp.W_gate, shift @ mlp.W_gate
+    activation = _FUSED[mlp.cfg.act_fn]
+
+    def hidden(rows: Rows) -> Tensor:
+        active = activation(torch.addmm(gate_bias, rows, gate))
+        return active.mul_(torch.addmm(into_bias, rows, into)).add_(mlp.b_in)
+
+    return hidden

@@ -13,15 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluations.suite.circuits.graph import Graph
+from evaluations.suite.circuits.shape import PARTS
 
 
 @dataclass(frozen=True)
 class Read:
-    """A destination whose input changes, and the changed sources that it reads."""
+    """A destination whose input changes, and the changed sources that it reads.
+
+    Attributes:
+        destination: its number.
+        part: 0, 1, 2 for queries, keys, values.
+        heads: the heads that it feeds and that reach the output.
+        sources: changed sources that it reads.
+    """
 
     destination: int
     part: int
-    head: int
+    heads: list[int]
     sources: list[int]
 
 
@@ -78,15 +86,16 @@ class PartialCircuit:
 
     def matters(self, destination: int) -> bool:
         """Return whether a destination reaches the output by kept edges."""
-        node = self.graph.written_by(destination)
-        return node is None or bool(self.is_live[node])
+        nodes = self.graph.feeds(destination)
+        return not nodes or bool(self.is_live[list(nodes)].any())
 
     def wants_all_positions(self, destination: int) -> bool:
         """Return whether a destination's input is needed at all positions."""
-        node = self.graph.written_by(destination)
-        if node is None:
+        nodes = self.graph.feeds(destination)
+        if not nodes:
             return False
-        return self.graph.destinations[destination].part in "kv" or bool(self.is_wide[node])
+        part = self.graph.destinations[destination].part
+        return part in "kv" or bool(self.is_wide[list(nodes)].any())
 
     def decide(self, destination: int, kept: list[int]) -> None:
         """Set the sources that a destination keeps."""
@@ -121,22 +130,24 @@ class PartialCircuit:
     def _plan_heads(self, plan: LayerPlan, changed: NDArray[np.bool_], destination: int) -> None:
         graph = self.graph
         first = graph.destination(plan.layer, "q")
-        touched = np.any(self.kept[first : first + 3 * graph.n_heads] & changed, axis=1)
+        touched = np.any(self.kept[first : first + graph.n_reads] & changed, axis=1)
         if first <= destination < first + len(touched):
             touched[destination - first] = True
         for offset in np.flatnonzero(touched).tolist():
-            head, part = divmod(offset, 3)
-            source = graph.head(plan.layer, head)
-            if not self.is_live[source]:
+            index = first + offset
+            fed = [source for source in graph.feeds(index) if self.is_live[source]]
+            if not fed:
                 continue
-            heads = plan.wide if self.is_wide[source] else plan.narrow
-            if head not in heads:
-                heads.append(head)
-                changed[source] = True  # for later layers only
-            is_narrow = part == 0 and not self.is_wide[source]
+            heads = [source - graph.before(plan.layer) for source in fed]
+            for head, source in zip(heads, fed, strict=True):
+                affected = plan.wide if self.is_wide[source] else plan.narrow
+                if head not in affected:
+                    affected.append(head)
+                    changed[source] = True  # for later layers only
+            part = PARTS.index(graph.destinations[index].part)
+            is_narrow = part == 0 and not self.is_wide[fed[0]]
             reads = plan.narrow_reads if is_narrow else plan.reads
-            sources = self._sources(first + offset, changed)
-            reads.append(Read(first + offset, part, head, sources))
+            reads.append(Read(index, part, heads, self._sources(index, changed)))
 
     def _plan_mlp(self, plan: LayerPlan, changed: NDArray[np.bool_], destination: int) -> None:
         graph = self.graph
@@ -145,6 +156,6 @@ class PartialCircuit:
         index = graph.destination(plan.layer, "mlp")
         sources = self._sources(index, changed)
         if sources or index == destination:
-            plan.mlp = Read(index, 0, 0, sources)
+            plan.mlp = Read(index, 0, [], sources)
             plan.mlp_wide = bool(self.is_wide[source])
             changed[source] = True

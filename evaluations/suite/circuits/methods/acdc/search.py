@@ -135,9 +135,11 @@ def _visits(graph: Graph, order: Int[Tensor, "edge"]) -> dict[int, list[int]]:
         last = destination
     seen: set[int] = set()
     for destination in visits:
-        node = graph.written_by(destination)
-        if node is not None and any(
-            node < graph.n_read[other] for other in range(graph.n_destinations) if other not in seen
+        nodes = graph.feeds(destination)
+        if nodes and any(
+            min(nodes) < graph.n_read[other]
+            for other in range(graph.n_destinations)
+            if other not in seen
         ):
             raise ValueError("an order visits what reads a node before what the node reads")
         seen.add(destination)

@@ -11,13 +11,14 @@ from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from evaluations.core.model_source import load_model
+from evaluations.suite.circuits.forward import embed, run
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.acdc import search as module
 from evaluations.suite.circuits.methods.acdc.engine import BatchState
 from evaluations.suite.circuits.methods.acdc.folded import Folded
 from evaluations.suite.circuits.methods.acdc.plan import PartialCircuit
 from evaluations.suite.circuits.methods.acdc.search import acdc, settle
-from evaluations.suite.circuits.patched import PromptBatch, circuit_kl, embed, forward, prepare
+from evaluations.suite.circuits.patched import PromptBatch, circuit_kl, prepare
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.tiny import SHAPES, prompts, tiny_model
 
@@ -45,10 +46,14 @@ def _sequential(
 
 
 def _same(
-    model: HookedTransformer, buckets: Sequence[PromptBatch], tau: float, seed: int | None = None
+    model: HookedTransformer,
+    buckets: Sequence[PromptBatch],
+    tau: float,
+    seed: int | None = None,
+    grouped: bool = False,
 ) -> tuple[int, int]:
     """Kept and tested edges, after comparing everything with the twin."""
-    graph = Graph.of(model)
+    graph = Graph.of(model, grouped)
     order = graph.order(seed)
     kept, steps, kl = _sequential(model, graph, buckets, tau, order)
     ours = acdc(model, graph, buckets, tau, order)
@@ -61,10 +66,15 @@ def _same(
     return ours.n_kept, ours.n_tested
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape(shape):
+@pytest.mark.parametrize(
+    ("shape", "grouped"),
+    [*((shape, False) for shape in SHAPES), ("grouped", True), ("multi-query, serial bias", True)],
+)
+def test_every_shape(shape, grouped):
     model = tiny_model(shape, seed=len(shape))
-    n_kept, n_tested = _same(model, prepare(model, Graph.of(model), prompts((8,))), 0.004)
+    graph = Graph.of(model, grouped)
+    tau = 1e-4 if shape in ("soft caps", "clipped") else 0.004
+    n_kept, n_tested = _same(model, prepare(model, graph, prompts((8,))), tau, grouped=grouped)
     assert 10 < n_kept < n_tested
 
 
@@ -83,13 +93,13 @@ def test_a_clean_mean_keeps_the_first_position(shape):
     """The fast engine, which skips that position, agrees with a twin built without the shortcut."""
     model = tiny_model(shape, seed=3)
     graph, batches = Graph.of(model), prompts((6, 9))
-    runs = [forward(model, graph, embed(model, batch.clean)) for batch in batches]
-    mean = torch.cat([run.sources[:, :, 1:].flatten(1, 2) for run in runs], 1).mean(1)
+    runs = [run(model, graph, embed(model, batch.clean)) for batch in batches]
+    mean = torch.cat([one.sources[:, :, 1:].flatten(1, 2) for one in runs], 1).mean(1)
     plain = []
-    for run in runs:
-        replacement = mean[:, None, None].repeat(1, *run.sources.shape[1:3], 1)
-        replacement[:, :, 0] = run.sources[:, :, 0]
-        plain.append(PromptBatch(run.sources, replacement, run.logits))
+    for one in runs:
+        replacement = mean[:, None, None].repeat(1, *one.sources.shape[1:3], 1)
+        replacement[:, :, 0] = one.sources[:, :, 0]
+        plain.append(PromptBatch(one.sources, replacement, one.logits))
     ours = acdc(model, graph, prepare(model, graph, batches, "mean"), 0.05)
     kept, steps, kl = _sequential(model, graph, plain, 0.05, graph.order())
     assert torch.equal(ours.kept, kept)
