@@ -22,7 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.path import Path as Curve
 
-from evaluations.suite.circuits.export import split_destination
+from evaluations.suite.circuits.export import by_head, split_destination
 from evaluations.suite.circuits.shape import GraphShape
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
@@ -81,7 +81,7 @@ def _rows(graph: GraphShape) -> int:
 
 
 def _draw(axes: Axes, panel: Panel, graph: GraphShape, largest: float) -> None:
-    edges = sorted(panel.circuit["edges"], key=size_of)
+    edges = sorted(by_head(panel.circuit)["edges"], key=size_of)
     dense = min(1.0, (60 / max(1, len(edges))) ** 0.5)
     for part, (_, color) in PARTS.items():
         curves, widths, alphas, dots = [], [], [], []

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from evaluations.core.record import Record
 from evaluations.suite.circuits.draw import PARTS, line_width, size_of
-from evaluations.suite.circuits.export import split_destination
+from evaluations.suite.circuits.export import by_head, split_destination
 from evaluations.tables.page import Fragment, render, source
 from sat_interp._util import escape
 
@@ -57,6 +57,7 @@ def circuit_picture(circuit: dict[str, Any]) -> str:
     Args:
         circuit: as returned by ``circuits.graph.circuit_to_dict``, with or without scores.
     """
+    circuit = by_head(circuit)
     plan = Plan(circuit["graph"])
     edges = sorted(circuit["edges"], key=size_of)
     largest = max(map(size_of, edges), default=0.0)

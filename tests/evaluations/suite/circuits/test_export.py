@@ -24,6 +24,15 @@ def test_graphml_read_back_is_the_circuit(tmp_path):
     assert nx.is_directed_acyclic_graph(back)
 
 
+def test_an_edge_into_a_group_is_one_into_each_head():
+    graph = Graph(1, 4, groups=2)
+    kept = torch.zeros(graph.n_edges, dtype=torch.bool)
+    kept[[graph.edge_named("embed", "a0.g1.k"), graph.edge_named("embed", "a0.h0.q")]] = True
+    found = to_networkx(circuit_to_dict(graph, kept))
+    ends = {(target, data["part"]) for _, target, data in found.edges(data=True)}
+    assert ends == {("a0.h2", "k"), ("a0.h3", "k"), ("a0.h0", "q")}
+
+
 def test_nodes_say_what_they_are():
     graph = Graph(1, 2)
     found = to_networkx(circuit_to_dict(graph, torch.ones(graph.n_edges, dtype=torch.bool)))
