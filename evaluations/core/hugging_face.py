@@ -112,14 +112,37 @@ class Decoder:
         try:
             if isinstance(self.source, Path):
                 with quiet_transformers():
-                    original = AutoModelForCausalLM.from_pretrained(
-                        self.source, dtype=torch.float32, trust_remote_code=False
+                    loaded: Any = AutoModelForCausalLM.from_pretrained(
+                        self.source,
+                        dtype=torch.float32,
+                        trust_remote_code=False,
+                        use_safetensors=True,
+                        ignore_mismatched_sizes=True,  # refused below, by name
+                        output_loading_info=True,
                     )
+                original, info = loaded
+                _refuse_incomplete(info)
             else:
                 original = shared_copy(self.source)
             return original.cpu().float().eval()
         except Exception as error:  # transformers raises whatever its reading of the files meets
             raise UserError(f"cannot load a model from {self.name}: {first_line(error)}") from None
+
+
+def _refuse_incomplete(info: dict[str, Any]) -> None:
+    """Refuse weights that transformers would fill with random numbers.
+
+    Raises:
+        UserError: some are missing, or of another size than ``config.json`` says; by name.
+    """
+    for name, stored, wanted in sorted(info["mismatched_keys"]):
+        raise UserError(
+            f"{name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"
+        )
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{len(missing)} of its weights are missing ({missing[0]}): download it again"
+        )
 
 
 def shared_copy(module: ModuleT) -> ModuleT:

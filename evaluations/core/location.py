@@ -68,6 +68,9 @@ def locate(given: str | Path) -> Location:
 def _local(path: Path) -> Location:
     if is_hugging_face(path):
         return Location("hugging face", path, _name_of(path))
+    holds_weights = any(path.glob("*.safetensors")) and not (path / CONFIG).exists()
+    if holds_weights and not (path / "config.json").exists():
+        raise UserError(f"{path} has weights and no config.json: download or copy it again")
     directory = _our_directory(path)
     in_run = (directory.resolve().parent / "config.json").exists()
     return Location("training run" if in_run else "ours", directory, _name_of(path))
@@ -99,8 +102,6 @@ def _on_hub(spec: str) -> Location:
         repository = spec
     try:
         directory = Path(snapshot_download(repository, allow_patterns=[*PATTERNS]))
-        if not any(directory.glob("*.safetensors")):  # older repositories have nothing else
-            directory = Path(snapshot_download(repository, allow_patterns=[*PATTERNS, "*.bin"]))
     except Exception as error:  # the hub's failures have no common base class
         known = suggest("MODEL", spec, [*_bundled(), *_directories_here()])
         raise UserError(

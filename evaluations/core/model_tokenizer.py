@@ -174,11 +174,13 @@ def _doubt(model: HookedTransformer, tokenizer: PreTrainedTokenizerFast) -> str 
 
     A model trained here has a row for each token; others often have rows to spare.
     """
-    if not isinstance(model, SelfAblatingTransformer):
-        return None
     needed = id_count(tokenizer)
-    if needed == model.cfg.d_vocab:
+    if not isinstance(model, SelfAblatingTransformer):
+        fits = needed <= model.cfg.d_vocab
+    elif fits := needed == model.cfg.d_vocab:
         return tokenizer_mismatch(model, tokenizer)
+    if fits:
+        return None
     return (
         f"the tokenizer has {needed:,} tokens and the model {model.cfg.d_vocab:,} rows: "
         "it may not be the one the model was trained with"

@@ -38,6 +38,8 @@ _READ = (
     "*.safetensors.index.json",
     "pytorch_model*.bin",
 )
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LAYER = re.compile(r"(?:^|\.)(?:h|layers|blocks|layer)\.(\d+)\.")
 
 
@@ -46,8 +48,9 @@ def check_directory(directory: str | Path) -> None:
 
     Raises:
         UserError: a file is a pipe or the like, config.json cannot be read, a size is not a whole
-            number or out of bounds, or the weights hold another number of layers or numbers of
-            another kind; by name and value.
+            number or out of bounds, the model has code of its own, its weights are pickles or not
+            all there, or they hold another number of layers or numbers of another kind; by name
+            and value.
     """
     directory = Path(directory)
     for pattern in _READ:
@@ -60,6 +63,8 @@ def check_directory(directory: str | Path) -> None:
         raise UserError(f"{directory / 'config.json'} cannot be read as JSON: {error}") from error
     try:
         layers = _check_config(config)
+        _refuse_own_code(config)
+        _check_files(directory)
         _check_weights(directory, layers)
     except UserError as error:
         raise UserError(f"cannot load a model from {directory}: {error}") from error
@@ -121,6 +126,41 @@ def _check_config(config: Any) -> tuple[str, int] | None:
             if size == "n_layers":
                 layers = layers or (name, value)
     return layers
+
+
+def _refuse_own_code(config: dict[str, Any]) -> None:
+    """Refuse a kind of model that transformers knows only from code beside the weights.
+
+    Code that stands beside a kind that transformers knows is not run, and not needed.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if config.get("auto_map") and kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"its kind ({shown(kind)}) is defined by code of its own (auto_map), which is never run"
+        )
+
+
+def _check_files(directory: Path) -> None:
+    """Refuse weights that are pickles, or not all there."""
+    weights = {file.name for file in directory.glob("*.safetensors")}
+    if not weights:
+        pickles = sorted(file.name for kind in _PICKLES for file in directory.glob(kind))
+        if pickles:
+            raise UserError(
+                f"its weights are a pickle ({pickles[0]}), and only safetensors are read: convert "
+                "them where you trust them, with transformers' save_pretrained"
+            )
+        raise UserError("it has no weights (*.safetensors): download it again")
+    if (directory / _INDEX).exists():
+        index = read_object(directory / _INDEX).get("weight_map")
+        wanted = set(index.values()) if isinstance(index, dict) else set()
+        if missing := sorted(wanted - weights):
+            raise UserError(
+                f"{len(missing)} of {len(wanted)} files of weights are missing ({missing[0]}): "
+                "download it again"
+            )
 
 
 def _check_weights(directory: Path, layers: tuple[str, int] | None) -> None:

@@ -86,4 +86,6 @@ def _read(file: Path) -> tuple[Any, Any]:
         vars(model.config).pop("quantization_config", None)
         return AutoTokenizer.from_pretrained(**where, local_files_only=True), model
     except Exception as error:  # transformers and gguf raise whatever their reading meets
-        raise UserError(f"cannot load a model from {file}: {first_line(error)}") from None
+        raise UserError(
+            f"{file} is cut off, or of a kind that transformers cannot read: {first_line(error)}"
+        ) from None

@@ -179,13 +179,13 @@ class BatchState:
     ) -> Float[Tensor, "state batch pos d_head"]:
         """Return queries, keys or values of a destination; its heads share their weights."""
         product = weights.weights[read.part, read.heads[0]] @ x.flatten(0, 2).T
-        y = product.T.unflatten(0, x.shape[:3]) * self.folded.scale(x)
+        y: Tensor = product.T.unflatten(0, x.shape[:3]) * self.folded.scale(x)
         y += weights.biases[read.part, read.heads[0]]
         if weights.finish is None:
             return y
         offset = self.n_positions - y.shape[2]
-        finished: Tensor = weights.finish(read.part, y.flatten(0, 1), offset).view_as(y)
-        return finished
+        finished: Tensor = weights.finish(read.part, y.flatten(0, 1), offset)
+        return finished.view_as(y)
 
     def _heads(
         self,
