@@ -62,7 +62,7 @@ def curves(models: Sequence[Row]) -> list[Figure]:
             low.set_ylim(0, 1)
             finish(low, "", "top-1 agreement" if not column else "", "")
             by_layer(low)
-        legend(figure, columns=2 + len(some))
+        legend(figure, columns=1 + len(some))
         found.append(figure)
     return found
 

@@ -6,15 +6,14 @@ arXiv 2409.09951, section 4. ``docs/evaluations/trace.md`` defines every figure.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from transformer_lens import HookedTransformer
 
-from evaluations.core.models import LoadedModel, evaluation_mode
+from evaluations.core.blocks import check_sequential
+from evaluations.core.models import LoadedModel, at_least_float32, evaluation_mode
 from evaluations.core.options import Request
 from evaluations.core.record import Metric
 from evaluations.core.spec import Measurement
@@ -39,7 +38,7 @@ def evaluate(model: HookedTransformer, data: FactPrompts, config: TraceConfig) -
     """
     check(model, config)
     with evaluation_mode(model):
-        return _trace(_precise(model), data, config)
+        return _trace(at_least_float32(model), data, config)
 
 
 def prepare(
@@ -66,29 +65,14 @@ def check(model: HookedTransformer, config: TraceConfig) -> None:
     Raises:
         UserError: as above.
     """
-    cfg = model.cfg
-    if getattr(cfg, "parallel_attn_mlp", False):
-        name = cfg.original_architecture or cfg.model_name or "the model"
-        raise UserError(
-            f"trace: {name} has parallel blocks (attention and MLP read the same stream), where "
-            "outputs cannot be restored one after the other: use a model of sequential blocks"
-        )
-    if cfg.attn_only and "attn" not in config.kinds:
+    check_sequential(model, "trace")
+    if model.cfg.attn_only and "attn" not in config.kinds:
         raise UserError("trace: the model has no MLPs: add attn to --kinds")
 
 
 def preview(subject: Any) -> str:
     """Return what the defaults trace of a model."""
     return f"{default_facts(subject.known.data)}: {TraceConfig().n_facts} facts"
-
-
-def _precise(model: HookedTransformer) -> HookedTransformer:
-    """The model, or a copy in float32 of one in less."""
-    if model.W_E.dtype in (torch.float32, torch.float64):
-        return model
-    copied = copy.deepcopy(model)
-    copied.to(torch.float32, print_details=False)
-    return copied
 
 
 def _trace(model: HookedTransformer, data: FactPrompts, config: TraceConfig) -> Measurement:
