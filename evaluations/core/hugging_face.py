@@ -109,6 +109,8 @@ class Decoder:
         from transformers import AutoModelForCausalLM
 
         original: Any
+        if isinstance(self.source, Path):
+            check_directory(self.source)
         try:
             if isinstance(self.source, Path):
                 with quiet_transformers():
@@ -168,7 +170,7 @@ def _read_configuration(directory: Path) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    check_directory(directory)
+    check_directory(directory, needs_weights=False)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its reading of the file meets

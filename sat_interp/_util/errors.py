@@ -6,7 +6,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-MOST_CHOICES = 30
+MOST_CHOICES = 24
 """Names that a message lists; a model has hundreds of hook points."""
 MOST_CHARACTERS = 300
 """Characters of another library's message that one of our own quotes."""

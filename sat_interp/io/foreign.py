@@ -43,8 +43,13 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LAYER = re.compile(r"(?:^|\.)(?:h|layers|blocks|layer)\.(\d+)\.")
 
 
-def check_directory(directory: str | Path) -> None:
+def check_directory(directory: str | Path, needs_weights: bool = True) -> None:
     """Do nothing if a model of the sizes in ``config.json`` can be built, and is the weights'.
+
+    Args:
+        directory: in Hugging Face's format.
+        needs_weights: whether a directory without any weights is refused; a configuration alone is
+            enough for an outline.
 
     Raises:
         UserError: a file is a pipe or the like, config.json cannot be read, a size is not a whole
@@ -64,7 +69,7 @@ def check_directory(directory: str | Path) -> None:
     try:
         layers = _check_config(config)
         _refuse_own_code(config)
-        _check_files(directory)
+        _check_files(directory, needs_weights)
         _check_weights(directory, layers)
     except UserError as error:
         raise UserError(f"cannot load a model from {directory}: {error}") from error
@@ -142,7 +147,7 @@ def _refuse_own_code(config: dict[str, Any]) -> None:
         )
 
 
-def _check_files(directory: Path) -> None:
+def _check_files(directory: Path, needs_weights: bool) -> None:
     """Refuse weights that are pickles, or not all there."""
     weights = {file.name for file in directory.glob("*.safetensors")}
     if not weights:
@@ -152,7 +157,8 @@ def _check_files(directory: Path) -> None:
                 f"its weights are a pickle ({pickles[0]}), and only safetensors are read: convert "
                 "them where you trust them, with transformers' save_pretrained"
             )
-        raise UserError("it has no weights (*.safetensors): download it again")
+        if needs_weights:
+            raise UserError("it has no weights (*.safetensors): download it again")
     if (directory / _INDEX).exists():
         index = read_object(directory / _INDEX).get("weight_map")
         wanted = set(index.values()) if isinstance(index, dict) else set()

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PreTr
 
 from evaluations.core.losses import streams
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig
+from sat_interp._util.errors import UserError
 from sat_interp.model import transformer
 from tests.evaluations.test_devices import MEASURES
 
@@ -45,8 +46,21 @@ def gated(tokenizer: PreTrainedTokenizerFast) -> Any:
     return make
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", OWN)
+PARALLEL = {(name, "neox") for name in ("trace", "lens")}
+"""Evaluations that need blocks whose MLP reads what attention has written."""
+
+
+@pytest.mark.parametrize(("name", "shape"), sorted(PARALLEL))
+def test_parallel_blocks_are_refused_where_they_cannot_be_measured(
+    name, shape, gated, text, tmp_path
+):
+    with pytest.raises(UserError, match="parallel blocks"):
+        MEASURES[name](gated(shape), text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), sorted({(name, shape) for name in OWN for shape in SHAPES} - PARALLEL)
+)
 def test_it_is_measured(name, shape, gated, text, tmp_path):
     measured = MEASURES[name](gated(shape), text, tmp_path)
     values = [metric.value for metric in measured.metrics if metric.value is not None]

@@ -23,23 +23,8 @@ from evaluations.suite.trace.curves import (
 from evaluations.suite.trace.fit import Constants
 from evaluations.suite.trace.measure import HEAT_METHODS, ROLES, TRUTH, Losses, Plan, Traced
 from evaluations.suite.trace.run import positions
+from evaluations.suite.trace.words import KIND, NAMES, WHERE
 
-NAMES = {
-    "oat": "optimal constants",
-    "oat_shared": "one shared constant",
-    "gnt": "Gaussian noise",
-    "gnt_dims": "Gaussian noise by dimension",
-    "swap": "another subject",
-}
-WHERE = {
-    "last": "last token",
-    "last_subject": "last subject token",
-    "first_subject": "first subject token",
-    "all_subject": "all subject tokens",
-    "deciding": "deciding token",
-    "other": "other subject token",
-}
-KIND = {"attn": "attention", "mlp": "MLPs"}
 MAIN = "all_subject"
 
 Curve = tuple[str, str, int]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from evaluations.core.record import Record
 from evaluations.suite.trace.config import METHODS, TOKENS
-from evaluations.suite.trace.metrics import KIND, NAMES, WHERE
+from evaluations.suite.trace.words import KIND, NAMES, WHERE
 from evaluations.tables import Column, Layout, Row, Table, make_tables, rows
 from evaluations.tables.draw import by_layer, finish, legend, numbers
 from evaluations.tables.headline import Headline
