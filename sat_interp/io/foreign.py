@@ -16,7 +16,6 @@ from safetensors import SafetensorError, safe_open
 from sat_interp._util.errors import UserError, shown
 from sat_interp._util.reading import UnreadableError, read_json, read_object
 from sat_interp._util.settings import LARGEST
-from sat_interp.io.protocol import some_of
 
 SIZES: dict[str, tuple[str, ...]] = {
     "n_layers": ("num_hidden_layers", "n_layer", "num_layers"),
@@ -75,38 +74,18 @@ def check_directory(directory: str | Path, needs_weights: bool = True) -> None:
         raise UserError(f"cannot load a model from {directory}: {error}") from error
 
 
-def refuse_incomplete(directory: str | Path) -> None:
-    """Do nothing if a model can be read from a directory without unpickling or running anything.
+def refuse_own_code(directory: str | Path) -> None:
+    """Do nothing if the model's configuration names no code of its own.
 
     Raises:
-        UserError: it names code of its own, has weights in pickles only or none at all, or lacks
-            some of the files that its index names.
+        UserError: it does, whatever kind of model it is.
     """
-    directory = Path(directory)
-    config = read_object(directory / "config.json")
+    config = read_object(Path(directory) / "config.json")
     if code := config.get("auto_map"):
         raise UserError(
             f"{directory} names code of its own ({shown(code)}), which is never run: such a model "
             "is not covered"
         )
-    if partial := sorted(path.name for path in directory.rglob("*.incomplete")):
-        raise UserError(f"{directory} is half downloaded ({shown(partial[0])}): download it again")
-    for index in sorted(directory.glob("*.safetensors.index.json")):
-        shards = read_object(index).get("weight_map")
-        named = set(map(str, shards.values())) if isinstance(shards, dict) else set()
-        if missing := sorted(name for name in named if not (directory / name).is_file()):
-            raise UserError(
-                f"{directory} is half downloaded: {index.name} names {some_of(missing)}, which "
-                f"{'is' if len(missing) == 1 else 'are'} not there; download it again"
-            )
-    if any(directory.glob("*.safetensors")):
-        return
-    if pickles := sorted(path.name for path in directory.glob("*.bin")):
-        raise UserError(
-            f"{directory} has its weights only as pickles ({pickles[0]}), which are never read: "
-            "save it as safetensors"
-        )
-    raise UserError(f"{directory} has no weights (*.safetensors): download or copy it again")
 
 
 def _check_config(config: Any) -> tuple[str, int] | None:
@@ -149,6 +128,8 @@ def _refuse_own_code(config: dict[str, Any]) -> None:
 
 def _check_files(directory: Path, needs_weights: bool) -> None:
     """Refuse weights that are pickles, or not all there."""
+    if partial := sorted(path.name for path in directory.rglob("*.incomplete")):
+        raise UserError(f"it is half downloaded ({shown(partial[0])}): download it again")
     weights = {file.name for file in directory.glob("*.safetensors")}
     if not weights:
         pickles = sorted(file.name for kind in _PICKLES for file in directory.glob(kind))

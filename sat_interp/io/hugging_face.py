@@ -28,7 +28,7 @@ from sat_interp._util.files import naming
 from sat_interp._util.reading import read_object
 from sat_interp.data.tokenizer import bos_is_filled_in, load_tokenizer, read_by_transformer_lens
 from sat_interp.io.architectures import is_tied, shape_of, weight_rows
-from sat_interp.io.foreign import check_directory, refuse_incomplete
+from sat_interp.io.foreign import check_directory, refuse_own_code
 from sat_interp.io.locate import CONFIG, TOKENIZER
 from sat_interp.io.protocol import (
     Build,
@@ -214,7 +214,7 @@ def place(name: str) -> dict[str, Any]:
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     if path.is_dir():
         check_directory(path)
-        refuse_incomplete(path)
+        refuse_own_code(path)
     return {"pretrained_model_name_or_path": name}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from transformers import LlamaConfig
+from transformers import Olmo2Config
 
 import evaluations as ev
 from evaluations.cli import main
@@ -17,14 +17,13 @@ WITH_TEXT = ("lm", "sae", "neurons", "n2g")
 
 
 @pytest.fixture
-def grouped(tokenizer, tmp_path):
-    directory = tmp_path / "grouped-without-weights"
-    config = LlamaConfig(
+def together(tokenizer, tmp_path):
+    directory = tmp_path / "olmo-without-weights"
+    config = Olmo2Config(
         vocab_size=len(tokenizer),
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
         intermediate_size=20,
         max_position_embeddings=32,
     )
@@ -60,9 +59,9 @@ def test_a_shape_that_cannot_be_measured_is_refused_before_weights_are_read(
         getattr(ev, command)([str(foreign)], out=str(tmp_path / "out"), **data, **settings)
 
 
-def test_an_architecture_without_a_graph_is_named_before_weights_are_read(grouped, tmp_path):
-    with pytest.raises(UserError, match="models with n_key_value_heads=2$"):
-        ev.acdc([str(grouped)], out=str(tmp_path / "out"))
+def test_an_architecture_without_a_graph_is_named_before_weights_are_read(together, tmp_path):
+    with pytest.raises(UserError, match="queries and keys of all heads are normalised together"):
+        ev.acdc([str(together)], out=str(tmp_path / "out"))
 
 
 def test_a_model_that_is_refused_costs_no_other_its_record(

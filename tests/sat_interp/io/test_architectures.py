@@ -213,10 +213,10 @@ def _weight_missing(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_only_pickles, "only as pickles .pytorch_model.bin."),
+        (_only_pickles, r"are a pickle \(pytorch_model.bin\), and only safetensors are read"),
         (_no_weights, "has no weights"),
         (_cut, "is damaged"),
-        (_shard_missing, "names model-00002-of-00002.safetensors, which is not there"),
+        (_shard_missing, r"files of weights are missing \(model-00002-of-00002.safe"),
         (_incomplete, "half downloaded"),
         (_code, "code of its own .*never run"),
         (_no_config, "neither a model of sat-train .cfg.json. nor one of transformers"),
