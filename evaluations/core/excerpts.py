@@ -28,6 +28,7 @@ from torch import Tensor
 
 from evaluations.core.text import Text
 from sat_interp._util.errors import UserError
+from sat_interp._util.settings import check_at_least
 
 Half = Literal["explain", "held_out"]
 HALVES: tuple[Half, Half] = ("explain", "held_out")
@@ -70,9 +71,7 @@ class GatherConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_seed(self.seed)
-        for name in ("top", "width"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_at_least(self, {"top": 1, "width": 1})
         for name in ("sample", "random"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} cannot be negative")

@@ -20,14 +20,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from evaluations.tasks.files import MOST_BYTES, json_file
 from evaluations.tasks.tokens import encode, start_tokens
-from sat_interp._util.errors import UserError, shown, suggest
+from sat_interp._util.errors import UserError, shown
 from sat_interp._util.reading import UnreadableError, read_json
 from sat_interp.data.planted.facts import known_facts
 from sat_interp.data.stories import ioi_prompts
 from sat_interp.data.tokenizer import fingerprint
 
-MOST_BYTES = 1 << 28
 BUILT_IN = ("facts", "ioi")
 IOI_FACTS = 1000
 
@@ -200,7 +200,7 @@ def _resolved(facts: object, seed: int) -> tuple[str, list[Fact]]:
         prompts = ioi_prompts(IOI_FACTS, seed)
         return "ioi", [Fact(one.text, one.io, one.io, "ioi") for one in prompts]
     if isinstance(facts, str | Path):
-        path = _file(facts)
+        path = json_file(facts, "facts", BUILT_IN, "in ROME's format")
         return path.name, list(_checked(_read(path), str(path)))
     if isinstance(facts, Sequence):
         return "in memory", list(_checked(list(facts), "the list of facts"))
@@ -214,18 +214,6 @@ def _planted() -> list[Fact]:
         Fact(one.prompt, str(one.person), one.object, one.relation.name, one.relation.decides)
         for one in known_facts()
     ]
-
-
-def _file(name: str | Path) -> Path:
-    path = Path(name).expanduser()
-    try:
-        if path.is_file():
-            return path
-    except OSError as error:  # a name too long
-        raise UserError(f"facts {str(name)[:60]!r}: {error.strerror}") from None
-    if path.suffix == ".json":
-        raise UserError(f"there is no file {name}")
-    raise UserError(f"{suggest('facts', str(name), BUILT_IN)}; or a .json file in ROME's format")
 
 
 def _read(path: Path) -> list[Any]:

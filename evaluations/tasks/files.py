@@ -7,7 +7,7 @@ where prompts are text or token numbers and answers lists of text or of token nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,34 @@ from transformers import PreTrainedTokenizerFast
 
 from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import SEVERAL_TOKENS, Candidate, checked, encode, following
-from sat_interp._util.errors import UserError
+from sat_interp._util.errors import UserError, suggest
 from sat_interp._util.reading import UnreadableError, read_json
 
 MOST_BYTES = 1 << 28
 KEYS = ("clean", "corrupt", "answers", "wrong_answers")
+
+
+def json_file(name: str | Path, kind: str, choices: Iterable[str], content: str) -> Path:
+    """Return the file that an argument names, where it names nothing built in.
+
+    Args:
+        name: the argument.
+        kind: of thing that it names, such as ``task``.
+        choices: what is built in, for the message.
+        content: of the file, such as ``prompts``.
+
+    Raises:
+        UserError: there is no such file, or it looks like a name and not like a file.
+    """
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:  # a name too long
+        raise UserError(f"{kind} {str(name)[:60]!r}: {error.strerror}") from None
+    if path.suffix == ".json":
+        raise UserError(f"there is no file {name}")
+    raise UserError(f"{suggest(kind, str(name), choices)}; or a .json file {content}")
 
 
 def read_prompts(path: Path) -> list[dict[str, Any]]:

@@ -12,14 +12,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from evaluations.tasks.files import candidates, checked_entries, read_prompts
+from evaluations.tasks.files import candidates, checked_entries, json_file, read_prompts
 from evaluations.tasks.greater_than import greater_than, sides
 from evaluations.tasks.ioi import ioi, ioi_tinystories
 from evaluations.tasks.language import agreement, gender, quotes
 from evaluations.tasks.pairs import Pair, Sides, TaskPrompts
 from evaluations.tasks.recall import induction, recall
 from evaluations.tasks.tokens import Apart, Row, Words, answers, collect, start_tokens, with_row
-from sat_interp._util.errors import UserError, shown, suggest
+from sat_interp._util.errors import UserError, shown
 from sat_interp.data.tokenizer import fingerprint
 
 DRAWS_PER_PROMPT = 50
@@ -119,7 +119,7 @@ def _resolved(task: object) -> tuple[str, Task | list[dict[str, Any]]]:
         known = next((one for one in TASKS if one.name == task), None)
         if known is not None:
             return known.name, known
-        path = _file(str(task))
+        path = json_file(str(task), "task", [one.name for one in TASKS], "of prompts")
         return path.name, read_prompts(path)
     if isinstance(task, Sequence):
         return "in memory", checked_entries(list(task), "the task")
@@ -161,16 +161,3 @@ def _names_apart(row: Row) -> frozenset[int]:
     """Return the pair of answers where both are words of the prompt; else the prompt's tokens."""
     pair = answers(row)
     return pair if pair <= set(row[0]) else frozenset(row[0])
-
-
-def _file(name: str) -> Path:
-    path = Path(name).expanduser()
-    try:
-        if path.is_file():
-            return path
-    except OSError as error:  # a name too long
-        raise UserError(f"task {name[:60]!r}: {error.strerror}") from None
-    if path.suffix == ".json":
-        raise UserError(f"there is no file {name}")
-    known = [task.name for task in TASKS]
-    raise UserError(f"{suggest('task', name, known)}; or a .json file of prompts")

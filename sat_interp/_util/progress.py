@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 from tqdm import tqdm
@@ -29,14 +29,15 @@ def lines() -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Hide the progress bars of transformers while it loads."""
+    """Hide the progress bars of transformers; that over a GGUF file goes to standard error."""
     from transformers.utils import logging
 
     bars: Any = logging
     was_shown = bars.is_progress_bar_enabled()
     bars.disable_progress_bar()
     try:
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         if was_shown:
             bars.enable_progress_bar()

@@ -92,6 +92,22 @@ def _words(kind: Any) -> str:
     return _WORDS.get(kind, "")
 
 
+def check_at_least(settings: object, least: Mapping[str, int]) -> None:
+    """Do nothing if no number is too small.
+
+    Args:
+        settings: with the numbers as attributes; one that is None is not checked.
+        least: the smallest value of each, by name.
+
+    Raises:
+        UserError: one is smaller; by name and value.
+    """
+    for name, fewest in least.items():
+        value = getattr(settings, name)
+        if value is not None and value < fewest:
+            raise UserError(f"{name} must be at least {fewest}, not {value}")
+
+
 def check_sizes(sizes: Mapping[str, int | None]) -> None:
     """Do nothing if a model of these sizes can be built here; nothing is built to find out.
 

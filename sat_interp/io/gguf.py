@@ -7,10 +7,8 @@ file and transformers' version, with weights in float32.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -45,7 +43,7 @@ def unpack(file: Path) -> Path:
         return directory
     log.info("%s: unpacking, once", file.name)
     # the bar over GGUF tensors can only be hidden by redirecting stderr
-    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+    with quiet_transformers():
         tokenizer, model = _read(file)
         with atomic_directory(directory) as temporary:
             model.save_pretrained(temporary)

@@ -6,10 +6,6 @@ class. One trained here from the beginning is written as a GPT-Neo.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +21,7 @@ from transformers import (
 
 from sat_interp._util.errors import UserError, first_line
 from sat_interp._util.files import naming
+from sat_interp._util.progress import quiet_transformers
 from sat_interp._util.reading import read_object
 from sat_interp.data.tokenizer import bos_is_filled_in, load_tokenizer, read_by_transformer_lens
 from sat_interp.io.architectures import is_tied, shape_of, weight_rows
@@ -243,19 +240,3 @@ def tokenizer_beside(name: str) -> PreTrainedTokenizerBase | None:
 def has_own_bos(tokenizer: PreTrainedTokenizerBase | None) -> bool:
     """Whether a tokenizer has a BOS token besides its end-of-text token."""
     return tokenizer is not None and tokenizer.bos_token_id not in (None, tokenizer.eos_token_id)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide the progress bars of transformers; that over a GGUF file goes to standard error."""
-    from transformers.utils import logging
-
-    bars: Any = logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()

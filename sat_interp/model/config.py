@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sat_interp._util.errors import UserError
-from sat_interp._util.settings import check_settings
+from sat_interp._util.settings import check_at_least, check_settings
 
 Variant = Literal["none", "local", "global"]
 Soft = Literal["softmax", "sigmoid"]
@@ -60,9 +60,7 @@ class SelfAblationConfig:
 
     def __post_init__(self) -> None:
         check_settings(type(self), vars(self))
-        for name in ("k_attention", "k_neurons"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_at_least(self, {"k_attention": 1, "k_neurons": 1})
         if not 0 < self.temperature < float("inf"):
             raise UserError(f"temperature must be positive and finite, not {self.temperature}")
 

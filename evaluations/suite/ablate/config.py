@@ -9,6 +9,7 @@ from typing import Any
 
 from evaluations.core.options import Object
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.settings import check_at_least
 
 TASK_METHODS = (
     "zero",
@@ -150,7 +151,4 @@ class AblateConfig:
             "resamples": 1,
             "memory": 1,
         }
-        for name, fewest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < fewest:
-                raise UserError(f"{name} must be at least {fewest}, not {value}")
+        check_at_least(self, least)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.settings import check_at_least
 
 KINDS = ("logit", "tuned", "tuned-paper", "oca", "shared", "mean", "resample")
 DEFAULT_KINDS = ("logit", "tuned", "oca", "shared", "mean", "resample")
@@ -108,9 +109,7 @@ class LensConfig:
             "directions": 1,
             "resamples": 1,
         }
-        for name, fewest in least.items():
-            if getattr(self, name) < fewest:
-                raise UserError(f"{name} must be at least {fewest}, not {getattr(self, name)}")
+        check_at_least(self, least)
         if self.first >= self.window:
             raise UserError(
                 f"first must be below window: positions {self.first} to {self.window - 1} are none"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sat_interp._util.errors import UserError
+from sat_interp._util.settings import check_at_least
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -137,9 +138,8 @@ class SaeConfig:
     def __post_init__(self) -> None:
         if self.architecture not in ARCHITECTURES:
             raise UserError(f"--architecture must be one of {', '.join(ARCHITECTURES)}")
-        for name in ("expansion", "tokens", "batch_tokens", "buffer_prompts", "norm_batches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        whole = ("expansion", "tokens", "batch_tokens", "buffer_prompts", "norm_batches")
+        check_at_least(self, dict.fromkeys(whole, 1))
         if self.target_l0 is not None:
             self._check_target()
         elif self.sparsity is None or not 0 <= self.sparsity < math.inf:

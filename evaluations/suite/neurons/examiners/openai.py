@@ -31,6 +31,7 @@ from evaluations.suite.neurons.examiners.spending import (
 )
 from sat_interp._util.errors import UserError
 from sat_interp._util.progress import bar
+from sat_interp._util.settings import check_at_least
 
 Job = TypeVar("Job", bound=Hashable)
 Answer = TypeVar("Answer")
@@ -69,9 +70,7 @@ class OpenAIConfig:
     """Number of excerpts per request for detection or fuzzing."""
 
     def __post_init__(self) -> None:
-        for name, least in (("concurrency", 1), ("judged", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        check_at_least(self, {"concurrency": 1, "judged": 1, "retries": 0})
         if not self.timeout > 0:
             raise UserError(f"timeout must be above 0, not {self.timeout}")
 
