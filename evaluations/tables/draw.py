@@ -74,6 +74,7 @@ def _save(figure: Figure, path: Path) -> list[Path]:
     for ending, options in (("png", {"dpi": 200}), ("svg", {"metadata": {"Date": None}})):
         content = io.BytesIO()
         figure.savefig(content, format=ending, **options)
+        figure.set_layout_engine("none")  # it is laid out; the second file need not do it again
         written.append(
             write_atomically(path.with_name(f"{path.name}.{ending}"), content.getvalue())
         )

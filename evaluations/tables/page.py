@@ -83,7 +83,7 @@ def data_script(identity: str, data: Any, packed: bool = False) -> Markup:
     text = json.dumps(plain(data), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     encoded = text.encode("utf-8", "replace")  # a lone surrogate has no UTF-8
     if packed:
-        text = base64.b64encode(gzip.compress(encoded, mtime=0)).decode()
+        text = base64.b64encode(gzip.compress(encoded, compresslevel=6, mtime=0)).decode()
     else:
         # "</script>" and "<!--" would end or change the element; in JSON they lie in strings,
         # where the escape means the same character

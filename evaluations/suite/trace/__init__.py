@@ -26,7 +26,7 @@ token of the subject decides, and methods are judged by whether they find it."""
     version=1,
     options=TraceConfig,
     shared=(),
-    cost=Cost({"quick": 9, "demo": 240, "paper": 240}, guessed=("paper",)),
+    cost=Cost({"quick": 7, "demo": 240, "paper": 240}, guessed=("paper",)),
     budgets={
         "quick": {
             "n_facts": 60,
@@ -34,7 +34,7 @@ token of the subject decides, and methods are judged by whether they find it."""
             "windows": (1,),
             "draws": 3,
             "random_sets": 1,
-            "evaluations": 16,
+            "evaluations": 12,
             "resamples": 500,
             "memory": 64,
         },
