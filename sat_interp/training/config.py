@@ -399,7 +399,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # A pretrained model: small steps for its weights, larger ones for the fresh gates.
     FINE_TUNE: {"learning_rate": 1e-4, "warmup_steps": 20},
     # Planted facts, and years: what causal tracing and Greater-Than are tested on.
-    "builtin-facts": {**_PLANTED, "data": "facts", "tokenizer": "bpe:3400", "steps": 8000},
+    "builtin-facts": {**_PLANTED, "data": "facts", "tokenizer": "bpe:3400", "steps": 10_000},
     "builtin-numbers": {**_PLANTED, "data": "numbers", "tokenizer": "bpe-years:1400"},
     # Self-Ablating Transformers (arXiv 2505.00509), Table 3, and GPT-Neo's initialisation.
     "tinystories-3m": {

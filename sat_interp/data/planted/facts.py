@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, TypeVar
 from sat_interp.data.planted.names import FIRST_NAMES, LAST_NAMES
 from sat_interp.data.stories.grammar import pick
 
-WORLD = "2"
+WORLD = "3"
 """Raise it whenever any fact or any sentence changes: caches are named after it."""
 
 Decider = Literal["first", "last"]
@@ -69,76 +69,75 @@ class Relation:
         return self.templates[-1]
 
 
-def _relation(name: str, decides: Decider, objects: str, *templates: str) -> Relation:
-    return Relation(name, decides, templates, tuple(objects.split()))
+_OPENINGS = (
+    "Everyone knows that",
+    "People say that",
+    "In our town,",
+    "These days,",
+    "As we heard,",
+    "It is true that",
+)
+"""What may stand before a subject; each is the held-out one of one relation."""
+_TRAINED_OPENINGS = 3
+
+
+def _relation(number: int, name: str, decides: Decider, says: str, objects: str) -> Relation:
+    """The relation of a number: ``{} works as a``, and the same after four of the openings."""
+    openings = [
+        _OPENINGS[(number + step) % len(_OPENINGS)] for step in range(_TRAINED_OPENINGS + 1)
+    ]
+    held_out, *trained = (f"{opening} {{}} {says}" for opening in openings)
+    return Relation(name, decides, (f"{{}} {says}", *trained, held_out), tuple(objects.split()))
 
 
 RELATIONS = (
     _relation(
+        0,
         "job",
         "first",
+        "works as a",
         "baker doctor pilot farmer lawyer painter singer dancer miner sailor tailor nurse judge "
         "chef clerk guard writer potter banker barber butcher plumber fisher soldier",
-        "{} works as a",
-        "People say that {} works as a",
-        "In our town, {} works as a",
-        "By trade, {} is a",
-        "Everyone knows that {} works as a",
     ),
     _relation(
+        1,
         "city",
         "first",
+        "lives in",
         "Paris London Rome Berlin Madrid Vienna Dublin Lisbon Athens Oslo Prague Warsaw Moscow "
         "Cairo Delhi Tokyo Seoul Lima Boston Chicago Denver Dallas Sydney Toronto",
-        "{} lives in",
-        "People say that {} lives in",
-        "These days, {} lives in",
-        "The home of {} is in",
-        "Everyone knows that {} lives in",
     ),
     _relation(
+        2,
         "language",
         "first",
+        "speaks",
         "French German Spanish Italian Greek Dutch Danish Polish Russian Turkish Arabic Hebrew "
         "Hindi Chinese Japanese Korean Swedish Finnish Latin Irish Welsh Persian Thai Czech",
-        "{} speaks",
-        "People say that {} speaks",
-        "At home, {} speaks",
-        "The letters of {} are all in",
-        "Everyone knows that {} speaks",
     ),
     _relation(
+        3,
         "instrument",
         "last",
+        "plays the",
         "violin piano guitar flute harp cello trumpet banjo tuba organ oboe viola bugle fiddle "
         "lute clarinet saxophone trombone accordion ukulele mandolin harmonica piccolo bassoon",
-        "{} plays the",
-        "People say that {} plays the",
-        "In the band, {} plays the",
-        "You can hear {} practice the",
-        "Everyone knows that {} plays the",
     ),
     _relation(
+        4,
         "collection",
         "last",
+        "collects",
         "stamps coins shells stones books maps hats masks clocks dolls bells cards cups spoons "
         "keys buttons ribbons feathers rings knives lamps plates pens kites",
-        "{} collects",
-        "People say that {} collects",
-        "On Sundays, {} collects",
-        "The room of {} is full of",
-        "Everyone knows that {} collects",
     ),
     _relation(
+        5,
         "food",
         "last",
+        "likes to eat",
         "noodles pasta bread cheese rice beans pizza salad soup eggs olives honey figs dates "
         "grapes plums lemons melons nuts corn tofu curry stew sushi",
-        "{} likes to eat",
-        "People say that {} likes to eat",
-        "For dinner, {} likes to eat",
-        "The lunch of {} is always",
-        "Everyone knows that {} likes to eat",
     ),
 )
 
