@@ -129,29 +129,33 @@ def _configuration(row: Row) -> str:
 
 
 def make_tables(layouts: Iterable[Layout], records: Sequence[Record]) -> list[Table]:
-    """A table for each layout that reads one of the records' evaluations."""
-    known = {record.evaluation for record in records}
+    """A table for each layout of which the records have a metric."""
+    known = {(record.evaluation, metric.name) for record in records for metric in record.metrics}
     return [
         make_table(layout, records)
         for layout in layouts
-        if known & {column.evaluation for column in layout.columns}
+        if known & {(column.evaluation, column.metric) for column in layout.columns}
     ]
 
 
 def make_table(layout: Layout, records: Sequence[Record]) -> Table:
     """The layout's table of the records: a row for each model.
 
-    A column for which no model has a value, all for one reason, is left out and explained below.
+    A column for which no model has a value, all for one reason, is left out and explained below;
+    one that the records know nothing of (an option that was not asked for) is left out.
     """
     names = dict.fromkeys(column.evaluation for column in layout.columns)
     models = rows(records, *names)
     values = _values(models, {column.metric for column in layout.columns})
-    cells = {
+    every = {
         column: [values.get((row.model, column.evaluation, column.metric)) for row in models]
         for column in layout.columns
     }
-    left_out = {column: why for column in layout.columns if (why := _unscored(cells[column]))}
-    columns = [column for column in layout.columns if column not in left_out]
+    cells = {
+        column: found for column, found in every.items() if any(found) or _is_open(column, models)
+    }
+    left_out = {column: why for column in cells if (why := _unscored(cells[column]))}
+    columns = [column for column in cells if column not in left_out]
     used = [(row, row.records[name]) for row in models for name in names if name in row.records]
     body = [
         [_label(row, names), *(_cell(column, cells[column][at], row) for column in columns)]
@@ -172,6 +176,11 @@ def make_table(layout: Layout, records: Sequence[Record]) -> Table:
     headings = (Heading("Model"), *(_heading(column, cells[column]) for column in columns))
     fill = commands(names, [(row.spec, row.records) for row in models])
     return Table(layout.name, layout.title, headings, body, layout.caption, notes, fill)
+
+
+def _is_open(column: Column, models: Sequence[Row]) -> bool:
+    """Whether no model has a record of a column's evaluation: it is still to be measured."""
+    return not any(column.evaluation in row.records for row in models)
 
 
 def _values(models: Sequence[Row], wanted: Collection[str]) -> dict[tuple[str, ...], Value]:

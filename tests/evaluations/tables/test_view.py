@@ -8,7 +8,7 @@ import pytest
 
 from evaluations.core.record import Interval, Metric
 from evaluations.suite.lm.report import LANGUAGE
-from evaluations.tables import Column, Layout, csv_text, make_table, markdown, rows
+from evaluations.tables import Column, Layout, csv_text, make_table, make_tables, markdown, rows
 from evaluations.tables.view import number
 
 LAYOUT = Layout(
@@ -140,6 +140,20 @@ def test_a_column_no_model_has_for_one_reason_is_told_beneath(make_record):
     text = shown(layout, [*records, other])
     assert "n/a: Edges of a, Edges of b (--bootstrap N)." in text
     assert "Not measured: " not in text
+
+
+def test_what_no_record_knows_of_is_left_out(make_record):
+    """An option nobody asked for has no column; an evaluation nobody ran keeps its own."""
+    columns = (*LAYOUT.columns, Column("lm", "ablated_perplexity", "Ablated"))
+    layout = Layout("a-table", "A table", columns)
+    table = make_table(layout, [make_record(), make_record("b", "cd" * 32)])
+    assert [column.title for column in table.columns] == ["Model", "Perplexity", "Edges"]
+    assert table.commands == ["sat-eval acdc b tiny"]
+    nothing = Layout("nothing", "Nothing", (Column("lm", "ablated_perplexity", "Ablated"),))
+    assert [one.name for one in make_tables([layout, nothing], [make_record()])] == ["a-table"]
+    metric = replace(make_record().metrics[0], name="ablated_perplexity")
+    one_has_it = [make_record(metrics=[metric]), make_record("b", "cd" * 32)]
+    assert [row[-1].text for row in make_table(layout, one_has_it).rows] == ["–", "12.500"]
 
 
 def test_columns_with_other_intervals_are_told_apart(make_record):
