@@ -18,7 +18,7 @@ constant was fitted on. Beside it: other spans, random layers, one shared consta
 another subject, and knock-outs of the clean run. Where the facts were planted, it is known which
 token of the subject decides, and methods are judged by whether they find it.""",
     examples=(
-        "sat-eval trace runs/facts --facts facts",
+        "sat-eval trace demo:facts",
         "sat-eval trace ./gpt2-directory --facts known_1000.json --windows 1,5,9",
         "sat-eval trace demo:baseline demo:local-k4 --facts ioi",
         "sat-eval trace runs/mine --facts facts.json --answer own",

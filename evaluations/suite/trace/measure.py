@@ -184,7 +184,7 @@ class Bench:
         has_truth = any(bool(bucket.sets["deciding"].any()) for bucket in held.buckets)
         points = list(itertools.product(self.kinds, config.tokens, config.windows))
         if has_truth:
-            points += [(kind, tokens, 1) for kind in self.kinds for tokens in TRUTH]
+            points += itertools.product(self.kinds, TRUTH, sorted({1, *config.windows}))
         plan = Plan.of(points, n_layers)
         traced = Traced(plan, held.facts, len(self.fit_run), self.clean[id(held)].p[0])
         if {"oat", "oat_shared"} & set(config.methods):

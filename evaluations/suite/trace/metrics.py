@@ -1,8 +1,8 @@
-"""The figures of ``trace``: a record's metrics, and the curves that figures are drawn from."""
+"""The metrics of ``trace``, and where its curves are put."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,111 +13,17 @@ from evaluations.core.statistics import share_interval
 from evaluations.suite.trace.config import TraceConfig
 from evaluations.suite.trace.curves import (
     SMALLEST,
-    TOO_SMALL,
-    Resamples,
-    Value,
     effective_layers,
     peak_over_mean,
     rank_correlation,
 )
+from evaluations.suite.trace.drawn import extra
+from evaluations.suite.trace.figures import Figures
 from evaluations.suite.trace.fit import Constants
-from evaluations.suite.trace.measure import HEAT_METHODS, ROLES, TRUTH, Losses, Plan, Traced
-from evaluations.suite.trace.run import positions
+from evaluations.suite.trace.measure import TRUTH, Losses, Traced
 from evaluations.suite.trace.words import KIND, NAMES, WHERE
 
 MAIN = "all_subject"
-
-Curve = tuple[str, str, int]
-"""Kind, tokens and window."""
-
-
-class Figures:
-    """Effects of all points of a model, in every resample.
-
-    Args:
-        traced: what was measured.
-        config: with the number of resamples and their seed.
-    """
-
-    def __init__(self, traced: Traced, config: TraceConfig) -> None:
-        self.traced, self.config = traced, config
-        self.n = len(traced.held_facts)
-        self.resamples = Resamples(self.n, config.resamples, config.seed)
-        self.n_layers = 1 + max(layer for *_, layer in traced.plan.at)
-        self.curves: list[Curve] = sorted({cell[:3] for cell in traced.plan.at})
-        self.known = torch.tensor(
-            [f.fact.decides is not None and len(f.subject) == 2 for f in traced.held_facts]
-        )
-        self.effects = {
-            method: self.resamples.effects(losses.p.numpy(), losses.corrupted.numpy())
-            for method, losses in traced.held.items()
-        }
-        self.truth_effects = {
-            method: self.resamples.effects(*self._of_known(losses))
-            for method, losses in (traced.held.items() if self.known.any() else ())
-        }
-
-    def _of_known(self, losses: Losses) -> tuple[np.ndarray, np.ndarray]:
-        """Losses of the facts whose deciding token is known; nan of the others."""
-        nan = torch.tensor(torch.nan, dtype=torch.float64)
-        p = torch.where(self.known, losses.p, nan).numpy()
-        return p, torch.where(self.known, losses.corrupted, nan).numpy()
-
-    def rows(self, plan: Plan, curve: Curve) -> list[int]:
-        """Return the numbers of a curve's problems, layer by layer."""
-        return [plan.at[(*curve, layer)] for layer in range(self.n_layers)]
-
-    def of(self, method: str, curve: Curve) -> np.ndarray:
-        """Return the effects of a curve: layer, resample."""
-        table = self.truth_effects if curve[1] in TRUTH else self.effects
-        return table[method][self.rows(self.traced.plan, curve)]
-
-    def fitted(self, method: str, curve: Curve) -> np.ndarray:
-        """Return a curve's effects on the facts that constants were fitted on: layer."""
-        losses = self.traced.fitted[method]
-        below = float(losses.corrupted.mean())
-        rows = self.rows(self.traced.plan, curve)
-        if not below >= SMALLEST:
-            return np.full(self.n_layers, np.nan)
-        return 1 - losses.p[rows].mean(1).numpy() / below
-
-    def metric(
-        self,
-        name: str,
-        title: str,
-        resampled: np.ndarray,
-        description: str,
-        direction: Direction | None = None,
-        reason: str = TOO_SMALL,
-        unit: str = "",
-    ) -> Metric:
-        """Return a metric from a figure's resamples; null with a reason where it is not defined."""
-        found = self.resamples.value(resampled)
-        if found.value is None:
-            return Metric(
-                name,
-                title,
-                None,
-                unit,
-                direction,
-                n=self.n,
-                n_failed=self.n,
-                reasons={reason: self.n},
-                description=description,
-            )
-        interval = None
-        if found.low is not None and found.high is not None:
-            interval = self.resamples.interval(found.low, found.high)
-        return Metric(
-            name,
-            title,
-            found.value,
-            unit,
-            direction,
-            interval=interval,
-            n=self.n,
-            description=description,
-        )
 
 
 def all_metrics(traced: Traced, config: TraceConfig) -> tuple[list[Metric], dict[str, Any]]:
@@ -125,11 +31,12 @@ def all_metrics(traced: Traced, config: TraceConfig) -> tuple[list[Metric], dict
     figures = Figures(traced, config)
     metrics = [
         *_damage(figures),
+        *_convergence(traced.constants),
         *_peaks(figures),
         *_precision(figures),
         *_agreement(figures),
         *_controls(figures),
-        *_truth(figures),
+        *planted_truth(figures),
     ]
     return metrics, extra(figures)
 
@@ -188,6 +95,34 @@ def _damage(figures: Figures) -> list[Metric]:
             "Mean of (p_clean - p_corrupted)_+ over held-out facts, nothing restored",
         )
         for method, losses in figures.traced.held.items()
+    ]
+
+
+def _convergence(fitted: Constants | None) -> list[Metric]:
+    """How many constants may not be at a minimum: their effects are at least what is reported."""
+    if fitted is None:
+        return []
+    n = len(fitted.vectors)
+    return [
+        Metric(
+            "not_converged",
+            "Fits not converged",
+            float(n - int(fitted.converged.sum())),
+            "fits",
+            "lower",
+            n=n,
+            description="Constants whose gradient or gap is above the certificate's limits",
+        ),
+        Metric(
+            "largest_gap",
+            "Largest gap of a fit",
+            float(fitted.gap.max()),
+            "",
+            "lower",
+            n=n,
+            description="By how much the least settled fit's loss, a probability, fell in the "
+            "second half of its evaluations",
+        ),
     ]
 
 
@@ -322,8 +257,8 @@ def _against_random(figures: Figures, window: int, method: str, losses: Losses) 
     )
 
 
-def _truth(figures: Figures) -> list[Metric]:
-    """Whether each method finds the token that decides, where that is planted."""
+def planted_truth(figures: Figures) -> list[Metric]:
+    """Return whether each method finds the token that decides, where that is planted."""
     traced, n = figures.traced, int(figures.known.sum())
     if not n:
         return []
@@ -346,29 +281,33 @@ def _truth(figures: Figures) -> list[Metric]:
                 "of the subject taken from an unrelated one: the planted truth, checked",
             )
         )
+    windows = sorted({window for _, tokens, window in figures.curves if tokens in TRUTH})
     for method in traced.held:
-        metrics += _found(figures, method)
+        for window in windows:
+            metrics += _found(figures, method, window)
     return metrics
 
 
-def _found(figures: Figures, method: str) -> list[Metric]:
+def _found(figures: Figures, method: str, window: int) -> list[Metric]:
     losses, plan = figures.traced.held[method], figures.traced.plan
     kinds = sorted({kind for kind, tokens, _ in figures.curves if tokens in TRUTH})
     rows = {
-        where: [row for kind in kinds for row in figures.rows(plan, (kind, where, 1))]
+        where: [row for kind in kinds for row in figures.rows(plan, (kind, where, window))]
         for where in TRUTH
     }
     restored = {where: -losses.p[some].sum(0)[figures.known] for where, some in rows.items()}
     hits = int((restored["deciding"] > restored["other"]).sum())
     n = int(figures.known.sum())
     margin = [
-        figures.of(method, (kind, "deciding", 1)) - figures.of(method, (kind, "other", 1))
+        figures.of(method, (kind, "deciding", window)) - figures.of(method, (kind, "other", window))
         for kind in kinds
     ]
+    ending = "" if window == 1 else f"_w{window}"
+    what = NAMES[method] if window == 1 else f"{NAMES[method]}, window {window}"
     return [
         Metric(
-            f"found_{method}",
-            f"Deciding token found, {NAMES[method]}",
+            f"found_{method}{ending}",
+            f"Deciding token found, {what}",
             hits / n,
             "share",
             "higher",
@@ -379,107 +318,11 @@ def _found(figures: Figures, method: str) -> list[Metric]:
             "chance is 0.5",
         ),
         figures.metric(
-            f"margin_{method}",
-            f"AIE, deciding less other token, {NAMES[method]}",
+            f"margin_{method}{ending}",
+            f"AIE, deciding less other token, {what}",
             np.concatenate(margin).mean(0),
             "Mean over layers and outputs of the AIE at the subject token that decides less that "
             "at the other",
             "higher",
         ),
-    ]
-
-
-# What figures are drawn from -----------------------------------------------------------------
-
-
-def extra(figures: Figures) -> dict[str, Any]:
-    """Return curves, knock-outs, heat maps and certificates as a record keeps them."""
-    traced = figures.traced
-    return {
-        "n_fit": traced.n_fit,
-        "n_held": figures.n,
-        "n_layers": figures.n_layers,
-        "curves": [
-            _curve(figures, method, curve) for method in figures.effects for curve in figures.curves
-        ],
-        "knock_out": [_knocked(figures, c) for c in figures.curves if c[1] not in TRUTH],
-        "heat": _heat(figures),
-        "constants": _certificates(traced.plan, traced.constants),
-    }
-
-
-def _curve(figures: Figures, method: str, curve: Curve) -> dict[str, Any]:
-    found = [figures.resamples.value(one) for one in figures.of(method, curve)]
-    losses = figures.traced.held[method]
-    rows = figures.rows(figures.traced.plan, curve)
-    below = float(losses.logit[0].mean())
-    logit = 1 - losses.logit[rows].mean(1) / below if below >= SMALLEST else [None] * len(rows)
-    fitted = figures.fitted(method, curve)
-    return {
-        "method": method,
-        **_named(curve),
-        **_values(found),
-        "fit": [float(one) if np.isfinite(one) else None for one in fitted],
-        "logit": [None if one is None else float(one) for one in logit],
-    }
-
-
-def _named(curve: Curve) -> dict[str, Any]:
-    return dict(zip(("kind", "tokens", "window"), curve, strict=True))
-
-
-def _values(found: Sequence[Value]) -> dict[str, Any]:
-    return {name: [getattr(one, name) for one in found] for name in ("value", "low", "high")}
-
-
-def _knocked(figures: Figures, curve: Curve) -> dict[str, Any]:
-    assert figures.traced.knocked is not None
-    rows = figures.rows(figures.traced.plan, curve)
-    resampled = figures.resamples.means(figures.traced.knocked.p[rows].numpy())
-    return {**_named(curve), **_values([figures.resamples.value(one) for one in resampled])}
-
-
-def _heat(figures: Figures) -> list[dict[str, Any]]:
-    """Layers down, tokens across; None where no fact has such a token."""
-    traced = figures.traced
-    plan = traced.heat_plan
-    assert plan is not None
-    has_role = {role: any(positions(fact)[role] for fact in traced.held_facts) for role in ROLES}
-    kinds = sorted({kind for kind, *_ in plan.at})
-    maps = []
-    for method in HEAT_METHODS:
-        if method not in traced.heat:
-            continue
-        losses = traced.heat[method]
-        effects = figures.resamples.effects(losses.p.numpy(), losses.corrupted.numpy())[:, 0]
-        for kind in kinds:
-            grid = [
-                [
-                    _finite(effects[plan.at[kind, role, 1, layer]]) if has_role[role] else None
-                    for role in ROLES
-                ]
-                for layer in range(figures.n_layers)
-            ]
-            maps.append({"method": method, "kind": kind, "tokens": list(ROLES), "value": grid})
-    return maps
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def _certificates(plan: Plan, fitted: Constants | None) -> list[dict[str, Any]]:
-    if fitted is None:
-        return []
-    return [
-        {
-            "kind": problem.kind if problem.layers else "nothing",
-            "tokens": problem.tokens if problem.layers else "",
-            "layers": list(problem.layers),
-            "loss": float(fitted.loss[number]),
-            "gradient": float(fitted.gradient[number]),
-            "gap": float(fitted.gap[number]),
-            "converged": bool(fitted.converged[number]),
-        }
-        for number, problem in enumerate(plan.problems[: len(fitted.vectors)])
     ]

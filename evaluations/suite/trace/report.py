@@ -63,6 +63,7 @@ LAYERS = "exp of the entropy over layers of the average indirect effect (AIE)"
 KNOCKED = "Rank correlation of the AIE with the loss where the same outputs are 0"
 LOST = "Loss with nothing restored"
 FOUND = "Facts brought back further by the deciding token than by the other; chance 0.5"
+MARGIN = "AIE at the deciding token less that at the other"
 OTHERS = ("gnt_dims", "swap")
 
 
@@ -109,6 +110,21 @@ LAYOUTS = (
         "Controls of causal tracing",
         (
             *_each("damage", "Probability lost", 2, LOST),
+            Column(
+                "trace",
+                "not_converged",
+                "Fits not converged",
+                0,
+                n=True,
+                definition="Constants whose gradient or gap is above the certificate's limits",
+            ),
+            Column(
+                "trace",
+                "largest_gap",
+                "Largest gap",
+                3,
+                definition="By how much the least settled fit's loss fell in its second half",
+            ),
             *(
                 _column(
                     f"span_{method}",
@@ -155,7 +171,25 @@ LAYOUTS = (
                 "Facts whose answer stays with the other token of an unrelated subject",
             ),
             *_each("found", "Found", 2, FOUND, METHODS),
-            *_each("margin", "Margin", 3, "AIE at the deciding token less that at the other"),
+            *_each("margin", "Margin", 3, MARGIN, METHODS),
+        ),
+    ),
+    Layout(
+        "trace-truth-windows",
+        "Planted facts: is the token that decides found by windows of layers?",
+        tuple(
+            _column(
+                f"{metric}_{method}_w{window}",
+                f"{heading}, {NAMES[method]}, window {window}",
+                digits,
+                definition,
+            )
+            for metric, heading, digits, definition in (
+                ("found", "Found", 2, FOUND),
+                ("margin", "Margin", 3, MARGIN),
+            )
+            for method in ("oat", "gnt", "swap")
+            for window in (5, 9)
         ),
     ),
 )
@@ -163,14 +197,7 @@ LAYOUTS = (
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Precision, effects, controls, and what else any of the records has."""
-    traced = [record for record in records if record.evaluation == "trace"]
-    shown = [
-        layout
-        for layout in LAYOUTS
-        if layout is LAYOUTS[0]
-        or any(record.metric(column.metric) for record in traced for column in layout.columns)
-    ]
-    return make_tables(shown, records)
+    return make_tables(LAYOUTS, records)
 
 
 def _curves(record: Record) -> list[Curve]:
@@ -313,8 +340,10 @@ def _truth(row: Row, record: Record) -> Figure | None:
     for axes, kind in zip(panels, kinds, strict=True):
         for method in shown:
             for tokens, word in (("deciding", "decides"), ("other", "does not")):
-                curve = _find(curves, {"method": method, "kind": kind, "tokens": tokens})
-                _draw_curve(axes, curve, method, f"{NAMES[method]}, token that {word}")
+                wanted = {"method": method, "kind": kind, "tokens": tokens, "window": 1}
+                _draw_curve(
+                    axes, _find(curves, wanted), method, f"{NAMES[method]}, token that {word}"
+                )
                 if tokens == "other" and axes.lines:
                     axes.lines[-1].set_markerfacecolor("white")
         finish(axes, "", "AIE", f"{KIND[kind]}, single layers")

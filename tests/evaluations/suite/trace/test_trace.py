@@ -15,7 +15,17 @@ from evaluations.suite.trace import SPEC, report
 from evaluations.suite.trace.config import TraceConfig
 from evaluations.suite.trace.curves import TOO_SMALL
 from evaluations.suite.trace.evaluation import TOO_FEW, TOO_LONG, UNKNOWN, default_facts, evaluate
-from evaluations.suite.trace.measure import Plan, draw_span, split_by_subject, window_layers
+from evaluations.suite.trace.figures import Figures
+from evaluations.suite.trace.measure import (
+    TRUTH,
+    Losses,
+    Plan,
+    Traced,
+    draw_span,
+    split_by_subject,
+    window_layers,
+)
+from evaluations.suite.trace.metrics import planted_truth
 from evaluations.suite.trace.run import Problem
 from evaluations.tasks.facts import FactPrompts
 from sat_interp._util.errors import UserError
@@ -100,6 +110,7 @@ def test_every_curve_comes_with_its_controls(traced):
     for method in FAST.methods:
         for name in ("damage", "layers", "peak", "agreement", "found", "margin"):
             assert f"{name}_{method}" in found
+        assert {f"found_{method}_w3", f"margin_{method}_w3"} <= found.keys()
         for kind in FAST.kinds:
             for tokens in FAST.tokens:
                 metric = found[f"aie_{method}_{kind}_{tokens}_w3"]
@@ -116,7 +127,7 @@ def test_every_curve_comes_with_its_controls(traced):
 def test_a_curve_has_a_value_for_each_layer(traced):
     _, _, measurement = traced
     curves = measurement.extra["curves"]
-    wanted = len(FAST.methods) * len(FAST.kinds) * (len(FAST.tokens) * len(FAST.windows) + 2)
+    wanted = len(FAST.methods) * len(FAST.kinds) * len(FAST.windows) * (len(FAST.tokens) + 2)
     assert len(curves) == wanted
     for curve in curves:
         assert len(curve["value"]) == len(curve["fit"]) == len(curve["logit"]) == 3
@@ -131,6 +142,27 @@ def test_a_curve_has_a_value_for_each_layer(traced):
     heat = next(h for h in measurement.extra["heat"] if (h["method"], h["kind"]) == ("gnt", "mlp"))
     assert len(heat["value"]) == 3
     assert last["value"][2] == pytest.approx(0)  # the last layer reads no other token
+
+
+def test_a_fact_is_found_where_the_deciding_token_brings_back_more():
+    """Two layers, four facts: by hand."""
+    facts = some_facts(tiny(), 4, decides="first").prompts
+    plan = Plan.of([("mlp", where, width) for where in TRUTH for width in (1, 3)], 2)
+    at = {place: number for number, place in enumerate(plan.problems)}
+    lost = torch.full((len(plan.problems), 4), 0.8, dtype=torch.float64)
+    lost[at["mlp", "deciding", (0,)]] = torch.tensor([0.1, 0.5, 0.8, 0.8]).double()
+    lost[at["mlp", "deciding", (1,)]] = torch.tensor([0.8, 0.5, 0.8, 0.6]).double()
+    lost[at["mlp", "other", (0,)]] = torch.tensor([0.3, 0.8, 0.2, 0.8]).double()
+    lost[at["mlp", "deciding", (0, 1)]] = torch.tensor([0.0, 0.0, 0.4, 0.8]).double()
+    lost[at["mlp", "other", (0, 1)]] = torch.tensor([0.4, 0.4, 0.8, 0.8]).double()
+    traced = Traced(plan, facts, 6, torch.full((4,), 0.9).double())
+    traced.held = {"gnt": Losses(lost, lost)}
+    found = {one.name: one for one in planted_truth(Figures(traced, FAST))}
+    assert found["found_gnt"].value == 3 / 4  # all but the third
+    # sums of the losses over layers: 0.9 + 1.0 + 1.6 + 1.4 against 1.1 + 1.6 + 1.0 + 1.6
+    assert found["margin_gnt"].value == pytest.approx((5.3 - 4.9) / 2 / 4 / 0.8)
+    assert found["found_gnt_w3"].value == 3 / 4  # all but the last, a tie
+    assert found["margin_gnt_w3"].value == pytest.approx((2.4 - 1.2) / 4 / 0.8)
 
 
 def test_optimal_constants_beat_the_shared_one_where_they_are_fitted(traced):
