@@ -21,7 +21,7 @@ TOKENIZER = (
 )
 OUR_FILES = (CONFIG, WEIGHTS, CARD, *TOKENIZER)
 
-BUNDLED = ("baseline", "local-k4", "global-k4")
+BUNDLED = ("baseline", "local-k4", "global-k4", "facts")
 
 
 def find_model(name: str | Path) -> Path | None:
@@ -46,7 +46,7 @@ def find_model(name: str | Path) -> Path | None:
 
 
 def model_path(name: str) -> Path:
-    """The directory of a bundled model: ``demo:baseline``, ``demo:local-k4``, ``demo:global-k4``.
+    """The directory of a bundled model, such as ``demo:baseline`` (``BUNDLED``).
 
     Raises:
         UserError: an unknown name, or one this installation does not hold.

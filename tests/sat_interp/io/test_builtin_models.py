@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluations.tasks.facts import make_facts
 from evaluations.tasks.pairs import competence
 from evaluations.tasks.registry import make_task
 from sat_interp import SelfAblatingTransformer
+from sat_interp.data.planted.facts import known_facts, unknown_facts
 from sat_interp.training.config import TrainConfig
 
 MODELS = Path(__file__).parents[3] / "sat_interp" / "models"
 NAMES = ["baseline", "local-k4", "global-k4"]
+PLANTED = ["facts"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -25,10 +28,43 @@ def test_the_clean_stream_does_ioi_on_pairs_it_never_saw_in_that_role(name):
     assert found.logit_difference > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *PLANTED])
 def test_each_is_under_four_megabytes(name):
     size = sum(file.stat().st_size for file in (MODELS / name).iterdir())
     assert size < 4e6
+
+
+def first_choices(model, facts):
+    """Whether each fact's object is the model's first choice."""
+    made = make_facts(
+        [
+            {
+                "subject": str(one.person),
+                "prompt": one.prompt,
+                "attribute": one.object,
+                "relation_id": one.relation.name,
+            }
+            for one in facts
+        ],
+        model.tokenizer,
+        len(facts),
+    )
+    assert not made.left_out
+    by_length = {}
+    for one in made.prompts:
+        by_length.setdefault(len(one.tokens), []).append(one)
+    hits = 0
+    with torch.inference_mode():
+        for some in by_length.values():
+            logits = model(torch.tensor([one.tokens for one in some]))[:, -1]
+            hits += int((logits.argmax(-1) == torch.tensor([one.answer for one in some])).sum())
+    return hits / len(made)
+
+
+def test_planted_facts_are_known_in_sentences_never_trained_and_strangers_are_not():
+    model = SelfAblatingTransformer.from_pretrained("demo:facts")
+    assert first_choices(model, known_facts()) > 0.95
+    assert first_choices(model, unknown_facts()) < 0.10
 
 
 def test_the_gates_are_what_the_names_say():
@@ -39,7 +75,7 @@ def test_the_gates_are_what_the_names_say():
         assert ablation.gates == "learned"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *PLANTED])
 def test_each_is_what_its_preset_trains(name):
     facts = SelfAblatingTransformer.from_pretrained(f"demo:{name}").card
     config = TrainConfig.from_preset(f"builtin-{name}")
