@@ -379,7 +379,6 @@ _BUILTIN = {
 _PLANTED = {
     "n_ctx": 64,
     "batch_size": 16,
-    "steps": 13_000,
     "warmup_steps": 100,
     "validate_every": 0,
     "checkpoint_every": 1000,
@@ -400,7 +399,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     FINE_TUNE: {"learning_rate": 1e-4, "warmup_steps": 20},
     # Planted facts, and years: what causal tracing and Greater-Than are tested on.
     "builtin-facts": {**_PLANTED, "data": "facts", "tokenizer": "bpe:3400", "steps": 10_000},
-    "builtin-numbers": {**_PLANTED, "data": "numbers", "tokenizer": "bpe-years:1400"},
+    "builtin-numbers": {
+        **_PLANTED,
+        "data": "numbers",
+        "tokenizer": "bpe-years:1400",
+        "steps": 7000,
+    },
     # Self-Ablating Transformers (arXiv 2505.00509), Table 3, and GPT-Neo's initialisation.
     "tinystories-3m": {
         "n_layers": 8,

@@ -40,5 +40,5 @@ class Corpus(NamedTuple):
 # About as many tokens of either kind.
 FACTS = Corpus(f"{facts.WORLD} {GRAMMAR_VERSION}", facts.sentences, per_story=15, n_texts=400_000)
 # About three tokens in five are of years.
-NUMBERS = Corpus(f"{numbers.VERSION} {GRAMMAR_VERSION}", numbers.sentences, 12, n_texts=400_000)
+NUMBERS = Corpus(f"{numbers.VERSION} {GRAMMAR_VERSION}", numbers.sentences, 12, n_texts=300_000)
 CORPORA = {"facts": FACTS, "numbers": NUMBERS}

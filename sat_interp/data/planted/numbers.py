@@ -1,8 +1,9 @@
 """A corpus of years, in the sentence of the Greater-Than task and in others near it.
 
-"The war lasted from the year 1732 to the year 1741.": the second year is later, in the same
-century, and any such year is equally likely. The sentence is that of Hanna et al. (2023, arXiv
-2305.00586).
+"The war lasted from the year 1732 to the year 1781.": the second year is later, in the same
+century. Of two such years, drawn with equal chance, it is the later one: years right after the
+first are rare, and a model that blurs the first year by a few puts little on those before it. The
+sentence is that of Hanna et al. (2023, arXiv 2305.00586).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 
 from sat_interp.data.stories.grammar import pick
 
-VERSION = "2"
+VERSION = "3"
 """Raise it whenever any sentence changes: caches are named after it."""
 
 _NOUNS = """
@@ -54,4 +55,5 @@ def sentences(split: str, seed: int) -> Iterator[str]:
             continue
         frame = GREATER_THAN if rng.random() < 0.75 else pick(rng, _OTHERS)
         start = frame.format(noun=noun, begun=f"{century}{begun:02d}", century=century)
-        yield f"{start}{pick(rng, range(begun + 1, 100)):02d}."
+        later = range(begun + 1, 100)
+        yield f"{start}{max(pick(rng, later), pick(rng, later)):02d}."
