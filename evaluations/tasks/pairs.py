@@ -101,6 +101,17 @@ class TaskPrompts:
         """The number of prompts that could not be used, for any reason."""
         return sum(self.left_out.values())
 
+    @property
+    def first_ablated(self) -> int:
+        """The first position that ablations replace: 1 where all prompts begin with BOS, else 0.
+
+        Attention rests on BOS, which says nothing about a prompt. Prompts that do not state how
+        they begin have one if all begin with the same token.
+        """
+        if "story_start" in self.note:
+            return int(self.note["story_start"] is not None)
+        return int(len({int(token) for batch in self.batches for token in batch.clean[:, 0]}) == 1)
+
     @cached_property
     def content(self) -> str:
         """A hash of the tokens; the task's name is not part of it."""

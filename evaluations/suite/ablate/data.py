@@ -69,7 +69,7 @@ def split_prompts(prompts: TaskPrompts, n_fit: int, n_held: int, seed: int) -> S
             "or other texts"
         )
     assert_apart(fit, held)
-    return Split(_prompts(fit), _prompts(held), _first_ablated(prompts))
+    return Split(_prompts(fit), _prompts(held), prompts.first_ablated)
 
 
 def _given(prompts: TaskPrompts) -> tuple[TaskPrompts, TaskPrompts]:
@@ -104,13 +104,6 @@ def _first(prompts: TaskPrompts, n: int) -> TaskPrompts:
     if prompts.n <= n:
         return prompts
     return prompts.subset(sorted(random.Random("ablate").sample(range(prompts.n), n)))
-
-
-def _first_ablated(prompts: TaskPrompts) -> int:
-    """1 where prompts begin with one token that says nothing (BOS), 0 elsewhere."""
-    if "story_start" in prompts.note:
-        return int(prompts.note["story_start"] is not None)
-    return int(len({int(token) for batch in prompts.batches for token in batch.clean[:, 0]}) == 1)
 
 
 def _groups(prompts: TaskPrompts) -> list[list[int]]:

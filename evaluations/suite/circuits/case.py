@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.suite.circuits.config import Ablation
+from evaluations.suite.circuits.config import Ablation, FitOptions
 from evaluations.suite.circuits.forward import Kept
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import (
@@ -23,6 +23,7 @@ from evaluations.suite.circuits.patched import (
     kl_divergence,
     prepare,
 )
+from evaluations.suite.circuits.refit import Budget, Refitter
 from evaluations.tasks.pairs import PairBatch, TaskPrompts, check_fit
 from sat_interp._util.errors import UserError
 
@@ -42,14 +43,30 @@ class CircuitOutcome:
     difference: Float[Tensor, "prompt"]
 
 
+DEFAULT = Budget()
+
+
+def budget_of(options: FitOptions) -> Budget:
+    """Return the budget of optimal constants that options ask for."""
+    return Budget(options.starts, evaluations=options.evaluations)
+
+
 @dataclass(frozen=True)
 class Case:
-    """A model, its graph, and prompts with the replacements of ablated edges."""
+    """A model, its graph, and prompts with the replacements of ablated edges.
+
+    Attributes:
+        ablation: what the replacements are.
+        refitter: of optimal constants (``oa``), fitted to each circuit on the prompts that circuits
+            are found on; else None.
+    """
 
     model: HookedTransformer
     graph: Graph
     prompts: TaskPrompts
     buckets: Prepared
+    ablation: Ablation | Constants = "resample"
+    refitter: Refitter | None = None
 
     @classmethod
     def of(
@@ -57,17 +74,22 @@ class Case:
         model: HookedTransformer,
         prompts: TaskPrompts,
         ablation: Ablation | Constants = "resample",
-        averaged: TaskPrompts | None = None,
+        fitted: Case | None = None,
         graph: Graph | None = None,
+        budget: Budget = DEFAULT,
     ) -> Case:
         """Return the case of prompts.
 
         Args:
             model: the model.
             prompts: the prompts.
-            ablation: replacement of ablated edges (``patched.prepare``).
-            averaged: what means are taken over, by default the prompts themselves.
+            ablation: replacement of ablated edges (``patched.prepare``). With ``oa`` those in
+                ``buckets`` are the optimal constants of the empty circuit, and :meth:`outcome`
+                fits those of every circuit.
+            fitted: the case whose prompts means are taken over and constants fitted on, by default
+                this one.
             graph: the model's graph, by default with destinations for every head.
+            budget: of optimal constants.
 
         Raises:
             UserError: the model's architecture is not covered, the prompts do not fit it, or an
@@ -75,16 +97,38 @@ class Case:
         """
         check_fit(model, prompts)
         graph = graph or Graph.of(model)
-        means = None if averaged is None else averaged.batches
-        return cls(model, graph, prompts, prepare(model, graph, prompts.batches, ablation, means))
+        means = None if fitted is None else fitted.prompts.batches
+        first = (fitted.prompts if fitted else prompts).first_ablated
+        refitter, replacement = None, ablation
+        if _is_optimal(ablation):
+            refitter = fitted.refitter if fitted else None
+            if refitter is None:
+                clean = prepare(model, graph, prompts.batches, "mean", first=first)
+                refitter = Refitter(model, graph, clean, budget)
+            replacement = refitter.space.written(refitter.empty[None])[0]
+        buckets = prepare(model, graph, prompts.batches, replacement, means, first)
+        return cls(model, graph, prompts, buckets, ablation, refitter)
+
+    def of_prompts(self, prompts: TaskPrompts) -> Case:
+        """Return the case of other prompts, on which means and constants are fitted anew."""
+        budget = self.refitter.budget if self.refitter else DEFAULT
+        return Case.of(self.model, prompts, self.ablation, None, self.graph, budget)
 
     def outcome(self, kept: Kept) -> CircuitOutcome:
         """Return the outcome of the circuit of these edges, all others ablated."""
+        constants = self.refitter.constants(kept) if self.refitter else None
         logits = []
         with torch.no_grad():
             for bucket, _ in self.parts():
-                logits += circuit_logits(self.model, self.graph, [bucket], kept)
+                own = bucket if constants is None else bucket.with_constants(constants)
+                logits += circuit_logits(self.model, self.graph, [own], kept)
         return self._outcome(logits)
+
+    def outcomes(self, circuits: Sequence[Bool[Tensor, "edge"]]) -> list[CircuitOutcome]:
+        """Return the outcome of each circuit; optimal constants are fitted to all together."""
+        if self.refitter and circuits:
+            self.refitter.fits(circuits)
+        return [self.outcome(kept) for kept in circuits]
 
     @cached_property
     def full(self) -> CircuitOutcome:
@@ -110,12 +154,17 @@ class Case:
         return CircuitOutcome(torch.cat(kls), torch.cat(differences))
 
 
+def _is_optimal(ablation: Ablation | Constants) -> bool:
+    return isinstance(ablation, str) and ablation == "oa"
+
+
 def finite_case(
     model: HookedTransformer,
     prompts: TaskPrompts,
     ablation: Ablation | Constants,
-    averaged: TaskPrompts | None = None,
+    fitted: Case | None = None,
     graph: Graph | None = None,
+    budget: Budget = DEFAULT,
 ) -> tuple[Case, int]:
     """Return the case of the prompts on which all activations are finite (see ``Case.of``).
 
@@ -125,16 +174,18 @@ def finite_case(
     Raises:
         UserError: as ``Case.of``; or the activations are finite on no prompt.
     """
-    case = Case.of(model, prompts, ablation, averaged, graph)
+    fits_here = _is_optimal(ablation) and fitted is None
+    case = Case.of(model, prompts, "mean" if fits_here else ablation, fitted, graph, budget)
     finite = torch.cat([_finite_rows(bucket) for bucket in case.buckets])
     n_failed = int((~finite).sum())
-    if not n_failed:
-        return case, 0
     if n_failed == len(finite):
         raise UserError(f"{prompts.name}: the model's activations are not finite on any prompt")
-    log.warning("%d of %d prompts left out: not finite", n_failed, len(finite))
-    kept = prompts.subset(finite.nonzero().flatten().tolist())
-    return Case.of(model, kept, ablation, averaged, graph), n_failed
+    if not n_failed and not fits_here:
+        return case, 0
+    if n_failed:
+        log.warning("%d of %d prompts left out: not finite", n_failed, len(finite))
+        prompts = prompts.subset(finite.nonzero().flatten().tolist())
+    return Case.of(model, prompts, ablation, fitted, graph, budget), n_failed
 
 
 def _finite_rows(bucket: PromptBatch) -> Bool[Tensor, "batch"]:
@@ -148,7 +199,7 @@ def _finite_rows(bucket: PromptBatch) -> Bool[Tensor, "batch"]:
 def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
     """Return the case of the held-out prompts, with edges replaced as in the case itself.
 
-    Means are those of the discovery prompts.
+    Means and constants are those of the discovery prompts.
 
     Returns:
         The case; None if no prompt is held out, or activations are finite on none of them.
@@ -157,7 +208,7 @@ def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
     if prompts is None or not prompts.n:
         return None
     try:
-        return finite_case(case.model, prompts, ablation, case.prompts, case.graph)[0]
+        return finite_case(case.model, prompts, ablation, case, case.graph)[0]
     except UserError as error:
         log.warning("held-out prompts cannot be used: %s", error)
         return None

@@ -16,9 +16,13 @@ log = logging.getLogger(__name__)
 
 Method = Literal["acdc", "eap", "eap-ig"]
 Engine = Literal["fast", "auto-circuit"]
-Ablation = Literal["resample", "zero", "mean", "cf_mean"]
-RECORDED: Mapping[str, str] = {"mean": "clean_mean", "cf_mean": "mean"}
-"""Names in records, where they differ from the option's."""
+Ablation = Literal["resample", "zero", "mean", "cf_mean", "oa"]
+RECORDED: Mapping[str, str] = {
+    "zero": "zero_after_bos",
+    "mean": "mean_after_bos",
+    "cf_mean": "cf_mean_after_bos",
+}
+"""Names in records, where they differ from the option's: constants once replaced BOS, too."""
 ScoreBy = Literal["logit-difference", "kl"]
 Selection = Literal["greedy", "top"]
 Points = Literal["paper", "released"]
@@ -34,7 +38,24 @@ LEAST_DRAWS = 5
 
 
 @dataclass(frozen=True)
-class CircuitConfig:
+class FitOptions:
+    """How optimal constants are fitted to circuits."""
+
+    starts: int = 2
+    """Number of starts of a circuit's optimal constants (--ablation oa): the clean means; the
+    constants that it was searched with; zero; then random ones."""
+
+    evaluations: int = 40
+    """Most evaluations of a circuit's cost when its optimal constants are fitted."""
+
+    def _check_fit(self) -> None:
+        for name in ("starts", "evaluations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CircuitConfig(FitOptions):
     """Settings of circuit discovery and its controls."""
 
     tau: tuple[float, ...] = (TAU,)
@@ -50,9 +71,9 @@ class CircuitConfig:
 
     ablation: Ablation = "resample"
     """Replacement of an ablated edge: its source's output on the corrupted prompt (resample), zero,
-    its source's mean output over all later positions of the clean prompts (mean), where the first
-    position keeps its own output, or its mean over all positions of the corrupted prompts
-    (cf_mean)."""
+    its mean output over the clean prompts (mean) or the corrupted ones (cf_mean), or the constant
+    with which the circuit costs least, fitted to each circuit (oa). Constants are the same at all
+    positions but that of BOS, where prompts begin with it: there the source's own output stays."""
 
     grouped: bool = False
     """Of models with grouped queries: the keys of the heads that share them are one destination,
@@ -111,6 +132,7 @@ class CircuitConfig:
             raise UserError(f"edges must be at least 0, not {self.edges}")
         if min(self.random_circuits, self.bootstrap or 0, self.null_draws) < 0:
             raise UserError("random_circuits, null_draws and bootstrap cannot be negative")
+        self._check_fit()
         if self.method != "acdc":
             check_attribution(self.score_by, self.interpolation_steps, self.points)
         self._check_engine()
@@ -146,15 +168,21 @@ class CircuitConfig:
     def recorded(self) -> dict[str, Any]:
         """Return the settings under the names used in records.
 
-        In records, ``cf_mean`` is called "mean", as it was when no clean mean existed, and ``mean``
-        is called "clean_mean": no earlier record is taken for one of the clean mean.
+        Records of constants that replaced BOS have other names, and a setting that came later is in
+        a record only where it matters: no record is taken for another.
         """
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         settings["taus"], settings["sweep"] = settings.pop("tau"), not settings.pop("no_sweep")
         if not settings["grouped"]:
             del settings["grouped"]  # earlier records had no such option
         settings["ablation"] = RECORDED.get(self.ablation, self.ablation)
+        for name in self._unused():
+            del settings[name]
         return settings
+
+    def _unused(self) -> set[str]:
+        """Return settings that came later and have no effect here."""
+        return set() if self.ablation == "oa" else {"starts", "evaluations"}
 
 
 def check_tau(tau: float) -> None:

@@ -18,10 +18,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
-from evaluations.suite.circuits.config import Ablation
 from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods.find import CircuitFinder, FoundCircuit
-from evaluations.suite.circuits.patched import Constants
 from evaluations.suite.circuits.shape import PARTS
 from sat_interp._util import progress
 
@@ -199,17 +197,12 @@ def bootstrap_spread(
     find: CircuitFinder,
     n: int,
     seed: int,
-    ablation: Ablation | Constants = "resample",
 ) -> Spread:
     """Repeat the search on ``n`` bootstrap samples of the prompts (Efron 1979)."""
     return spread(
         circuit,
         (
-            find(
-                Case.of(
-                    case.model, case.prompts.bootstrap(seed + index), ablation, graph=case.graph
-                )
-            )
+            find(case.of_prompts(case.prompts.bootstrap(seed + index)))
             for index in progress.bar(range(n), desc="bootstrap", unit="circuit")
         ),
     )

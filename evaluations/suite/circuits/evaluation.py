@@ -27,7 +27,7 @@ from evaluations.core.models import LoadedModel, evaluation_mode
 from evaluations.core.options import Request, TaskOptions
 from evaluations.core.spec import Measurement
 from evaluations.suite.circuits import metrics
-from evaluations.suite.circuits.case import Case, finite_case, held_out_case
+from evaluations.suite.circuits.case import Case, budget_of, finite_case, held_out_case
 from evaluations.suite.circuits.config import LEAST_DRAWS, CircuitConfig
 from evaluations.suite.circuits.controls import (
     Spread,
@@ -117,7 +117,9 @@ def preview(subject: Any) -> str:
 def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
     skill = competence(model, prompts)
     graph = Graph.of(model, config.grouped)
-    case, left_out = finite_case(model, prompts, config.ablation, graph=graph)
+    case, left_out = finite_case(
+        model, prompts, config.ablation, graph=graph, budget=budget_of(config)
+    )
     _check_edges(case.graph, config)
     held = held_out_case(case, config.ablation)
     sweep, rankings = _circuits_and_rankings(case, config)
@@ -262,7 +264,7 @@ def _controls(
     graph, find, seed = case.graph, _finder(config, config.threshold), config.seed
     n, unseen = extra["resamplings"], held or case
     drawn = random_circuits(graph, circuit.kept, config.random_circuits, seed)
-    outcomes = [unseen.outcome(mask) for mask in progress.bar(drawn, desc="random", unit="circuit")]
+    outcomes = unseen.outcomes(drawn)
     measured = metrics.random_metrics(
         unseen, unseen.outcome(circuit.kept), outcomes, config.random_circuits, held is not None
     )
@@ -276,7 +278,7 @@ def _controls(
         {**size, **circuit_to_dict(graph, null.kept)}
         for size, null in zip(sizes, nulls, strict=True)
     ]
-    samples = bootstrap_spread(case, circuit.kept, find, n, seed, config.ablation)
+    samples = bootstrap_spread(case, circuit.kept, find, n, seed)
     orders, why = _orders(case, circuit, config, n)
     measured += metrics.spread_metrics("bootstrap", samples, circuit.n, "--bootstrap 5")
     measured += metrics.spread_metrics("orders", orders, circuit.n, why)
@@ -297,7 +299,7 @@ def _nulls(
             prompts = null_prompts(case.prompts, config.seed + draw)
         except UserError as error:
             return [], [], str(error).removeprefix(f"{case.prompts.name}: ")
-        nulls.append(find(Case.of(case.model, prompts, config.ablation, graph=case.graph)))
+        nulls.append(find(case.of_prompts(prompts)))
         sizes.append({"n_prompts": prompts.n, "left_out": prompts.left_out})
     return nulls, sizes, ""
 

@@ -7,7 +7,7 @@ are kept where all of them fit into a share of it; otherwise a chunk is run agai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, overload, runtime_checkable
 
 import torch
@@ -65,6 +65,10 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.logits)
 
+    def with_constants(self, constants: Constants) -> PromptBatch:
+        """Return the batch with these constants as replacements from ``first`` on."""
+        return replace(self, replacement=_replacement(self.clean, constants, self.first))
+
     def __getitem__(self, rows: slice) -> PromptBatch:
         varies = self.replacement.shape[1] > 1  # else it is the same for all prompts
         return PromptBatch(
@@ -80,6 +84,7 @@ class Prepared(Sequence[PromptBatch]):
 
     Attributes:
         chunks: for each chunk the number of its batch, and its rows there.
+        is_kept: whether activations are kept once they are made.
     """
 
     def __init__(
@@ -88,7 +93,7 @@ class Prepared(Sequence[PromptBatch]):
         make: Callable[[int, slice], PromptBatch],
         is_kept: bool,
     ) -> None:
-        self.chunks, self._make = list(chunks), make
+        self.chunks, self._make, self.is_kept = list(chunks), make, is_kept
         self._kept: dict[int, PromptBatch] | None = {} if is_kept else None
 
     def __len__(self) -> int:
@@ -117,6 +122,7 @@ def prepare(
     batches: Sequence[Prompts],
     ablation: Ablation | Constants = "resample",
     averaged: Sequence[Prompts] | None = None,
+    first: int = 1,
 ) -> Prepared:
     """Prepare the activations of the clean prompts, and the replacements of ablated edges.
 
@@ -125,11 +131,12 @@ def prepare(
         graph: its graph.
         batches: prompts, each batch of one length.
         ablation: replacement of an ablated edge: its source's output on the corrupted prompt
-            (``resample``), zero (``zero``), its source's mean output over all positions but the
-            first of all clean prompts (``mean``), its mean output over all positions of all
-            corrupted prompts (``cf_mean``), or a given constant per source. With ``mean`` the first
-            position is not replaced.
+            (``resample``), zero (``zero``), its source's mean output over all ablated positions of
+            all clean prompts (``mean``) or of all corrupted ones (``cf_mean``), or a given constant
+            for each source (arXiv 2409.09951, section 2).
         averaged: the prompts that means are taken over, by default ``batches``.
+        first: the first position that constants replace: 1 where prompts begin with BOS, on which
+            attention rests, else 0.
 
     Raises:
         UserError: there are no prompts, a corrupted prompt differs in length from its clean prompt,
@@ -144,17 +151,16 @@ def prepare(
         raise UserError("there are no prompts to find a circuit with")
     if any(batch.clean.shape != batch.corrupted.shape for batch in batches):
         raise UserError("a clean prompt and its corrupted one must have equally many tokens")
-    constants = _constants(model, graph, averaged or batches, ablation)
-    keep_first = isinstance(ablation, str) and ablation == "mean"
+    constants = _constants(model, graph, averaged or batches, ablation, first)
 
     def make(batch: int, rows: slice) -> PromptBatch:
         clean, corrupted = batches[batch].clean[rows], batches[batch].corrupted[rows]
         with torch.no_grad():
             if constants is not None:
-                return _with_constants(model, graph, clean, constants, keep_first)
+                return _with_constants(model, graph, clean, constants, first)
             return _resampled(model, graph, clean, corrupted)
 
-    copies = 1 if constants is not None and not keep_first else 2
+    copies = 1 if constants is not None and not first else 2
     each = [copies * graph.n_sources * _position_bytes(model, batch) for batch in batches]
     total = sum(size * len(batch.clean) for size, batch in zip(each, batches, strict=True))
     is_kept = total <= KEPT_SHARE * memory_of(model.W_E.device)
@@ -199,18 +205,23 @@ def _resampled(
 
 
 def _with_constants(
-    model: HookedTransformer, graph: Graph, clean: Tensor, constants: Constants, keep_first: bool
+    model: HookedTransformer, graph: Graph, clean: Tensor, constants: Constants, first: int
 ) -> PromptBatch:
-    """Return a chunk with constants as replacements, after the first position or at all."""
+    """Return a chunk with constants as replacements from the first ablated position on."""
     outputs = run(model, graph, embed(model, clean.to(model.W_E.device)))
+    first = min(first, clean.shape[1])
+    replacement = _replacement(outputs.sources, constants, first)
+    return PromptBatch(outputs.sources, replacement, outputs.logits, first)
+
+
+def _replacement(clean: Sources, constants: Constants, first: int) -> Replacement:
+    """Return constants at all positions but the first ones, which keep their outputs."""
     replacement = constants[:, None, None]
-    if not keep_first:
-        return PromptBatch(outputs.sources, replacement, outputs.logits)
-    replacement = replacement.expand_as(outputs.sources).clone()
-    replacement[:, :, 0] = outputs.sources[:, :, 0]
-    return PromptBatch(
-        outputs.sources, replacement, outputs.logits, min(1, replacement.shape[2] - 1)
-    )
+    if not first:
+        return replacement
+    replacement = replacement.expand_as(clean).clone()
+    replacement[:, :, :first] = clean[:, :, :first]
+    return replacement
 
 
 def _first_difference(clean: Tensor, corrupted: Tensor) -> int:
@@ -224,6 +235,7 @@ def _constants(
     graph: Graph,
     batches: Sequence[Prompts],
     ablation: Ablation | Constants,
+    first: int,
 ) -> Constants | None:
     """Return the constant replacement of each source; None if it differs between prompts.
 
@@ -247,7 +259,7 @@ def _constants(
             tokens = (batch.clean if is_clean else batch.corrupted)[rows].to(weight.device)
             sources = run(model, graph, embed(model, tokens)).sources
             finite = sources.isfinite().flatten(2).all(-1).all(0)
-            counted = sources[:, finite, int(is_clean) :]
+            counted = sources[:, finite, first:]
             total += counted.sum((1, 2))
             n += counted[0, :, :, 0].numel()
     return total / n

@@ -128,36 +128,49 @@ def test_cpr_is_signed_and_cmd_is_not(model, prompts):
     assert cpr(signed) != pytest.approx(cpr(absolute))
 
 
-@pytest.mark.parametrize("ablation", ["zero", "mean", "cf_mean"])
+@pytest.mark.parametrize("ablation", ["zero", "mean", "cf_mean", "oa"])
+@pytest.mark.parametrize("start", ["<bos>", None])
 def test_held_out_edges_are_replaced_by_the_constants_of_the_other_prompts(
-    model, prompts, ablation
+    model, prompts, ablation, start
 ):
+    held_out = dataclasses.replace(prompts.held_out, note={"story_start": start})
+    prompts = dataclasses.replace(prompts, note={"story_start": start}, held_out=held_out)
     case = Case.of(model, prompts, ablation)
     held = held_out_case(case, ablation)
     constants = case.buckets[0].replacement[:, :1, -1:]
     plain = []
     for bucket, own in zip(held.buckets, Case.of(model, prompts.held_out).buckets, strict=True):
         wanted = constants.expand_as(own.clean).clone()
-        if ablation == "mean":
+        if start is not None:
             wanted[:, :, 0] = own.clean[:, :, 0]
         assert torch.equal(bucket.clean, own.clean)
         assert torch.equal(bucket.replacement.expand_as(wanted), wanted)
         plain.append(dataclasses.replace(own, replacement=wanted, first=0))
     kept = torch.rand(case.graph.n_edges, generator=torch.Generator().manual_seed(0)) < 0.5
+    if ablation == "oa":  # those are the empty circuit's
+        kept[:] = False
     assert float(held.outcome(kept).kl.mean()) == pytest.approx(
         circuit_kl(model, case.graph, plain, kept)
     )
 
 
-def test_old_records_of_a_mean_are_not_those_of_the_clean_mean():
-    """A record called "mean" holds an average over corrupted prompts."""
+def test_old_records_of_constants_are_not_those_of_today():
+    """In records of before, constants replaced BOS, and "mean" was one of corrupted prompts."""
     names = {
         ablation: CircuitConfig(ablation=ablation).recorded()["ablation"]
         for ablation in ("resample", "zero", "mean", "cf_mean")
     }
-    assert names == {
-        "resample": "resample", "zero": "zero", "mean": "clean_mean", "cf_mean": "mean",
-    }  # fmt: skip
+    assert names["resample"] == "resample"
+    old = {"zero", "mean", "clean_mean"}
+    assert not old & {*names.values()}
+    assert len({*names.values()}) == 4
+
+
+def test_how_constants_are_fitted_is_recorded_where_they_are():
+    assert "starts" not in CircuitConfig().recorded()
+    assert CircuitConfig(ablation="oa", starts=3).recorded()["starts"] == 3
+    with pytest.raises(UserError, match="starts must be at least 1, not 0"):
+        CircuitConfig(starts=0)
 
 
 @pytest.mark.parametrize("ablation", ["mean", "cf_mean"])

@@ -130,20 +130,22 @@ def test_zero_mean_and_given_constants():
     model = tiny_model()
     graph = Graph.of(model)
     batches = prompts()
-    zero = prepare(model, graph, batches, "zero")[0].replacement
+    zero = prepare(model, graph, batches, "zero", first=0)[0].replacement
     assert zero.shape == (graph.n_sources, 1, 1, 16)
     assert not zero.any()
-    cf_mean = prepare(model, graph, batches, "cf_mean")[1].replacement
+    cf_mean = prepare(model, graph, batches, "cf_mean", first=0)[1].replacement
     outputs = [run(model, graph, embed(model, batch.corrupted)).sources for batch in batches]
     wanted = torch.cat([output.flatten(1, 2) for output in outputs], 1).mean(1)
     torch.testing.assert_close(cf_mean[:, 0, 0], wanted)
     assert cf_mean.shape[1:3] == (1, 1)
     given = torch.randn(graph.n_sources, 16, dtype=torch.float64)
-    assert torch.equal(prepare(model, graph, batches, given)[0].replacement[:, 0, 0], given)
+    own = prepare(model, graph, batches, given, first=0)
+    assert torch.equal(own[0].replacement[:, 0, 0], given)
+    assert own[0].first == 0
     with pytest.raises(UserError, match=r"shape \(3, 16\), not \(11, 16\)"):
         prepare(model, graph, batches, given[:3])
     kept = _random_circuit(graph)
-    bucket = prepare(model, graph, batches, given)[1]
+    bucket = own[1]
     full = given[:, None, None].expand_as(bucket.clean)
     torch.testing.assert_close(
         circuit_logits(model, graph, [bucket], kept)[0],
@@ -151,14 +153,19 @@ def test_zero_mean_and_given_constants():
     )
 
 
-def test_a_clean_mean_leaves_the_first_position():
+@pytest.mark.parametrize("ablation", ["zero", "mean", "cf_mean"])
+def test_constants_leave_the_first_position(ablation: str):
     model = tiny_model()
     graph = Graph.of(model)
     batches = prompts()
-    batches[1].corrupted = batches[1].corrupted.flip(0)  # the clean mean does not depend on it
-    buckets = prepare(model, graph, batches, "mean")
+    batches[1].corrupted = batches[1].corrupted.roll(1, 1)  # the clean mean does not depend on it
+    buckets = prepare(model, graph, batches, ablation)
     outputs = [run(model, graph, embed(model, batch.clean)).sources for batch in batches]
-    wanted = torch.cat([output[:, :, 1:].flatten(1, 2) for output in outputs], 1).mean(1)
+    averaged = outputs
+    if ablation == "cf_mean":
+        averaged = [run(model, graph, embed(model, batch.corrupted)).sources for batch in batches]
+    wanted = torch.cat([output[:, :, 1:].flatten(1, 2) for output in averaged], 1).mean(1)
+    wanted = wanted * (ablation != "zero")
     for bucket, output in zip(buckets, outputs, strict=True):
         rest = bucket.replacement[:, :, 1:]
         torch.testing.assert_close(rest, wanted[:, None, None].expand_as(rest))

@@ -31,8 +31,8 @@ class BatchState:
         self.graph, self.folded = graph, folded
         self.current = folded.centre(bucket.clean).clone()
         self.replacement = folded.centre(bucket.replacement)
-        self.first = bucket.first
         self.n_prompts, self.n_positions = bucket.clean.shape[1:3]
+        self.first = min(bucket.first, self.n_positions - 1)
         self.base: dict[int, Tensor] = {}  # inputs of decided destinations
         self.streams: dict[int, Tensor] = {}  # the clean residual stream after n sources
         self.qkv: list[Tensor] = []
