@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from evaluations.core.bridged import BridgedTransformer
 from evaluations.core.models import LoadedModel, prepared
 from sat_interp._util.errors import UserError, suggest
 from sat_interp.model.transformer import SelfAblatingTransformer
@@ -64,6 +65,8 @@ def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
     ``shuffled``: the entries of each weight matrix (of all heads of a layer together) are permuted;
     biases and norms stay.
 
+    A model behind TransformerLens' bridge is drawn anew as transformers initialises its class.
+
     A tied unembedding stays tied. Weights are drawn on the CPU in float32, so that a control has
     one weights hash on every device and in every precision. The global random state is kept.
 
@@ -73,13 +76,26 @@ def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
     if not 0 <= seed < 2**63:
         raise UserError(f"the seed of a control must be from 0 to 2^63 - 1, not {seed}")
     device, dtype = loaded.device, loaded.dtype
+    if isinstance(loaded.model, BridgedTransformer):
+        model = _bridged_control(loaded.model, kind, seed)
+    else:
+        model = _hooked_control(loaded, kind, seed)
+    name = f"{loaded.name} [{Control(kind, seed)}]"
+    control = prepared(model, name, loaded.tokenizer, device, dtype)
+    control.data, control.validation = loaded.data, loaded.validation
+    control.tokenizer_note = loaded.tokenizer_note
+    control.control = {"kind": kind, "seed": seed, "of": loaded.weights_hash}
+    return control
+
+
+def _hooked_control(loaded: LoadedModel, kind: Kind, seed: int) -> HookedTransformer:
     model = copy.deepcopy(loaded.model)
     model.to("cpu", print_details=False)
     model.to(torch.float32, print_details=False)
     ratio = _tie(model)
     with torch.no_grad():
         if kind == "shuffled":
-            _shuffle(model, seed)
+            _shuffle(dict(_matrices(model)), seed)
         else:
             training = loaded.training or getattr(model, "card", {})
             _initialise(model, seed, training.get("embedding_range"))
@@ -87,12 +103,18 @@ def make_control(loaded: LoadedModel, kind: Kind, seed: int = 0) -> LoadedModel:
             model.unembed.W_U.copy_(model.W_E.T / ratio)
     if isinstance(model, SelfAblatingTransformer):
         model.card = {}
-    name = f"{loaded.name} [{Control(kind, seed)}]"
-    control = prepared(model, name, loaded.tokenizer, device, dtype)
-    control.data, control.validation = loaded.data, loaded.validation
-    control.tokenizer_note = loaded.tokenizer_note
-    control.control = {"kind": kind, "seed": seed, "of": loaded.weights_hash}
-    return control
+    return model
+
+
+def _bridged_control(model: BridgedTransformer, kind: Kind, seed: int) -> HookedTransformer:
+    """Return a control behind the bridge, for which the weights are changed before it is built."""
+    if kind == "untrained":
+        return model.with_weights_of(model.drawn(seed))
+    original = model.unwrapped()
+    named = original.named_parameters()
+    with torch.no_grad():
+        _shuffle({name: value for name, value in named if value.ndim > 1}, seed)
+    return model.with_weights_of(original)
 
 
 def parse_controls(text: str | None) -> list[Control]:
@@ -171,9 +193,9 @@ def _initialise(model: HookedTransformer, seed: int, embedding_range: object) ->
             )
 
 
-def _shuffle(model: HookedTransformer, seed: int) -> None:
+def _shuffle(matrices: Mapping[str, Tensor], seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    for _, parameter in _matrices(model):
+    for parameter in matrices.values():
         order = torch.randperm(parameter.numel(), generator=generator)
         parameter.copy_(parameter.flatten()[order].view_as(parameter))
 

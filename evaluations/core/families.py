@@ -41,7 +41,7 @@ def configuration(config: Any, path: str, tokenizer_limit: int | None) -> Hooked
 
     Raises:
         NotImplementedError: an architecture TransformerLens does not know.
-        UserError: a feature of the architecture that its conversion leaves out.
+        UserError: a feature of the architecture that HookedTransformer's conversion leaves out.
     """
     from transformer_lens import loading_from_pretrained as loading
 
@@ -51,11 +51,12 @@ def configuration(config: Any, path: str, tokenizer_limit: int | None) -> Hooked
         fields |= {"original_architecture": architecture, "dtype": torch.float32, "device": "cpu"}
         fields |= {"init_weights": False, "from_checkpoint": False}
     else:
+        _refuse_biases(config)
         known: Any = loading.get_pretrained_model_config(
             path, hf_cfg=config.to_dict(), device="cpu", dtype=torch.float32
         )
         fields = known.to_dict()
-        fields.update(_own_sizes(config, fields))
+        fields.update(own_sizes(config, fields))
     fields["n_ctx"] = context(config, fields, tokenizer_limit)
     fields.setdefault("default_prepend_bos", True)
     return HookedTransformerConfig.from_dict(fields)
@@ -185,7 +186,7 @@ FAMILIES: Mapping[str, Callable[[Any], Fields]] = {
 }
 
 
-def _own_sizes(config: Any, fields: Fields) -> Fields:
+def own_sizes(config: Any, fields: Fields) -> Fields:
     """Return what the model declares otherwise than TransformerLens assumes."""
     if fields.get("positional_embedding_type") != "rotary":
         return {}
@@ -232,3 +233,14 @@ def _refuse_grouped(config: Any) -> None:
             f"TransformerLens' {config.model_type} has as many key/value heads as query heads, "
             f"not {config.num_key_value_heads} for {config.num_attention_heads}"
         )
+
+
+def _refuse_biases(config: Any) -> None:
+    """Refuse biases of Llama, which HookedTransformer's conversion leaves out.
+
+    Raises:
+        UserError: attention or MLP has them.
+    """
+    for name in ("attention_bias", "mlp_bias"):
+        if config.architectures[0] == "LlamaForCausalLM" and getattr(config, name, False):
+            raise UserError(f"TransformerLens' llama has no biases ({name})")

@@ -1,4 +1,7 @@
-"""Hugging Face decoders as HookedTransformers: unprocessed, without a network, and checked."""
+"""Hugging Face decoders as HookedTransformers: unprocessed, without a network, and checked.
+
+A class that HookedTransformer cannot hold goes behind TransformerLens' bridge, where that reads it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformers import PreTrainedModel
 
 from evaluations.core import families
+from evaluations.core.ablation_pass import unembed
+from evaluations.core.bridged import BridgedTransformer, bridged_fields, is_supported, outline
 from sat_interp._util.errors import UserError, first_line
-from sat_interp._util.progress import quiet_transformers
 from sat_interp.io.foreign import check_directory
+from sat_interp.io.hugging_face import read_weights
 
 COMPARED = 512
 """Tokens over which a conversion is compared: more than the 256 that GPT-Neo's local layers see, so
@@ -36,12 +42,14 @@ class Decoder:
         cfg: TransformerLens' configuration.
         source: the directory with the weights, or the model itself.
         name: of the source in messages.
+        is_bridged: whether it goes behind TransformerLens' bridge.
     """
 
     config: Any
     cfg: HookedTransformerConfig
     source: Path | PreTrainedModel
     name: str
+    is_bridged: bool = False
 
     @classmethod
     def of(cls, source: Path | PreTrainedModel, name: str = "") -> Decoder:
@@ -58,19 +66,25 @@ class Decoder:
             config, limit, label = copy.deepcopy(source.config), None, name
             config.architectures = [type(source).__name__]
         try:
-            with _readable_configuration(config) as path:
-                cfg = families.configuration(config, path, limit)
+            cfg, is_bridged = _configuration(config, limit)
         except Exception as error:  # an unknown architecture meets NotImplementedError, ...
             raise _not_converted(config, name, error) from None
         cfg.tokenizer_name = None  # the tokenizer is loaded apart; by name it would need a network
         cfg.model_name = label
         _own_initialisation(cfg, config)
-        return cls(config, cfg, source, name)
+        return cls(config, cfg, source, name, is_bridged)
 
     def outline(self) -> HookedTransformer:
-        """Build the model on the meta device: its shape and hook points, no weights."""
+        """Build the model on the meta device: its shape and hook points, no weights.
+
+        Raises:
+            UserError: the bridge does not read a model of this configuration.
+        """
         cfg = copy.deepcopy(self.cfg)
         cfg.device, cfg.init_weights = "meta", False
+        if self.is_bridged:
+            with self._naming_failures():
+                return outline(self.config, cfg)
         with torch.device("meta"):
             return HookedTransformer(cfg, move_to_device=False)
 
@@ -84,67 +98,57 @@ class Decoder:
         Raises:
             UserError: weights that cannot be read or converted, or logits that differ.
         """
-        from transformer_lens import loading_from_pretrained as loading
-
-        original, cfg = self._original(), copy.deepcopy(self.cfg)
-        try:
-            with _readable_configuration(self.config) as path:
-                state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
-            _true_sizes(cfg, state)
-            model = HookedTransformer(cfg, move_to_device=False)
-            model.load_and_process_state_dict(
-                state,
-                fold_ln=False,
-                center_writing_weights=False,
-                center_unembed=False,
-                fold_value_biases=False,
+        original, tokens = self._original(), _tokens(self.cfg)
+        with self._naming_failures(), torch.inference_mode():
+            wanted = original(tokens, use_cache=False).logits
+        with self._naming_failures():
+            model = self._bridged(original) if self.is_bridged else self._converted(original)
+            worst = _difference(model, tokens, wanted)
+        if not worst <= 1e-2:
+            raise UserError(
+                f"{self.name}: TransformerLens' conversion does not compute what the model does "
+                f"(log-probabilities differ by up to {worst:.3g}); it has a feature it does not "
+                "cover"
             )
+        return model
+
+    @contextmanager
+    def _naming_failures(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # the conversion raises whatever its reading meets
             raise _not_converted(self.config, self.name, error) from None
-        _compare(model, original, self.name)
+
+    def _bridged(self, original: PreTrainedModel) -> HookedTransformer:
+        return BridgedTransformer(original, copy.deepcopy(self.cfg))
+
+    def _converted(self, original: PreTrainedModel) -> HookedTransformer:
+        from transformer_lens import loading_from_pretrained as loading
+
+        cfg = copy.deepcopy(self.cfg)
+        with _readable_configuration(self.config) as path:
+            state = loading.get_pretrained_state_dict(path, cfg, original, dtype=torch.float32)
+        _true_sizes(cfg, state)
+        model = HookedTransformer(cfg, move_to_device=False)
+        model.load_and_process_state_dict(
+            state,
+            fold_ln=False,
+            center_writing_weights=False,
+            center_unembed=False,
+            fold_value_biases=False,
+        )
         return model
 
     def _original(self) -> Any:
         """Return transformers' model in float32 on the CPU; one in memory stays as it is."""
-        from transformers import AutoModelForCausalLM
-
         original: Any
         if isinstance(self.source, Path):
             check_directory(self.source)
-        try:
-            if isinstance(self.source, Path):
-                with quiet_transformers():
-                    loaded: Any = AutoModelForCausalLM.from_pretrained(
-                        self.source,
-                        dtype=torch.float32,
-                        trust_remote_code=False,
-                        use_safetensors=True,
-                        ignore_mismatched_sizes=True,  # refused below, by name
-                        output_loading_info=True,
-                    )
-                original, info = loaded
-                _refuse_incomplete(info)
-            else:
-                original = shared_copy(self.source)
-            return original.cpu().float().eval()
-        except Exception as error:  # transformers raises whatever its reading of the files meets
-            raise UserError(f"cannot load a model from {self.name}: {first_line(error)}") from None
-
-
-def _refuse_incomplete(info: dict[str, Any]) -> None:
-    """Refuse weights that transformers would fill with random numbers.
-
-    Raises:
-        UserError: some are missing, or of another size than ``config.json`` says; by name.
-    """
-    for name, stored, wanted in sorted(info["mismatched_keys"]):
-        raise UserError(
-            f"{name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"
-        )
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            f"{len(missing)} of its weights are missing ({missing[0]}): download it again"
-        )
+            where = {"pretrained_model_name_or_path": self.source}
+            original = read_weights(where, self.name, torch.float32)
+        else:
+            original = shared_copy(self.source)
+        return original.cpu().float().eval()
 
 
 def shared_copy(module: ModuleT) -> ModuleT:
@@ -179,6 +183,27 @@ def _read_configuration(directory: Path) -> Any:
         name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, config.model_type)
         config.architectures = [name]
     return config
+
+
+def _configuration(
+    config: Any, tokenizer_limit: int | None
+) -> tuple[HookedTransformerConfig, bool]:
+    """Return TransformerLens' configuration, and whether it is that of its bridge.
+
+    Raises:
+        NotImplementedError, UserError: what HookedTransformer lacks, where the bridge does not
+            read the class either.
+    """
+    try:
+        with _readable_configuration(config) as path:
+            return families.configuration(config, path, tokenizer_limit), False
+    except (NotImplementedError, UserError):
+        if not is_supported(config.architectures[0]):
+            raise
+    fields = bridged_fields(config)
+    fields |= families.own_sizes(config, fields)
+    fields["n_ctx"] = families.context(config, fields, tokenizer_limit)
+    return HookedTransformerConfig.from_dict(fields), True
 
 
 def _not_converted(config: Any, name: str, error: Exception) -> UserError:
@@ -218,18 +243,20 @@ def _true_sizes(cfg: Any, state: dict[str, torch.Tensor]) -> None:
     cfg.d_vocab = cfg.d_vocab_out = state["embed.W_E"].shape[0]
 
 
-@torch.inference_mode()
-def _compare(model: HookedTransformer, original: torch.nn.Module, name: str) -> None:
-    """Refuse a conversion whose logits are not the original's."""
+def _tokens(cfg: HookedTransformerConfig) -> Tensor:
+    """Return random tokens over which a conversion is compared."""
     generator = torch.Generator().manual_seed(0)
-    length = min(COMPARED, int(model.cfg.n_ctx))
-    tokens = torch.randint(int(model.cfg.d_vocab), (1, length), generator=generator)
-    wanted = original(tokens).logits
-    # a constant added to all logits changes no probability
-    difference = model(tokens).log_softmax(-1) - wanted.log_softmax(-1)
-    worst = float(difference.abs().max())
-    if not worst <= 1e-2:
-        raise UserError(
-            f"{name}: TransformerLens' conversion does not compute what the model does "
-            f"(log-probabilities differ by up to {worst:.3g}); it has a feature it does not cover"
-        )
+    length = min(COMPARED, int(cfg.n_ctx))
+    return torch.randint(int(cfg.d_vocab), (1, length), generator=generator)
+
+
+@torch.inference_mode()
+def _difference(model: HookedTransformer, tokens: Tensor, wanted: Tensor) -> float:
+    """Return the largest difference of log-probabilities from the original's.
+
+    They are taken as evaluations take them, from the state that the final norm reads. A constant
+    added to all logits changes no probability.
+    """
+    states = model(tokens, stop_at_layer=model.cfg.n_layers)
+    difference = unembed(model, states).log_softmax(-1) - wanted.log_softmax(-1)
+    return float(difference.abs().max())

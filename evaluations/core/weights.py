@@ -22,7 +22,9 @@ from transformer_lens import HookedTransformer
 Component = Literal["embeddings", "attention", "mlp", "norms"]
 COMPONENTS: tuple[Component, ...] = get_args(Component)
 
-_UNEMBEDDING = "unembed.W_U"
+EMBEDDING, UNEMBEDDING = "embed.W_E", "unembed.W_U"
+_POSITIONS = ("wpe", "embed_positions", "position_embeddings")
+"""What transformers calls learned positions."""
 _ADDED_BIASES = ("b_Q", "b_K", "b_V", "b_U", "_b_K", "_b_V")
 
 
@@ -33,14 +35,14 @@ def exported_parameters(model: HookedTransformer) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if not _is_gate(name)
     }
-    return {**parameters, _UNEMBEDDING: model.unembed.W_U.detach()}
+    return {**parameters, UNEMBEDDING: model.unembed.W_U.detach()}
 
 
 def tied_parameters(model: HookedTransformer) -> dict[str, Tensor]:
     """Return the parameters that were trained: no tied matrix twice, no added zero bias."""
     parameters = exported_parameters(model)
-    if _is_transpose(parameters[_UNEMBEDDING], parameters["embed.W_E"]):
-        del parameters[_UNEMBEDDING]
+    if _is_transpose(parameters[UNEMBEDDING], parameters[EMBEDDING]):
+        del parameters[UNEMBEDDING]
     return {name: value for name, value in parameters.items() if not _is_added_bias(name, value)}
 
 
@@ -53,11 +55,11 @@ def gate_parameters(model: HookedTransformer) -> dict[str, Tensor]:
 def component(name: str) -> Component:
     """Return the part of the model that a parameter belongs to."""
     parts = name.split(".")
-    if parts[0] in ("embed", "pos_embed", "unembed"):
+    if parts[0] in ("embed", "pos_embed", "unembed") or any(part in _POSITIONS for part in parts):
         return "embeddings"
     if any(part.startswith("ln") for part in parts) or "norm" in name:
         return "norms"
-    if "attn" in parts:
+    if any("attn" in part or "attention" in part for part in parts):
         return "attention"
     return "mlp"
 

@@ -105,7 +105,7 @@ def weight_rows(config: Any, cfg: HookedTransformerConfig, unembedding: str) -> 
 
 def is_tied(config: Any) -> bool:
     """Whether the unembedding is the embedding."""
-    return bool(config.tie_word_embeddings)
+    return bool(getattr(config, "tie_word_embeddings", False))
 
 
 # GPT-2 and GPT-Neo ------------------------------------------------------------------------------

@@ -177,25 +177,52 @@ def _named_weights(model: PreTrainedModel) -> dict[str, Tensor]:
 
 def _load(name: str) -> PreTrainedModel:
     where = place(name)
-    formats = {} if "gguf_file" in where else {"use_safetensors": True}
-    model: PreTrainedModel
     try:
-        config = AutoConfig.from_pretrained(**where, trust_remote_code=False)
-        shape_of(config)  # refused before the weights are read
-        with quiet_transformers():
-            load: Any = AutoModelForCausalLM.from_pretrained
-            model, info = load(
-                **where, trust_remote_code=False, output_loading_info=True, **formats
-            )
-    except UserError as error:
-        raise UserError(f"no model can be loaded from {name!r}: {error}") from error
+        shape_of(AutoConfig.from_pretrained(**where, trust_remote_code=False))
     except Exception as error:  # transformers' and the hub's failures have no common base class
-        raise UserError(f"no model can be loaded from {name!r}: {first_line(error)}") from error
-    tied = {_unembedding(model)} if is_tied(config) else set()
-    if missing := sorted(set(info["missing_keys"]) - tied):
-        lacking = f"its weights lack {some_of(missing)}"
-        raise UserError(f"no model can be loaded from {name!r}: {lacking}")
+        raise UserError(f"cannot load a model from {name}: {first_line(error)}") from error
+    return read_weights(where, name)
+
+
+def read_weights(
+    where: dict[str, Any], name: str, dtype: torch.dtype | None = None
+) -> PreTrainedModel:
+    """A decoder of transformers with all of its weights, on the CPU; no code of its own is run.
+
+    Args:
+        where: arguments of ``from_pretrained`` (:func:`place`); a directory has been checked.
+        name: of the model in messages.
+        dtype: by default the one the weights are stored in.
+
+    Raises:
+        UserError: weights that cannot be read, are missing, or of another size than the
+            configuration says; by name.
+    """
+    if "gguf_file" not in where:
+        # mismatched sizes are refused below, by name
+        where = {**where, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    if dtype is not None:
+        where = {**where, "dtype": dtype}
+    model: PreTrainedModel
+    load: Any = AutoModelForCausalLM.from_pretrained
+    try:
+        with quiet_transformers():
+            model, info = load(**where, trust_remote_code=False, output_loading_info=True)
+        _refuse_incomplete(model, info)
+    except Exception as error:  # transformers raises whatever its reading of the files meets
+        raise UserError(f"cannot load a model from {name}: {first_line(error)}") from error
     return model
+
+
+def _refuse_incomplete(model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse weights that transformers would fill with random numbers."""
+    for name, stored, wanted in sorted(info["mismatched_keys"]):
+        raise UserError(
+            f"{name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"
+        )
+    tied = {_unembedding(model)} if is_tied(model.config) else set()
+    if missing := sorted(set(info["missing_keys"]) - tied):
+        raise UserError(f"its weights lack {some_of(missing)}: download it again")
 
 
 def place(name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ positions:
   Only distances count, so moving tokens by the same amount changes nothing: a window of consecutive
   tokens differs only in how far the token that begins the text is from it;
 - ALiBi: the bias of the difference is added, at ``hook_attn_scores``;
+- a model with ``hook_positions`` takes the positions themselves there;
 - local attention: what is farther away than the layer's window is masked, at ``hook_attn_scores``.
 
 Two options of TransformerLens are left as they are, since they depend on the length of the whole
@@ -31,6 +32,9 @@ from transformer_lens import HookedTransformer
 
 from sat_interp._util.errors import UserError
 
+POSITIONS = "hook_positions"
+"""Hook point of a model that is given positions, where one has it."""
+
 Positions = Int[Tensor, "batch pos"]
 Hook = tuple[str | Callable[..., Any], Callable[..., Any]]
 
@@ -45,6 +49,8 @@ def position_hooks(model: HookedTransformer, positions: Positions, n_layers: int
     Raises:
         UserError: the model encodes positions in another way than those above.
     """
+    if POSITIONS in model.hook_dict:
+        return [(POSITIONS, lambda value, hook: positions)]
     kind = model.cfg.positional_embedding_type
     hooks: list[Hook] = []
     if kind in ("standard", "shortformer"):

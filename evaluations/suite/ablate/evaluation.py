@@ -19,6 +19,7 @@ from transformer_lens import HookedTransformer
 from evaluations.core.ablation import KINDS, ComponentSet, Feature, Place, find_components
 from evaluations.core.ablation_pass import SITES
 from evaluations.core.ablation_run import CleanRun
+from evaluations.core.blocks import check_parts
 from evaluations.core.inputs import default_task, text_data
 from evaluations.core.models import LoadedModel, at_least_float32, evaluation_mode
 from evaluations.core.options import Request
@@ -80,11 +81,12 @@ def preview(subject: Any) -> str:
 
 
 def check(model: HookedTransformer, config: AblateConfig) -> None:
-    """Refuse components that the model does not have.
+    """Refuse components that the model does not have, and blocks that are only run as a whole.
 
     Raises:
         UserError: as above.
     """
+    check_parts(model, "ablate")
     if config.sae is None:
         find_components(model, config.components)
 

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from evaluations.core.blocks import check_parts
 from evaluations.suite.circuits.shape import GraphShape
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
@@ -58,6 +59,7 @@ class Graph(GraphShape):
             UserError: the patched forward pass does not support the architecture, or its output is
                 not a sum over heads and MLPs.
         """
+        check_parts(model, "acdc")
         cfg = model.cfg
         _check(cfg)
         groups = cfg.n_key_value_heads if grouped else None

@@ -71,7 +71,7 @@ def without_configuration(directory):
         (pickled, r"a pickle \(pytorch_model\.bin\), and only safetensors are read"),
         (without_weights, r"no weights \(\*\.safetensors\): download it again"),
         (cut_off, "model.safetensors is damaged"),
-        (one_missing, r"1 of its weights are missing \(model\.layers\.1\.mlp\.up_proj\.weight\)"),
+        (one_missing, r"its weights lack model\.layers\.1\.mlp\.up_proj\.weight: download"),
         (lambda directory: changed(directory, vocab_size=7), "config.json asks for"),
         (own_code, r"code of its own \(auto_map\), which is never run"),
         (without_configuration, "weights and no config.json"),

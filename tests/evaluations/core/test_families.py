@@ -28,6 +28,7 @@ SHAPE = {
 }
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
 ALTERNATING = ["sliding_attention", "full_attention"]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 
@@ -151,10 +152,9 @@ def test_a_long_rotary_context_is_bounded_by_memory(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "settings", "reason"),
     [
-        ("Olmo2", GROUPED, "not 2 for 4"),
-        ("Phi", {**SHAPE, "qk_layernorm": True, "partial_rotary_factor": 0.5}, "qk_layernorm"),
-        ("StableLm", SHAPE, "StableLmForCausalLM is not currently supported"),
-        ("Llama", {**SHAPE, "attention_bias": True}, "does not compute what the model does"),
+        ("Phi", {**SHAPE, "qk_layernorm": True, "partial_rotary_factor": 0.5}, "q_layernorm"),
+        ("Helium", {**SHAPE, "head_dim": 4}, "HeliumForCausalLM is not currently supported"),
+        ("Llama", {**SHAPE, "rope_parameters": YARN}, "does not compute what the model does"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_with_the_reason(kind, settings, reason, tmp_path):
