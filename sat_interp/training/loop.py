@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,9 @@ from sat_interp.training.validate import validate
 
 logger = logging.getLogger(__name__)
 
+Watch = Callable[[SelfAblatingTransformer], Mapping[str, float]]
+"""What a caller measures at every validation: the model, in evaluation mode, to figures by name."""
+
 REPORTS = 20
 """Lines of progress over a run, where no terminal shows a bar."""
 
@@ -75,7 +78,12 @@ class Progress:
     seconds: float = 0.0
 
 
-def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> TrainResult:
+def run(
+    config: TrainConfig,
+    ranks: Processes,
+    inputs: Inputs | None = None,
+    watch: Watch | None = None,
+) -> TrainResult:
     """Train one run among ``ranks``; ``inputs`` saves loading them again."""
     shape_of(config)  # an impossible shape is refused before a directory is created
     directory = RunDirectory(config.out or "", writes=ranks.is_first)
@@ -89,7 +97,7 @@ def run(config: TrainConfig, ranks: Processes, inputs: Inputs | None = None) -> 
         original = copy_of(model) if config.hold_weight else None
         trainer = Trainer(config, model, inputs.train, ranks, original)
         with _kept_up_to(directory, trainer):
-            return _TrainingRun(config, directory, inputs, trainer).finish()
+            return _TrainingRun(config, directory, inputs, trainer, watch).finish()
 
 
 def finished_result(
@@ -120,9 +128,15 @@ class _TrainingRun:
     """The remaining steps of a run, and the files written between them."""
 
     def __init__(
-        self, config: TrainConfig, directory: RunDirectory, inputs: Inputs, trainer: Trainer
+        self,
+        config: TrainConfig,
+        directory: RunDirectory,
+        inputs: Inputs,
+        trainer: Trainer,
+        watch: Watch | None = None,
     ) -> None:
         self.config, self.directory, self.inputs, self.trainer = config, directory, inputs, trainer
+        self.watch = watch
         self.progress = Progress()
         self._resume()
         self.started = time.perf_counter() - self.progress.seconds
@@ -218,10 +232,18 @@ class _TrainingRun:
         facts: dict[str, Any] = {"step": trainer.step, "validation_clean": losses.clean}
         if losses.ablated is not None:
             facts["validation_ablated"] = losses.ablated
-        self._write(facts)
+        self._write({**facts, **self._watched()})
         ablated = f", ablated {losses.ablated:.4f}" if losses.ablated is not None else ""
         logger.info("step %d: validation clean %.4f%s", trainer.step, losses.clean, ablated)
         return facts
+
+    def _watched(self) -> Mapping[str, float]:
+        """What the caller measures of the model as it is now; it changes nothing."""
+        if self.watch is None:
+            return {}
+        model = self.trainer.model.eval()
+        with torch.no_grad():
+            return self.watch(model)
 
     def _checkpoint(self) -> None:
         trainer, progress = self.trainer, self.progress

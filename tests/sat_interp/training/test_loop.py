@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -403,3 +404,27 @@ def test_what_is_no_json_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         directory.write_summary({"clean": math.inf})
     directory.write_summary(losses({"step": 1, "validation_clean": 1e6}))
+
+
+def test_what_a_caller_watches_is_in_the_log_and_changes_nothing(
+    local: Tiny, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+
+    def watch(model: SelfAblatingTransformer) -> dict[str, float]:
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        torch.rand(3)
+        seen.append(len(seen))
+        return {"norm": float(model.W_E.norm())}
+
+    alone, watched = (local(out=str(tmp_path / name)) for name in ("alone", "watched"))
+    train(alone)
+    train(watched, watch)
+    lines = [line for line in log_of(watched) if "validation_clean" in line]
+    assert seen == list(range(len(lines))) == [0, 1, 2]
+    assert len({line["norm"] for line in lines}) == 3
+    own, other = weights_of(alone), weights_of(watched)
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    with pytest.raises(UserError, match="watch follows one run"):
+        train(dataclasses.replace(watched, match_perplexity=3.0), watch)
