@@ -14,8 +14,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' own helpers: tests.*
 
+import pytest
+import torch
 from jaxtyping import install_import_hook
 
 import tests.typechecker  # noqa: F401  (the hook below finds it by name)
 
 install_import_hook(["sat_interp", "evaluations"], "tests.typechecker.check")
+
+from sat_interp._util.devices import resolve_device  # noqa: E402  (after the hook)
+
+
+@pytest.fixture
+def accelerator_device() -> torch.device:
+    """The accelerator of this machine; without one a test is skipped."""
+    device = resolve_device("auto")
+    if device.type == "cpu":
+        pytest.skip("this machine has no accelerator")
+    return device
+
+
+@pytest.fixture(params=["cpu", pytest.param("accelerator", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, then the accelerator: what holds there is first seen to hold here."""
+    if request.param == "cpu":
+        return torch.device("cpu")
+    found: torch.device = request.getfixturevalue("accelerator_device")
+    return found
