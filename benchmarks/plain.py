@@ -75,11 +75,12 @@ def _block(block, stream, past, masks):  # type: ignore[no-untyped-def]
     q, k, v = heads(own, attn.W_Q), heads(read, attn.W_K), heads(read, attn.W_V)
     scores = q @ k.transpose(-1, -2)
     n = scores.shape[-1]
-    own_position = torch.eye(n, dtype=torch.bool)
+    own_position = torch.eye(n, dtype=torch.bool, device=scores.device)
+    future = torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1)
     if masks is not None:
         own_k, own_v = heads(own, attn.W_K), heads(own, attn.W_V)
         scores = torch.where(own_position, (q * own_k).sum(-1, keepdim=True), scores)
-    scores = scores.masked_fill(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
+    scores = scores.masked_fill(future, -torch.inf)
     pattern = scores.softmax(-1)
     if masks is None:
         z = pattern @ v

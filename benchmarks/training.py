@@ -2,10 +2,14 @@
 
     python -m benchmarks.training                       # everything: about half an hour
     python -m benchmarks.training --shapes compact --batches 4 --precisions float32
+    python -m benchmarks.training --shapes paper --batches 24 256 --precisions bf16 --compile
 
-Ours and the plain step (benchmarks/plain.py) run in a process each, so that peak memory is their
-own; ours and the floor take turns in one. The best round counts: what else the machine does only
-ever adds time. The floor is the time of the step's products alone, in
+It runs on the accelerator where there is one, unless --device cpu is given. Times are taken when
+all work of the device is done.
+
+Ours and the plain step (benchmarks/plain.py), both compiled with --compile, run in a process each,
+so that peak memory is their own; ours and the floor take turns in one. The best round counts: what
+else the machine does only ever adds time. The floor is the time of the step's products alone, in
 their own shapes, each into memory that is there already: forward, and both gradients. It counts the
 ablated stream's products whole, of which the step visits the winners only. Attention's products are
 a second, larger floor: no implementation that holds patterns can be below it.
@@ -16,11 +20,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from itertools import product
@@ -35,22 +41,25 @@ from transformer_lens import HookedTransformer
 
 from benchmarks.plain import plain_loss
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
+from sat_interp._util.devices import resolve_device
 from sat_interp._util.provenance import commit, versions
 from sat_interp.model.unembedding import BLOCK, CHUNK
 from sat_interp.training.loss import LossWeights, training_loss
 
 VOCABULARIES = {"paper": 50_257, "compact": 10_000}
 VARIANTS = ("none", "local", "global")
+SHAPE = {"n_layers": 8, "d_model": 128, "n_heads": 16}
+"""The paper's (Table 3)."""
 POS = 256
+CPU = torch.device("cpu")
 
 
-def build(vocabulary: str, variant: str) -> SelfAblatingTransformer:
+def build(vocabulary: str, variant: str, device: torch.device = CPU) -> SelfAblatingTransformer:
     """The paper's shape: 8 layers, d 128, 16 heads."""
     torch.manual_seed(0)
-    shape = gpt_neo_config(
-        n_layers=8, d_model=128, n_heads=16, d_vocab=VOCABULARIES[vocabulary], n_ctx=POS
-    )
-    return SelfAblatingTransformer(shape, SelfAblationConfig(variant=variant))  # type: ignore[arg-type]
+    shape = gpt_neo_config(**SHAPE, d_vocab=VOCABULARIES[vocabulary], n_ctx=POS)
+    gates = SelfAblationConfig(variant=variant)  # type: ignore[arg-type]
+    return SelfAblatingTransformer(shape, gates).to(device)
 
 
 def products(model: SelfAblatingTransformer, batch: int) -> list[tuple[int, int, int, int]]:
@@ -80,12 +89,14 @@ def products(model: SelfAblatingTransformer, batch: int) -> list[tuple[int, int,
 def floor(model: SelfAblatingTransformer, batch: int, dtype: torch.dtype) -> Callable[[], None]:
     """The step's products with weights: forward, gradient of the input, gradient of the weight."""
     work: list[Callable[[], None]] = []
+    made = {"dtype": dtype, "device": model.W_E.device}
     for times, rows, inner, columns in products(model, batch):
-        w, dw = torch.randn(columns, inner, dtype=dtype), torch.empty(columns, inner, dtype=dtype)
-        # Logits are made a chunk of rows and a block of columns at a time, which is also faster.
-        chunk, block = (CHUNK, BLOCK) if columns == model.cfg.d_vocab else (rows, columns)
-        x, dx = torch.randn(rows, inner, dtype=dtype), torch.empty(rows, inner, dtype=dtype)
-        room = torch.randn(chunk * block, dtype=dtype)
+        w, dw = torch.randn(columns, inner, **made), torch.empty(columns, inner, **made)
+        # Logits are made a chunk of rows and, on a CPU, a block of columns at a time.
+        chunk = CHUNK if columns == model.cfg.d_vocab else rows
+        block = BLOCK if chunk == CHUNK and made["device"].type == "cpu" else columns
+        x, dx = torch.randn(rows, inner, **made), torch.empty(rows, inner, **made)
+        room = torch.randn(chunk * block, **made)
         for top, left in product(range(0, rows, chunk), range(0, columns, block)):
             own_x, own_dx = x[top : top + chunk], dx[top : top + chunk]
             own_w, own_dw = w[left : left + block], dw[left : left + block]
@@ -110,8 +121,9 @@ def attention_floor(
 ) -> Callable[[], None]:
     """Attention's own products, batched over heads: two forward and four backward."""
     heads, d_head = model.cfg.n_heads, model.cfg.d_head
-    q = torch.randn(batch * heads, POS, d_head, dtype=dtype)
-    pattern = torch.randn(batch * heads, POS, POS, dtype=dtype)
+    made = {"dtype": dtype, "device": model.W_E.device}
+    q = torch.randn(batch * heads, POS, d_head, **made)
+    pattern = torch.randn(batch * heads, POS, POS, **made)
     out = torch.empty_like(q)
     times = model.cfg.n_layers * (2 if model.ablation.is_gated else 1)
 
@@ -134,17 +146,20 @@ def training_step(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
+    device = model.W_E.device
 
     def run(windows: Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        is_bf16 = precision == "bf16"
+        with torch.autocast(device.type, torch.bfloat16) if is_bf16 else nullcontext():
             total = loss(windows)
         total.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
 
     vocabulary = int(model.cfg.d_vocab)
-    return lambda: run(torch.randint(vocabulary, (batch, POS + 1), generator=generator))
+    shape = (batch, POS + 1)
+    return lambda: run(torch.randint(vocabulary, shape, generator=generator).to(device))
 
 
 def best_times(
@@ -169,7 +184,8 @@ def best_times(
 def cell(settings: dict[str, Any]) -> dict[str, Any]:
     """Measure one cell; runs in a process of its own."""
     torch.set_num_threads(settings["threads"] or 1)
-    model = build(settings["shape"], settings["variant"])
+    device = resolve_device(settings.get("device"))
+    model = build(settings["shape"], settings["variant"], device)
     batch, precision = settings["batch"], settings["precision"]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     weights = LossWeights()
@@ -177,28 +193,39 @@ def cell(settings: dict[str, Any]) -> dict[str, Any]:
         "ours": lambda windows: training_loss(model, windows, weights).total,
         "plain": lambda windows: plain_loss(model, windows),
     }
-    step = training_step(model, losses[settings["what"]], precision, batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loss = losses[settings["what"]]
+    if settings.get("compile"):
+        loss = torch.compile(loss, dynamic=False)
+    step = training_step(model, loss, precision, batch)
+    clock, before = _clock(settings), _peak_mib(device)
+    started = clock()
     step()
+    found: dict[str, Any] = {"first_seconds": clock() - started}
     step()
-    found: dict[str, Any] = {
-        "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    }
+    found["peak_mib"] = _peak_mib(device) - before
     contestants: dict[str, Callable[[], Any]] = {settings["what"]: step}
     if settings["what"] == "ours":
         contestants |= {
             "floor": floor(model, batch, dtype),
             "attention": attention_floor(model, batch, dtype),
         }
-    return found | best_times(contestants, settings["seconds"], clock=_clock(settings))
+    return found | best_times(contestants, settings["seconds"], clock=clock)
+
+
+def _peak_mib(device: torch.device) -> float:
+    """The most memory in use so far, in MiB: the accelerator's, or this process's."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return float(torch.accelerator.max_memory_allocated(device)) / 2**20
 
 
 def forward_cell(settings: dict[str, Any]) -> dict[str, float]:
     """Forward passes without gradients: ours with hooks off, fused, and TransformerLens' own."""
     torch.set_num_threads(settings["threads"] or 1)
-    gated = build(settings["shape"], "local").eval()
-    plain = HookedTransformer(gated.cfg).eval()
-    tokens = torch.randint(int(gated.cfg.d_vocab), (settings["batch"], POS))
+    device = resolve_device(settings.get("device"))
+    gated = build(settings["shape"], "local", device).eval()
+    plain = HookedTransformer(gated.cfg).to(device).eval()
+    tokens = torch.randint(int(gated.cfg.d_vocab), (settings["batch"], POS)).to(device)
     with torch.inference_mode():
         return best_times(
             {
@@ -214,15 +241,31 @@ def forward_cell(settings: dict[str, Any]) -> dict[str, float]:
 
 
 def _clock(settings: dict[str, Any]) -> Callable[[], float]:
-    """Wall time; or, where the machine is busy, the processor's time, on one thread."""
+    """Wall time; or, where the machine is busy, the processor's time, on one thread.
+
+    Of an accelerator it is read when all that was asked of it is done.
+    """
+    device = resolve_device(settings.get("device"))
+    if device.type != "cpu":
+        return partial(_idle_time, device)
     return time.process_time if settings["threads"] == 0 else time.perf_counter
 
 
-def in_a_process(settings: dict[str, Any]) -> dict[str, Any]:
-    """One cell's figures, or why there are none."""
+def _idle_time(device: torch.device) -> float:
+    torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
+def in_a_process(settings: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    """One cell's figures, or why there are none; at most ``timeout`` seconds."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(settings["threads"] or 1)}
     command = [sys.executable, "-m", "benchmarks.training", "--cell", json.dumps(settings)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=False, timeout=timeout
+        )
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done in {timeout:.0f} s"}
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:200]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -241,6 +284,8 @@ def main() -> None:
         default=torch.get_num_threads(),
         help="0: one thread, timed by the processor's clock, for a machine that is not idle",
     )
+    parser.add_argument("--device", default="auto", help="cpu, or auto: the accelerator")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, of both steps")
     parser.add_argument("--seconds", type=float, default=15.0, help="per cell, at least")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
@@ -252,6 +297,8 @@ def main() -> None:
         return
     console = Console(width=150)
     rows = []
+    names = ("threads", "seconds", "device", "compile")
+    settings = {name: getattr(options, name) for name in names}
     grid = product(options.shapes, options.precisions, options.batches, options.variants)
     for shape, precision, batch, variant in grid:
         row: dict[str, Any] = {
@@ -260,7 +307,7 @@ def main() -> None:
             "batch": batch,
             "variant": variant,
         }
-        common = {**row, "threads": options.threads, "seconds": options.seconds}
+        common = {**row, **settings}
         row["ours"] = in_a_process({**common, "what": "ours"})
         row["plain"] = in_a_process({**common, "what": "plain"})
         rows.append(row)
@@ -271,8 +318,7 @@ def main() -> None:
                 "forward": True,
                 "shape": shape,
                 "batch": 4,
-                "threads": options.threads,
-                "seconds": options.seconds,
+                **settings,
             }
         )
         for shape in options.shapes
@@ -282,12 +328,24 @@ def main() -> None:
         facts = {
             "rows": rows,
             "forward": forward,
-            "threads": options.threads,
-            "versions": versions(),
-            "commit": commit(),
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            **settings,
+            **machine(resolve_device(options.device)),
         }
         options.out.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What figures were measured on, with what, and when."""
+    is_cpu = device.type == "cpu"
+    return {
+        "hardware": platform.machine()
+        if is_cpu
+        else torch.get_device_module(device).get_device_name(),
+        "device_type": device.type,
+        "versions": versions(),
+        "commit": commit(),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def show(console: Console, rows: list[dict[str, Any]], forward: dict[str, dict[str, Any]]) -> None:
@@ -339,6 +397,8 @@ def show(console: Console, rows: list[dict[str, Any]], forward: dict[str, dict[s
             ratio,
         )
     console.print(table)
+    if not forward:
+        return
     table = Table(title="Forward, batch 4, milliseconds: no gradient, no hooks set")
     for heading in ("shape", "returns", "model.fast", "model(...)", "HookedTransformer", "fast is"):
         table.add_column(heading, justify="right")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import pkgutil
+from functools import partial
 
 import pytest
 import torch
 
 import benchmarks
+from benchmarks import training
 from benchmarks.gates import against_plain, plain_ablated, plain_gradient, plain_states, stages
 from benchmarks.plain import plain_loss
 from benchmarks.training import best_times, products
@@ -21,6 +23,7 @@ from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_conf
 from sat_interp.data.tokenizer import train_bpe
 from sat_interp.model.fast import ablated_pass
 from sat_interp.training.loss import LossWeights, training_loss
+from tests.stand_in import DEVICE, accelerator
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,48 @@ def test_the_floor_counts_every_product_with_a_weight(model):
     tokens = 3 * 256
     counted = sum(2 * n * rows * a * b for n, rows, a, b in products(model, 3))
     assert counted == 2 * tokens * (streams * (sum(weights.values()) - gates) + gates)
+
+
+@pytest.mark.parametrize("variant", ["none", "local", "global"])
+def test_the_benchmark_of_training_runs_where_the_model_is(variant, monkeypatch):
+    monkeypatch.setattr("benchmarks.training.SHAPE", {"n_layers": 1, "d_model": 16, "n_heads": 2})
+    monkeypatch.setattr("benchmarks.training.VOCABULARIES", {"tiny": 40})
+    monkeypatch.setattr("benchmarks.training.POS", 8)
+    with accelerator():
+        model = training.build("tiny", variant, DEVICE)
+        assert model.W_E.device == DEVICE
+        for loss in (plain_loss, lambda m, w: training_loss(m, w, LossWeights()).total):
+            before = model.W_E.detach().cpu().clone()
+            training.training_step(model, partial(loss, model), "float32", 2)()
+            assert not torch.equal(before, model.W_E.detach().cpu())
+        training.floor(model, 2, torch.float32)()
+        training.attention_floor(model, 2, torch.float32)()
+
+
+def test_a_cell_of_the_benchmark_by_itself(monkeypatch):
+    monkeypatch.setattr("benchmarks.training.SHAPE", {"n_layers": 1, "d_model": 16, "n_heads": 2})
+    monkeypatch.setattr("benchmarks.training.VOCABULARIES", {"tiny": 40})
+    settings = {
+        "shape": "tiny",
+        "variant": "local",
+        "batch": 2,
+        "precision": "bf16",
+        "threads": 1,
+        "seconds": 0.0,
+        "device": "cpu",
+    }
+    found = training.cell({**settings, "what": "ours"})
+    assert found.keys() == {"first_seconds", "peak_mib", "ours", "floor", "attention"}
+    assert all(found[name] > 0 for name in ("first_seconds", "ours", "floor", "attention"))
+    assert training.cell({**settings, "what": "plain"})["plain"] > 0
+
+
+def test_a_cell_that_takes_too_long_or_fails_says_so():
+    settings = {"shape": "paper", "variant": "none", "batch": 1, "precision": "float32"}
+    settings |= {"threads": 1, "seconds": 0.0, "device": "cpu", "what": "ours"}
+    assert training.in_a_process(settings, timeout=0.05) == {"failed": "not done in 0 s"}
+    failed = training.in_a_process({**settings, "device": "nowhere"})["failed"]
+    assert "device 'nowhere' cannot be used here" in failed
 
 
 def test_contestants_take_turns():
