@@ -8,7 +8,14 @@ from typing import Any
 
 from evaluations.battery.feasibility import Answer, Subject, answers
 from evaluations.battery.options import BatteryOptions
-from evaluations.battery.plan import Budgets, Job, chosen_specs, estimated_seconds, plan
+from evaluations.battery.plan import (
+    Budgets,
+    Job,
+    chosen_specs,
+    estimated_seconds,
+    plan,
+    study_plan,
+)
 from evaluations.battery.progress import answers_table, duration, overview, summary
 from evaluations.battery.run import raise_failures, run
 from evaluations.core.inputs import default_task
@@ -21,7 +28,7 @@ from evaluations.core.text_source import TrainingText, text_finder, training_tex
 from evaluations.output import console, say
 from evaluations.registry import SPECS
 from sat_interp._util.errors import UserError
-from sat_interp.training.study import read_study
+from sat_interp.training.study import Study, read_study
 
 
 def run_battery(
@@ -38,19 +45,24 @@ def run_battery(
     Raises:
         UserError: there is no model, a part failed, or runs of the study are not trained yet.
     """
-    chosen, missing = _models(models, options.study)
+    study = read_study(options.study) if options.study else None
+    chosen, missing = _models(models, study, options)
     out = str(settings.get("out") or DEFAULT_OUT)
     common = {"out": out, **_changed(settings)}
     names = [spec.name for spec in SPECS]
     own = {name: _given(settings[name]) for name in names if settings.get(name)}
-    jobs = plan(chosen, Budgets(options.preset, common, own), chosen_specs(options.parts))
+    budgets = Budgets(options.preset, common, own)
+    if study is not None and study.measures:
+        jobs = study_plan(chosen, study.measures, budgets, options.parts)
+    else:
+        jobs = plan(chosen, budgets, chosen_specs(options.parts))
     terminal = console()
     terminal.print(_forecast(chosen, jobs, options.jobs), highlight=False)
     with overview(jobs) as update:
         run(jobs, options.jobs, Path(out) / "logs", update)
     terminal.print(summary(jobs))
-    study = f" --study {options.study}" if options.study else ""
-    say(terminal, f"tables: sat-eval report --out {out}{study}")
+    which = f" --study {options.study}" if options.study else ""
+    say(terminal, f"tables: sat-eval report --out {out}{which}")
     raise_failures(jobs)
     if missing:
         raise UserError(
@@ -84,15 +96,25 @@ def check(models: Sequence[str], text: TextOptions, tokenizer: str | None) -> li
     return all_answers
 
 
-def _models(models: Sequence[str], study: str | None) -> tuple[list[str], list[str]]:
+def _models(
+    models: Sequence[str], study: Study | None, options: BatteryOptions
+) -> tuple[list[str], list[str]]:
     """Return the models of a command line and a study, and the names of untrained runs."""
-    runs = read_study(study).runs() if study else []
-    trained = [run for run in runs if (run.directory / "summary.json").is_file()]
-    chosen = list(dict.fromkeys([*models, *(str(run.directory) for run in trained)]))
+    runs = study.runs() if study else []
+    places = {
+        run.name: Path(options.runs) / run.name if options.runs else run.directory for run in runs
+    }
+    trained = {name: place for name, place in places.items() if _is_trained(place)}
+    chosen = list(dict.fromkeys([*models, *map(str, trained.values())]))
     if not chosen:
-        hint = f": sat-train --study {study}" if study else ": name one, or --study FILE"
+        hint = f": sat-train --study {options.study}" if study else ": name one, or --study FILE"
         raise UserError(f"there is no model to evaluate{hint}")
-    return chosen, [run.name for run in runs if run not in trained]
+    return chosen, [name for name in places if name not in trained]
+
+
+def _is_trained(place: Path) -> bool:
+    """Return whether a directory is a run that has ended, or a model."""
+    return any((place / name).is_file() for name in ("summary.json", "cfg.json"))
 
 
 def _changed(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,12 @@ class BatteryOptions:
     """Number of evaluations that run in parallel, each on its share of the cores."""
 
     parts: tuple[str, ...] = ()
-    """Evaluations to run, separated by commas; all by default."""
+    """Evaluations to run, separated by commas; by default those that the study names (measures), or
+    all."""
+
+    runs: str | None = None
+    """Directory that holds a model for each run of the study, by the run's name; by default the
+    study's own, where sat-train wrote them."""
 
     def __post_init__(self) -> None:
         if self.jobs < 1:

@@ -30,11 +30,18 @@ class Job:
     """Reason of a failure."""
     is_rough: bool = False
     """Whether the estimate is extrapolated to another size of model, or guessed."""
+    number: int = 0
+    """Number of the job among those of the same evaluation, from 0."""
 
     @property
     def name(self) -> str:
         """Name of the evaluation."""
         return self.spec.name
+
+    @property
+    def title(self) -> str:
+        """Name of the job in tables and of its log: ``acdc``, then ``acdc-2``."""
+        return f"{self.name}-{self.number + 1}" if self.number else self.name
 
     @property
     def arguments(self) -> list[str]:
@@ -73,12 +80,16 @@ class Budgets:
 
     def settings(self, spec: Spec) -> dict[str, Any]:
         """Return the options of one evaluation that differ from its defaults."""
-        shared = {
+        own = self.own.get(spec.name, {})
+        return {**spec.budgets.get(self.preset, {}), **self.shared(spec), **own}
+
+    def shared(self, spec: Spec) -> dict[str, Any]:
+        """Return the common options that an evaluation has."""
+        return {
             name: value
             for name, value in self.common.items()
             if name in spec.option_names and value is not None
         }
-        return {**spec.budgets.get(self.preset, {}), **shared, **self.own.get(spec.name, {})}
 
 
 def plan(models: Sequence[str], budgets: Budgets, specs: Sequence[Spec] | None = None) -> list[Job]:
@@ -121,6 +132,40 @@ def _job(
         "waiting" if chosen else "nothing to do",
         is_rough=preset in cost.guessed or not all(map(_is_near, known)),
     )
+
+
+def study_plan(
+    models: Sequence[str],
+    measures: Sequence[Mapping[str, Mapping[str, Any]]],
+    budgets: Budgets,
+    parts: Sequence[str] = (),
+) -> list[Job]:
+    """Return the jobs that a study names, in its order; controls are not measured beside them.
+
+    Args:
+        measures: an evaluation and its options an entry (``Study.measures``).
+        parts: the evaluations to keep; all by default.
+
+    Raises:
+        UserError: an unknown evaluation, or an option it does not have.
+    """
+    chosen_specs(parts)
+    gated = {model for model in models if size_of(model).has_gates}
+    jobs: list[Job] = []
+    for entry in measures:
+        for name, options in entry.items():
+            spec = find_spec(name)
+            for option in options:
+                if option not in spec.option_names:
+                    raise UserError(suggest(f"option of {name}", option, spec.option_names))
+            if parts and name not in parts:
+                continue
+            chosen = [one for one in models if "gates" not in spec.needs or one in gated]
+            settings = {**budgets.shared(spec), **options, **budgets.own.get(name, {})}
+            number = sum(job.name == name for job in jobs)
+            state: State = "waiting" if chosen else "nothing to do"
+            jobs.append(Job(spec, chosen, settings, None, state, number=number))
+    return jobs
 
 
 def chosen_specs(names: Sequence[str]) -> list[Spec]:

@@ -36,12 +36,12 @@ def overview(jobs: Sequence[Job]) -> Iterator[Callable[[Job], None]]:
         redirect_stderr=False,
     )
     tasks: dict[str, TaskID] = {
-        job.name: progress.add_task(job.name, start=False, total=1, state=_state(job))
+        job.title: progress.add_task(job.title, start=False, total=1, state=_state(job))
         for job in jobs
     }
 
     def update(job: Job) -> None:
-        task = tasks[job.name]
+        task = tasks[job.title]
         if job.state == "running":
             progress.start_task(task)
         progress.update(task, state=_state(job), completed=int(job.state in ("done", "failed")))
@@ -54,10 +54,10 @@ def _write_line(job: Job, jobs: Sequence[Job]) -> None:
     if job.state == "running":
         estimate = "" if job.estimate is None else f", about {duration(job.estimate)}"
         waiting = sum(other.state == "waiting" for other in jobs)
-        line = f"{job.name}: running{estimate}; {waiting} waiting"
+        line = f"{job.title}: running{estimate}; {waiting} waiting"
     else:
         reason = f": {job.reason}" if job.reason else ""
-        line = f"{job.name}: {job.state} in {duration(job.seconds)}{reason}"
+        line = f"{job.title}: {job.state} in {duration(job.seconds)}{reason}"
     sys.stderr.write(escape.printable(line) + "\n")
     sys.stderr.flush()
 
@@ -73,7 +73,7 @@ def summary(jobs: Sequence[Job]) -> RichTable:
         estimate = "?" if job.estimate is None else duration(job.estimate)
         estimate += ", rough" if job.is_rough and job.estimate else ""
         state = f"failed: {job.reason}" if job.reason else job.state
-        cells = (job.name, str(len(job.models)), duration(job.seconds), estimate)
+        cells = (job.title, str(len(job.models)), duration(job.seconds), estimate)
         table.add_row(*cells, escape.terminal(state))
     return table
 

@@ -74,7 +74,7 @@ def raise_failures(jobs: Sequence[Job]) -> None:
     Raises:
         UserError: one line with each job that failed, and the reason.
     """
-    failed = [f"{job.name}: {job.reason}" for job in jobs if job.state == "failed"]
+    failed = [f"{job.title}: {job.reason}" for job in jobs if job.state == "failed"]
     if failed:
         raise UserError(f"{len(failed)} of {len(jobs)} parts failed: {'; '.join(failed)}")
 
@@ -99,7 +99,7 @@ def _start(job: Job, n_processes: int, logs: Path) -> _Child:
         PARENT: str(os.getpid()),
     }
     logs.mkdir(parents=True, exist_ok=True)
-    log = open(logs / f"{job.name}.log", "w", encoding="utf-8")  # noqa: SIM115
+    log = open(logs / f"{job.title}.log", "w", encoding="utf-8")  # noqa: SIM115
     process = subprocess.Popen(
         [sys.executable, "-m", "evaluations.cli", *job.arguments],
         stdout=log,
@@ -114,7 +114,7 @@ def _finish(child: _Child, logs: Path) -> None:
     child.log.close()
     job = child.job
     job.seconds = time.perf_counter() - child.started
-    job.reason = _reason(child.process.returncode, logs / f"{job.name}.log")
+    job.reason = _reason(child.process.returncode, logs / f"{job.title}.log")
     job.state = "failed" if job.reason else "done"
 
 

@@ -91,6 +91,10 @@ class Study:
     """Groups that are trained first, with all seeds, so that a study cut short still compares
     them; the others follow, seed by seed."""
 
+    measures: tuple[dict[str, dict[str, Any]], ...] = ()
+    """What sat-eval all --study measures of every run, in this order: one evaluation an entry, with
+    its options (``- acdc: {task: quotes, prompts: 60}``)."""
+
     out: str = ""
     """Directory of the runs; runs/NAME by default."""
 
@@ -359,6 +363,8 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
         typed["variants"] = _variants(typed["variants"])
     if "settings" in typed:
         typed["settings"] = _mapping("settings", typed["settings"])
+    if "measures" in typed:
+        typed["measures"] = _measures(typed["measures"])
     if "extra" in typed:
         groups = _mapping("extra", typed["extra"])
         typed["extra"] = {name: _mapping(f"extra: {name}", own) for name, own in groups.items()}
@@ -370,6 +376,19 @@ def _variants(value: Any) -> dict[str, dict[str, Any]]:
         return {str(variant): {} for variant in ([value] if isinstance(value, str) else value)}
     mapping = _mapping("variants", value)
     return {name: _mapping(f"variants: {name}", own) for name, own in mapping.items()}
+
+
+def _measures(value: Any) -> tuple[dict[str, dict[str, Any]], ...]:
+    """A list of evaluations, each by its name alone or with its options."""
+    if not isinstance(value, list):
+        raise UserError(f"measures must be a list of evaluations, not {value!r}")
+    made = []
+    for entry in value:
+        one = {entry: None} if isinstance(entry, str) else entry
+        if not isinstance(one, dict) or len(one) != 1:
+            raise UserError(f"measures: an entry is one evaluation with its options, not {entry!r}")
+        made.append({str(name): _mapping(f"measures: {name}", own) for name, own in one.items()})
+    return tuple(made)
 
 
 def _listed(name: str, value: Any) -> tuple[Any, ...] | bool:

@@ -115,3 +115,55 @@ def test_a_real_evaluation_in_a_process_of_its_own_leaves_records(
     assert main(arguments) == 0, capsys.readouterr().err
     (record,) = read_records(tmp_path / "res")[0]
     assert (record.evaluation, record.model["name"]) == ("lm", "tiny")
+
+
+def test_a_study_names_what_is_measured_and_in_which_order(asked, tmp_path, make_model, capsys):
+    for name in ("baseline-s0", "local-k4-s0"):
+        variant = "none" if name.startswith("baseline") else "local"
+        save_pretrained(make_model(variant), tmp_path / "models" / name)
+    study = tmp_path / "study.yaml"
+    measures = [
+        {"acdc": {"task": "quotes", "tau": [0.1, 0.03]}},
+        "gates",
+        {"acdc": {"task": "ioi"}},
+    ]
+    content = {"variants": ["none", "local"], "k": [4], "seeds": [0, 1], "measures": measures}
+    study.write_text(yaml.safe_dump(content))
+    arguments = ["all", "--study", str(study), "--runs", str(tmp_path / "models")]
+    out = tmp_path / "res"
+    assert main([*arguments, "--out", str(out)]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "2 runs of the study are not trained yet (baseline-s1, local-k4-s1)" in error
+    models = [str(tmp_path / "models" / name) for name in ("baseline-s0", "local-k4-s0")]
+    lines = (tmp_path / "asked").read_text().splitlines()
+    assert [line.split() for line in lines] == [
+        ["acdc", *models, f"--out={out}", "--task=quotes", "--tau=0.1,0.03"],
+        ["gates", models[1], f"--out={out}"],
+        ["acdc", *models, f"--out={out}", "--task=ioi"],
+    ]
+    assert (out / "logs" / "acdc-2.log").is_file()
+    (tmp_path / "asked").unlink()
+    assert main([*arguments, "--parts", "gates", "--out", str(out)]) == 2
+    assert list(asked()) == ["gates"]
+
+
+@pytest.mark.parametrize(
+    ("measures", "message"),
+    [
+        ([{"acdcc": {}}], "unknown evaluation 'acdcc'"),
+        ([{"lm": {"story": 3}}], "unknown option of lm 'story': did you mean 'stories'?"),
+        ("lm", "measures must be a list of evaluations"),
+        ([{"lm": {}, "acdc": {}}], "an entry is one evaluation with its options"),
+        ([{"lm": 3}], "measures: lm must be a mapping of settings"),
+    ],
+)
+def test_impossible_measures_are_refused_before_anything_runs(
+    asked, tmp_path, make_model, capsys, measures, message
+):
+    save_pretrained(make_model(), tmp_path / "models" / "baseline-s0")
+    study = tmp_path / "study.yaml"
+    study.write_text(yaml.safe_dump({"variants": ["none"], "measures": measures}))
+    arguments = ["all", "--study", str(study), "--runs", str(tmp_path / "models")]
+    assert main([*arguments, "--out", str(tmp_path / "res")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "asked").exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from sat_interp.cli import main
 from sat_interp.training.config import TrainConfig
 from sat_interp.training.study import Study, raise_failures, read_study, train_study
 from tests.sat_interp.training.conftest import TINY
+from tests.sat_interp.training.test_resume import interrupted
 
 STUDIES = Path(__file__).parents[3] / "studies"
 
@@ -300,3 +302,40 @@ def test_the_command_says_what_is_wrong(
 ) -> None:
     assert main([one.format(tiny_file) for one in arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_answer_measures_every_planned_outcome_the_primary_ones_first() -> None:
+    measures = read_study(STUDIES / "answer.yaml").measures
+    names = [name for entry in measures for name in entry]
+    assert names[:3] == ["neurons", "sae", "ablate"]
+    assert {"acdc", "lm", "gates", "n2g", "lens"} <= set(names)
+    tasks = [own["task"] for entry in measures for name, own in entry.items() if name == "acdc"]
+    assert tasks == ["ioi", "quotes"]
+
+
+def test_a_study_goes_on_from_a_partial_copy(
+    tmp_path: Path, text_files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole runs are kept, a half one continues: the same bits as all at once."""
+    settings = {name: one for name, one in TINY.items() if not name.startswith("k_")}
+    settings |= {"data": text_files["train"], "validation": text_files["validation"]}
+
+    def study(out: str) -> Study:
+        kinds = {"none": {}, "local": {}}
+        first = ("local-k3",)
+        return Study("s", settings=settings, variants=kinds, k=(3,), first=first, out=out)
+
+    whole, part = study(str(tmp_path / "whole")), study(str(tmp_path / "part"))
+    raise_failures(train_study(whole))
+    interrupted(part.runs()[0].config, monkeypatch, step=10)
+    copied = part.directory / "baseline-s0"
+    shutil.copytree(whole.directory / "baseline-s0", copied)
+    done = train_study(part)
+    raise_failures(done)
+    assert [(one.run.name, one.was_finished) for one in done] == [
+        ("local-k3-s0", False),
+        ("baseline-s0", True),
+    ]
+    for one, other in zip(whole.runs(), part.runs(), strict=True):
+        paths = [run.directory / "model" / "model.safetensors" for run in (one, other)]
+        assert paths[0].read_bytes() == paths[1].read_bytes()
