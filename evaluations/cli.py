@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from evaluations.battery.options import BatteryOptions
 from evaluations.battery.run import end_with_parent
-from evaluations.comparison.options import CurvesOptions, ReportOptions, VerdictOptions
+from evaluations.comparison.options import (
+    AccuracyOptions,
+    CurvesOptions,
+    ReportOptions,
+    VerdictOptions,
+)
 from evaluations.core.options import DEFAULT_OUT, RunOptions, TextOptions, make_request
 from evaluations.core.spec import Spec
 from evaluations.registry import SPECS, find_spec
@@ -133,6 +138,12 @@ def _check(models: list[str], settings: Mapping[str, Any]) -> None:
     check(models, build(TextOptions, settings), settings.get("tokenizer"))
 
 
+def _accuracy(models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.comparison.accuracy import print_accuracy
+
+    print_accuracy(models, build(AccuracyOptions, settings))
+
+
 def _verdict(models: list[str], settings: Mapping[str, Any]) -> None:
     from evaluations.comparison.verdict_page import print_verdict
 
@@ -204,6 +215,15 @@ COMMANDS = (
         ),
         (TextOptions, RunOptions),
         _check,
+    ),
+    Command(
+        "accuracy",
+        "How often models are right on each task: which circuits are worth a search.",
+        "Share of prompts on which the right answer has a higher logit than the wrong one, with "
+        "its interval; the model's perplexity beside it.",
+        ("sat-eval accuracy demo:baseline demo:local-k4 --tasks ioi,quotes,gender",),
+        (AccuracyOptions,),
+        _accuracy,
     ),
     Command(
         "verdict",

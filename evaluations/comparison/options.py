@@ -1,8 +1,10 @@
-"""The options of ``sat-eval report``, ``sat-eval curves`` and ``sat-eval verdict``."""
+"""The options of ``sat-eval report``, ``curves``, ``accuracy`` and ``verdict``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from sat_interp._util.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,30 @@ class CurvesOptions:
 
     out: str = "results"
     """Directory of the figure (curves.png, curves.svg)."""
+
+
+@dataclass(frozen=True)
+class AccuracyOptions:
+    """Which tasks, and where the table goes."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks, with commas between them; by default the IOI of the model's corpus."""
+
+    prompts: int = 200
+    """Prompts of each task."""
+
+    seed: int = 0
+    """Seed of the prompts."""
+
+    device: str | None = None
+    """Device to compute on, such as cpu; by default an accelerator where there is one."""
+
+    out: str = "results"
+    """Directory of the table (accuracy.md, accuracy.csv, accuracy.tex)."""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 1:
+            raise UserError(f"prompts must be at least 1, not {self.prompts}")
 
 
 @dataclass(frozen=True)

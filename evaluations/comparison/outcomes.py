@@ -77,12 +77,27 @@ def _edges(records: Sequence[Record]) -> float | str:
     return f"accuracy on IOI below {ABLE:g}"
 
 
+def is_ioi(record: Record) -> bool:
+    """Whether a record is of IOI, in any of its wordings."""
+    return str(record.data.get("spec", "")).startswith("ioi")
+
+
 def _value(record: Record, metric: str) -> float:
     found = record.metric(metric)
     return math.nan if found is None or found.value is None else found.value
 
 
 OUTCOMES = (
+    Outcome(
+        "circuit_edges",
+        "E(.2), optimal constants",
+        "circuits",
+        "lower",
+        "ratio",
+        30 / 79,  # arXiv 2505.00509, Table 1: local k = 4, baseline, at one threshold
+        _of("e20_oa"),
+        lambda record: "oa" in record.config.get("ablations", ()) and is_ioi(record),
+    ),
     Outcome(
         "sae_l0",
         f"SAE L0 at CE score {CE_SCORE:g}",
@@ -119,7 +134,7 @@ OUTCOMES = (
         lambda record: bool(record.config.get("text")),
     ),
 )
-"""The primary outcomes that an evaluation measures."""
+"""The primary outcomes."""
 EDGES = Outcome(
     "ioi_edges", "IOI edges at tau 0.03", "acdc", "lower", "ratio", 30 / 79, _edges, counts
 )

@@ -10,18 +10,18 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from evaluations.comparison.outcomes import OUTCOMES, Outcome, outcome_values
+from evaluations.comparison.outcomes import NOT_MEASURED, OUTCOMES, Outcome, outcome_values
 from evaluations.comparison.seeds import ENOUGH_SEEDS, seed_mean
 from evaluations.core.records import collect
 from sat_interp._util.errors import UserError
 from sat_interp.training.study import BASELINE, Study
 
 ALPHA = 0.05
-UNPLANNED = 1
-"""Primary outcomes that no evaluation measures yet: E(.2). They count in Holm's correction."""
 BETTER, WORSE = "better", "worse"
 EXCLUDED = "no difference of the paper's size"
 UNDECIDED = "undecided"
+OPEN = "open"
+"""A comparison of which seeds are not measured yet, and too few are."""
 Family = Literal["primary", "secondary"]
 
 
@@ -66,9 +66,9 @@ def verdicts(
 ) -> pd.DataFrame:
     """Return a row for each outcome and planned comparison.
 
-    Columns: family, outcome, group, reference, n (pairs of seeds), left_out (reason: number of
-    seeds), estimate with its 95 % interval (low, high) as a ratio or a difference, p, p_holm,
-    effect (the paper's) and verdict.
+    Columns: family, outcome, group, reference, n (pairs of seeds), planned (seeds of the study),
+    left_out (reason: number of seeds), estimate with its 95 % interval (low, high) as a ratio or a
+    difference, p, p_holm, effect (the paper's) and verdict.
     """
     rows = [
         {"family": family, **_row(values, outcome, *pair)}
@@ -77,8 +77,7 @@ def verdicts(
     ]
     made = pd.DataFrame(rows)
     for _, part in made.groupby("family"):
-        unplanned = UNPLANNED * len(part[["group", "reference"]].drop_duplicates())
-        made.loc[part.index, "p_holm"] = holm(list(part["p"]), len(part) + unplanned)
+        made.loc[part.index, "p_holm"] = holm(list(part["p"]), len(part))
     by_name = {outcome.name: outcome for outcome in outcomes}
     made["verdict"] = [_verdict(row, by_name[row["outcome"]]) for _, row in made.iterrows()]
     return made
@@ -101,7 +100,7 @@ def _answer(found: Sequence[str]) -> str:
         return "yes"
     if any(one in (WORSE, EXCLUDED) for one in found):
         return "no"
-    return UNDECIDED
+    return OPEN if OPEN in found else UNDECIDED
 
 
 def _row(values: pd.DataFrame, outcome: Outcome, group: str, reference: str) -> dict[str, object]:
@@ -126,6 +125,7 @@ def _row(values: pd.DataFrame, outcome: Outcome, group: str, reference: str) -> 
         "group": group,
         "reference": reference,
         "n": len(differences),
+        "planned": len(own[0].keys() | other[0].keys()),
         "left_out": dict(reasons),
         "estimate": back(mean.mean) if mean else math.nan,
         "low": math.nan if ends[0] is None else back(ends[0]),
@@ -156,7 +156,7 @@ def _p_value(differences: np.ndarray) -> float:
 def _verdict(row: pd.Series, outcome: Outcome) -> str:
     neutral = 1.0 if outcome.scale == "ratio" else 0.0
     if math.isnan(row["low"]):
-        return UNDECIDED
+        return OPEN if NOT_MEASURED in row["left_out"] else UNDECIDED
     side = "lower" if row["estimate"] < neutral else "higher"
     if row["p_holm"] < ALPHA:
         return BETTER if side == outcome.direction else WORSE

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from evaluations import tables
 from evaluations.comparison.options import VerdictOptions
 from evaluations.comparison.outcomes import EDGES, NOT_MEASURED, OUTCOMES, Outcome
-from evaluations.comparison.seeds import seed_mean
+from evaluations.comparison.seeds import ENOUGH_SEEDS, seed_mean
 from evaluations.comparison.verdict import BETTER, overall, read_verdict
 from evaluations.output import console, say
 from evaluations.tables import Cell, Heading, Table, draw, markdown
@@ -23,10 +23,15 @@ from sat_interp._util.files import write_atomically
 from sat_interp.training.study import read_study
 
 TITLES = {outcome.name: outcome.title for outcome in (*OUTCOMES, EDGES)}
-PENDING = (
-    "E(.2), the plan's first outcome, is not measured yet: it needs circuits under optimal "
-    "ablation. It counts in the correction."
+LIMITS = (
+    "Models of the paper's size, real text, and language models as examiners: this study has "
+    "none of them. Its models have 4 layers of width 64.",
+    "Effects smaller than the intervals. An undecided comparison is no evidence of equality; 'no "
+    "difference of the paper's size' is said only where the interval excludes that size.",
+    "That a ramp of the loss weight is what the paper did: its weights are constant.",
+    "With five seeds the t intervals assume that differences of pairs are about normal.",
 )
+"""What no outcome of the study shows."""
 
 
 def print_verdict(options: VerdictOptions) -> list[Path]:
@@ -44,9 +49,22 @@ def print_verdict(options: VerdictOptions) -> list[Path]:
     tables.show(every, shown)
     written = [path for table in every for path in tables.write([table], out, table.name)]
     written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
-    page = [*(f"- {escape.markdown(line)}" for line in sentences(made)), ""]
-    text = "\n".join(["# Verdict", "", *page, *map(markdown, every)])
-    return [*written, write_atomically(out / "README.md", text)]
+    return [*written, write_atomically(out / "README.md", _page(study.name, made, every))]
+
+
+def _page(name: str, made: pd.DataFrame, every: Sequence[Table]) -> str:
+    sections = {
+        "Answers": sentences(made),
+        "Comparisons that stand open": open_comparisons(made),
+        "What it does not show": LIMITS,
+    }
+    blocks = [f"# Verdict of the study {escape.markdown(name)}"]
+    for title, lines in sections.items():
+        if lines:
+            listed = "\n".join(f"- {escape.markdown(line)}" for line in lines)
+            blocks += [f"## {title}", listed]
+    figure = "![Every comparison with its 95 % interval](verdict.png)"
+    return "\n\n".join([*blocks, "## Tables", *map(markdown, every), figure]) + "\n"
 
 
 def sentences(made: pd.DataFrame) -> list[str]:
@@ -59,7 +77,22 @@ def sentences(made: pd.DataFrame) -> list[str]:
             f"{row['reference']}: {row['verdict']} (n={row['n']})" for _, row in part.iterrows()
         )
         lines.append(f"{TITLES[name]}: {answer}. {part['group'].iloc[0]} against {found}.")
-    return [*lines, PENDING]
+    return lines
+
+
+def open_comparisons(made: pd.DataFrame) -> list[str]:
+    """Return a line for each primary comparison that lacks seeds, with the outcomes that do.
+
+    Of fewer than three pairs of seeds no estimate is shown anywhere, so that nothing is decided by
+    what is seen before all are measured.
+    """
+    lines: dict[str, list[str]] = {}
+    for _, row in made[made["family"] == "primary"].iterrows():
+        if NOT_MEASURED in row["left_out"]:
+            pair = f"{row['group']} against {row['reference']}"
+            seeds = f"{row['n']} of {row['planned']} seeds"
+            lines.setdefault(pair, []).append(f"{TITLES[str(row['outcome'])]} ({seeds})")
+    return [f"{pair}: {', '.join(outcomes)}" for pair, outcomes in lines.items()]
 
 
 def verdict_table(made: pd.DataFrame) -> Table:
@@ -78,7 +111,7 @@ def verdict_table(made: pd.DataFrame) -> Table:
     order = sorted(made.index, key=lambda place: (made["family"][place], made["outcome"][place]))
     rows = [_row(made.loc[place]) for place in order]
     note = "Intervals: Student's t over the pairs of seeds, 95 %. The plan is docs/study.md."
-    return Table("verdict", "Verdict", headings, rows, note, [PENDING], n_labels=4)
+    return Table("verdict", "Verdict", headings, rows, note, n_labels=4)
 
 
 def values_table(values: pd.DataFrame) -> Table:
@@ -95,13 +128,14 @@ def values_table(values: pd.DataFrame) -> Table:
         for (outcome, reason), part in reasons.groupby(["outcome", "reason"])
     ]
     headings = (Heading("Group"), *(Heading(TITLES[name]) for name in names))
-    caption = "Mean over seeds, interval by Student's t (3 seeds or more), number of seeds."
+    caption = "Mean over seeds, interval by Student's t, number of seeds; nothing below 3 seeds."
     return Table("values", "Outcomes by group", headings, rows, caption, notes)
 
 
 def draw_verdict(made: pd.DataFrame) -> Figure:
     """Draw every comparison with its interval; a dashed line is the paper's effect."""
-    figure = Figure(figsize=(11, 1.2 + 0.3 * len(made) / len(OUTCOMES)), layout="constrained")
+    size = (3 + 2.7 * len(OUTCOMES), 1.2 + 0.3 * len(made) / len(OUTCOMES))
+    figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(OUTCOMES), sharey=True, squeeze=False)[0]
     for panel, outcome in zip(panels, OUTCOMES, strict=True):
         _panel(panel, made[made["outcome"] == outcome.name], outcome)
@@ -111,7 +145,7 @@ def draw_verdict(made: pd.DataFrame) -> Figure:
 def _panel(axes: Axes, part: pd.DataFrame, outcome: Outcome) -> None:
     labels = [f"{row['group']} v {row['reference']}" for _, row in part.iterrows()]
     for place, (_, row) in enumerate(part.iterrows()):
-        if not math.isnan(row["estimate"]):
+        if row["n"] >= ENOUGH_SEEDS:
             color = draw.PALETTE[1] if row["verdict"] == BETTER else draw.PALETTE[0]
             axes.plot(row["estimate"], place, "o", color=color, markersize=5)
             axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.5)
@@ -136,12 +170,14 @@ def _row(row: pd.Series) -> list[Cell]:
         details.insert(0, f"[{row['low']:.3f}, {row['high']:.3f}]")
     names = ("estimate", "low", "high", "n")
     exact = {name: None if pd.isna(row[name]) else float(row[name]) for name in names}
+    if row["n"] < ENOUGH_SEEDS:  # of fewer seeds nothing is shown before all are measured
+        exact["estimate"] = None
     return [
         *(
             Cell.label(name, TITLES[text] if name == "outcome" else text)
             for name, text in zip(("outcome", "family", "group", "reference"), labels, strict=True)
         ),
-        Cell(_number(row["estimate"]), "value", tuple(details), exact),
+        Cell(_number(exact["estimate"]), "value", tuple(details), exact),
         Cell(_number(row["effect"]), "value", (), {"effect": float(row["effect"])}),
         *(Cell(_number(row[name]), "value", (), {name: _exact(row[name])}) for name in _P),
         Cell.label("verdict", str(row["verdict"])),
@@ -155,8 +191,8 @@ def _exact(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _number(value: float) -> str:
-    return EMPTY if math.isnan(value) else f"{value:.3f}"
+def _number(value: float | None) -> str:
+    return EMPTY if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def _mean(values: pd.DataFrame, group: str, name: str) -> Cell:
@@ -165,6 +201,8 @@ def _mean(values: pd.DataFrame, group: str, name: str) -> Cell:
     mean = seed_mean(known)
     if mean is None:
         return Cell.none(name)
+    if mean.n < ENOUGH_SEEDS:
+        return Cell.none(name, text=f"{EMPTY} (n={mean.n})")
     interval = [] if mean.low is None else [f"[{mean.low:.3f}, {mean.high:.3f}]"]
     exact = {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
     return Cell(f"{mean.mean:.3f}", "value", (*interval, f"(n={mean.n})"), exact)

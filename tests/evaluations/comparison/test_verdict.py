@@ -12,6 +12,7 @@ from scipy import stats
 from evaluations.cli import main
 from evaluations.comparison.outcomes import EDGES, OUTCOMES, l0_at_score, outcome_values
 from evaluations.comparison.verdict import holm, overall, plan, verdicts
+from evaluations.comparison.verdict_page import open_comparisons, verdict_table
 from evaluations.core.frame import results_frame
 from sat_interp._util.errors import UserError
 from sat_interp.training.study import Study
@@ -27,18 +28,20 @@ STUDY = Study(
     match_perplexity=("local-k4",),
 )
 GROUPS = ["baseline", "local-k4", "global-k4", "local-k4-random", "matched-local-k4"]
+NAMES = ["circuit_edges", "sae_l0", "simulation", "spoof_share"]
 SAE = {"architecture": "standard", "hook": None, "given": None}
 
 
 def records(effects, noise=0.01, seeds=SEEDS, groups=GROUPS):
-    """Neurons, ablate and sae of every run; ``effects`` by group: simulation, R, ratio of L0."""
+    """All primary outcomes of every run; ``effects`` by group: simulation, R, ratio of L0 and E."""
     draws = np.random.default_rng(0)
     found = []
     for seed in seeds:
         shared = draws.normal(0, 0.1)  # what the models of a seed have in common
         for group in groups:
             simulation, share, ratio = effects.get(group, (0.0, 0.0, 1.0))
-            name, own = f"{group}-s{seed}", draws.normal(0, noise, 3)
+            name, own = f"{group}-s{seed}", draws.normal(0, noise, 4)
+            found.append(circuits(name, seed, 40 * ratio * math.exp(shared + own[3])))
             found.append(
                 made("neurons", name, seed, {"simulation": 0.5 + shared + simulation + own[0]})
             )
@@ -63,6 +66,13 @@ def records(effects, noise=0.01, seeds=SEEDS, groups=GROUPS):
                     )
                 )
     return found
+
+
+def circuits(name, seed, edges, **changes):
+    """A frontier's record: E(.2) of all methods together, of one, and of the null task."""
+    metrics = {"e20_oa": edges, "e20_oa_acdc": edges + 9, "e20_oa_null": 2 * edges, "e20_cf": 7.0}
+    own = {"config": {"ablations": ["cf", "oa"]}, "data": {"spec": "ioi"}, **changes}
+    return made("circuits", name, seed, metrics, **own)
 
 
 def judged(found, study=STUDY):
@@ -104,7 +114,7 @@ def test_the_planned_comparisons():
 
 def test_known_effects_are_found_and_no_others():
     found = judged(records({"local-k4": (0.08, -0.2, 0.5)}))
-    assert overall(found) == {"sae_l0": "yes", "simulation": "yes", "spoof_share": "yes"}
+    assert overall(found) == dict.fromkeys(NAMES, "yes")
     row = of(found, "sae_l0")
     assert row["estimate"] == pytest.approx(0.5, rel=0.05)
     assert row["low"] < row["estimate"] < row["high"]
@@ -125,8 +135,47 @@ def test_the_other_direction_is_worse():
     assert {of(found, outcome.name)["verdict"] for outcome in OUTCOMES} == {"worse"}
 
 
+def test_e_is_that_of_all_methods_under_optimal_constants_on_ioi():
+    some = [circuits("baseline-s0", 0, 30.0), circuits("local-k4-s0", 0, 11.0)]
+    some += [circuits("baseline-s1", 1, 5.0, data={"spec": "quotes"})]
+    some += [circuits("local-k4-s1", 1, 5.0, config={"ablations": ["cf"]})]
+    failed = made(
+        "circuits", "global-k4-s0", 0, {"e20_oa": None}, config={"ablations": ["cf", "oa"]}
+    )
+    failed.data["spec"] = "ioi"
+    values = outcome_values([*some, failed], STUDY, OUTCOMES[:1]).set_index("model")
+    assert values.loc["baseline-s0", "value"] == 30.0
+    assert values.loc["local-k4-s0", "value"] == 11.0
+    assert values.loc["baseline-s1", "reason"] == "not measured"
+    assert values.loc["local-k4-s1", "reason"] == "not measured"
+    assert values.loc["global-k4-s0", "reason"] == "no prompt"
+    ratio = judged(records({"local-k4": (0, 0, 0.4)}))
+    assert of(ratio, "circuit_edges")["estimate"] == pytest.approx(0.4, rel=0.05)
+
+
+def test_the_whole_table_is_a_few_lines_of_pandas():
+    """Every primary comparison again from the values, with scipy and Holm written out."""
+    found = records({"local-k4": (0.03, -0.05, 0.8)}, noise=0.03)
+    values = outcome_values(found, STUDY, OUTCOMES)
+    wide = values.pivot_table(index="seed", columns=["outcome", "group"], values="value")
+    for outcome in ("circuit_edges", "sae_l0"):
+        wide[outcome] = np.log(wide[outcome])
+    p = {
+        (outcome, reference): stats.ttest_rel(wide[outcome]["local-k4"], wide[outcome][reference])
+        for outcome in NAMES
+        for reference in ("baseline", "local-k4-random", "matched-local-k4")
+    }
+    p = pd.Series({key: test.pvalue for key, test in p.items()}).sort_values()
+    corrected = (p * np.arange(len(p), 0, -1)).clip(upper=1).cummax()
+    table = judged(found).query("family == 'primary'").set_index(["outcome", "reference"])
+    assert len(p) == len(table) == 12
+    for key in p.index:
+        assert table.loc[key, "p"] == pytest.approx(p[key])
+        assert table.loc[key, "p_holm"] == pytest.approx(corrected[key])
+
+
 def test_wide_intervals_decide_nothing():
-    found = judged(records({}, noise=0.6))
+    found = judged(records({}, noise=5.0))
     assert set(overall(found).values()) == {"undecided"}
 
 
@@ -137,8 +186,16 @@ def test_two_seeds_give_no_test_and_missing_ones_are_counted():
     assert (row["n"], row["left_out"]) == (3, {"not measured": 2})
     kept = [one for one in kept if one.model["name"] != "baseline-s2"]
     row = of(judged(kept), "simulation")
-    assert (row["n"], row["verdict"]) == (2, "undecided")
+    assert (row["n"], row["verdict"], row["planned"]) == (2, "open", 5)
     assert math.isnan(row["p"])
+    table = judged(kept)
+    assert overall(table)["simulation"] == "open"
+    assert overall(table)["sae_l0"] == "open"
+    lines = open_comparisons(table)
+    assert lines[0].startswith("local-k4 against baseline: ")
+    assert "Simulation score (2 of 5 seeds)" in lines[0]
+    shown = verdict_table(table).rows
+    assert [one[4].text for one in shown if one[3].text == "baseline"][0] == "–"
 
 
 def test_it_is_a_few_lines_of_pandas(tmp_path):
@@ -191,7 +248,8 @@ def test_the_command_writes_tables_a_figure_and_a_page(tmp_path, capsys):
     assert main(arguments) == 0
     page = (tmp_path / "out" / "verdict" / "README.md").read_text()
     assert "Simulation score: yes" in page
-    assert "E(.2), the plan's first outcome, is not measured yet" in page
+    assert "Comparisons that stand open" not in page
+    assert "## What it does not show" in page
     for name in ("verdict.png", "verdict.csv", "values.csv", "verdict.tex"):
         assert (tmp_path / "out" / "verdict" / name).is_file()
     capsys.readouterr()
