@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,9 @@ def _trace(model: Any, text: Text, out: Path) -> Measurement:
     return trace(model, make_facts(entries, text.tokenizer, 20), config)
 
 
-def _lens(model: Any, text: Text, out: Path) -> Measurement:
+def _lens(model: Any, text: Text, out: Path, memory: int = 64) -> Measurement:
     config = LensConfig(
+        memory=memory,
         fit_windows=16,
         held_windows=12,
         window=10,
@@ -161,6 +163,7 @@ MEASURES: dict[str, Measure] = {
     "ablate": _ablate,
     "trace": _trace,
     "lens": _lens,
+    "lens, streams in a file": partial(_lens, memory=0),
 }
 
 
@@ -174,6 +177,7 @@ def test_every_evaluation_of_the_battery_is_tried_here():
         ("ablate", "none"),
         ("trace", "none"),
         ("lens", "none"),
+        ("lens, streams in a file", "none"),
         ("lm", "none"),
         ("lm", "global"),
         ("gates", "local"),

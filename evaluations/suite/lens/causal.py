@@ -225,7 +225,7 @@ def bases(
     generator = torch.Generator().manual_seed(seed * 1009 + layer)
     drawn = torch.randn(d_model, d_model, generator=generator, dtype=torch.float64)
     found["random"] = torch.linalg.qr(drawn).Q[:, :n]
-    return {name: basis.to(fitted.streams[layer]) for name, basis in found.items()}
+    return {name: basis.to(ending.model.W_E) for name, basis in found.items()}
 
 
 def _linear_fit(
@@ -282,7 +282,7 @@ def measure_edits(
     """Measure all edits; by basis, layer, edit and lens."""
     found = {}
     for layer in range(ending.n_layers):
-        mean = fitted.streams[layer].double().mean(0).to(fitted.streams[layer])
+        mean = fitted.streams[layer].double().mean(0).to(ending.model.W_E)
         for name, basis in bases(ending, lenses, layer, fitted, n, seed).items():
             for edit, edited in edit_layer(prompts, layer, basis, mean, seed).items():
                 for kind, effects in compare(prompts, lenses, kinds, layer, edited).items():

@@ -76,9 +76,13 @@ class LensConfig:
     resamples: int = 2000
     """Bootstrap resamples of the held-out stories."""
 
+    memory: int = 1024
+    """MiB of streams of text that stay in memory; more of them are kept in a temporary file."""
+
     def recorded(self) -> dict[str, Any]:
         """Return what decides the figures, besides the model and the text."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        del settings["memory"]
         if self.load is not None:
             settings["load"] = file_hash(self.load)
         return settings
@@ -108,6 +112,7 @@ class LensConfig:
             "edit_prompts": 5,
             "directions": 1,
             "resamples": 1,
+            "memory": 0,
         }
         check_at_least(self, least)
         if self.first >= self.window:

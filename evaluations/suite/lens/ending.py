@@ -49,12 +49,13 @@ class Target:
 
     def take(self, rows: slice | Int[Tensor, " some"]) -> Target:
         """Return the targets of some rows."""
-        return Target(
-            self.stream[rows],
-            self.negative_entropy[rows],
-            self.direction[rows],
-            self.offset[rows],
-        )
+        parts = (self.stream, self.negative_entropy, self.direction, self.offset)
+        return Target(*(pick(part, rows) for part in parts))
+
+
+def pick(values: Tensor, rows: slice | Int[Tensor, " some"]) -> Tensor:
+    """Return some rows, wherever they are kept."""
+    return values[rows if isinstance(rows, slice) else rows.to(values.device)]
 
 
 class Ending:
@@ -70,6 +71,11 @@ class Ending:
         cap = getattr(model.cfg, "output_logits_soft_cap", None)
         self.is_capped = cap is not None and cap > 0
         self.rows = max(64, LOGITS // model.cfg.d_vocab_out)
+
+    @property
+    def device(self) -> torch.device:
+        """The model's device; streams may be kept elsewhere (``positions``)."""
+        return self.model.W_E.device
 
     @property
     def n_layers(self) -> int:
@@ -101,7 +107,7 @@ class Ending:
 
     def log_probs(self, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
         """Return the log-probabilities of a stream after the last block, as float64."""
-        return unembed(self.model, stream[None])[0].double().log_softmax(-1)
+        return unembed(self.model, stream.to(self.device)[None])[0].double().log_softmax(-1)
 
     def targets(self, stream: Float[Tensor, "rows d_model"]) -> Target:
         """Return the targets of the model's own stream after the last block."""

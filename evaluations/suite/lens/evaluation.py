@@ -113,13 +113,15 @@ def _measure(model: HookedTransformer, data: LensData, config: LensConfig) -> Me
         data.text, config.fit_windows, config.held_windows, window, f"lens/{config.seed}"
     )
 
+    memory = config.memory * 2**20
+
     @cache
     def fitted() -> Positions:
-        return read_positions(model, fit.tokens, config.first, BANK, config.seed)
+        return read_positions(model, fit.tokens, config.first, BANK, config.seed, memory)
 
     lenses = _lenses(ending, data, config, fitted)
     file = _saved(lenses, data, config)
-    positions = read_positions(model, held.tokens, config.first, 1, config.seed)
+    positions = read_positions(model, held.tokens, config.first, 1, config.seed, memory)
     curves = measure_curves(ending, lenses, lenses.kinds, positions, config.seed)
     prediction = mean_prediction(ending, [fitted().streams[-1]])
     floor = floor_kl(ending, positions, prediction)

@@ -130,7 +130,7 @@ def _logit(fitting: Fitting) -> Fitted:
 
 
 def _mean(fitting: Fitting) -> Fitted:
-    means = fitting.means.to(fitting.streams[0])
+    means = fitting.means.to(fitting.target.direction)
     return {"c": means}, len(fitting.positions), []
 
 
@@ -152,7 +152,7 @@ def fit_oca(fitting: Fitting) -> Fitted:
         fits.append(fit_constants(problem, starts, fitting.settings()))
         constants[layer, layer:] = fits[-1].constants
     certificates = [fit.certificate() for fit in reversed(fits)]
-    tensors = {"c": constants.to(fitting.streams[0])}
+    tensors = {"c": constants.to(fitting.target.direction)}
     return tensors, sum(fit.read for fit in fits), certificates
 
 
@@ -160,7 +160,7 @@ def _shared(fitting: Fitting) -> Fitted:
     ending = fitting.ending
     problem = Problem(ending, fitting.target, fitting.streams, range(ending.n_layers))
     fit = fit_constants(problem, [fitting.means], fitting.settings())
-    return {"c": fit.constants.to(fitting.streams[0])}, fit.read, [fit.certificate()]
+    return {"c": fit.constants.to(fitting.target.direction)}, fit.read, [fit.certificate()]
 
 
 def _tuned(fitting: Fitting) -> Fitted:

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from evaluations.core.ablation_lbfgs import Tolerance, minimise
-from evaluations.suite.lens.ending import Ending, Target
+from evaluations.suite.lens.ending import Ending, Target, pick
 from evaluations.suite.lens.lenses import run_blocks
 
 Constants = Float[Tensor, "blocks d_model"]
@@ -107,13 +107,12 @@ class Problem:
 
     def take(self, rows: Int[Tensor, " some"]) -> Problem:
         """Return the problem on some of the positions."""
-        rows = rows.to(self.target.stream.device)
-        streams = [stream[rows] for stream in self.streams]
+        streams = [pick(stream, rows) for stream in self.streams]
         return Problem(self.ending, self.target.take(rows), streams, self.layers)
 
     def evaluate(self, constants: Constants) -> tuple[Float[Tensor, ""], Constants]:
         """Return value and gradient, as float64 on the CPU."""
-        leaf = constants.to(self.streams[0]).detach().requires_grad_()
+        leaf = constants.to(self.target.direction).detach().requires_grad_()
         value = torch.zeros((), dtype=torch.float64)
         gradient = torch.zeros(leaf.shape, dtype=torch.float64)
         for stream, layer in zip(self.streams, self.layers, strict=True):
@@ -148,7 +147,7 @@ class Problem:
     ) -> list[Float[Tensor, "rows blocks d_model"]]:
         """D log q(y) / dc of each row, for each draw of y; zero for constants a lens lacks."""
         unused = layer - self.layers[0]
-        own = constants[unused:, None].to(stream).expand(-1, len(stream), -1)
+        own = constants[unused:, None].to(self.target.direction).expand(-1, len(stream), -1)
         leaf = own.clone().requires_grad_()
         found = []
         with torch.enable_grad():

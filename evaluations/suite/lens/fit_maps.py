@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from evaluations.suite.lens.ending import Ending, Target
+from evaluations.suite.lens.ending import Ending, Target, pick
 
 MOMENTUM, RATE, DECAY, CLIP = 0.9, 1.0, 1e-3, 1.0
 PAPER_RATE = 1e-2
@@ -65,7 +65,7 @@ def fit_official(
     Args:
         streams: before each block, in order.
     """
-    like = streams[0]
+    like = target.direction
     d_model = like.shape[1]
     matrices = like.new_zeros(len(streams), d_model, d_model).requires_grad_()
     biases = like.new_zeros(len(streams), d_model).requires_grad_()
@@ -97,7 +97,7 @@ def fit_paper(
     Args:
         streams: before each block, in order.
     """
-    like = streams[0]
+    like = target.direction
     shape = len(streams), like.shape[1], like.shape[1]
     generator = torch.Generator().manual_seed(recipe.seed)
     drawn = torch.randn(shape, generator=generator) - torch.eye(shape[1])
@@ -122,12 +122,11 @@ def _backward(
 ) -> None:
     """Put the gradient of the mean KL of each layer into the maps."""
     matrices.grad, biases.grad = torch.zeros_like(matrices), torch.zeros_like(biases)
-    rows = rows.to(streams[0].device)
     for some in ending.chunks(len(rows)):
         own = rows[some]
         targets = target.take(own)
         for layer, stream in enumerate(streams):
-            h = stream[own]
+            h = pick(stream, own).to(matrices)
             with torch.enable_grad():
                 end = h + h @ matrices[layer].T + biases[layer]
                 mean = ending.kl(targets, end).sum() / len(rows)

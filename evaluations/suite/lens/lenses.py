@@ -83,6 +83,7 @@ class Lenses:
         Args:
             partners: for ``resample``, whose attention outputs of the bank each row receives.
         """
+        stream = stream.to(ending.device)
         if kind == "logit":
             return stream
         if kind in MAPS:
@@ -114,6 +115,7 @@ def run_blocks(
     constants: Float[Tensor, "blocks *rows d_model"],
 ) -> Float[Tensor, "rows d_model"]:
     """Return the stream after the last block, attention outputs from a layer on being given."""
+    stream = stream.to(ending.device)
     for block, constant in zip(range(layer, ending.n_layers), constants, strict=True):
         stream = ending.block(block, stream, constant.to(stream))
     return stream

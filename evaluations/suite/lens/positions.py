@@ -6,6 +6,9 @@ of text gives one for each position from ``first`` on.
 
 from __future__ import annotations
 
+import math
+import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,9 +19,12 @@ from transformer_lens import HookedTransformer
 
 from evaluations.core.ablation_pass import ATTENTION_OUT, Passes, passes
 from sat_interp._util.errors import UserError
+from sat_interp._util.files import default_cache, naming
 
 BATCH_TOKENS = 4096
 """Tokens of one pass through the model."""
+MEMORY = 1 << 30
+"""Bytes of streams that are kept on the model's device."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Positions:
     """Rows of a text: position by position of window by window.
 
     Attributes:
-        streams: the stream before each block, and after the last.
+        streams: the stream before each block, and after the last; on the model's device, or in a
+            file that is mapped into memory.
         attention: each block's attention output, of the rows ``attention_rows``.
         attention_mean: its mean over all rows, as float64 on the CPU.
         attention_rows: rows whose attention outputs are kept.
@@ -55,41 +62,74 @@ def read_positions(
     first: int,
     n_kept: int,
     seed: int,
+    memory: int = MEMORY,
 ) -> Positions:
     """Run the model on windows of text and keep its streams from position ``first`` on.
 
     Args:
         n_kept: of so many random rows the attention outputs are kept (the bank of the resample
             lens); their mean is over all rows.
+        memory: bytes of streams beyond which they are kept in a file, not on the model's device.
 
     Raises:
         UserError: activations that are not finite.
+        OSError: no room on the disk for the file.
     """
     pieces = passes(model)
     n_layers, per_window = int(model.cfg.n_layers), windows.shape[1] - first
     n_rows = len(windows) * per_window
     chosen = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
     chosen = chosen[:n_kept].sort().values
-    streams: list[list[Tensor]] = [[] for _ in range(n_layers + 1)]
+    streams = _room(n_layers + 1, n_rows, model.W_E, memory)
     kept: list[list[Tensor]] = [[] for _ in range(n_layers)]
     sums = torch.zeros(n_layers, model.cfg.d_model, dtype=torch.float64)
     size = max(1, BATCH_TOKENS // windows.shape[1])
     begin = 0
     for batch in windows.split(size):
         found = pieces.streams(batch.to(model.W_E.device))
-        own = chosen[(chosen >= begin) & (chosen < begin + len(batch) * per_window)] - begin
+        end = begin + len(batch) * per_window
+        own = chosen[(chosen >= begin) & (chosen < end)] - begin
         for layer, stream in enumerate(found):
-            streams[layer].append(stream[:, first:].flatten(0, 1))
+            streams[layer][begin:end] = stream[:, first:].flatten(0, 1)
         for layer, attended in enumerate(_attention(pieces, found)):
             flat = attended[:, first:].flatten(0, 1)
             sums[layer] += flat.sum(0, dtype=torch.float64).cpu()
             kept[layer].append(flat[own.to(flat.device)])
-        begin += len(batch) * per_window
-    joined = [torch.cat(parts) for parts in streams]
-    if not bool(joined[-1].isfinite().all()):
+        begin = end
+    if not bool(streams[-1].isfinite().all()):
         raise UserError("the model's activations are not finite (NaN) on this text")
     bank = torch.stack([torch.cat(parts) for parts in kept])
-    return Positions(joined, bank, sums / n_rows, chosen, len(windows), per_window)
+    return Positions(streams, bank, sums / n_rows, chosen, len(windows), per_window)
+
+
+def _room(n: int, n_rows: int, like: Tensor, memory: int) -> list[Float[Tensor, "rows d_model"]]:
+    """Return streams that are to be filled: of the model's type and, if there is room, device.
+
+    Raises:
+        OSError: no room on the disk.
+    """
+    shape = (n, n_rows, like.shape[1])
+    if math.prod(shape) * like.element_size() <= memory:
+        return [like.new_empty(shape[1:]) for _ in range(n)]
+    return list(_mapped(math.prod(shape), like.dtype).view(shape))
+
+
+def _mapped(size: int, dtype: torch.dtype) -> Float[Tensor, " size"]:
+    """Return numbers in a file of the cache, which is gone as soon as nobody holds them.
+
+    Raises:
+        OSError: no room on the disk.
+    """
+    directory = default_cache()
+    directory.mkdir(parents=True, exist_ok=True)
+    handle, path = tempfile.mkstemp(dir=directory, suffix=".streams")
+    try:
+        with naming(path):
+            os.posix_fallocate(handle, 0, size * dtype.itemsize)
+        return torch.from_file(path, shared=True, size=size, dtype=dtype)
+    finally:
+        os.close(handle)
+        os.unlink(path)
 
 
 def _attention(
