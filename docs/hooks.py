@@ -10,6 +10,7 @@ A page asks for it in a line of its own:
     <!-- options: acdc -->               the options of an evaluation
     <!-- help: sat-eval acdc -->         what ``--help`` prints
     <!-- frame: builtin perplexity -->   rows of ``results_frame``
+    <!-- verdict: answer -->            the verdict of a study, from studies/answer.yaml
     <!-- public: sat_interp -->          the documentation of a package's public names
     <!-- map: evaluations -->            a line for each module, from its docstring
 
@@ -198,6 +199,16 @@ def paper(study: str, name: str) -> str:
     return markdown(report_tables(study)[name])
 
 
+def verdict(study: str) -> str:
+    """Return the page of ``sat-eval verdict``, below a heading of the second level."""
+    from evaluations.comparison.verdict import read_verdict
+    from evaluations.comparison.verdict_page import blocks_of
+    from sat_interp.training.study import read_study
+
+    planned = read_study(ROOT / "studies" / f"{study}.yaml")
+    return "\n\n".join(blocks_of(*read_verdict(str(RESULTS / study), planned), level=3))
+
+
 def value(study: str, model: str, evaluation: str, metric: str, digits: str) -> str:
     """Return one figure with its interval, as tables write it."""
     from evaluations.tables.view import with_interval
@@ -303,6 +314,7 @@ REQUESTS: dict[str, Callable[..., str]] = {
     "options": options,
     "terminal": terminal,
     "paper": paper,
+    "verdict": verdict,
     "frame": frame,
     "help": command_help,
     "map": module_map,

@@ -49,22 +49,32 @@ def print_verdict(options: VerdictOptions) -> list[Path]:
     tables.show(every, shown)
     written = [path for table in every for path in tables.write([table], out, table.name)]
     written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
-    return [*written, write_atomically(out / "README.md", _page(study.name, made, every))]
+    blocks = [f"# Verdict of the study {escape.markdown(study.name)}", *blocks_of(values, made)]
+    blocks.append("![Every comparison with its 95 % interval](verdict.png)")
+    return [*written, write_atomically(out / "README.md", "\n\n".join(blocks) + "\n")]
 
 
-def _page(name: str, made: pd.DataFrame, every: Sequence[Table]) -> str:
-    sections = {
+def blocks_of(values: pd.DataFrame, made: pd.DataFrame, level: int = 2) -> list[str]:
+    """Return the page as Markdown: answers, what stands open, the tables, what none of it shows.
+
+    Args:
+        level: of its headings.
+    """
+    mark = "#" * level
+    lists = {
         "Answers": sentences(made),
         "Comparisons that stand open": open_comparisons(made),
         "What it does not show": LIMITS,
     }
-    blocks = [f"# Verdict of the study {escape.markdown(name)}"]
-    for title, lines in sections.items():
-        if lines:
-            listed = "\n".join(f"- {escape.markdown(line)}" for line in lines)
-            blocks += [f"## {title}", listed]
-    figure = "![Every comparison with its 95 % interval](verdict.png)"
-    return "\n\n".join([*blocks, "## Tables", *map(markdown, every), figure]) + "\n"
+    blocks = {
+        title: "\n".join(f"- {escape.markdown(line)}" for line in lines)
+        for title, lines in lists.items()
+        if lines
+    }
+    limits = blocks.pop("What it does not show")
+    every = "\n\n".join(map(markdown, [verdict_table(made), values_table(values)]))
+    blocks |= {"Tables": every, "What it does not show": limits}
+    return [f"{mark} {title}\n\n{text}" for title, text in blocks.items()]
 
 
 def sentences(made: pd.DataFrame) -> list[str]:
@@ -158,7 +168,7 @@ def _panel(axes: Axes, part: pd.DataFrame, outcome: Outcome) -> None:
         axes.minorticks_off()
         axes.set_xticks([0.25, 0.5, 1, 2], ["0.25", "0.5", "1", "2"])
     axes.set_title(outcome.title, fontsize=10, loc="left")
-    axes.set_xlabel(f"{outcome.scale} to the reference ({outcome.direction} is predicted)")
+    axes.set_xlabel(f"{outcome.scale} to the reference\n({outcome.direction} is predicted)")
     axes.spines[["top", "right"]].set_visible(False)
 
 
