@@ -15,6 +15,8 @@ export HF_HUB_OFFLINE ?= 1
 # The accelerator's part: tests, speed, and the study's core groups, within MINUTES (docs/training.md).
 MINUTES ?= 25
 GPU_STUDY ?= runs/gpu-study
+# A Python that has everything already, where nothing can be installed.
+GPU_PYTHON ?=
 
 .PHONY: demo gpu-study test docs lint types install install-test install-docs auto-circuit local-examiner builtin-models clean $(BUILTIN)
 
@@ -22,8 +24,8 @@ demo: install
 	$(BIN)/sat-eval all $(MODELS) --preset quick --jobs 2 --data demo --out results/demo
 	$(BIN)/sat-eval report --out results/demo
 
-gpu-study: install-test
-	$(BIN)/python -m benchmarks.gpu_study --minutes $(MINUTES) --out $(GPU_STUDY)
+gpu-study: $(if $(GPU_PYTHON),,install-test)
+	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_study --minutes $(MINUTES) --out $(GPU_STUDY)
 
 test: install-test install-docs lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

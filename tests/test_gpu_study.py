@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
 from benchmarks import gpu_study, gpu_study_page
 from benchmarks.gpu_study import GROUPS, SCALES, Place, read_report, steps_that_fit
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -109,6 +113,12 @@ def test_the_page_of_what_is_missing_says_so(tmp_path):
     assert "none, batch 2, plain: not done in 3 s" in page
     assert "rate-baseline: no memory" in page
     assert "rate-local-k4: not done yet" in page
+
+
+def test_make_gpu_study_is_this_command():
+    command = ["make", "-n", "gpu-study", "GPU_PYTHON=python3", "MINUTES=2", "GPU_STUDY=there"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "python3 -m benchmarks.gpu_study --minutes 2 --out there"
 
 
 @pytest.mark.slow
