@@ -140,6 +140,7 @@ class Place:
     Attributes:
         budget: seconds in all.
         before: seconds used by earlier commands.
+        steps: of every group; by default as many as fit.
     """
 
     out: Path
@@ -147,6 +148,7 @@ class Place:
     device: str
     budget: float
     before: float = 0.0
+    steps: int | None = None
     started: float = field(default_factory=time.perf_counter)
 
     def used(self) -> float:
@@ -252,7 +254,8 @@ def planned(place: Place, rates: Mapping[str, Mapping[str, Any] | None]) -> dict
     }
     if len(known) < len(RATED):
         return None
-    plan = {"steps": steps_that_fit(known, MARGIN * place.left()), "seconds_left": place.left()}
+    left = place.left()
+    plan = {"steps": place.steps or steps_that_fit(known, MARGIN * left), "seconds_left": left}
     write_json(place.out / "steps" / "plan.json", plan)
     return plan
 
@@ -451,6 +454,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-study"))
     parser.add_argument("--device", default="auto", help="cpu, or auto: the accelerator")
     parser.add_argument("--scale", choices=SCALES, help="by default that of the device")
+    parser.add_argument("--steps", type=int, help="of every group; by default as many as fit")
     parser.add_argument("--train", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     try:
@@ -458,7 +462,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         scale = SCALES[options.scale or ("cpu" if device.type == "cpu" else "accelerator")]
         used = options.out / "used.json"
         before = json.loads(used.read_text())["seconds"] if used.is_file() else 0.0
-        place = Place(options.out, scale, str(device), 60 * options.minutes, before)
+        budget = 60 * options.minutes
+        place = Place(options.out, scale, str(device), budget, before, options.steps)
         if options.train:
             train_here(place, *json.loads(options.train))
             return 0

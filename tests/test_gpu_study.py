@@ -127,12 +127,12 @@ def test_the_whole_study_on_the_cpu_within_two_minutes_and_resumed(tmp_path):
     arguments = ["--scale", "tiny", "--device", "cpu", "--out", str(out)]
     begun = time.perf_counter()
     assert gpu_study.main([*arguments, "--minutes", "0.4"]) == 0
-    assert time.perf_counter() - begun < 60
+    assert time.perf_counter() - begun < 24 + 60  # the budget, and a start on a busy machine
     kept = {path: path.read_text() for path in (out / "steps").glob("*.json")}
     assert (out / "README.md").is_file()
     assert "train-random-k4.json" not in {path.name for path in kept}
-    # Two minutes are ample on an idle machine; tests may share theirs with others.
-    assert gpu_study.main([*arguments, "--minutes", "9"]) == 0
+    # A minute is ample on an idle machine; tests may share theirs with others.
+    assert gpu_study.main([*arguments, "--minutes", "90", "--steps", "8"]) == 0
     assert all(path.read_text() == text for path, text in kept.items())
     trained = {
         group: json.loads((out / f"steps/train-{group}.json").read_text()) for group in GROUPS
