@@ -35,7 +35,7 @@ from sat_interp._util.errors import UserError, suggest
 from sat_interp.training.study import Study, read_study
 
 DRAWN = 24
-"""Models in a figure, and on the page with their circuits."""
+"""Models in a figure, and on the page with their circuits; a report of more has no figures."""
 
 DEFAULTS = ReportOptions()
 
@@ -143,8 +143,10 @@ class Report:
         return [record for record in own if identity(record) in taken]
 
     def drawn(self) -> set[str]:
-        """The weights of the models in figures: one of each group, of the first groups."""
-        found = [group for group in self.groups if group.members][:DRAWN]
+        """The weights of the models in figures: one of each group; none of too many groups."""
+        found = [group for group in self.groups if group.members]
+        if len(found) > DRAWN:
+            return set()
         return {group.members[min(group.members)].weights for group in found}
 
     def whole(self, records: Iterable[Record]) -> list[Record]:
@@ -307,7 +309,13 @@ def _notes(found: Collected, rows: Sequence[Group], known: Sequence[Record]) -> 
     taken = [
         record for group in rows for model in group.models for record in model.records.values()
     ]
-    return [*found.notes(), *floors(known), *older_told(taken)]
+    lines = [*found.notes(), *floors(known), *older_told(taken)]
+    if (n := sum(bool(group.members) for group in rows)) > DRAWN:
+        lines.append(
+            f"{n} rows are more than a figure shows ({DRAWN}): no figures; name the models to "
+            "draw: sat-eval report MODEL..."
+        )
+    return lines
 
 
 def _without_figures(specs: Iterable[Spec], records: Sequence[Record]) -> list[str]:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def write(report: Report, out: Path) -> tuple[list[Path], list[str]]:
     """Write tables, figures and pages. What fails stops no other.
 
-    Figures are of one model of each group.
+    Figures are of one model of each group; there are none where the groups are too many.
 
     Returns:
         The files written, and a line for each that could not be, with the reason.
@@ -61,13 +61,14 @@ def _section(report: Report, spec: Spec, out: Path, failures: list[str]) -> Sect
     def write_tables() -> list[Path]:
         section.tables = room.tables(records)
         written = tables.write(section.tables, out, spec.name)
-        written += room.files(whole, out, spec.name)
-        return written
+        return written + (room.files(whole, out, spec.name) if whole else [])
 
     section.files += _attempt(f"{spec.name} tables", failures, write_tables)
-    section.figures, failed = draw.write(room.FIGURES, whole, out, spec.name)
-    failures += failed
-    if browse := getattr(room, "browse", None):
+    if whole:
+        section.figures, failed = draw.write(room.FIGURES, whole, out, spec.name)
+        failures += failed
+    browse = getattr(room, "browse", None)
+    if whole and browse:
         path = out / f"{spec.name}.html"
         section.pages = _attempt(
             f"{spec.name} page", failures, lambda: browse(whole, report.directory, path)

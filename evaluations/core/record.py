@@ -123,6 +123,11 @@ class Record:
     def _by_name(self) -> dict[str, Metric]:
         return {metric.name: metric for metric in reversed(self.metrics)}
 
+    @cached_property
+    def _own_model_id(self) -> str:
+        fields = {key: one for key, one in self.model["configuration"].items() if key != "dtype"}
+        return f"{self.model['weights_hash']} {hash_of([fields, self.model.get('ablation')])}"
+
     def to_json(self) -> str:
         """Return the record as JSON."""
         return json.dumps(plain(dataclasses.asdict(self)), indent=1, allow_nan=False) + "\n"
@@ -225,19 +230,13 @@ def model_ids(records: Sequence[Record]) -> list[str]:
     known: dict[str, str] = {}
     for record in sorted(records, key=lambda record: record.started):
         if "configuration" in record.model:
-            known[str(record.model["weights_hash"])] = _model_id(record)
+            known[str(record.model["weights_hash"])] = record._own_model_id
     return [
-        _model_id(record)
+        record._own_model_id
         if "configuration" in record.model
         else known.get(str(record.model["weights_hash"]), str(record.model["weights_hash"]))
         for record in records
     ]
-
-
-def _model_id(record: Record) -> str:
-    model = record.model
-    fields = {key: value for key, value in model["configuration"].items() if key != "dtype"}
-    return f"{model['weights_hash']} {hash_of([fields, model.get('ablation')])}"
 
 
 def record_files(directory: str | Path) -> list[Path]:
