@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluations.battery.options import BatteryOptions
-from evaluations.battery.run import end_with_parent
+from evaluations.battery.options import BatteryOptions, StatusOptions
 from evaluations.comparison.options import (
     AccuracyOptions,
     CurvesOptions,
@@ -31,6 +30,7 @@ from sat_interp._util.commandline import (
     run_command,
 )
 from sat_interp._util.errors import UserError, shown
+from sat_interp.engine.local import end_with_parent
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -132,6 +132,12 @@ def _report(models: list[str], settings: Mapping[str, Any]) -> None:
     print_report(models, build(ReportOptions, settings))
 
 
+def _status(models: list[str], settings: Mapping[str, Any]) -> None:
+    from evaluations.battery.status import print_status
+
+    print_status(models, build(StatusOptions, settings))
+
+
 def _check(models: list[str], settings: Mapping[str, Any]) -> None:
     from evaluations.battery.command import check
 
@@ -176,6 +182,7 @@ COMMANDS = (
             "sat-eval all --study studies/demo.yaml --out results/demo-study --jobs 2",
             "sat-eval all ./gpt2-directory --data stories.jsonl.gz --parts lm,sae",
             "sat-eval all demo:baseline --lm.stories 20 --acdc.tau 0.01,0.03",
+            "sat-eval all --study studies/paper.yaml --engine ray --address head:6379",
         ),
         (BatteryOptions, TextOptions, RunOptions),
         _all,
@@ -201,6 +208,21 @@ COMMANDS = (
         ),
         (ReportOptions,),
         _report,
+        n_models="*",
+    ),
+    Command(
+        "status",
+        "What is done, running and missing of a study, from its runs and records alone.",
+        "A row for each run and MODEL: its training, then each evaluation. An evaluation is done "
+        "if there is a record of its present version for a model of that name, with any options; "
+        "it is running if a sat-eval all on this or another machine has claimed it in OUT. Nothing "
+        "is loaded, and no cluster is asked.",
+        (
+            "sat-eval status --study studies/demo.yaml --out results/demo-study",
+            "sat-eval status demo:baseline demo:local-k4 --out results/demo --parts lm,acdc",
+        ),
+        (StatusOptions,),
+        _status,
         n_models="*",
     ),
     Command(

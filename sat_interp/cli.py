@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sat_interp._util.commandline import (
+    build,
     config_values,
     given_options,
     hyphenated,
@@ -20,6 +21,8 @@ from sat_interp._util.commandline import (
     run_command,
 )
 from sat_interp._util.errors import UserError
+from sat_interp.engine.choose import EngineOptions
+from sat_interp.engine.local import end_with_parent
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.training.config import TrainConfig, preset_settings
 
@@ -36,6 +39,8 @@ examples:
   sat-train --init PYTHIA --variant local --k 64 --data stories.txt --out runs/gated
                                                       gates for a pretrained model
   sat-train --study studies/demo.yaml                 every run of a study that is not finished
+  sat-train --study studies/demo.yaml --jobs 2        two at a time, on a GPU each where there are
+  sat-train --study studies/paper.yaml --engine ray --address head:6379     on a Ray cluster
 """
 
 
@@ -47,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _log_to_stderr()
+    end_with_parent()
     command = _train_study if "--study" in given_options(arguments) else _train
     return run_command(lambda: command(arguments))
 
@@ -69,14 +75,17 @@ def _train_study(arguments: list[str]) -> None:
     from sat_interp.training.study import raise_failures, read_study, train_study
     from sat_interp.training.study_table import study_table
 
-    others = [name for name in given_options(arguments) if name not in ("--study", "--out")]
+    own = [hyphenated(f"--{field.name}") for field in dataclasses.fields(EngineOptions)]
+    known = ("--study", "--out", *own)
+    others = [name for name in given_options(arguments) if hyphenated(name) not in known]
     if others:
         raise UserError(f"{others[0]} cannot be combined with --study: put it into the study file")
-    parser = option_parser(prog="sat-train")
+    parser = option_parser(EngineOptions, prog="sat-train")
     parser.add_argument("--study", required=True)
     parser.add_argument("--out")
     options = parse_options(parser, arguments)
-    done = train_study(read_study(options["study"], options["out"]))
+    study = read_study(options["study"], options["out"])
+    done = train_study(study, options=build(EngineOptions, options))
     Console(width=None if sys.stdout.isatty() else 110).print(study_table(done))
     raise_failures(done)
 
@@ -102,7 +111,10 @@ def parse(arguments: Sequence[str]) -> dict[str, Any]:
         examples=EXAMPLES,
     )
     parser.add_argument(
-        "--study", metavar="FILE", help="YAML file that describes many runs; takes only --out."
+        "--study",
+        metavar="FILE",
+        help="YAML file that describes many runs; takes only --out, --jobs N, --engine local|ray "
+        "and --address HOST:PORT.",
     )
     parser.add_argument(
         "--k", type=int | None, metavar="N", help="Value of --k-attention and --k-neurons."
@@ -142,3 +154,7 @@ def _log_to_stderr() -> None:
     log_to_stderr()
     is_first = os.environ.get("RANK", "0") == "0"  # under torchrun only the first process logs
     logging.getLogger("sat_interp").setLevel(logging.INFO if is_first else logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

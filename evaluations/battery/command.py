@@ -10,14 +10,14 @@ from evaluations.battery.feasibility import Answer, Subject, answers
 from evaluations.battery.options import BatteryOptions
 from evaluations.battery.plan import (
     Budgets,
-    Job,
+    EvaluationJob,
     chosen_specs,
     estimated_seconds,
     plan,
     study_plan,
 )
-from evaluations.battery.progress import answers_table, duration, overview, summary
-from evaluations.battery.run import raise_failures, run
+from evaluations.battery.progress import answers_table, summary
+from evaluations.battery.run import raise_failures, run_parts
 from evaluations.core.inputs import default_task
 from evaluations.core.model_source import ModelSource, sources
 from evaluations.core.models import LoadedModel
@@ -28,12 +28,13 @@ from evaluations.core.text_source import TrainingText, text_finder, training_tex
 from evaluations.output import console, say
 from evaluations.registry import SPECS
 from sat_interp._util.errors import UserError
+from sat_interp.engine.overview import duration
 from sat_interp.training.study import Study, read_study
 
 
 def run_battery(
     models: Sequence[str], options: BatteryOptions, settings: Mapping[str, Any]
-) -> list[Job]:
+) -> list[EvaluationJob]:
     """Run the battery and print a table of its jobs.
 
     Args:
@@ -57,9 +58,8 @@ def run_battery(
     else:
         jobs = plan(chosen, budgets, chosen_specs(options.parts))
     terminal = console()
-    terminal.print(_forecast(chosen, jobs, options.jobs), highlight=False)
-    with overview(jobs) as update:
-        run(jobs, options.jobs, Path(out) / "logs", update)
+    terminal.print(_forecast(chosen, jobs, options.n_local), highlight=False)
+    run_parts(jobs, options, out)
     terminal.print(summary(jobs))
     which = f" --study {options.study}" if options.study else ""
     say(terminal, f"tables: sat-eval report --out {out}{which}")
@@ -132,7 +132,7 @@ def _given(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _forecast(models: Sequence[str], jobs: Sequence[Job], n_processes: int) -> str:
+def _forecast(models: Sequence[str], jobs: Sequence[EvaluationJob], n_processes: int) -> str:
     seconds = estimated_seconds(jobs, n_processes)
     time = "an unknown time" if seconds is None else f"about {duration(seconds)}"
     if rough := [job.name for job in jobs if job.is_rough and job.state == "waiting"]:

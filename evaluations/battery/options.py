@@ -1,15 +1,16 @@
-"""The options of ``sat-eval all``."""
+"""The options of ``sat-eval all`` and ``sat-eval status``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from evaluations.core.options import DEFAULT_OUT
 from evaluations.core.spec import Preset
-from sat_interp._util.errors import UserError
+from sat_interp.engine.choose import EngineOptions
 
 
 @dataclass(frozen=True)
-class BatteryOptions:
+class BatteryOptions(EngineOptions):
     """Options of a battery of evaluations."""
 
     study: str | None = None
@@ -19,9 +20,6 @@ class BatteryOptions:
     """Budget: quick (minutes for the built-in models), demo (about the defaults of the commands),
     paper (the published budgets)."""
 
-    jobs: int = 1
-    """Number of evaluations that run in parallel, each on its share of the cores."""
-
     parts: tuple[str, ...] = ()
     """Evaluations to run, separated by commas; by default those that the study names (measures), or
     all."""
@@ -30,6 +28,16 @@ class BatteryOptions:
     """Directory that holds a model for each run of the study, by the run's name; by default the
     study's own, where sat-train wrote them."""
 
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise UserError(f"--jobs must be at least 1, not {self.jobs}")
+
+@dataclass(frozen=True)
+class StatusOptions:
+    """Options of the state of a study."""
+
+    study: str | None = None
+    """Study file (sat-train --study) whose runs are listed."""
+
+    out: str = DEFAULT_OUT
+    """Directory of the records."""
+
+    parts: tuple[str, ...] = ()
+    """Evaluations to list, separated by commas; all by default."""

@@ -3,50 +3,157 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
+from evaluations.battery import shipping
+from evaluations.core.options import DEFAULT_OUT, TextOptions
+from evaluations.core.record import hash_of
 from evaluations.core.spec import Preset, Spec
 from evaluations.registry import SPECS, find_spec
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.files import file_name
+from sat_interp.engine.job import Command, Job, Resources, Shipment, State
 
-State = Literal["waiting", "running", "done", "failed", "nothing to do"]
 NEAR = 2.0
 """Ratio of sizes to the built-in models up to which an estimate is not called rough."""
 
 
 @dataclass
-class Job:
-    """An evaluation with its models, options and state."""
+class EvaluationJob(Job):
+    """An evaluation of several models, or of one of them, with its options.
+
+    Attributes:
+        spec: the evaluation.
+        models: MODEL arguments.
+        settings: options that differ from the evaluation's defaults.
+        number: among the jobs of the same evaluation with other options, from 0.
+        subject: the model of a job of one model; None for a job of all.
+        label: of that model, in the overview.
+        beside: a model that is measured beside the subject, for what both hold out of their text.
+    """
 
     spec: Spec
     models: list[str]
     settings: dict[str, Any]
-    estimate: float | None
-    state: State = "waiting"
-    seconds: float = 0.0
-    reason: str = ""
-    """Reason of a failure."""
-    is_rough: bool = False
-    """Whether the estimate is extrapolated to another size of model, or guessed."""
     number: int = 0
-    """Number of the job among those of the same evaluation, from 0."""
+    subject: str | None = None
+    label: str = ""
+    beside: str | None = None
 
     @property
     def name(self) -> str:
-        """Name of the evaluation."""
-        return self.spec.name
+        """The title, with the model of a job of one model."""
+        return f"{self.title} {self.label}".strip()
 
     @property
     def title(self) -> str:
-        """Name of the job in tables and of its log: ``acdc``, then ``acdc-2``."""
-        return f"{self.name}-{self.number + 1}" if self.number else self.name
+        """The evaluation and its number: ``acdc``, then ``acdc-2``."""
+        return title(self.spec.name, self.number)
+
+    @property
+    def kind(self) -> str:
+        """The title."""
+        return self.title
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The evaluation that leaves something in the cache, of the same model."""
+        if self.spec.after is None:
+            return ()
+        return (f"{self.spec.after} {self.label}".strip(),)
+
+    @property
+    def resources(self) -> Resources:
+        """What the specification states; no GPU where the options name the CPU."""
+        wanted = self.spec.resources
+        return dataclasses.replace(wanted, gpus=0.0) if self._is_on_cpu else wanted
+
+    @property
+    def log_name(self) -> str:
+        """Name of its log, below the directory of the logs."""
+        return self.title if self.subject is None else f"{self.title}/{_short(self.subject)}"
+
+    @property
+    def claims(self) -> list[str]:
+        """A lock for each model."""
+        return [claim(self.title, model) for model in self.models]
 
     @property
     def arguments(self) -> list[str]:
         """The command line after ``sat-eval``."""
-        return [self.name, *self.models, *map(_argument, self.settings.items())]
+        return [self.spec.name, *self.models, *map(_argument, self.settings.items())]
+
+    def command(self) -> Command:
+        """Return the command."""
+        return Command("evaluations.cli", self.arguments)
+
+    def shipment(self) -> Shipment:
+        """Return the command of one model with the files that it reads."""
+        assert self.subject is not None
+        out = Path(str(self.settings.get("out") or DEFAULT_OUT)).expanduser().resolve()
+        settings = shipping.absolute_settings({**self.settings, "out": str(out)})
+        chosen = list(dict.fromkeys(filter(None, (self.beside, self.subject))))
+        models = [shipping.absolute_model(model) for model in chosen]
+        inputs = shipping.setting_files(settings)
+        for model in models:
+            inputs |= shipping.model_files(model)
+        force, evaluation = bool(settings.get("force")), self.spec.name
+        earlier = [
+            name
+            for model in models
+            if not force
+            for name in shipping.earlier_files(evaluation, model, out)
+        ]
+        sent = dataclasses.replace(self, models=models, settings=settings)
+        record = rf"[^/]+/{re.escape(evaluation)}-[^/]*\.json"
+        return Shipment(sent.command(), inputs, out, r"[^/]+/.*", record, earlier, force)
+
+    @property
+    def _is_on_cpu(self) -> bool:
+        return str(self.settings.get("device") or "").startswith("cpu")
+
+
+def per_model(part: EvaluationJob) -> list[EvaluationJob]:
+    """Return a job for each model of a part."""
+    if not part.models:
+        return []
+    text_model = None
+    if TextOptions in part.spec.shared:
+        text_model = shipping.text_model(part.models, part.settings)
+    short = [Path(model).name for model in part.models]
+    estimate = None if part.estimate is None else part.estimate / len(part.models)
+    return [
+        dataclasses.replace(
+            part,
+            models=[model],
+            subject=model,
+            label=name if short.count(name) == 1 else model,
+            beside=None
+            if text_model is None or shipping.shares_text(model, text_model)
+            else text_model,
+            estimate=estimate,
+        )
+        for model, name in zip(part.models, short, strict=True)
+    ]
+
+
+def title(evaluation: str, number: int) -> str:
+    """Return the name of a job among those of the same evaluation: ``acdc``, then ``acdc-2``."""
+    return f"{evaluation}-{number + 1}" if number else evaluation
+
+
+def claim(title: str, model: str) -> str:
+    """Return the name of the lock of a job's model."""
+    return f"{title}-{_short(shipping.absolute_model(model))}"
+
+
+def _short(model: str) -> str:
+    """Return a file name for a MODEL argument."""
+    return f"{file_name(Path(model).name)[:60]}-{hash_of(model)[:6]}"
 
 
 @dataclass(frozen=True)
@@ -92,7 +199,9 @@ class Budgets:
         }
 
 
-def plan(models: Sequence[str], budgets: Budgets, specs: Sequence[Spec] | None = None) -> list[Job]:
+def plan(
+    models: Sequence[str], budgets: Budgets, specs: Sequence[Spec] | None = None
+) -> list[EvaluationJob]:
     """Return the jobs of a battery, in the order of the registry.
 
     Raises:
@@ -112,7 +221,7 @@ def _job(
     budgets: Budgets,
     sizes: Mapping[str, Size],
     reference: Size,
-) -> Job:
+) -> EvaluationJob:
     preset, cost = budgets.preset, spec.cost
     chosen = [model for model in models if "gates" not in spec.needs or sizes[model].has_gates]
     measured = [sizes[model] for model in chosen]
@@ -124,12 +233,12 @@ def _job(
     ]
     known = [factor for factor in factors if factor is not None]
     estimate = sum(factor**cost.power for factor in known) * cost.seconds[preset]
-    return Job(
+    return EvaluationJob(
         spec,
         chosen,
         budgets.settings(spec),
-        estimate if len(known) == len(factors) else None,
-        "waiting" if chosen else "nothing to do",
+        estimate=estimate if len(known) == len(factors) else None,
+        state="waiting" if chosen else "nothing to do",
         is_rough=preset in cost.guessed or not all(map(_is_near, known)),
     )
 
@@ -139,7 +248,7 @@ def study_plan(
     measures: Sequence[Mapping[str, Mapping[str, Any]]],
     budgets: Budgets,
     parts: Sequence[str] = (),
-) -> list[Job]:
+) -> list[EvaluationJob]:
     """Return the jobs that a study names, in its order; controls are not measured beside them.
 
     Args:
@@ -151,7 +260,7 @@ def study_plan(
     """
     chosen_specs(parts)
     gated = {model for model in models if size_of(model).has_gates}
-    jobs: list[Job] = []
+    jobs: list[EvaluationJob] = []
     for entry in measures:
         for name, options in entry.items():
             spec = find_spec(name)
@@ -162,9 +271,9 @@ def study_plan(
                 continue
             chosen = [one for one in models if "gates" not in spec.needs or one in gated]
             settings = {**budgets.shared(spec), **options, **budgets.own.get(name, {})}
-            number = sum(job.name == name for job in jobs)
+            number = sum(job.spec is spec for job in jobs)
             state: State = "waiting" if chosen else "nothing to do"
-            jobs.append(Job(spec, chosen, settings, None, state, number=number))
+            jobs.append(EvaluationJob(spec, chosen, settings, number, state=state))
     return jobs
 
 
@@ -181,7 +290,7 @@ def chosen_specs(names: Sequence[str]) -> list[Spec]:
     return [spec for spec in SPECS if not names or spec.name in names]
 
 
-def estimated_seconds(jobs: Sequence[Job], n_processes: int) -> float | None:
+def estimated_seconds(jobs: Sequence[EvaluationJob], n_processes: int) -> float | None:
     """Return the estimated time of all jobs without records; None if a model's size is unknown."""
     waiting = [job.estimate for job in jobs if job.state == "waiting"]
     known = [estimate for estimate in waiting if estimate is not None]

@@ -1,68 +1,18 @@
-"""Progress of a battery: an overview while it runs, and a table at the end."""
+"""Tables of a battery: its parts at the end, and what can be measured before."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
 from evaluations.battery.feasibility import Answer
-from evaluations.battery.plan import Job
+from evaluations.battery.plan import EvaluationJob
 from sat_interp._util import escape
+from sat_interp.engine.overview import duration
 
 
-@contextmanager
-def overview(jobs: Sequence[Job]) -> Iterator[Callable[[Job], None]]:
-    """Show an overview on a terminal; on other stderr a line when a job starts or ends.
-
-    Yields:
-        A function to call when a job starts or ends.
-    """
-    console = Console(file=sys.stderr)
-    if not console.is_terminal:
-        yield lambda job: _write_line(job, jobs)
-        return
-    progress = Progress(
-        SpinnerColumn(finished_text=" "),
-        TextColumn("{task.description:8}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=console,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    )
-    tasks: dict[str, TaskID] = {
-        job.title: progress.add_task(job.title, start=False, total=1, state=_state(job))
-        for job in jobs
-    }
-
-    def update(job: Job) -> None:
-        task = tasks[job.title]
-        if job.state == "running":
-            progress.start_task(task)
-        progress.update(task, state=_state(job), completed=int(job.state in ("done", "failed")))
-
-    with progress:
-        yield update
-
-
-def _write_line(job: Job, jobs: Sequence[Job]) -> None:
-    if job.state == "running":
-        estimate = "" if job.estimate is None else f", about {duration(job.estimate)}"
-        waiting = sum(other.state == "waiting" for other in jobs)
-        line = f"{job.title}: running{estimate}; {waiting} waiting"
-    else:
-        reason = f": {job.reason}" if job.reason else ""
-        line = f"{job.title}: {job.state} in {duration(job.seconds)}{reason}"
-    sys.stderr.write(escape.printable(line) + "\n")
-    sys.stderr.flush()
-
-
-def summary(jobs: Sequence[Job]) -> RichTable:
+def summary(jobs: Sequence[EvaluationJob]) -> RichTable:
     """Return a table of the jobs with time and state."""
     table = RichTable(title="Battery", title_justify="left")
     table.add_column("Part", no_wrap=True)
@@ -93,19 +43,3 @@ def answers_table(answers: Sequence[Answer]) -> RichTable:
             "" if answer.reason else seconds + rough,
         )
     return table
-
-
-def duration(seconds: float) -> str:
-    """Format a duration: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _state(job: Job) -> str:
-    if job.state in ("waiting", "running"):
-        estimate = "" if job.estimate is None else f" (about {duration(job.estimate)} in all)"
-        return f"{job.state}{estimate}"
-    return job.state

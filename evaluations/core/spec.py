@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from evaluations.core.options import RunOptions
+from sat_interp.engine.job import Resources
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -101,6 +102,7 @@ class Spec:
         shared: classes of shared options it takes besides ``RunOptions``.
         budgets: by preset, the options that differ from the defaults.
         cost: the time it takes.
+        resources: what it needs while it measures one model.
         after: the evaluation that leaves something in the cache which this one would make again.
         needs: what a model must have: ``gates`` (with weights).
         controlled: presets in which the first model is measured untrained, too (see
@@ -119,6 +121,7 @@ class Spec:
     budgets: Mapping[Preset, Mapping[str, Any]] = field(default_factory=dict)
     after: str | None = None
     needs: frozenset[str] = frozenset()
+    resources: Resources = Resources()
     controlled: tuple[Preset, ...] = ()
 
     @property

@@ -198,6 +198,29 @@ def absolute_paths(spec: str) -> str:
     return spec if absolute.count(",") > spec.count(",") else absolute
 
 
+def files_of(spec: str) -> dict[Path, dict[str, Path]]:
+    """The files of a ``--data`` argument, for a machine that does not have them.
+
+    Returns:
+        By each path in the argument, the files there by path relative to it, '' for a file itself;
+        empty for ``demo`` and names of datasets.
+    """
+    named: list[Path] = []
+
+    def noted(path: Path) -> str:
+        named.append(path)
+        return str(path)
+
+    _with_paths(spec, noted)
+    return {
+        path: {"": path}
+        if path.is_file()
+        else {one.relative_to(path).as_posix(): one for one in path.rglob("*") if one.is_file()}
+        for path in named
+        if path.exists()
+    }
+
+
 def _with_paths(spec: str, change: Callable[[Path], str]) -> str:
     """A ``--data`` argument with each path of a file changed, and its column kept."""
     spec = spec.strip()

@@ -99,6 +99,17 @@ class RunDirectory:
             logger.warning("%s is damaged (%s): it will be written again", self.summary, error)
             return None
 
+    def check(self, config: TrainConfig) -> None:
+        """Do nothing if the directory is free for this run, or holds it.
+
+        Raises:
+            UserError: it holds another run, other settings, or something else.
+        """
+        if self.path.exists():
+            self._refuse_foreign()
+            if self._has_begun():
+                self._check({**config.identity(), "processes": 1}, resume=True)
+
     def checkpointed_inputs(self) -> dict[str, Any]:
         """Hashes of the data in the newest checkpoint; empty where there is none."""
         kept = checkpoints(self.checkpoints)

@@ -4,6 +4,7 @@ By hand, with the built-in models, text and all parts (ten minutes of a free cor
 
     python -m tests.evaluations.killed --kills 10 --jobs 1
     python -m tests.evaluations.killed --kills 10 --jobs 2 --directory /tmp/killed
+    python -m tests.evaluations.killed --kills 9 --engine ray   on two nodes (see killed_ray.py)
 
 Budgets are tiny, the command is the real one, in a process group of its own; it gets SIGKILL, and
 so does its group, or, every other time, it alone, whose children must then end by themselves. Each
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import random
@@ -83,6 +85,20 @@ class Side:
     def out(self) -> Path:
         return self.directory / "results"
 
+    def start(self, *more: str) -> subprocess.Popen[bytes]:
+        """The command, started in a session of its own."""
+        command = [sys.executable, "-m", "evaluations.cli", "all", *self.arguments, *more]
+        command += [*tiny_options(), "--out", str(self.out)]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with open(self.directory / "printed.txt", "ab") as printed:
+            return subprocess.Popen(
+                command,
+                stdout=printed,
+                stderr=printed,
+                env={**os.environ, **self.own_environment()},
+                start_new_session=True,
+            )
+
     def run(self, *more: str, kill: Moment | None = None, alone: bool = False) -> int:
         """The command, to its end or to its killing; returns its exit code.
 
@@ -90,41 +106,35 @@ class Side:
             kill: when to kill it; never by default.
             alone: kill the process itself, not its group.
         """
-        command = [sys.executable, "-m", "evaluations.cli", "all", *self.arguments, *more]
-        command += [*tiny_options(), "--out", str(self.out)]
         started, seen = time.time(), dict[str, float]()
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with open(self.directory / "printed.txt", "ab") as printed:
-            child = subprocess.Popen(
-                command,
-                stdout=printed,
-                stderr=printed,
-                env=self._environment(),
-                start_new_session=True,
-            )
-            try:
-                while child.poll() is None:
-                    seen |= {part: time.time() for part in self._begun(started) - seen.keys()}
-                    if kill is not None and _is_due(kill, seen):
-                        os.kill(child.pid, signal.SIGKILL) if alone else _kill_group(child.pid)
-                        break
-                    time.sleep(POLL)
-                code = child.wait()
-                if alone:
-                    _wait_for_end(child.pid)
-            finally:
-                _kill_group(child.pid)
+        child = self.start(*more)
+        try:
+            while child.poll() is None:
+                seen |= {part: time.time() for part in self._begun(started) - seen.keys()}
+                if kill is not None and _is_due(kill, seen):
+                    os.kill(child.pid, signal.SIGKILL) if alone else _kill_group(child.pid)
+                    break
+                time.sleep(POLL)
+            code = child.wait()
+            if alone:
+                _wait_for_end(child.pid)
+        finally:
+            _kill_group(child.pid)
         begins = [*sorted(seen.items(), key=lambda one: one[1]), ("", time.time())]
         pairs = zip(begins, begins[1:], strict=False)
         self.seconds = {part: end - begin for (part, begin), (_, end) in pairs}
         return code
 
     def leftovers(self) -> list[str]:
-        """Temporary files and directories, in the results and in the cache."""
+        """Temporary files and directories, in the results and in the cache.
+
+        Of a cluster's jobs in the cache, the whole directory is removed a day later.
+        """
         return [
             str(path.relative_to(self.directory))
             for path in sorted(self.directory.rglob(".*"))
             if re.search(r"\.(tmp|old)$|^\.training-", path.name)
+            and path.relative_to(self.directory).parts[:2] != ("cache", "jobs")
         ]
 
     def figures(self) -> dict[str, Any]:
@@ -153,13 +163,13 @@ class Side:
         logs = (self.out / "logs").glob("*.log")
         return {path.stem for path in logs if _modified(path) >= since}
 
-    def _environment(self) -> dict[str, str]:
-        own = {
+    def own_environment(self) -> dict[str, str]:
+        """The variables in which the command's environment differs from ours."""
+        return {
             "SAT_INTERP_CACHE": str(self.directory / "cache"),
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
-        return {**os.environ, **own}
 
 
 def moments(seconds: Mapping[str, float], kills: int, seed: int) -> list[Moment]:
@@ -278,32 +288,62 @@ def tiny_options() -> list[str]:
     ]
 
 
+def _kill_processes(given: argparse.Namespace, calm: Side, killed: Side) -> int:
+    """Kill the battery of the local engine at random moments; returns the last exit code."""
+    hit = 0
+    for number, moment in enumerate(moments(calm.seconds, given.kills, given.seed)):
+        alone = bool(number % 2)
+        code = killed.run("--jobs", str(given.jobs), kill=moment, alone=alone)
+        hit += code == -signal.SIGKILL
+        print(
+            f"{moment.part} + {moment.after:.1f} s, {'alone' if alone else 'group'}: exit "
+            f"{code}, left: {killed.leftovers()}",
+            flush=True,
+        )
+    print(f"killed {hit} times")
+    return killed.run("--jobs", str(given.jobs))
+
+
+def _kill_nodes(given: argparse.Namespace, calm: Side, killed: Side) -> int:
+    """Kill drivers, workers and nodes of a Ray cluster; returns the last exit code."""
+    from tests.cluster import ray_cluster
+    from tests.evaluations.killed_ray import run_killed
+
+    os.environ.update(killed.own_environment())  # the nodes have it of this process
+    between = 2 * sum(calm.seconds.values()) / given.kills
+    with ray_cluster(2) as nodes:
+        code, done = run_killed(
+            lambda address: killed.start("--engine", "ray", "--address", address),
+            nodes,
+            given.kills,
+            between,
+            given.seed,
+        )
+    print(f"killed {len(done)} times: {', '.join(done)}")
+    return code
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", help="kept; by default one that is removed")
     parser.add_argument("--models", default="demo:baseline,demo:local-k4")
+    parser.add_argument("--parts", help="evaluations with commas between them; all by default")
     given = parser.parse_args()
+    if given.engine == "ray" and importlib.util.find_spec("ray") is None:
+        parser.error("--engine ray needs Ray: make install-test")
     with _directory(given.directory) as where:
         arguments = [*given.models.split(","), "--preset", "quick", "--data", "demo"]
+        arguments += ["--parts", given.parts] if given.parts else []
         calm, killed = Side(where / "calm", arguments), Side(where / "killed", arguments)
         code = calm.run()
         print(f"in peace: exit {code}", {part: round(s) for part, s in calm.seconds.items()})
-        hit = 0
-        for number, moment in enumerate(moments(calm.seconds, given.kills, given.seed)):
-            alone = bool(number % 2)
-            code = killed.run("--jobs", str(given.jobs), kill=moment, alone=alone)
-            hit += code == -signal.SIGKILL
-            print(
-                f"{moment.part} + {moment.after:.1f} s, {'alone' if alone else 'group'}: exit "
-                f"{code}, left: {killed.leftovers()}",
-                flush=True,
-            )
-        code = killed.run("--jobs", str(given.jobs))
+        code = (_kill_nodes if given.engine == "ray" else _kill_processes)(given, calm, killed)
         found = compare(calm, killed)
-        print(f"killed {hit} times, then exit {code}: {len(found)} differences", *found, sep="\n")
+        print(f"then exit {code}: {len(found)} differences", *found, sep="\n")
         return int(bool(found) or code != 0)
 
 

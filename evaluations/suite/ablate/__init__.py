@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import TextOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.ablate.config import AblateConfig
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -27,6 +28,7 @@ with --text on stories, for models that cannot do any task.""",
     options=AblateConfig,
     shared=(TextOptions,),
     cost=Cost({"quick": 25, "demo": 150, "paper": 150}, guessed=("paper",)),
+    resources=Resources(gpus=0.5, memory=4),
     budgets={
         "quick": {
             "text": True,

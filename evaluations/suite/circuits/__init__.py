@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import TaskOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.circuits.config import CircuitConfig
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -28,5 +29,6 @@ GraphML.""",
     shared=(TaskOptions,),
     # 50 times the edges took 1.6 times as long: on a larger graph the search is not repeated
     cost=Cost({"quick": 25, "demo": 50, "paper": 20}, grows="edges", power=0.2, guessed=("paper",)),
+    resources=Resources(gpus=0.5, memory=4),
     budgets={"quick": {"prompts": 60, "random_circuits": 10}, "paper": {"no_sweep": True}},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import TextOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.gates.config import GatesConfig
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -27,6 +28,7 @@ the other models are still measured.""",
     options=GatesConfig,
     shared=(TextOptions,),
     cost=Cost({"quick": 12, "demo": 35, "paper": 35}),
+    resources=Resources(gpus=0.25, memory=2),
     budgets={"quick": {"stories": 200, "probe_stories": 50, "intervention_stories": 20}},
     needs=frozenset({"gates"}),
 )

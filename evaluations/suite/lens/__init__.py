@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import ControlOptions, TextOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.lens.config import LensConfig
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -27,6 +28,7 @@ a prompt: a picture of layers by tokens. Models of parallel blocks are refused."
     options=LensConfig,
     shared=(TextOptions, ControlOptions),
     cost=Cost({"quick": 7, "demo": 180, "paper": 400}, guessed=("paper",)),
+    resources=Resources(gpus=0.5, memory=4),
     budgets={
         "quick": {
             "lenses": ("logit", "tuned", "oca", "mean"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import TextOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.lm.config import LanguageConfig
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -27,5 +28,6 @@ see --perplexity.""",
     options=LanguageConfig,
     shared=(TextOptions,),
     cost=Cost({"quick": 4, "demo": 8, "paper": 8}),
+    resources=Resources(gpus=0.25, memory=2),
     budgets={"quick": {"stories": 300, "activation_stories": 100, "resamples": 1000}},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import ControlOptions, TextOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.n2g.options import N2gOptions
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -29,6 +30,7 @@ resumed.""",
     options=N2gOptions,
     shared=(TextOptions, ControlOptions),
     cost=Cost({"quick": 20, "demo": 40, "paper": 80}),
+    resources=Resources(gpus=0.5, memory=4),
     budgets={
         "quick": {"neurons_per_layer": 60, "stories": 500},
         "demo": {"neurons_per_layer": 100},

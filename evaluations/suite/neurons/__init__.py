@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import ControlOptions, TextOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.neurons.options import NeuronsOptions
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -31,6 +32,7 @@ replies are stored, so that an interrupted run pays for no reply twice.""",
     shared=(TextOptions, ControlOptions),
     # 140 to 175 s with nine times the operations
     cost=Cost({"quick": 30, "demo": 60, "paper": 60}, power=0.5),
+    resources=Resources(gpus=0.5, memory=4),
     budgets={"quick": {"stories": 500}},
     controlled=("quick", "demo", "paper"),
 )

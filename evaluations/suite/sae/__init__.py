@@ -5,6 +5,7 @@ from __future__ import annotations
 from evaluations.core.options import ControlOptions, TextOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.sae.config import SaeOptions
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -32,5 +33,6 @@ different stories.""",
     options=SaeOptions,
     shared=(TextOptions, ControlOptions),
     cost=Cost({"quick": 25, "demo": 30, "paper": 9000}, guessed=("paper",)),
+    resources=Resources(gpus=0.5, memory=4),
     budgets={"quick": {"stories": 300}, "paper": {"preset": "paper"}},
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.trace.config import TraceConfig
+from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -27,6 +28,7 @@ token of the subject decides, and methods are judged by whether they find it."""
     options=TraceConfig,
     shared=(),
     cost=Cost({"quick": 7, "demo": 240, "paper": 240}, guessed=("paper",)),
+    resources=Resources(gpus=0.5, memory=4),
     budgets={
         "quick": {
             "n_facts": 60,

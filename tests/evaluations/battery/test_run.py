@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
 
 import pytest
-from rich.console import Console
 
 from evaluations.battery.plan import Budgets, plan
-from evaluations.battery.progress import duration, overview, summary
-from evaluations.battery.run import PARENT, raise_failures, run
+from evaluations.battery.run import raise_failures
 from sat_interp._util.errors import UserError
-from tests.evaluations.battery.test_plan import TWO, spec
+from sat_interp.engine.local import PARENT, LocalEngine
+from sat_interp.engine.run import Claims, run
+from tests.evaluations.battery.test_plan import spec
 
 
 @pytest.fixture
@@ -32,14 +31,19 @@ def stub(tmp_path, monkeypatch):
 
 
 def test_jobs_run_side_by_side_on_their_share_of_the_cores(stub, tmp_path, monkeypatch):
-    monkeypatch.setattr("evaluations.battery.run._cores", lambda: 4)
+    monkeypatch.setattr("sat_interp.engine.local._cores", lambda: 4)
     monkeypatch.delenv("OMP_NUM_THREADS")
     own = {"quick": {"resamples": 1}}
     specs = [spec(name, budgets=own) for name in ("bad", "gone", "bug", "well")]
     specs.append(spec("last", 99, after="well", shared=()))
     jobs = plan(["demo:baseline"], Budgets("quick", {"out": "res"}), specs)
     states = []
-    run(jobs, 2, tmp_path / "logs", lambda job: states.append((job.name, job.state)))
+    run(
+        jobs,
+        LocalEngine(2, tmp_path / "logs"),
+        Claims(tmp_path),
+        lambda job: states.append((job.name, job.state)),
+    )
     assert {job.name: job.state for job in jobs} == {
         "bad": "failed",
         "gone": "failed",
@@ -66,9 +70,10 @@ def test_jobs_run_side_by_side_on_their_share_of_the_cores(stub, tmp_path, monke
 def test_a_child_gets_no_more_threads_than_the_environment_allows(
     limit, threads, stub, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("evaluations.battery.run._cores", lambda: 4)
+    monkeypatch.setattr("sat_interp.engine.local._cores", lambda: 4)
     monkeypatch.setenv("OMP_NUM_THREADS", limit)
-    run(plan(["demo:baseline"], Budgets("quick"))[:1], 1, tmp_path / "logs")
+    jobs = plan(["demo:baseline"], Budgets("quick"))[:1]
+    run(jobs, LocalEngine(1, tmp_path / "logs"), Claims(tmp_path))
     assert stub.read_text().split(" ", 1)[0] == threads
 
 
@@ -77,7 +82,7 @@ def test_no_process_of_the_battery_imports_from_the_working_directory(tmp_path, 
         (tmp_path / f"{name}.py").write_text(f"open('ran-{name}', 'w')\nraise SystemExit(7)\n")
     monkeypatch.chdir(tmp_path)
     (job,) = plan(["./nothing-here"], Budgets("quick"))[:1]
-    run([job], 1, tmp_path / "logs")
+    run([job], LocalEngine(1, tmp_path / "logs"), Claims(tmp_path))
     assert not list(tmp_path.glob("ran-*"))
     assert "no such directory" in job.reason
 
@@ -93,27 +98,3 @@ def test_a_command_whose_battery_is_gone_before_it_began_ends(tmp_path):
     )
     assert done.returncode == 1
     assert not list(tmp_path.rglob("lm-*.json"))
-
-
-def test_the_overview_is_lines_where_there_is_no_terminal(capsys):
-    jobs = plan(["demo:local-k4"], Budgets("quick"), TWO)
-    with overview(jobs) as update:
-        jobs[0].state = "running"
-        update(jobs[0])
-        jobs[0].state, jobs[0].seconds = "done", 3.0
-        update(jobs[0])
-    assert capsys.readouterr().err.splitlines() == [
-        "one: running, about 10 s; 1 waiting",
-        "one: done in 3 s",
-    ]
-    console = Console(width=100, file=io.StringIO())
-    jobs[0].state, jobs[0].reason = "failed", "no text"
-    console.print(summary(jobs))
-    assert "failed: no text" in console.file.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(3.2, "3 s"), (125, "2 min"), (3 * 3600 + 1800, "3.5 h")]
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text

@@ -1,0 +1,1 @@
+"""Engines: many independent jobs in this process, in others, or on a Ray cluster."""

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from sat_interp.engine.local import DEVICES, LocalEngine, visible_gpus
+from sat_interp.engine.run import Claims, run
+from tests.sat_interp.engine.stubs import Small
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    """A script in place of Python: waits until two jobs are there, then prints its GPU."""
+    path = tmp_path / "stub"
+    path.write_text(
+        "#!/bin/sh\n"
+        f"touch {tmp_path}/$2.here\n"
+        f"while [ $(ls {tmp_path}/*.here | wc -l) -lt 2 ]; do sleep 0.05; done\n"
+        f'echo "GPU ${DEVICES}"\n'
+    )
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    monkeypatch.delenv(DEVICES, raising=False)
+
+
+def logs(directory):
+    return [path.read_text().strip() for path in sorted(directory.glob("*.log"))]
+
+
+def test_two_jobs_side_by_side_use_two_gpus(script, tmp_path):
+    jobs = [Small("a", module="a"), Small("b", module="b")]
+    run(jobs, LocalEngine(2, tmp_path / "logs", gpus=["0", "3"]), Claims(tmp_path))
+    assert sorted(logs(tmp_path / "logs")) == ["GPU 0", "GPU 3"]
+
+
+def test_the_gpu_with_the_smallest_load_is_next(tmp_path, monkeypatch):
+    path = tmp_path / "stub"
+    path.write_text("#!/bin/sh\nexec sleep 60\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    engine = LocalEngine(4, tmp_path / "logs", gpus=["0", "1"])
+    try:
+        for name, share in (("a", 1.0), ("b", 0.5), ("c", 0.75), ("d", 1.0)):
+            engine.start(Small(name, gpus=share))
+        assert [child.device for child in engine._children] == ["0", "1", "1", "0"]
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(["0"], 1.0), ([], 1.0), (["0", "1"], 0.0)])
+def test_a_job_sees_what_the_command_sees_where_there_is_nothing_to_hand_out(
+    script, tmp_path, gpus, share
+):
+    jobs = [Small("a", module="a", gpus=share), Small("b", module="b", gpus=share)]
+    run(jobs, LocalEngine(2, tmp_path / "logs", gpus=gpus), Claims(tmp_path))
+    assert logs(tmp_path / "logs") == ["GPU", "GPU"]
+
+
+def test_only_the_gpus_that_the_environment_names_are_handed_out(monkeypatch):
+    monkeypatch.setenv(DEVICES, "2, 5")
+    assert visible_gpus() == ["2", "5"]
+    monkeypatch.setenv(DEVICES, "")
+    assert visible_gpus() == []
+
+
+def test_the_options_of_a_job_are_a_file_and_a_lost_one_keeps_its_log(tmp_path, monkeypatch):
+    path = tmp_path / "stub"
+    path.write_text('#!/bin/sh\necho "$*"\ncat "$4"\nkill -9 $$\n')
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    job = Small("a")
+    job.command = lambda: type(Small("a").command())("m", (), {"steps": 3})  # type: ignore[method-assign]
+    run([job], LocalEngine(1, tmp_path / "logs", gpus=[]), Claims(tmp_path))
+    assert (job.state, job.attempts) == ("failed", 3)
+    assert job.reason == f"ended by signal 9; its log is {tmp_path}/logs/a.log (3 attempts)"
+    assert (tmp_path / "logs" / "a.log").read_text().count('"steps": 3') == 3
