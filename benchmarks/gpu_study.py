@@ -98,7 +98,7 @@ SCALES = {
         "bf16",
         True,
         5.0,
-        {**_INITIAL, "data": "demo:200000", "batch_size": 256, "learning_rate": 2e-3},
+        {**_INITIAL, "data": "demo:200000", "batch_size": 64, "learning_rate": 2e-3},
         rate_steps=40,
         checks=20,
         stories=200,

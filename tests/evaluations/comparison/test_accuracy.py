@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from evaluations import load_model
 from evaluations.cli import main
@@ -36,3 +40,20 @@ def test_no_model_and_no_prompt_are_refused(tmp_path, capsys):
     assert not (tmp_path / "accuracy.csv").exists()
     assert main(["accuracy", "demo:baseline", "--prompts", "0", "--out", str(tmp_path)]) == 2
     assert "prompts must be at least 1, not 0" in capsys.readouterr().err
+
+
+def test_the_stored_models_of_the_study_are_small_and_the_table_is_theirs(tmp_path):
+    answer = Path(__file__).parents[3] / "results" / "answer"
+    table = pd.read_csv(answer / "accuracy.csv").set_index("model")
+    models = sorted(path for path in (answer / "models").iterdir() if path.is_dir())
+    assert [path.name for path in models] == sorted(table.index)
+    for path in models:
+        assert sum(file.stat().st_size for file in path.iterdir()) < 2**20
+        weights = load_file(path / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
+    chosen = answer / "models" / "local-k4-s3"  # the one model that fails IOI
+    arguments = ["accuracy", str(chosen), "--tasks", "ioi,quotes", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    again = pd.read_csv(tmp_path / "accuracy.csv").set_index("model").loc[chosen.name]
+    for column in ("ioi", "ioi_low", "ioi_high", "quotes", "clean_perplexity"):
+        assert again[column] == pytest.approx(table.loc[chosen.name, column], abs=1e-9)
