@@ -157,6 +157,12 @@ MEASURES: dict[str, Measure] = {
     "gates": _gates,
     "acdc": _circuits(tau=(0.05, 0.3)),
     "acdc, eap-ig": _circuits(method="eap-ig", ablation="mean"),
+    "acdc, ugs": _circuits(
+        method="ugs", ablation="oa", search_steps=4, evaluations=3, objective="logit-difference"
+    ),
+    "acdc, edge-pruning": _circuits(
+        method="edge-pruning", warm_start=True, search_steps=4, edges=20
+    ),
     "sae": _sae,
     "neurons": _neurons,
     "n2g": _n2g,

@@ -12,7 +12,8 @@ SPEC = Spec(
     name="acdc",
     summary="Circuits: the edges a task needs, with controls for their number.",
     description="""\
-ACDC (or EAP, EAP-IG) on the edge-factorised graph with separate queries, keys and values. Reported
+ACDC (or EAP, EAP-IG, UGS, HCGS, Edge Pruning) on the edge-factorised graph with separate queries,
+keys and values, edges replaced by corrupted outputs, zero, means or optimal constants. Reported
 with the number of edges: task accuracy, the circuit's KL and faithfulness on the discovery prompts
 and on held-out prompts, CPR and CMD of the method, random circuits, the null task, the spread over
 prompts and visiting orders, the margin to tau. The circuits are written as a figure, JSON and
@@ -22,7 +23,7 @@ GraphML.""",
         "sat-eval acdc demo:baseline --task agreement --tau 0.003,0.01,0.03,0.1",
         "sat-eval acdc runs/a runs/b --task prompts.json --prompts 200 --bootstrap 10",
         "sat-eval acdc ./gpt2-directory --method eap-ig --edges 200",
-        "sat-eval acdc runs/a --no-sweep --ablation oa",
+        "sat-eval acdc runs/a --method ugs --ablation oa --penalty 0.01",
     ),
     version=2,
     options=CircuitConfig,

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.suite.circuits.config import Ablation, FitOptions
+from evaluations.suite.circuits.config import Ablation, FitOptions, ScoreBy
 from evaluations.suite.circuits.forward import Kept
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import (
@@ -59,6 +59,8 @@ class Case:
         ablation: what the replacements are.
         refitter: of optimal constants (``oa``), fitted to each circuit on the prompts that circuits
             are found on; else None.
+        objective: what methods that measure circuits find them by: KL from the whole model, or the
+            distance of the logit difference from the whole model's. Constants are fitted by KL.
     """
 
     model: HookedTransformer
@@ -67,6 +69,7 @@ class Case:
     buckets: Prepared
     ablation: Ablation | Constants = "resample"
     refitter: Refitter | None = None
+    objective: ScoreBy = "kl"
 
     @classmethod
     def of(
@@ -77,6 +80,7 @@ class Case:
         fitted: Case | None = None,
         graph: Graph | None = None,
         budget: Budget = DEFAULT,
+        objective: ScoreBy = "kl",
     ) -> Case:
         """Return the case of prompts.
 
@@ -90,6 +94,7 @@ class Case:
                 this one.
             graph: the model's graph, by default with destinations for every head.
             budget: of optimal constants.
+            objective: what circuits are found by.
 
         Raises:
             UserError: the model's architecture is not covered, the prompts do not fit it, or an
@@ -107,12 +112,16 @@ class Case:
                 refitter = Refitter(model, graph, clean, budget)
             replacement = refitter.space.written(refitter.empty[None])[0]
         buckets = prepare(model, graph, prompts.batches, replacement, means, first)
-        return cls(model, graph, prompts, buckets, ablation, refitter)
+        if objective != "kl":
+            answers = [torch.stack([batch.right, batch.wrong], 1) for batch in prompts.batches]
+            buckets = buckets.answered(answers)
+        return cls(model, graph, prompts, buckets, ablation, refitter, objective)
 
     def of_prompts(self, prompts: TaskPrompts) -> Case:
         """Return the case of other prompts, on which means and constants are fitted anew."""
         budget = self.refitter.budget if self.refitter else DEFAULT
-        return Case.of(self.model, prompts, self.ablation, None, self.graph, budget)
+        own = self.ablation, None, self.graph, budget, self.objective
+        return Case.of(self.model, prompts, *own)
 
     def outcome(self, kept: Kept) -> CircuitOutcome:
         """Return the outcome of the circuit of these edges, all others ablated."""
@@ -124,11 +133,10 @@ class Case:
                 logits += circuit_logits(self.model, self.graph, [own], kept)
         return self._outcome(logits)
 
-    def outcomes(self, circuits: Sequence[Bool[Tensor, "edge"]]) -> list[CircuitOutcome]:
-        """Return the outcome of each circuit; optimal constants are fitted to all together."""
+    def fit(self, circuits: Sequence[Bool[Tensor, "edge"]]) -> None:
+        """Fit optimal constants to circuits whose outcomes will be asked for, all together."""
         if self.refitter and circuits:
             self.refitter.fits(circuits)
-        return [self.outcome(kept) for kept in circuits]
 
     @cached_property
     def full(self) -> CircuitOutcome:
@@ -165,6 +173,7 @@ def finite_case(
     fitted: Case | None = None,
     graph: Graph | None = None,
     budget: Budget = DEFAULT,
+    objective: ScoreBy = "kl",
 ) -> tuple[Case, int]:
     """Return the case of the prompts on which all activations are finite (see ``Case.of``).
 
@@ -175,7 +184,8 @@ def finite_case(
         UserError: as ``Case.of``; or the activations are finite on no prompt.
     """
     fits_here = _is_optimal(ablation) and fitted is None
-    case = Case.of(model, prompts, "mean" if fits_here else ablation, fitted, graph, budget)
+    own = fitted, graph, budget, objective
+    case = Case.of(model, prompts, "mean" if fits_here else ablation, *own)
     finite = torch.cat([_finite_rows(bucket) for bucket in case.buckets])
     n_failed = int((~finite).sum())
     if n_failed == len(finite):
@@ -185,7 +195,7 @@ def finite_case(
     if n_failed:
         log.warning("%d of %d prompts left out: not finite", n_failed, len(finite))
         prompts = prompts.subset(finite.nonzero().flatten().tolist())
-    return Case.of(model, prompts, ablation, fitted, graph, budget), n_failed
+    return Case.of(model, prompts, ablation, *own), n_failed
 
 
 def _finite_rows(bucket: PromptBatch) -> Bool[Tensor, "batch"]:
@@ -208,7 +218,8 @@ def held_out_case(case: Case, ablation: Ablation | Constants) -> Case | None:
     if prompts is None or not prompts.n:
         return None
     try:
-        return finite_case(case.model, prompts, ablation, case, case.graph)[0]
+        own = case, case.graph, DEFAULT, case.objective
+        return finite_case(case.model, prompts, ablation, *own)[0]
     except UserError as error:
         log.warning("held-out prompts cannot be used: %s", error)
         return None

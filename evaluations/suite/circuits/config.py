@@ -14,7 +14,11 @@ from sat_interp._util.errors import UserError, suggest
 
 log = logging.getLogger(__name__)
 
-Method = Literal["acdc", "eap", "eap-ig"]
+Method = Literal["acdc", "eap", "eap-ig", "ugs", "hcgs", "edge-pruning"]
+ATTRIBUTION: tuple[Method, ...] = ("eap", "eap-ig")
+"""Methods that score edges by gradients of a circuit's cost."""
+MASKED: tuple[Method, ...] = ("ugs", "hcgs", "edge-pruning")
+"""Methods that search by gradients of random masks."""
 Engine = Literal["fast", "auto-circuit"]
 Ablation = Literal["resample", "zero", "mean", "cf_mean", "oa"]
 RECORDED: Mapping[str, str] = {
@@ -24,7 +28,8 @@ RECORDED: Mapping[str, str] = {
 }
 """Names in records, where they differ from the option's: constants once replaced BOS, too."""
 ScoreBy = Literal["logit-difference", "kl"]
-Selection = Literal["greedy", "top"]
+Selection = Literal["greedy", "top", "consistent", "positive"]
+Ranking = Literal["absolute", "signed"]
 Points = Literal["paper", "released"]
 
 TAU = 0.03
@@ -55,7 +60,37 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
-class CircuitConfig(FitOptions):
+class MaskOptions:
+    """Settings of the searches by gradients of random masks."""
+
+    search_steps: int = 400
+    """Number of steps of ugs, hcgs and edge-pruning."""
+
+    search_prompts: int = 8
+    """Number of prompts of one step."""
+
+    search_masks: int = 6
+    """Number of masks drawn for each prompt of a step."""
+
+    window: bool = False
+    """Widen the window of ugs for edges with large gradients (dynamic window)."""
+
+    warm_start: bool = False
+    """Start edge-pruning from the ranks of eap-ig by KL."""
+
+    paper_schedule: bool = False
+    """Steps, prompts, masks and learning rates of the paper of ugs, in place of those for small
+    models: 6,000 steps under oa, else 3,000, of 5 prompts and 12 masks."""
+
+    def _check_search(self) -> None:
+        for name in ("search_steps", "search_prompts", "search_masks"):
+            if getattr(self, name) < 1:
+                words = name.replace("_", "-")
+                raise UserError(f"{words} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class CircuitConfig(MaskOptions, FitOptions):
     """Settings of circuit discovery and its controls."""
 
     tau: tuple[float, ...] = (TAU,)
@@ -79,15 +114,32 @@ class CircuitConfig(FitOptions):
     """Of models with grouped queries: the keys of the heads that share them are one destination,
     and the values; by default every head has its own."""
 
+    objective: ScoreBy = "kl"
+    """What acdc, ugs, hcgs and edge-pruning go by: KL from the whole model, or the distance of the
+    logit difference from the whole model's. Optimal constants are always fitted by KL."""
+
+    penalty: float = 1e-3
+    """Price of an edge in nats, for ugs and hcgs (lambda)."""
+
     edges: int | None = None
-    """Number of edges that eap and eap-ig choose; by default 5 % of all edges. The circuit is the
-    chosen edges on a path from embedding to output."""
+    """Number of edges that eap, eap-ig and edge-pruning choose, by default 5 % of all edges; and
+    that ugs and hcgs choose, by default those whose mask is more likely on than off. The circuit
+    is the chosen edges on a path from embedding to output."""
 
     score_by: ScoreBy = "logit-difference"
     """Metric that eap-ig attributes; eap supports logit-difference only."""
 
     selection: Selection = "greedy"
-    """Selection of edges by eap and eap-ig: greedy (connected to the output), or top by score."""
+    """Selection of edges by eap and eap-ig: greedy (connected to the output), top by score,
+    consistent (first the edges whose score has the same sign in 97.5 % of bootstrap samples of the
+    prompts), or positive (a share of the edges by signed score, the rest by absolute score)."""
+
+    ranking: Ranking = "absolute"
+    """Scores that eap and eap-ig choose edges by. CPR is of the signed ranking, CMD of the absolute
+    one, whatever this says."""
+
+    positive_ratio: float = 0.5
+    """Share of edges that the selection positive takes by signed score."""
 
     steps: int = STEPS
     """Number of interpolation points of eap-ig."""
@@ -121,6 +173,8 @@ class CircuitConfig(FitOptions):
             ("selection", self.selection, Selection),
             ("ablation", self.ablation, Ablation),
             ("points", self.points, Points),
+            ("objective", self.objective, ScoreBy),
+            ("ranking", self.ranking, Ranking),
         ):
             if value not in get_args(choices):
                 raise UserError(suggest(kind, value, get_args(choices)))
@@ -133,16 +187,23 @@ class CircuitConfig(FitOptions):
         if min(self.random_circuits, self.bootstrap or 0, self.null_draws) < 0:
             raise UserError("random_circuits, null_draws and bootstrap cannot be negative")
         self._check_fit()
-        if self.method != "acdc":
+        self._check_search()
+        if not (self.penalty >= 0 and math.isfinite(self.penalty)):
+            raise UserError(f"penalty must be a number from 0 up, not {self.penalty}")
+        if not 0 <= self.positive_ratio <= 1:
+            raise UserError(f"positive-ratio must be from 0 to 1, not {self.positive_ratio}")
+        if self.method in ATTRIBUTION:
             check_attribution(self.score_by, self.interpolation_steps, self.points)
         self._check_engine()
 
     def _check_engine(self) -> None:
         if self.engine != "auto-circuit":
             return
-        if self.method != "acdc" or self.ablation != "resample" or self.grouped:
+        plain = (self.method, self.ablation, self.objective) == ("acdc", "resample", "kl")
+        if not plain or self.grouped:
             raise UserError(
-                "auto-circuit is an engine of acdc with resample ablation only, and not --grouped"
+                "auto-circuit is an engine of acdc by KL with resample ablation only, and not "
+                "--grouped"
             )
         if not find_spec("auto_circuit"):
             raise UserError(
@@ -182,7 +243,17 @@ class CircuitConfig(FitOptions):
 
     def _unused(self) -> set[str]:
         """Return settings that came later and have no effect here."""
-        return set() if self.ablation == "oa" else {"starts", "evaluations"}
+        masks = {field.name for field in dataclasses.fields(MaskOptions)}
+        unused = set() if self.method in MASKED else {*masks, "penalty"}
+        if self.ablation != "oa":
+            unused |= {"starts", "evaluations"}
+        if self.method in ATTRIBUTION or self.objective == "kl":
+            unused.add("objective")
+        if self.method not in ATTRIBUTION or self.ranking == "absolute":
+            unused.add("ranking")
+        if self.method not in ATTRIBUTION or self.selection != "positive":
+            unused.add("positive_ratio")
+        return unused
 
 
 def check_tau(tau: float) -> None:

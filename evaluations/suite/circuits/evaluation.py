@@ -1,11 +1,12 @@
 """acdc: the circuit of a task, with controls.
 
-The circuit is found by ACDC (``methods/acdc``), EAP or EAP-IG (``methods/eap.py``) on the
-edge-factorised graph (``graph.py``); edges on no path from embedding to output are removed. It is
-reported with the model's accuracy on the task, the KL of the fully corrupted model, the circuit's
-KL and faithfulness on discovery and held-out prompts, the method's CPR and CMD on held-out prompts
-(``faithfulness.py``), random circuits, draws of the null task, the spread over prompts and visiting
-orders (``controls.py``), and the smallest margin to the threshold.
+The circuit is found by ACDC (``methods/acdc``), EAP or EAP-IG (``methods/eap.py``), UGS, HCGS or
+Edge Pruning (``methods/search.py``) on the edge-factorised graph (``graph.py``); edges on no path
+from embedding to output are removed. It is reported with the model's accuracy on the task, the KL
+of the fully corrupted model, the circuit's KL and faithfulness on discovery and held-out prompts,
+the method's CPR and CMD on held-out prompts (``faithfulness.py``), random circuits, draws of the
+null task, the spread over prompts and visiting orders (``controls.py``), and the smallest margin to
+the threshold.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import copy
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from evaluations.core.options import Request, TaskOptions
 from evaluations.core.spec import Measurement
 from evaluations.suite.circuits import metrics
 from evaluations.suite.circuits.case import Case, budget_of, finite_case, held_out_case
-from evaluations.suite.circuits.config import LEAST_DRAWS, CircuitConfig
+from evaluations.suite.circuits.config import ATTRIBUTION, LEAST_DRAWS, MASKED, CircuitConfig
 from evaluations.suite.circuits.controls import (
     Spread,
     bootstrap_spread,
@@ -37,13 +38,17 @@ from evaluations.suite.circuits.controls import (
 )
 from evaluations.suite.circuits.faithfulness import Area, Point, curve, faithfulness, tau_ranking
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict
-from evaluations.suite.circuits.methods.eap import interpolation, ranking
+from evaluations.suite.circuits.methods.eap import interpolation
 from evaluations.suite.circuits.methods.find import (
     DEMO_EDGES,
     CircuitFinder,
     FoundCircuit,
+    attributed,
     by_acdc,
     by_attribution,
+    by_logit,
+    by_masks,
+    of_ranking,
 )
 from evaluations.suite.circuits.patched import PRECISE
 from evaluations.tasks.null import null_prompts
@@ -55,6 +60,7 @@ from sat_interp._util.errors import UserError
 log = logging.getLogger(__name__)
 
 RESAMPLES_OF_PROMPTS = 2000
+RANKINGS: dict[Area, str] = {"cpr": "signed", "cmd": "absolute"}
 
 
 def evaluate(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
@@ -118,7 +124,7 @@ def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitCon
     skill = competence(model, prompts)
     graph = Graph.of(model, config.grouped)
     case, left_out = finite_case(
-        model, prompts, config.ablation, graph=graph, budget=budget_of(config)
+        model, prompts, config.ablation, None, graph, budget_of(config), config.objective
     )
     _check_edges(case.graph, config)
     held = held_out_case(case, config.ablation)
@@ -130,6 +136,7 @@ def _circuits(model: HookedTransformer, prompts: TaskPrompts, config: CircuitCon
     }
     extra: dict[str, Any] = {
         **_described(case, held, config, sweep),
+        **_ranked(case, held, config, circuit, rankings),
         "competence": skill,
         "marked": metrics.mark(skill),
         "curve": _plain_points(curves["cpr"]),
@@ -184,6 +191,8 @@ def _plain_points(points: list[Point]) -> list[dict[str, Any]]:
 def _finder(config: CircuitConfig, tau: float) -> CircuitFinder:
     if config.method == "acdc":
         return lambda case: by_acdc(case, tau, config.engine)
+    if config.method in MASKED:
+        return lambda case: by_masks(case, config)
     return lambda case: by_attribution(case, config)
 
 
@@ -191,15 +200,18 @@ def _circuits_and_rankings(
     case: Case, config: CircuitConfig
 ) -> tuple[dict[float, FoundCircuit], dict[Area, Int[Tensor, "edge"] | None]]:
     """Return circuits by tau, and rankings of all edges: signed for CPR, absolute for CMD."""
-    areas: dict[Area, bool] = {"cpr": True, "cmd": False}
-    if config.method != "acdc":
-        circuit = _finder(config, config.threshold)(case)
-        return {config.threshold: circuit}, {
-            name: ranking(case.graph, circuit.scores, config.selection, signed)
-            for name, signed in areas.items()
-        }
+    if config.method in MASKED:
+        circuit = by_masks(case, config)
+        order = by_logit(circuit.scores)
+        return {config.threshold: circuit}, {"cpr": order, "cmd": order}
+    if config.method in ATTRIBUTION:
+        found = attributed(case, config)
+        order = found.signed if config.ranking == "signed" else found.absolute
+        circuit = of_ranking(case.graph, found.scores, order, config.edges)
+        return {config.threshold: circuit}, {"cpr": found.signed, "cmd": found.absolute}
     taus = progress.bar(config.swept(), desc="tau", unit="circuit")
     sweep = {tau: _finder(config, tau)(case) for tau in taus}
+    areas: dict[Area, bool] = {"cpr": True, "cmd": False}
     return sweep, {
         name: tau_ranking(sweep, signed) if len(sweep) > 1 else None
         for name, signed in areas.items()
@@ -226,10 +238,31 @@ def _described(
         "order": "from the output to the input; edges are listed as visited (Graph.order)",
         "sweep": rows,
         "edges_without_rank": int((~kept).sum()) if is_acdc else 0,
-        "interpolation": None
-        if is_acdc
-        else interpolation(config.interpolation_steps, config.points),
+        "interpolation": interpolation(config.interpolation_steps, config.points)
+        if config.method in ATTRIBUTION
+        else None,
     }
+
+
+def _ranked(
+    case: Case,
+    held: Case | None,
+    config: CircuitConfig,
+    circuit: FoundCircuit,
+    rankings: Mapping[Area, Int[Tensor, "edge"] | None],
+) -> dict[str, Any]:
+    """Return the circuits of the signed and of the absolute ranking, where scores have signs."""
+    if config.method not in ATTRIBUTION:
+        return {}
+    rows = []
+    for area, name in RANKINGS.items():
+        order = rankings[area]
+        assert order is not None
+        own = of_ranking(case.graph, circuit.scores, order, config.edges)
+        edges = circuit_to_dict(case.graph, own.kept, circuit.scores)["edges"]
+        row = _swept(case, held, config, config.threshold, own)
+        rows.append({"ranking": name, **row, "circuit": edges})
+    return {"rankings": rows}
 
 
 def _swept(
@@ -264,7 +297,8 @@ def _controls(
     graph, find, seed = case.graph, _finder(config, config.threshold), config.seed
     n, unseen = extra["resamplings"], held or case
     drawn = random_circuits(graph, circuit.kept, config.random_circuits, seed)
-    outcomes = unseen.outcomes(drawn)
+    unseen.fit(drawn)
+    outcomes = [unseen.outcome(mask) for mask in progress.bar(drawn, desc="random", unit="circuit")]
     measured = metrics.random_metrics(
         unseen, unseen.outcome(circuit.kept), outcomes, config.random_circuits, held is not None
     )
@@ -273,7 +307,7 @@ def _controls(
         "faithfulness": [faithfulness(unseen, outcome).value for outcome in outcomes],
     }
     nulls, sizes, reason = _nulls(case, find, config)
-    measured += metrics.null_metrics(circuit, nulls, reason, sized=config.method == "acdc")
+    measured += metrics.null_metrics(circuit, nulls, reason, sized=_is_sized(config))
     extra["null"] = [
         {**size, **circuit_to_dict(graph, null.kept)}
         for size, null in zip(sizes, nulls, strict=True)
@@ -315,6 +349,11 @@ def _orders(case: Case, circuit: FoundCircuit, config: CircuitConfig, n: int) ->
         return by_acdc(case, config.threshold, config.engine, order)
 
     return order_spread(circuit.kept, find, case.graph, n, config.seed), "--bootstrap 5"
+
+
+def _is_sized(config: CircuitConfig) -> bool:
+    """Whether the method decides the number of edges."""
+    return config.method == "acdc" or (config.method in ("ugs", "hcgs") and config.edges is None)
 
 
 def _finite(value: float | None) -> float | None:

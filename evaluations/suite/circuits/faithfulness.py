@@ -133,14 +133,19 @@ def tau_ranking(sweep: Mapping[float, FoundCircuit], signed: bool = True) -> Int
 
 
 def curve(case: Case, order: Int[Tensor, "edge"], shares: Sequence[float] = SHARES) -> list[Point]:
-    """Evaluate the circuits of the first edges of a ranking, at shares of all edges."""
+    """Evaluate the circuits of the first edges of a ranking, at shares of all edges.
+
+    Edges on no path are removed, which changes nothing but under constants.
+    """
     points: list[Point] = []
-    for share in progress.bar(shares, desc="curve", unit="circuit"):
-        n = int(share * len(order) + 1e-9)
+    sizes = [int(share * len(order) + 1e-9) for share in shares]
+    circuits = {n: on_paths(case.graph, first(order, n)) for n in sizes}
+    case.fit(list(circuits.values()))
+    for share, n in zip(progress.bar(shares, desc="curve", unit="circuit"), sizes, strict=True):
         if points and points[-1].edges == n:
             points.append(dataclasses.replace(points[-1], share=share))
             continue
-        kept = first(order, n)
+        kept = circuits[n]
         outcome = case.outcome(kept)
         kl = float(outcome.kl.mean())
         point = Point(
@@ -148,7 +153,7 @@ def curve(case: Case, order: Int[Tensor, "edge"], shares: Sequence[float] = SHAR
             n,
             faithfulness(case, outcome).value,
             kl if math.isfinite(kl) else None,
-            int(on_paths(case.graph, kept).sum()),
+            int(kept.sum()),
             outcome.difference - case.empty.difference,
         )
         points.append(point)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, overload, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -55,12 +55,15 @@ class PromptBatch:
         replacement: replacements of the sources' outputs for ablated edges.
         logits: logits of the clean run at the last position.
         first: position before which clean output and replacement are equal.
+        answers: right and wrong answer, where circuits are found by the logit difference; else
+            None, and they are found by KL.
     """
 
     clean: Sources
     replacement: Replacement
     logits: Float[Tensor, "batch d_vocab"]
     first: int = 0
+    answers: Int[Tensor, "batch 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -76,6 +79,7 @@ class PromptBatch:
             self.replacement[:, rows] if varies else self.replacement,
             self.logits[rows],
             self.first,
+            None if self.answers is None else self.answers[rows],
         )
 
 
@@ -95,6 +99,15 @@ class Prepared(Sequence[PromptBatch]):
     ) -> None:
         self.chunks, self._make, self.is_kept = list(chunks), make, is_kept
         self._kept: dict[int, PromptBatch] | None = {} if is_kept else None
+
+    def answered(self, answers: Sequence[Int[Tensor, "batch 2"]]) -> Prepared:
+        """Return the same with the right and the wrong answer of the prompts of each batch."""
+
+        def make(number: int, rows: slice) -> PromptBatch:
+            bucket = self._make(number, rows)
+            return replace(bucket, answers=answers[number][rows].to(bucket.logits.device))
+
+        return Prepared(self.chunks, make, self.is_kept)
 
     def __len__(self) -> int:
         return len(self.chunks)

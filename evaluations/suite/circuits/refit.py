@@ -9,6 +9,7 @@ refitted by the same steps: full-batch L-BFGS from the same starts with the same
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from evaluations.core.ablation_lbfgs import Evaluate, Tolerance, minimise
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import Constants, PromptBatch
 from evaluations.suite.circuits.rows import RowPass, RowPrompts
+from sat_interp._util import progress
 
 RANDOM = 6
 """Random starts of the empty circuit's constants, which all searches begin from."""
@@ -28,6 +30,9 @@ SCALES = (0.1, 1.0, 3.0)
 """Random starts, in standard deviations of the sources' outputs."""
 MEMORY = 64 * 2**20
 """Bytes of sources' outputs that one pass may hold."""
+
+TOGETHER = 16
+"""Circuits whose constants are fitted in one go."""
 
 Flat = Float[Tensor, "_ size"]
 
@@ -163,15 +168,22 @@ class Refitter:
     def fits(self, circuits: Sequence[Bool[Tensor, "edge"]]) -> list[Fit]:
         """Return the constants of each circuit; fitted once, together."""
         missing = {key: kept for kept in circuits if (key := _key(kept)) not in self._known}
-        if missing:
-            second = torch.stack([self._suggested.get(key, self.empty) for key in missing])
-            others = [torch.zeros_like(self.mean), *map(self._random, range(self.budget.starts))]
-            starts = [self.mean, second, *others][: max(1, self.budget.starts)]
-            found = self.refit(torch.stack(list(missing.values())), starts)
-            for place, key in enumerate(missing):
-                delta, good = float(found.delta[place]), bool(found.converged[place])
-                self._known[key] = Fit(found.flat[place], delta, good)
+        with progress.bar(total=len(missing), desc="constants", unit="circuit") as bar:
+            while missing:
+                some = dict(itertools.islice(missing.items(), TOGETHER))
+                self._fit(some)
+                missing = {key: kept for key, kept in missing.items() if key not in some}
+                bar.update(len(some))
         return [self._known[_key(kept)] for kept in circuits]
+
+    def _fit(self, circuits: dict[bytes, Tensor]) -> None:
+        second = torch.stack([self._suggested.get(key, self.empty) for key in circuits])
+        others = [torch.zeros_like(self.mean), *map(self._random, range(self.budget.starts))]
+        starts = [self.mean, second, *others][: max(1, self.budget.starts)]
+        found = self.refit(torch.stack(list(circuits.values())), starts)
+        for place, key in enumerate(circuits):
+            delta, good = float(found.delta[place]), bool(found.converged[place])
+            self._known[key] = Fit(found.flat[place], delta, good)
 
     def _random(self, number: int) -> Float[Tensor, " size"]:
         """Return a random start: the clean means and noise in units of the outputs' spread."""

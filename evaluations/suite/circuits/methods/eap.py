@@ -66,6 +66,29 @@ def attribution(
     return total / case.prompts.n
 
 
+def attribution_of_prompts(
+    case: Case,
+    score_by: ScoreBy = "logit-difference",
+    steps: int = STEPS,
+    points: Points = "paper",
+) -> Float[Tensor, "prompt edge"]:
+    """Return each prompt's scores of all edges; their mean is :func:`attribution`.
+
+    Raises:
+        UserError: as there.
+    """
+    check_attribution(score_by, steps, points)
+    graph, found = case.graph, []
+    with progress.bar(total=case.prompts.n, desc="attribution", unit="prompt") as bar:
+        for bucket, batch in case.parts():
+            total = _gradients(case, bucket, batch, score_by, interpolation(steps, points))
+            lost = bucket.clean - bucket.replacement
+            effects = torch.einsum("dbpm,sbpm->bds", total, lost).double().cpu() / steps
+            found.append(effects[:, graph.edge_destination, graph.edge_source])
+            bar.update(len(bucket))
+    return torch.cat(found)
+
+
 def interpolation(steps: int, points: Points = "paper") -> list[float]:
     """Return interpolation points from the replacement's embedding (0) to the clean one (1).
 
@@ -79,6 +102,15 @@ def _effects(
     case: Case, bucket: PromptBatch, batch: PairBatch, score_by: ScoreBy, shares: list[float]
 ) -> Float[Tensor, "destination source"]:
     """Return effects summed over the prompts of one part, averaged over interpolation points."""
+    total = _gradients(case, bucket, batch, score_by, shares)
+    lost = bucket.clean - bucket.replacement
+    return (total.flatten(1) @ lost.flatten(1).T).double().cpu() / len(shares)
+
+
+def _gradients(
+    case: Case, bucket: PromptBatch, batch: PairBatch, score_by: ScoreBy, shares: list[float]
+) -> Float[Tensor, "destination batch pos d_model"]:
+    """Return gradients of the score in all destinations' inputs, summed over the points."""
     clean = bucket.clean[0]
     start = bucket.replacement[0].expand_as(clean)
     total = clean.new_zeros(case.graph.n_destinations, *clean.shape)
@@ -91,8 +123,7 @@ def _effects(
         with torch.enable_grad():
             logits = forward(case.model, case.graph, embedding, watch=watch)
             _score(logits, bucket, batch, score_by).backward()
-    lost = bucket.clean - bucket.replacement
-    return (total.flatten(1) @ lost.flatten(1).T).double().cpu() / len(shares)
+    return total
 
 
 def _score(

@@ -45,6 +45,8 @@ class Distribution(Protocol):
     """A distribution of masks with parameters."""
 
     theta: Parameter
+    warm_up: float
+    """Share of the search over which learning rates rise to their own."""
 
     def parameters(self) -> list[dict[str, Any]]:
         """Return the groups of parameters, for an optimiser; those of multipliers are ascended."""
@@ -119,6 +121,8 @@ class Ugs:
         dynamic: widen the window of edges whose gradients are large (:func:`window_scale`).
     """
 
+    warm_up = 0.0
+
     def __init__(self, price: Price, rate: float, dynamic: bool = False) -> None:
         self.prices, self.rate, self.dynamic = price, rate, dynamic
         self.theta = Parameter(torch.full((price.n_edges,), START, dtype=price.dtype))
@@ -192,6 +196,8 @@ def probability_above_zero(
 class HardConcrete:
     """Hard concrete masks with learned temperatures and a price for each edge and node: HCGS."""
 
+    warm_up = 0.0
+
     def __init__(self, price: Price, rate: float, released: bool = False) -> None:
         self.prices, self.rate, self.released = price, rate, released
         self.theta = Parameter(torch.zeros(price.n_edges, dtype=price.dtype))
@@ -228,6 +234,7 @@ class TargetedConcrete:
     """
 
     RAMP = 5 / 6
+    warm_up = 1 / 15
 
     def __init__(self, target: float, rate: float, start: Float[Tensor, "edge"]) -> None:
         self.target, self.rate = target, rate

@@ -1,4 +1,4 @@
-"""Selections of edges beyond the largest scores (arXiv 2510.25786).
+"""Selections of edges beyond the largest scores: live circuits, and those of arXiv 2510.25786.
 
 Attribution scores are noisy means over few prompts, and the largest absolute scores mix edges that
 help with edges that harm.
@@ -8,15 +8,45 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.core.statistics import LEVEL
-from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.methods.eap import ranking
+from evaluations.suite.circuits.graph import Graph, on_paths
+from evaluations.suite.circuits.methods.eap import first, ranking
 
 RESAMPLES = 500
 """Bootstrap samples of the prompts."""
+
+
+def live_circuit(graph: Graph, order: Int[Tensor, "edge"], n: int) -> Bool[Tensor, "edge"]:
+    """Return a circuit of ``n`` edges, all of them on paths, of the first edges of a ranking.
+
+    The first edges of a ranking often lie on no path, and the next one may put several on paths at
+    once. So the shortest beginning of the ranking with at least ``n`` edges on paths is taken; then
+    the last-ranked edges without which at least ``n`` are left are removed, one by one. Where no
+    removal leaves ``n``, the circuit has more; where the graph has fewer on paths, it has those.
+    """
+    low, high = 0, len(order)
+    while low < high:
+        middle = (low + high) // 2
+        enough = int(on_paths(graph, first(order, middle)).sum()) >= n
+        low, high = (low, middle) if enough else (middle + 1, high)
+    kept = on_paths(graph, first(order, low))
+    last = order[:low].flip(0).tolist()
+    while int(kept.sum()) > n:
+        for edge in last:
+            if not kept[edge]:
+                continue
+            less = kept.clone()
+            less[edge] = False
+            less = on_paths(graph, less)
+            if int(less.sum()) >= n:
+                kept = less
+                break
+        else:
+            return kept
+    return kept
 
 
 def consistency(

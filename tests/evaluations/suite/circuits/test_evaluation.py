@@ -301,6 +301,39 @@ def test_attribution_has_a_circuit_of_the_size_asked_for_and_no_order(model, pro
     assert _figures(by_default)["edges_chosen"].value == int(0.05 * direct.kept.numel())
 
 
+@pytest.mark.parametrize("selection", ["greedy", "consistent", "positive"])
+def test_both_rankings_of_attribution_are_recorded(model, prompts, selection):
+    none = {"bootstrap": 0, "null_draws": 0, "random_circuits": 0}
+    how = {"ranking": "signed", "selection": selection, "positive_ratio": 0.25}
+    config = CircuitConfig(method="eap-ig", edges=12, **how, **none)
+    result = circuits(model, prompts, config)
+    signed, absolute = result.extra["rankings"]
+    assert (signed["ranking"], absolute["ranking"]) == ("signed", "absolute")
+    assert signed["circuit"] == result.extra["circuit"]["edges"]
+    other = circuits(model, prompts, dataclasses.replace(config, ranking="absolute"))
+    assert absolute["circuit"] == other.extra["circuit"]["edges"]
+    assert absolute["kl"] == pytest.approx(_figures(other)["circuit_kl"].value)
+    assert "ranking" in config.recorded()
+    assert "ranking" not in dataclasses.replace(config, ranking="absolute").recorded()
+
+
+@pytest.mark.parametrize("method", ["ugs", "hcgs", "edge-pruning"])
+def test_a_search_by_masks_has_all_figures(model, prompts, method):
+    short = {"search_steps": 20, "search_prompts": 4, "search_masks": 2}
+    few = {"random_circuits": 2, "bootstrap": 1, "null_draws": 1}
+    config = CircuitConfig(method=method, ablation="zero", **short, **few)
+    result = circuits(model, prompts, config)
+    found = _figures(result)
+    assert found["edges"].value == len(result.extra["circuit"]["edges"])
+    assert found["cpr"].value is not None
+    is_sized = method != "edge-pruning"
+    assert (found["null_edges"].value is not None) == is_sized
+    assert result.extra["interpolation"] is None
+    assert "rankings" not in result.extra
+    assert config.recorded()["search_steps"] == 20
+    assert "search_steps" not in CircuitConfig(search_steps=20).recorded()
+
+
 def test_what_was_not_asked_for_or_cannot_be_had_says_so(model):
     lone = doable(model, task(n=1))  # no two prompts of one length, none held out
     config = CircuitConfig(tau=(50.0,), random_circuits=3, bootstrap=0, no_sweep=True)
@@ -353,6 +386,12 @@ def test_a_model_that_cannot_do_the_task_is_marked(model, prompts):
         ({"engine": "slow"}, "unknown engine"),
         ({"ablation": "noise"}, "unknown ablation"),
         ({"edges": -1}, "at least 0, not -1"),
+        ({"penalty": -0.1}, "penalty must be a number from 0 up, not -0.1"),
+        ({"penalty": float("inf")}, "penalty must be a number from 0 up, not inf"),
+        ({"search_steps": 0}, "search-steps must be at least 1, not 0"),
+        ({"positive_ratio": 1.5}, "positive-ratio must be from 0 to 1, not 1.5"),
+        ({"ranking": "abs"}, "unknown ranking"),
+        ({"objective": "loss"}, "unknown objective"),
         ({"bootstrap": -1}, "cannot be negative"),
         ({"null_draws": -1}, "cannot be negative"),
         ({"points": "other"}, "unknown points"),
@@ -360,6 +399,7 @@ def test_a_model_that_cannot_do_the_task_is_marked(model, prompts):
         ({"method": "eap", "score_by": "kl"}, "zero for every edge"),
         ({"engine": "auto-circuit", "ablation": "zero"}, "resample ablation only"),
         ({"engine": "auto-circuit", "method": "eap"}, "resample ablation only"),
+        ({"engine": "auto-circuit", "objective": "logit-difference"}, "by KL with"),
     ],
 )
 def test_what_cannot_be_asked_is_one_line(settings, message):

@@ -44,7 +44,11 @@ class BatchState:
             visible(self.n_positions, layer.window, bucket.logits.device).logical_not_()
             for layer in folded.layers
         ]
-        self.divergence = folded.divergence(bucket.logits)
+        self.divergence = (
+            folded.divergence(bucket.logits)
+            if bucket.answers is None
+            else folded.distance(bucket.logits, bucket.answers)
+        )
 
     def _run_clean(self, layer: int) -> None:
         """Compute queries, keys, values and z of the clean run."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformer_lens import HookedTransformer
@@ -149,6 +149,20 @@ class Folded:
             return entropy - linear + self.log_sum_exp(final.flatten(0, 1), near).view_as(linear)
 
         return divergence
+
+    def distance(
+        self, logits: Float[Tensor, "batch d_vocab"], answers: Int[Tensor, "batch 2"]
+    ) -> Callable[[Float[Tensor, "state batch d_model"]], Float[Tensor, "state batch"]]:
+        """Return how far the logit difference is from that of clean logits, likewise."""
+        columns, bias = self.unembed[:, answers], self.unembed_bias[answers]
+        right, wrong = logits.gather(1, answers).unbind(1)
+
+        def distance(final: Tensor) -> Tensor:
+            both = torch.einsum("sbd,dba->sba", final, columns) + bias
+            own, other = attention.capped(both, self.cap).unbind(2)
+            return (own - other - right + wrong).abs()
+
+        return distance
 
     def _capped(self, final: Tensor, p: Tensor, near: Tensor) -> Float[Tensor, "state batch"]:
         """Return p . logits - lse(logits) for logits under a soft cap, which bounds them."""

@@ -60,6 +60,8 @@ def identity(
 ) -> str:
     """Return a hash of the search: graph, tau, order, clean logits and replacements."""
     digest = hashlib.sha256(f"{graph!r} {tau!r}".encode())
-    for tensor in [order, *(t for b in buckets for t in (b.logits, b.replacement))]:
+    tensors = [order, *(t for b in buckets for t in (b.logits, b.replacement))]
+    tensors += [b.answers for b in buckets if b.answers is not None]
+    for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from evaluations.suite.circuits import forward, patched
+from evaluations.suite.circuits.case import Case
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.eap import (
     attribution,
+    attribution_of_prompts,
     check_attribution,
     first,
     interpolation,
@@ -90,6 +92,15 @@ def test_scores_of_the_embedding_add_up_to_what_corruption_costs():
     total = scores[case.graph.edge_source == 0].sum()
     cost = (case.full.difference - case.empty.difference).mean()
     assert float(total) == pytest.approx(float(cost), rel=0.02)
+
+
+def test_the_scores_of_prompts_are_those_of_each_alone():
+    case = tiny_case(n=3)
+    each = attribution_of_prompts(case, "kl", 3)
+    torch.testing.assert_close(each.mean(0), attribution(case, "kl", 3))
+    assert len(each) == case.prompts.n == 6
+    alone = Case.of(case.model, case.prompts.subset([4]))
+    torch.testing.assert_close(each[4], attribution(alone, "kl", 3))
 
 
 def test_eap_by_kl_is_refused_since_it_is_zero():

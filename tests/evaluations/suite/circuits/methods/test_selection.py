@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.methods.eap import ranking
+from evaluations.suite.circuits.graph import Graph, on_paths
+from evaluations.suite.circuits.methods.eap import first, ranking
 from evaluations.suite.circuits.methods.selection import (
     consistency,
     consistent_ranking,
+    live_circuit,
     positive_ranking,
 )
 from tests.evaluations.suite.circuits.tiny import tiny_model
@@ -16,6 +18,30 @@ from tests.evaluations.suite.circuits.tiny import tiny_model
 
 def _graph() -> Graph:
     return Graph.of(tiny_model(n_layers=1, n_heads=1, attn_only=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_live_circuit_has_the_size_asked_for_of_the_best_ranked(seed: int) -> None:
+    graph = Graph.of(tiny_model(n_heads=2))
+    scores = torch.randn(graph.n_edges, generator=torch.Generator().manual_seed(seed))
+    order = ranking(graph, scores, "top", True)
+    for n in (0, 3, 8, 15, 30, graph.n_edges):
+        kept = live_circuit(graph, order, n)
+        assert torch.equal(on_paths(graph, kept), kept)
+        assert int(kept.sum()) == n
+    for length in range(graph.n_edges + 1):  # where a beginning is right, it is that one
+        plain = on_paths(graph, first(order, length))
+        assert torch.equal(live_circuit(graph, order, int(plain.sum())), plain)
+
+
+def test_where_no_circuit_of_a_size_can_be_had_it_is_the_next_larger() -> None:
+    """Worked by hand: the value's edge comes first, and it takes the head's edge to be live."""
+    graph = _graph()
+    names = [graph.edge_name(edge) for edge in range(5)]
+    value, out = names.index(("embed", "a0.h0.v")), names.index(("a0.h0", "resid_final"))
+    order = torch.tensor([value, out, *({*range(5)} - {value, out})])
+    assert live_circuit(graph, order, 1).nonzero().flatten().tolist() == sorted([value, out])
+    assert int(live_circuit(graph, order, 9).sum()) == 5
 
 
 def test_consistency_is_the_share_of_samples_with_the_same_sign() -> None:

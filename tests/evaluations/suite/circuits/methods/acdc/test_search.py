@@ -18,7 +18,7 @@ from evaluations.suite.circuits.methods.acdc.engine import BatchState
 from evaluations.suite.circuits.methods.acdc.folded import Folded
 from evaluations.suite.circuits.methods.acdc.plan import PartialCircuit
 from evaluations.suite.circuits.methods.acdc.search import acdc, settle
-from evaluations.suite.circuits.patched import PromptBatch, circuit_kl, prepare
+from evaluations.suite.circuits.patched import PromptBatch, circuit_kl, circuit_logits, prepare
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.tiny import SHAPES, prompts, tiny_model
 
@@ -86,6 +86,31 @@ def test_every_replacement(ablation):
         ablation = torch.randn(graph.n_sources, 16, dtype=torch.float64)
     n_kept, n_tested = _same(model, prepare(model, graph, prompts((8,)), ablation), 0.05)
     assert 0 < n_kept < n_tested
+
+
+@pytest.mark.parametrize("shape", ["gpt-2", "soft caps"])
+def test_the_logit_difference_is_an_objective(shape):
+    """Its distance from the whole model's in place of KL, in every step."""
+    model = tiny_model(shape, seed=1)
+    graph = Graph.of(model)
+    prepared = prepare(model, graph, prompts((8,)), "mean")
+    answers = torch.tensor([[1, 2], [3, 4], [5, 6]])
+    (bucket,) = buckets = prepared.answered([answers])
+    rows = torch.arange(3)
+    kept, steps, reference = torch.ones(graph.n_edges, dtype=torch.bool), [], 0.0
+    for edge in graph.order().tolist():
+        kept[edge] = False
+        logits = circuit_logits(model, graph, [bucket], kept)[0] - bucket.logits
+        distance = (logits[rows, answers[:, 0]] - logits[rows, answers[:, 1]]).abs().mean().item()
+        steps.append(distance - reference)
+        if steps[-1] < 0.02:
+            reference = distance
+        else:
+            kept[edge] = True
+    ours = acdc(model, graph, buckets, 0.02)
+    assert torch.equal(ours.kept, kept)
+    assert ours.steps[graph.order()].tolist() == pytest.approx(steps, abs=1e-9)
+    assert 0 < ours.n_kept < graph.n_edges
 
 
 @pytest.mark.parametrize("shape", ["gpt-2", "rotary, parallel", "neo, local"])
