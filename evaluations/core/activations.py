@@ -19,7 +19,7 @@ import torch
 from filelock import FileLock
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -40,7 +40,7 @@ from evaluations.core.text import Text, check_vocabulary
 from evaluations.core.units import Units
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
-from sat_interp._util.files import default_cache, write_atomically
+from sat_interp._util.files import atomic_file, default_cache
 from sat_interp.data.batches import StoryBatch, story_batches
 
 FORMAT = 2
@@ -118,7 +118,8 @@ class _PassState:
     def save(self, path: Path, done: bool) -> None:
         """Write the state, whole or not at all."""
         counts = {"batches": str(self.batches), "tokens": str(self.tokens), "done": str(int(done))}
-        write_atomically(path, save(self.tensors(), metadata=counts))
+        with atomic_file(path) as temporary:  # straight from memory: it may be gigabytes
+            save_file(self.tensors(), temporary, metadata=counts)
 
     def restore(self, path: Path) -> bool:
         """Read the state from a file, and return whether the pass is complete.
@@ -361,8 +362,11 @@ def _keys(words: np.ndarray) -> Float[np.ndarray, " stories"]:
 
 
 def _gathered(text: Text, config: GatherConfig, state: _PassState, words: np.ndarray) -> Gathered:
+    """Return what a pass has kept, in order; the state is emptied, layer by layer."""
     kept: dict[int, dict[Half, dict[str, ExcerptTable]]] = {}
-    for number, layer in state.layers.items():
+    statistics: dict[int, Statistics] = {}
+    for number in list(state.layers):
+        layer = state.layers.pop(number)
         kept[number] = {
             half: {kind: table.ordered() for kind, table in kinds.items()}
             for half, kinds in layer.kept.items()
@@ -370,12 +374,8 @@ def _gathered(text: Text, config: GatherConfig, state: _PassState, words: np.nda
         for kinds in kept[number].values():
             distinct = ~near_duplicates(text, kinds["top"]) & (kinds["top"].stories >= 0)
             kinds["top"] = kinds["top"].keep_only(distinct, config.top)
-    statistics = {
-        number: Statistics(
-            layer.maximum, (layer.total / state.tokens).float(), layer.fired / state.tokens
-        )
-        for number, layer in state.layers.items()
-    }
+        mean, share = layer.total / state.tokens, layer.fired / state.tokens
+        statistics[number] = Statistics(layer.maximum, mean.float(), share)
     sides: dict[Half, int] = {
         half: int((words % 2 == number).sum()) for number, half in enumerate(HALVES)
     }

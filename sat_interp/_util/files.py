@@ -70,20 +70,33 @@ def directory(path: str | Path) -> Iterator[Path]:
 
 
 def _write(path: Path, data: bytes) -> Path:
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield the name of a temporary file that is renamed to ``path`` when the block ends.
+
+    Readers see the old file or the new one, never a part; a block that raises leaves the old one.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
+    temporary = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp makes files only their owner can read
-        os.replace(name, path)
+        with naming(path):
+            yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files only their owner can read
+        os.replace(temporary, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-    return path
 
 
 @contextmanager

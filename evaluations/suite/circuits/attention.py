@@ -41,8 +41,7 @@ def heads(
     )
     scores = positioned(attn, q @ k.mT / attn.attn_scale)
     future = ~visible(q.shape[-2], window(attn), q.device)
-    outputs: Tensor = scores.masked_fill(future, -torch.inf).softmax(-1) @ v @ attn.W_O[:, None]
-    return outputs
+    return _per_head(scores.masked_fill(future, -torch.inf).softmax(-1) @ v, attn.W_O)
 
 
 def project(
@@ -54,7 +53,19 @@ def project(
     size = group_size(attn)
     if part != QUERIES and size > 1 and len(read) != attn.cfg.n_heads:
         weights, biases = weights[::size], biases[::size]
-    return finished(attn, part, read @ weights[:, None] + biases[:, None, None])
+    return finished(attn, part, _per_head(read, weights) + biases[:, None, None])
+
+
+def _per_head(
+    read: Float[Tensor, "#heads batch pos width"], weights: Float[Tensor, "heads width out"]
+) -> Float[Tensor, "heads batch pos out"]:
+    """Return the products with each head's matrix.
+
+    Over the tokens of all prompts together: for each prompt, matmul would copy the matrices.
+    """
+    rows = read.flatten(1, 2) @ weights
+    products: Tensor = rows.unflatten(1, read.shape[1:3])
+    return products
 
 
 def finished(
