@@ -4,17 +4,20 @@
 
 For each family a random model is saved as a Hugging Face directory and loaded like any other. Its
 log-probabilities are compared with transformers' own, the perplexity of ``lm`` with a loop over
-transformers' logits, and the graph that ``acdc`` searches, every edge kept, with the model. What
-is refused is quoted. The table is the one in docs/families.md.
+transformers' logits, and the graph that ``acdc`` searches, every edge kept, with the model. The
+other evaluations are run with the least budgets. What is refused is quoted, once for all families.
+The two tables are those in docs/families.md.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +26,20 @@ import transformers
 from torch import Tensor
 
 import evaluations
+from evaluations.core.bridged import BridgedTransformer
 from evaluations.core.model_source import load_model
 from evaluations.core.models import LoadedModel
+from evaluations.core.text import evaluation_text
 from evaluations.suite.circuits.forward import embed, forward
 from evaluations.suite.circuits.graph import Graph
+from evaluations.suite.sae.config import PRESETS
+from evaluations.suite.sae.evaluation import SaeData
+from evaluations.suite.sae.evaluation import evaluate as evaluate_autoencoder
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import file_name
 from sat_interp._util.progress import quiet_transformers
-from sat_interp.data.tokenizer import train_bpe
+from sat_interp.data.corpus import load_corpus
+from sat_interp.data.sources import parse_data
 
 STORIES = (
     "Once upon a time there was a little dog. He ran far away, and came back home at night.",
@@ -49,6 +58,8 @@ GROUPED = {**BASE, "num_key_value_heads": 2}
 EQUAL = {**BASE, "num_key_value_heads": 4}
 SMALL = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}
 GEMMA = {**GROUPED, "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 NEO = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": CONTEXT}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -85,13 +96,88 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "OLMo 1 (grouped queries)": ("Olmo", GROUPED),
     "OLMo 2": ("Olmo2", EQUAL),
     "Bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
-    "StableLM": ("StableLm", EQUAL),
-    "Falcon": (
-        "Falcon",
-        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "OLMo 3": ("Olmo3", {**GROUPED, "sliding_window": 16}),
+    "GPT-OSS": (
+        "GptOss",
+        {**GROUPED, **EXPERTS, "num_local_experts": 4, "head_dim": 8, "sliding_window": 16},
     ),
+    "Apertus": ("Apertus", GROUPED),
+    "Llama with biases": ("Llama", {**GROUPED, "attention_bias": True, "mlp_bias": True}),
+    "StableLM": ("StableLm", GROUPED),
+    "StableLM (parallel, norms of queries and keys)": (
+        "StableLm",
+        {**GROUPED, "use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True},
+    ),
+    "Falcon": ("Falcon", FALCON),
+    "Falcon (ALiBi)": ("Falcon", {**FALCON, "alibi": True, "multi_query": False}),
+    "CodeGen": ("CodeGen", {**SMALL, "rotary_dim": 4}),
+    "Granite": (
+        "Granite",
+        {**GROUPED, "logits_scaling": 2.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
+    ),
+    "GLM": ("Glm", {**GROUPED, "head_dim": 8, "pad_token_id": 0}),
+    "GLM 4": ("Glm4", {**GROUPED, "head_dim": 8, "pad_token_id": 0}),
+    "Starcoder 2": ("Starcoder2", GROUPED),
+    "SmolLM 3": ("SmolLM3", {**GROUPED, "pad_token_id": 0}),
+    "EXAONE 4": ("Exaone4", {**GROUPED, "sliding_window": 16}),
+    "Nemotron": ("Nemotron", {**GROUPED, "head_dim": 8}),
+    "MPT": (
+        "Mpt",
+        {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": CONTEXT, "expansion_ratio": 2},
+    ),
+    "GPT-BigCode": ("GPTBigCode", {**SMALL, "multi_query": True}),
+    "XGLM": (
+        "XGLM",
+        {
+            "d_model": 32,
+            "num_layers": 2,
+            "attention_heads": 4,
+            "ffn_dim": 48,
+            "max_position_embeddings": CONTEXT,
+        },
+    ),
+    "Qwen 2 MoE": ("Qwen2Moe", {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 16}),
+    "Qwen 3 MoE": ("Qwen3Moe", {**GROUPED, **EXPERTS, "head_dim": 8}),
+    "Mamba": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
+    "Seed-OSS": ("SeedOss", {**GROUPED, "head_dim": 8}),
+    "ERNIE 4.5": ("Ernie4_5", {**GROUPED, "head_dim": 8}),
+    "Arcee": ("Arcee", GROUPED),
+    "Cohere": ("Cohere", GROUPED),
+    "Persimmon": ("Persimmon", BASE),
 }
-COLUMNS = ("Family", "Log-probabilities", "Perplexity", "Circuit graph", "Refused with")
+BUDGETS: dict[str, dict[str, Any]] = {
+    "neurons": {"data": "demo", "stories": 20, "sample": 3, "resamples": 5},
+    "n2g": {"data": "demo", "stories": 20, "neurons_per_layer": 1},
+    "ablate": {
+        "task": "ioi-tinystories",
+        "components": "mlps",
+        "methods": "zero,mean",
+        "fit_prompts": 8,
+        "fit_prompts_large": 8,
+        "held_prompts": 8,
+        "no_bridge": True,
+    },
+    "lens": {
+        "data": "demo",
+        "lenses": "logit,mean",
+        "fit_windows": 8,
+        "held_windows": 8,
+        "no_edits": True,
+        "resamples": 5,
+    },
+}
+SAE = dataclasses.replace(
+    PRESETS["demo"],
+    tokens=1280,
+    batch_tokens=32,
+    buffer_prompts=8,
+    norm_batches=4,
+    context=16,
+    expansion=4,
+    resamples=5,
+)
+COLUMNS = ("Family", "Read by", "Log-probabilities", "Perplexity", "Circuit graph", "sae", *BUDGETS)
+NONE = "-"
 
 
 def make(kind: str, settings: dict[str, Any], vocabulary: int) -> Any:
@@ -116,50 +202,98 @@ def logits_differ(model: Any, loaded: LoadedModel) -> float:
 
 
 @torch.inference_mode()
-def perplexity_differs(model: Any, loaded: LoadedModel, directory: Path, data: Path) -> float:
+def perplexity_differs(family: Family) -> float:
     """The relative difference of ``lm``'s perplexity from a loop over transformers' logits."""
-    start, end = loaded.tokenizer.bos_token_id, loaded.tokenizer.eos_token_id
+    start, end = family.tokenizer.bos_token_id, family.tokenizer.eos_token_id
     nats, n = 0.0, 0
     for story in STORIES:
-        ids = loaded.tokenizer.encode(story, add_special_tokens=False)
-        tokens = torch.tensor([start, *ids, end])[: int(loaded.model.cfg.n_ctx) + 1]
-        log_p = model(tokens[None, :-1]).logits[0].log_softmax(-1)
+        ids = family.tokenizer.encode(story, add_special_tokens=False)
+        tokens = torch.tensor([start, *ids, end])[: int(family.loaded.model.cfg.n_ctx) + 1]
+        log_p = family.original(tokens[None, :-1]).logits[0].log_softmax(-1)
         nats -= float(log_p.gather(1, tokens[1:, None]).double().sum())
         n += len(tokens) - 1
-    result = evaluations.lm(str(directory), data=str(data), resamples=5, activation_stories=0)
+    data = family.directory / "stories.txt"
+    data.write_text("\n\n".join(STORIES), encoding="utf-8")
+    result = evaluations.lm(family.loaded, data=str(data), resamples=5, activation_stories=0)
     found = float(result.record.metric("perplexity").value)
     return abs(found / math.exp(nats / n) - 1)
 
 
 @torch.inference_mode()
-def graph_differs(model: Any, loaded: LoadedModel, directory: Path, data: Path) -> float:
+def graph_differs(family: Family) -> float:
     """The largest difference of log-probabilities where every edge of the graph is kept."""
     tokens: Tensor = torch.arange(20)[None] + 5
-    graph = Graph.of(loaded.model)
-    found = forward(loaded.model, graph, embed(loaded.model, tokens)).log_softmax(-1)
-    return float((found - model(tokens).logits[:, -1].log_softmax(-1)).abs().max())
+    model = family.loaded.model
+    found = forward(model, Graph.of(model), embed(model, tokens)).log_softmax(-1)
+    return float((found - family.original(tokens).logits[:, -1].log_softmax(-1)).abs().max())
 
 
-def row(name: str, tokenizer: Any, work: Path, data: Path) -> list[str]:
-    """The cells of a family."""
-    kind, settings = FAMILIES[name]
-    model, directory = make(kind, settings, len(tokenizer)), work / file_name(name)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    try:
-        loaded = load_model(str(directory))
-    except UserError as error:
-        reason = str(error).replace(str(directory), "DIRECTORY")
-        return [name, "-", "-", "-", reason]
-    cells, refused = [name, shown(logits_differ(model, loaded))], ""
-    measures: tuple[Callable[..., float], ...] = (perplexity_differs, graph_differs)
-    for measure in measures:
+def train_autoencoder(family: Family) -> None:
+    """Train and measure a tiny autoencoder."""
+    corpus = load_corpus(parse_data("demo"), "train", family.tokenizer)
+    text = evaluation_text(family.tokenizer, "demo").sample(5, 0)
+    data = SaeData(corpus, text, family.directory / "sae", {"name": family.name})
+    evaluate_autoencoder(family.loaded.model, data, SAE)
+
+
+@dataclass
+class Family:
+    """A random model of a family, and what evaluations made of it.
+
+    Attributes:
+        refusals: messages, each with what was refused.
+    """
+
+    name: str
+    original: Any
+    tokenizer: Any
+    directory: Path
+    refusals: list[tuple[str, str]] = field(default_factory=list)
+    loaded: Any = None
+
+    @classmethod
+    def saved(cls, name: str, tokenizer: Any, work: Path) -> Family:
+        """Make a model and save it as a Hugging Face directory."""
+        kind, settings = FAMILIES[name]
+        family = cls(name, make(kind, settings, len(tokenizer)), tokenizer, work / file_name(name))
+        family.original.save_pretrained(family.directory)
+        tokenizer.save_pretrained(family.directory)
+        return family
+
+    def row(self) -> list[str]:
+        """Return the cells of the table."""
+        if self.tried("every evaluation", self.load) == NONE:
+            return [self.name, *[NONE] * (len(COLUMNS) - 1)]
+        is_bridged = isinstance(self.loaded.model, BridgedTransformer)
+        return [
+            self.name,
+            "bridge" if is_bridged else "HookedTransformer",
+            self.tried("lm", lambda: logits_differ(self.original, self.loaded)),
+            self.tried("lm", lambda: perplexity_differs(self)),
+            self.tried("acdc", lambda: graph_differs(self)),
+            self.tried("sae", lambda: train_autoencoder(self)),
+            *(self.tried(name, self.evaluation(name)) for name in BUDGETS),
+        ]
+
+    def load(self) -> None:
+        """Load the directory as evaluations do."""
+        self.loaded = load_model(str(self.directory))
+
+    def evaluation(self, name: str) -> Callable[[], object]:
+        """Return what runs an evaluation with the least budget."""
+        return lambda: getattr(evaluations, name)(self.loaded, **BUDGETS[name])
+
+    def tried(self, what: str, run: Callable[[], object]) -> str:
+        """Return the cell of something: a difference, ``yes``, or a dash where it is refused."""
         try:
-            cells.append(shown(measure(model, loaded, directory, data)))
+            found = run()
         except UserError as error:
-            cells.append("-")
-            refused = str(error)
-    return [*cells, refused]
+            architecture = type(self.original).__name__
+            message = str(error).partition(" choices: ")[0]
+            message = message.replace(str(self.directory), "DIRECTORY")
+            self.refusals.append((what, message.replace(architecture, "CLASS")))
+            return NONE
+        return shown(found) if isinstance(found, float) else "yes"
 
 
 def shown(difference: float) -> str:
@@ -167,17 +301,27 @@ def shown(difference: float) -> str:
     return f"{difference:.0e}" + ("" if difference <= TOLERANCE else " WRONG")
 
 
+def refusals(families: Sequence[Family]) -> Iterator[str]:
+    """Yield the rows of the second table: what is refused, with which words, of which families."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for family in families:
+        for refusal in dict.fromkeys(family.refusals):
+            found.setdefault(refusal, []).append(family.name)
+    for (what, message), names in found.items():
+        yield f"| {what} | {message} | {', '.join(names)} |"
+
+
 def main(names: list[str]) -> None:
-    """Print the table."""
+    """Print the tables."""
     logging.disable(logging.WARNING)
-    tokenizer = train_bpe([" ".join(STORIES)] * 3, 400)
+    tokenizer, families = load_model("demo:baseline").tokenizer, []
     print(f"| {' | '.join(COLUMNS)} |\n| {' | '.join(':--' for _ in COLUMNS)} |")
     with tempfile.TemporaryDirectory() as temporary, quiet_transformers():
-        work = Path(temporary)
-        data = work / "stories.txt"
-        data.write_text("\n\n".join(STORIES), encoding="utf-8")
         for name in names or FAMILIES:
-            print(f"| {' | '.join(row(name, tokenizer, work, data))} |", flush=True)
+            families.append(Family.saved(name, tokenizer, Path(temporary)))
+            print(f"| {' | '.join(families[-1].row())} |", flush=True)
+    print("\n| Refused | Words | Families |\n| :-- | :-- | :-- |")
+    print("\n".join(refusals(families)))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,10 @@ class BridgedTransformer(HookedTransformer):
     Attributes:
         bridge: TransformerLens' bridge, in compatibility mode.
         config: transformers' configuration.
+        begins_with_tokens: a pass cannot begin at a later block.
     """
+
+    begins_with_tokens = True
 
     def __init__(self, original: PreTrainedModel, cfg: HookedTransformerConfig) -> None:
         """Put a model behind the bridge; its modules are wrapped where they are."""
@@ -139,6 +142,23 @@ class BridgedTransformer(HookedTransformer):
             return self._state(input, placed, stop_at_layer)
         logits: Tensor = self.bridge(input, **placed)
         return None if return_type is None else logits
+
+    def run_with_cache(
+        self, *model_args: Any, names_filter: Any = None, **settings: Any
+    ) -> tuple[Any, Any]:
+        """See ``HookedTransformer``.
+
+        Raises:
+            UserError: a hook point that was asked for by name does not fire in this class.
+        """
+        found, cache = super().run_with_cache(*model_args, names_filter=names_filter, **settings)
+        wanted = names_filter if isinstance(names_filter, list) else []
+        if silent := [name for name in wanted if name not in cache]:
+            raise UserError(
+                f"{silent[0]} does not fire in {self.cfg.original_architecture} behind "
+                "TransformerLens' bridge: choose another hook point"
+            )
+        return found, cache
 
     def _placed(self, tokens: Tensor) -> dict[str, Tensor]:
         """Return the positions of tokens as transformers takes them, where a hook has moved them.

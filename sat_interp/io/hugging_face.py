@@ -26,6 +26,7 @@ from sat_interp._util.reading import read_object
 from sat_interp.data.tokenizer import bos_is_filled_in, load_tokenizer, read_by_transformer_lens
 from sat_interp.io.architectures import is_tied, shape_of, weight_rows
 from sat_interp.io.foreign import check_directory, refuse_own_code
+from sat_interp.io.gguf import is_gguf, unpack
 from sat_interp.io.locate import CONFIG, TOKENIZER
 from sat_interp.io.protocol import (
     Build,
@@ -40,7 +41,6 @@ from sat_interp.io.rows import collect, fill
 from sat_interp.model.config import SelfAblationConfig
 
 _NOT_KEPT = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "quantization_config")
-GGUF = ".gguf"
 
 
 def to_hf(model: GatedTransformer, directory: str | Path | None = None) -> PreTrainedModel:
@@ -198,16 +198,19 @@ def read_weights(
         UserError: weights that cannot be read, are missing, or of another size than the
             configuration says; by name.
     """
-    if "gguf_file" not in where:
-        # mismatched sizes are refused below, by name
-        where = {**where, "use_safetensors": True, "ignore_mismatched_sizes": True}
-    if dtype is not None:
-        where = {**where, "dtype": dtype}
+    settings = {} if dtype is None else {"dtype": dtype}
     model: PreTrainedModel
     load: Any = AutoModelForCausalLM.from_pretrained
     try:
         with quiet_transformers():
-            model, info = load(**where, trust_remote_code=False, output_loading_info=True)
+            model, info = load(
+                **where,
+                **settings,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, by name
+                output_loading_info=True,
+            )
         _refuse_incomplete(model, info)
     except Exception as error:  # transformers raises whatever its reading of the files meets
         raise UserError(f"cannot load a model from {name}: {first_line(error)}") from error
@@ -233,13 +236,18 @@ def place(name: str) -> dict[str, Any]:
     """
     path = Path(name)
     if path.is_file():
-        if path.suffix != GGUF:
-            raise UserError(f"{name} is a file: name the directory of the model, or a .gguf file")
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        return {"pretrained_model_name_or_path": str(_unpacked(path))}
     if path.is_dir():
         check_directory(path)
         refuse_own_code(path)
     return {"pretrained_model_name_or_path": name}
+
+
+def _unpacked(file: Path) -> Path:
+    """The directory of a GGUF file."""
+    if not is_gguf(file):
+        raise UserError(f"{file} is a file: name the directory of the model, or a .gguf file")
+    return unpack(file)
 
 
 def tokenizer_beside(name: str) -> PreTrainedTokenizerBase | None:
@@ -252,7 +260,8 @@ def tokenizer_beside(name: str) -> PreTrainedTokenizerBase | None:
     """
     path = Path(name)
     if path.is_file():
-        return read_by_transformer_lens(load_tokenizer(str(path)))
+        path = _unpacked(path)
+        name = str(path)
     if path.is_dir() and not any((path / file).is_file() for file in TOKENIZER):
         return None
     tokenizer = load_tokenizer(name)

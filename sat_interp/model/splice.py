@@ -59,16 +59,21 @@ def splice(model: HookedTransformer, tokens: Int[Tensor, "batch pos"], hook_name
 
 
 def _hooked_splice(model: HookedTransformer, tokens: Tensor, hook_name: str, layer: int) -> Splice:
-    """The same through TransformerLens' hooks, from the block of the hook point on."""
+    """The same through TransformerLens' hooks, from the block of the hook point on.
+
+    A model with ``begins_with_tokens`` cannot begin at a block: all of it is run again.
+    """
     before = f"blocks.{layer}.hook_resid_pre"
     _, cache = model.run_with_cache(
         tokens, names_filter=[before, hook_name], stop_at_layer=layer + 1
     )
 
+    whole = getattr(model, "begins_with_tokens", False)
+    begin = {"input": tokens} if whole else {"input": cache[before], "start_at_layer": layer}
+
     def finish(replacement: Tensor) -> Tensor:
         states = model.run_with_hooks(
-            cache[before],
-            start_at_layer=layer,
+            **begin,
             stop_at_layer=model.cfg.n_layers,
             fwd_hooks=[(hook_name, lambda value, hook: replacement)],
         )

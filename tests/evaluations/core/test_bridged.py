@@ -15,6 +15,7 @@ from evaluations.core.weights import component
 from evaluations.registry import find_spec
 from sat_interp._util.errors import UserError
 from sat_interp.model.fast import fast_activations
+from sat_interp.model.splice import splice
 from tests.evaluations.core.test_families import GROUPED, POSITIONS, SHAPE, VOCABULARY
 
 SMALL = {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": POSITIONS, "rotary_dim": 2}
@@ -105,6 +106,18 @@ def test_a_replaced_activation_counts(name):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
+def test_a_spliced_activation_counts():
+    model = ModelSource.of(random_model("stablelm")).load().model
+    with torch.no_grad():
+        stopped = splice(model, tokens(), "blocks.0.hook_mlp_out")
+        same, other = stopped.finish(stopped.activation), stopped.finish(0 * stopped.activation)
+        wanted = model.run_with_hooks(
+            tokens(), fwd_hooks=[("blocks.0.hook_mlp_out", lambda value, hook: 0 * value)]
+        )
+        assert torch.equal(same, model.ln_final(model(tokens(), stop_at_layer=2)))
+        torch.testing.assert_close(other @ model.W_U + model.unembed.b_U, wanted)
+
+
 def test_a_directory_and_a_model_in_memory_have_one_hash_and_the_model_stays_as_it_is(tmp_path):
     original = random_model("falcon")
     with torch.no_grad():
@@ -173,6 +186,14 @@ def test_a_window_is_read_at_its_own_positions(name):
         unmoved = model(text[:, window], stop_at_layer=1)
     torch.testing.assert_close(found, states[1][:, window], rtol=0, atol=1e-5)
     assert not torch.allclose(unmoved, found, atol=1e-3)
+
+
+def test_a_hook_point_that_does_not_fire_is_refused_by_name():
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8}
+    KINDS["experts"] = "Qwen3Moe", {**GROUPED, **experts, "head_dim": 4}
+    loaded = ModelSource.of(random_model("experts")).load()
+    with pytest.raises(UserError, match=r"blocks\.0\.hook_mlp_out does not fire in Qwen3Moe"):
+        splice(loaded.model, tokens(), "blocks.0.hook_mlp_out")
 
 
 @pytest.mark.parametrize("name", ["lens", "ablate", "trace", "acdc"])
