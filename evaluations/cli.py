@@ -214,9 +214,9 @@ COMMANDS = (
         "status",
         "What is done, running and missing of a study, from its runs and records alone.",
         "A row for each run and MODEL: its training, then each evaluation. An evaluation is done "
-        "if there is a record of its present version for a model of that name, with any options; "
-        "it is running if a sat-eval all on this or another machine has claimed it in OUT. Nothing "
-        "is loaded, and no cluster is asked.",
+        "if there is a record of its present version for a model of that name, and of the task and "
+        "single values that the study names; it is running if a sat-eval all on this or another "
+        "machine has claimed it in OUT. Nothing is loaded, and no cluster is asked.",
         (
             "sat-eval status --study studies/demo.yaml --out results/demo-study",
             "sat-eval status demo:baseline demo:local-k4 --out results/demo --parts lm,acdc",

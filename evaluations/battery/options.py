@@ -40,4 +40,5 @@ class StatusOptions:
     """Directory of the records."""
 
     parts: tuple[str, ...] = ()
-    """Evaluations to list, separated by commas; all by default."""
+    """Evaluations to list, separated by commas; by default those that the study names (measures),
+    or all."""

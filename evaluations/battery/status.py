@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table as RichTable
 
 from evaluations.battery.options import StatusOptions
-from evaluations.battery.plan import chosen_specs, claim, size_of
+from evaluations.battery.plan import chosen_specs, claim, size_of, title
 from evaluations.core.model_source import ModelSource
+from evaluations.core.record import Record
 from evaluations.core.records import collect
 from evaluations.core.spec import Spec
 from evaluations.output import console, say
+from evaluations.registry import find_spec
 from sat_interp._util import escape
 from sat_interp._util.errors import UserError
 from sat_interp.engine.run import Claims
@@ -26,13 +29,41 @@ DONE, RUNNING, MISSING, NONE = "done", "running", "missing", "–"
 
 
 @dataclass(frozen=True)
+class Part:
+    """An evaluation, with the options that a study names for it.
+
+    Attributes:
+        title: as in ``sat-eval all``: ``acdc``, then ``acdc-2``.
+    """
+
+    title: str
+    spec: Spec
+    options: Mapping[str, Any]
+
+    def is_in(self, record: Record) -> bool:
+        """Whether a record is of this evaluation, as it is now, and states no other options.
+
+        Compared are the task and the single values that the record's configuration has by the
+        option's name.
+        """
+        if (record.evaluation, record.version) != (self.spec.name, self.spec.version):
+            return False
+        stated = {**record.config, "task": record.data.get("spec")}
+        return all(
+            stated[name] == wanted
+            for name, wanted in self.options.items()
+            if isinstance(wanted, str | int | float) and name in stated
+        )
+
+
+@dataclass(frozen=True)
 class Row:
     """The state of a model.
 
     Attributes:
         name: the model's name in records.
         training: state of its training; – for a model that is no run of the study.
-        evaluations: state by evaluation; – where the evaluation does not apply.
+        evaluations: state by title of a part; – where the evaluation does not apply.
     """
 
     name: str
@@ -49,39 +80,55 @@ def print_status(models: Sequence[str], options: StatusOptions) -> list[Row]:
     study = read_study(options.study) if options.study else None
     if study is None and not models:
         raise UserError("there is no model to list: name one, or --study FILE")
-    specs = chosen_specs(options.parts)
-    rows = status(models, study, options.out, specs)
+    parts = parts_of(study, options.parts)
+    rows = status(models, study, options.out, parts)
     terminal = console()
-    terminal.print(status_table(rows, specs))
+    terminal.print(status_table(rows, parts))
     for line in totals(rows):
         say(terminal, line)
     return rows
 
 
+def parts_of(study: Study | None, names: Sequence[str] = ()) -> list[Part]:
+    """Return what a study names, or all evaluations; of these those of the names, if any.
+
+    Raises:
+        UserError: there is no such evaluation.
+    """
+    specs, counts, parts = chosen_specs(names), Counter[str](), []
+    if study is None or not study.measures:
+        return [Part(spec.name, spec, {}) for spec in specs]
+    for name, options in (one for entry in study.measures for one in entry.items()):
+        if find_spec(name) in specs:
+            parts.append(Part(title(name, counts[name]), find_spec(name), options))
+            counts[name] += 1
+    return parts
+
+
 def status(
-    models: Sequence[str], study: Study | None, out: str | Path, specs: Sequence[Spec]
+    models: Sequence[str], study: Study | None, out: str | Path, parts: Sequence[Part]
 ) -> list[Row]:
     """Return the state of each run of a study and of further models."""
-    measured = _measured(out, specs)
+    measured = _measured(out, parts)
     runs = study.runs() if study else []
     trained = Claims(study.directory) if study else Claims(out)
-    rows = [_row_of_run(run, trained, Claims(out), measured, specs) for run in runs]
+    rows = [_row_of_run(run, trained, Claims(out), measured, parts) for run in runs]
     for model in models:
         source = ModelSource.of(model)
         has_gates = size_of(model).has_gates
-        states = _states(source.name, model, has_gates, Claims(out), measured, specs)
+        states = _states(source.name, model, has_gates, Claims(out), measured, parts)
         rows.append(Row(source.name, NONE, states))
     return rows
 
 
-def status_table(rows: Sequence[Row], specs: Sequence[Spec]) -> RichTable:
+def status_table(rows: Sequence[Row], parts: Sequence[Part]) -> RichTable:
     """Return a row for each model: training, then each evaluation."""
     table = RichTable(title="State", title_justify="left")
     table.add_column("Model", overflow="fold")
-    for heading in ("training", *(spec.name for spec in specs)):
+    for heading in ("training", *(part.title for part in parts)):
         table.add_column(heading)
     for row in rows:
-        cells = [row.name, row.training, *(row.evaluations[spec.name] for spec in specs)]
+        cells = [row.name, row.training, *(row.evaluations[part.title] for part in parts)]
         table.add_row(*map(escape.terminal, cells))
     return table
 
@@ -102,15 +149,15 @@ def _counted(states: Mapping[str, int]) -> str:
     return ", ".join(f"{states.get(state, 0)} {state}" for state in (DONE, RUNNING, MISSING))
 
 
-def _measured(out: str | Path, specs: Sequence[Spec]) -> set[tuple[str, str]]:
-    """Return the names of models and evaluations of which there is a record of this version."""
+def _measured(out: str | Path, parts: Sequence[Part]) -> set[tuple[str, str]]:
+    """Return the names of models and the titles of parts of which there is a record."""
     if not Path(out).is_dir():
         return set()
-    versions = {spec.name: spec.version for spec in specs}
     return {
-        (str(record.model["name"]), record.evaluation)
+        (str(record.model["name"]), part.title)
         for record in collect(out).records
-        if versions.get(record.evaluation) == record.version
+        for part in parts
+        if part.is_in(record)
     }
 
 
@@ -119,10 +166,10 @@ def _row_of_run(
     trained: Claims,
     claims: Claims,
     measured: set[tuple[str, str]],
-    specs: Sequence[Spec],
+    parts: Sequence[Part],
 ) -> Row:
     has_gates = run.config.ablation.has_gate_weights
-    states = _states(run.name, str(run.directory), has_gates, claims, measured, specs)
+    states = _states(run.name, str(run.directory), has_gates, claims, measured, parts)
     return Row(run.name, _training(run, trained), states)
 
 
@@ -145,15 +192,15 @@ def _states(
     has_gates: bool,
     claims: Claims,
     measured: set[tuple[str, str]],
-    specs: Sequence[Spec],
+    parts: Sequence[Part],
 ) -> dict[str, str]:
     states = {}
-    for spec in specs:
-        if "gates" in spec.needs and not has_gates:
-            states[spec.name] = NONE
-        elif (name, spec.name) in measured:
-            states[spec.name] = DONE
+    for part in parts:
+        if "gates" in part.spec.needs and not has_gates:
+            states[part.title] = NONE
+        elif (name, part.title) in measured:
+            states[part.title] = DONE
         else:
-            held = claims.is_held(claim(spec.name, model))
-            states[spec.name] = RUNNING if held else MISSING
+            held = claims.is_held(claim(part.title, model))
+            states[part.title] = RUNNING if held else MISSING
     return states

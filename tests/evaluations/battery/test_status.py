@@ -6,13 +6,15 @@ import json
 import pytest
 import yaml
 
+from evaluations.battery.options import StatusOptions
 from evaluations.battery.plan import EvaluationJob, claim
+from evaluations.battery.status import print_status
 from evaluations.cli import main
 from evaluations.registry import find_spec
 from sat_interp.engine.run import Claims
 from sat_interp.training.study import read_study
 from sat_interp.training.study_job import TrainingJob
-from tests.evaluations.comparison.study_records import lm
+from tests.evaluations.comparison.study_records import lm, made
 
 LM = find_spec("lm").version
 
@@ -54,6 +56,23 @@ def test_what_is_done_running_and_missing_is_read_from_files(study, tmp_path, ca
         "training: 2 done, 0 running, 1 missing, 1 interrupted, of 4 runs",
         "evaluations: 1 done, 0 running, 5 missing, of 6",
     ]
+
+
+def test_what_a_study_names_is_a_column_each_and_known_by_its_options(tmp_path, capsys):
+    measures = ["lm", {"acdc": {"task": "ioi"}}, {"acdc": {"task": "quotes", "tau": [0.1]}}]
+    content = {"variants": ["none"], "measures": measures, "out": str(tmp_path / "runs")}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    record = dataclasses.replace(
+        made("acdc", "baseline-s0", 0, {"edges": 3.0}, data={"spec": "quotes"}),
+        version=find_spec("acdc").version,
+    )
+    record.write(tmp_path / "res" / "baseline-s0-01234567" / "acdc-0.json")
+    options = StatusOptions(str(tmp_path / "study.yaml"), str(tmp_path / "res"))
+    (row,) = print_status([], options)
+    assert row.evaluations == {"lm": "missing", "acdc": "missing", "acdc-2": "done"}
+    assert "acdc-2" in capsys.readouterr().out
+    (row,) = print_status([], dataclasses.replace(options, parts=("lm",)))
+    assert row.evaluations == {"lm": "missing"}
 
 
 def test_what_a_driver_has_claimed_is_running(study, tmp_path, capsys):
