@@ -139,7 +139,7 @@ def test_a_study_on_two_nodes_of_which_one_is_killed_gives_the_tables_of_the_loc
             start("evaluations.cli", home, *battery, remote["out"], *engine) for _ in range(2)
         ]
         wait_for(lambda: len(read_records(remote["out"])[0]), 2)
-        assert nodes.kill_a_worker() is not None
+        wait_for(lambda: nodes.kill_a_worker() is not None, 1)
         for driver in drivers:
             wait(driver, home)
     assert len(figures(local["out"])) == 12
