@@ -68,14 +68,27 @@ def environment(home: str) -> dict[str, str]:
     return {**os.environ, **own, "TOKENIZERS_PARALLELISM": "false"}
 
 
-def start(module: str, home: str, *arguments: str) -> subprocess.Popen[bytes]:
-    with open(f"{home}/printed.txt", "ab") as printed:
-        return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            stdout=printed,
-            stderr=printed,
-            env=environment(home),
-        )
+@pytest.fixture
+def start():
+    """Starts a command; it is killed at the end of the test if it still runs."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def begin(module: str, home: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with open(f"{home}/printed.txt", "ab") as printed:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", module, *arguments],
+                    stdout=printed,
+                    stderr=printed,
+                    env=environment(home),
+                )
+            )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def wait(process: subprocess.Popen[bytes], home: str) -> None:
@@ -106,7 +119,9 @@ def figures(out: str) -> dict[str, dict[str, float | None]]:
 
 
 @pytest.mark.slow
-def test_a_study_on_two_nodes_of_which_one_is_killed_gives_the_tables_of_the_local_engine(study):
+def test_a_study_on_two_nodes_of_which_one_is_killed_gives_the_tables_of_the_local_engine(
+    study, start
+):
     local, remote = study("local"), study("remote")
     wait(start("sat_interp.cli", local["home"], "--study", local["study"]), local["home"])
     evaluate = ["all", "--study", "{}", *EVALUATION, *BUDGET, "--out"]
