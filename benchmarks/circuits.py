@@ -203,7 +203,7 @@ def one_search(model: str, ablation: str) -> None:
     """Print the seconds of one search of the default schedule."""
     torch.set_num_threads(1)
     loaded = load_model(model)
-    prompts = make_task("ioi", loaded.known.tokenizer, 100)
+    prompts = make_task("ioi", loaded.tokenizer, 100)
     case = Case.of(loaded.model.requires_grad_(False), prompts, ablation)
     begin = time.process_time()
     found = searched(case, CircuitConfig(method="ugs", ablation=ablation), PRICE)
