@@ -299,13 +299,13 @@ def _draw_curve(axes: Axes, curve: Curve | None, method: str, label: str = "") -
 
 def _maps(row: Row, record: Record) -> Figure | None:
     grids = record.extra.get("heat") or []
-    if not grids:
+    known = [one for grid in grids for layer in grid["value"] for one in layer if one is not None]
+    if not known:
         return None
     kinds = sorted({one["kind"] for one in grids})
     methods = [m for m in COLORS if any(one["method"] == m for one in grids)]
     n_layers = len(grids[0]["value"])
-    every = [one for grid in grids for layer in grid["value"] for one in layer]
-    top = max([0.1, *(one for one in every if one is not None)])
+    top = max(0.1, *known)
     height = 0.3 * n_layers + 1.3
     figure = Figure(figsize=(2.9 * len(kinds) + 0.9, height * len(methods)), layout="constrained")
     panels = figure.subplots(len(methods), len(kinds), squeeze=False)
