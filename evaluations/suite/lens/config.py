@@ -117,7 +117,7 @@ class LensConfig:
         check_at_least(self, least)
         if self.first >= self.window:
             raise UserError(
-                f"first must be below window: positions {self.first} to {self.window - 1} are none"
+                f"first must be below window, which has {self.window} tokens, not {self.first}"
             )
 
 
