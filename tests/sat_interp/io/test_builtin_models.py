@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from evaluations.core.statistics import mean_interval
 from evaluations.tasks.facts import make_facts
 from evaluations.tasks.pairs import competence
 from evaluations.tasks.registry import make_task
 from sat_interp import SelfAblatingTransformer
 from sat_interp.data.planted.facts import known_facts, unknown_facts
+from sat_interp.data.planted.numbers import is_held_out
 from sat_interp.training.config import TrainConfig
 
 MODELS = Path(__file__).parents[3] / "sat_interp" / "models"
 NAMES = ["baseline", "local-k4", "global-k4"]
-PLANTED = ["facts"]
+PLANTED = ["facts", "numbers"]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "numbers"])
 def test_the_clean_stream_does_ioi_on_pairs_it_never_saw_in_that_role(name):
     model = SelfAblatingTransformer.from_pretrained(f"demo:{name}")
     found = competence(model, make_task("ioi", model.tokenizer, n=700, seed=11))
@@ -32,6 +35,22 @@ def test_the_clean_stream_does_ioi_on_pairs_it_never_saw_in_that_role(name):
 def test_each_is_under_four_megabytes(name):
     size = sum(file.stat().st_size for file in (MODELS / name).iterdir())
     assert size < 4e6
+
+
+def test_greater_than_at_95_percent_by_the_papers_probability_difference():
+    model = SelfAblatingTransformer.from_pretrained("demo:numbers")
+    prompts = make_task("greater-than", model.tokenizer, n=500, seed=11)
+    found = competence(model, prompts)
+    interval = mean_interval(found.probability_differences)
+    assert interval.low > 0.95
+    begun = [re.findall(r"(\d\d)(\d\d)", pair.clean)[0] for pair in prompts.texts]
+    held = [
+        own
+        for (century, year), own in zip(begun, found.probability_differences, strict=True)
+        if is_held_out(int(century), int(year))
+    ]
+    assert len(held) > 30
+    assert sum(held) / len(held) > 0.94
 
 
 def first_choices(model, facts):
