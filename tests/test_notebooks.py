@@ -31,7 +31,7 @@ def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_notebook_is_tried_here():
-    tried = {"first_look", "reading_a_circuit", "own_model"}
+    tried = {"first_look", "reading_a_circuit", "own_model", "pretrained_model"}
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == tried
 
 
@@ -69,6 +69,16 @@ def test_reading_a_circuit(capsys):
     assert names["graph"].number_of_edges() == record.metric("edges").value
     assert names["without_head"](3, 0) < 0 < names["without_head"](3, 1)
     assert "without head of layer 3" in capsys.readouterr().out
+
+
+def test_pretrained_model(capsys, monkeypatch):
+    monkeypatch.chdir(NOTEBOOKS.parent)  # it reads the records there
+    names = execute("pretrained_model")
+    figures, edges = names["figures"].loc["acdc"]["value"], names["edges"]
+    assert len(edges) == figures["edges"]
+    assert figures["held_out_faithfulness"] > 0.5 > figures["random_faithfulness"]
+    assert names["sums"].sum() == pytest.approx(edges["score"].abs().sum())
+    assert f"of {len(edges):,} edges" in capsys.readouterr().out
 
 
 @pytest.mark.slow
