@@ -1,6 +1,7 @@
 """Optimal constants: the vectors that minimise what an ablation costs (arXiv 2409.09951, eq. 4).
 
-All problems of a group are fitted together by full-batch L-BFGS, from several starts:
+All problems of a group are fitted together by full-batch L-BFGS, from several starts. Where a fit
+is near a minimum, an estimate of the curvature (``ablation_metric``) is what L-BFGS begins with:
 
 1. Starts (means, zero, activations of random prompts, random vectors of their spread) are descended
    on a small sample of the prompts; problems that have converged are dropped from the batch.
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from evaluations.core.ablation import Group
 from evaluations.core.ablation_lbfgs import Memory, Minimum, Tolerance, minimise
+from evaluations.core.ablation_metric import Metric, n_draws, score_direction
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.ablation_values import (
     Constants,
@@ -44,6 +46,11 @@ CAP = 20.0
 """A constant is held below so many times the 99 % quantile of the activations' norms."""
 PATIENCE = 8
 """Accepted iterates without a better cost on the watched quarter, after which a fit is stopped."""
+COARSE = 10.0
+"""In float32 a fit goes on to so many times the largest gradient, and then in float64: rounding
+leaves gradients of float32 above the tolerance itself."""
+ROUGH = 1e-2
+"""The gap (as a share of the cost) that ends a descent on the small sample."""
 SCAN = 9
 PARABOLA = 4
 AGREE = 1e-3
@@ -87,6 +94,8 @@ class Fit:
         evaluations: evaluations of value and gradient, in full passes over the prompts.
         stopped: constants of the best iterate on the watched quarter; the means where there is no
             such quarter, or nothing was watched.
+        course: the cost after each evaluation on all prompts, from the best start on.
+        begun: passes over the prompts before the first of these evaluations.
     """
 
     constants: Constants
@@ -98,6 +107,8 @@ class Fit:
     spread: Float[Tensor, " problem"]
     evaluations: Float[Tensor, " problem"]
     stopped: Constants = field(default_factory=list)
+    course: Float[Tensor, "evaluation problem"] = field(default_factory=lambda: torch.empty(0, 0))
+    begun: Float[Tensor, " problem"] = field(default_factory=lambda: torch.empty(0))
 
 
 class Objective:
@@ -145,6 +156,37 @@ class Objective:
         self.prompts_read[problems] += len(run)
         return value, gradient
 
+    def metric(self, flat: Float[Tensor, "problem size"]) -> Metric:
+        """The curvature at some points, from draws on as many prompts as it takes.
+
+        Of a group without masks: they are those of all prompts.
+        """
+        n_prompts, draws = n_draws(flat.shape[1], len(self.run))
+        order = torch.randperm(len(self.run), generator=torch.Generator().manual_seed(0))
+        run, group = self.run.subset(order[:n_prompts].sort().values), self.group
+        scores = torch.zeros(len(flat), n_prompts, draws, flat.shape[1], dtype=torch.float64)
+        for piece in run.pieces(group, torch.arange(len(flat))):
+            numbers = piece.offset + torch.arange(piece.rows.start, piece.rows.stop)
+            shape = len(piece.problems), len(numbers)
+            each = flat[piece.problems].detach().repeat_interleave(len(numbers), 0)
+            leaf = each.requires_grad_()  # constants of its own for every prompt
+            with torch.enable_grad():
+                constants = self.constants(leaf, piece.problems.repeat_interleave(len(numbers)))
+                new = [
+                    one.unflatten(0, shape)[:, :, 0]
+                    for one in at_positions(constants, run, piece.bucket)
+                ]
+                logits = run.piece_logits(group, piece, new)
+                for draw in range(draws):
+                    toward = score_direction(logits, numbers, draw) / logits.shape[2] ** 0.5
+                    (found,) = torch.autograd.grad(
+                        logits, leaf, toward, retain_graph=draw + 1 < draws
+                    )
+                    at = piece.problems[:, None], numbers, draw
+                    scores[at] = found.double().cpu().unflatten(0, shape)
+        self.prompts_read += n_prompts * (1 + draws) / 2
+        return Metric.of(scores.flatten(1, 2))
+
 
 def _capped(constants: Tensor, cap: Tensor) -> Tensor:
     norm = constants.norm(dim=-1, keepdim=True).clamp(min=1e-30)
@@ -169,6 +211,19 @@ def fit(
     return _Fitting(run, group, slots, config).fit(extra)
 
 
+def refit(run: CleanRun, group: Group, start: Constants, config: FitConfig, draw: int) -> Constants:
+    """Fit one vector for all positions again, on prompts drawn from the run with replacement.
+
+    It begins where the first fit ended: what differs is due to the prompts.
+    """
+    generator = torch.Generator().manual_seed(1000 * config.seed + draw + 1)
+    drawn = torch.randint(len(run), (len(run),), generator=generator)
+    again = _Fitting(run.subset(drawn), group, Slots.one(run), config)
+    tolerance = Tolerance(None, config.gap, config.evaluations)
+    found = again._descend(again.run, torch.arange(len(group)), start, tolerance)
+    return again._constants(found.point)
+
+
 class _Fitting:
     """The stages of one fit."""
 
@@ -182,15 +237,18 @@ class _Fitting:
         self.rest = run.subset(order[quarter:])
         self.is_small = len(run) < 2 * config.sample
         self.sample = run if self.is_small else run.subset(order[quarter:][: config.sample])
-        self.tight = Tolerance(config.gradient, config.gap, config.evaluations)
-        self.loose = Tolerance(None, 1e-3, config.evaluations // 4)
+        is_exact = run.model.W_E.dtype == torch.float64
+        gradient = config.gradient * (1 if is_exact else COARSE)
+        self.tight = Tolerance(gradient, config.gap, config.evaluations)
+        self.loose = Tolerance(None, ROUGH, max(8, config.evaluations // 8))
         self.reading = torch.zeros(len(group), dtype=torch.float64)
 
     def fit(self, extra: Sequence[Constants]) -> Fit:
         if sum(part.index.shape[1] for part in self.group.parts) * self.slots.n == 1:
             return self._fit_scalars()
         every, stopped = torch.arange(len(self.group)), self.means
-        begin, memory, spread_of_starts = self._begin([self.means, *extra])
+        memory: Memory | None = None
+        begin, spread_of_starts = self._begin([self.means, *extra])
         if self.watched is not None and self.config.watch:
             watcher = _Watcher(self.watched, self.group, self.slots, self.caps)
             watcher(self._objective(self.run, every).flat(self.means), every)
@@ -199,7 +257,7 @@ class _Fitting:
                 self._descend(self.rest, every, self.means, self.tight, watcher)
             else:
                 middle = Tolerance(None, self.config.gap, self.config.evaluations // 2)
-                found = self._descend(self.rest, every, begin, middle, watcher, memory)
+                found = self._descend(self.rest, every, begin, middle, watcher)
                 begin, memory = self._constants(found.point), found.memory
             stopped = watcher.best()
         found = self._descend(self.run, every, begin, self.tight, memory=memory)
@@ -254,22 +312,26 @@ class _Fitting:
         tolerance: Tolerance,
         watcher: _Watcher | None = None,
         memory: Memory | None = None,
+        is_near: bool = True,
     ) -> Minimum:
+        """Descend with what is known of the curvature, or near a minimum with an estimate of it."""
         objective = self._objective(run, problems)
-        found = minimise(objective, objective.flat(start), tolerance, watcher, memory)
+        flat = objective.flat(start)
+        if memory is None and is_near:
+            memory = Memory.empty(flat, objective.metric(flat))
+        found = minimise(objective, flat, tolerance, watcher, memory)
         self.reading.index_add_(0, problems, objective.prompts_read / len(self.run))
         return found
 
-    def _begin(self, given: list[Constants]) -> tuple[Constants, Memory, Float[Tensor, " problem"]]:
+    def _begin(self, given: list[Constants]) -> tuple[Constants, Float[Tensor, " problem"]]:
         """Descend from the starts on the sample; problems whose starts disagree get more of them.
 
         Returns:
-            The best end of each problem with its memory, and by how much the worst is above it.
+            The best end of each problem, and by how much the worst is above it.
         """
         tolerance = self.tight if self.is_small else self.loose
         problems = torch.arange(len(self.group))
         best = self._objective(self.run, problems).flat(given[0])
-        memory = Memory.empty(best)
         low = torch.full((len(problems),), torch.inf, dtype=torch.float64)
         high = torch.full_like(low, -torch.inf)
         for _ in range(self.config.rounds):
@@ -279,21 +341,20 @@ class _Fitting:
                 torch.cat([one[i][problems].expand(-1, self.slots.n, -1) for one in starts])
                 for i in range(len(self.group.parts))
             ]
-            found = self._descend(self.sample, rows, chosen, tolerance)
+            found = self._descend(self.sample, rows, chosen, tolerance, is_near=False)
             value, first = found.value.nan_to_num(nan=torch.inf).view(len(starts), -1).min(0)
             is_better = value < low[problems]
             row = (first * len(problems) + torch.arange(len(problems)))[is_better]
             best[problems[is_better]] = found.point[row]
-            memory.put(problems[is_better], found.memory.take(row))
             worst = found.value.nan_to_num(nan=-torch.inf).view(len(starts), -1).amax(0)
             low[problems] = torch.minimum(low[problems], value)
             high[problems] = torch.maximum(high[problems], worst)
-            apart = AGREE * (1 if self.is_small else 10)  # ends on the sample are rough
+            apart = AGREE if self.is_small else 3 * ROUGH
             problems = (high - low > apart * low.clamp(min=1e-3)).nonzero().flatten()
             given = []
             if not len(problems):
                 break
-        return self._constants(best), memory, high - low
+        return self._constants(best), high - low
 
     def _starts(self, count: int) -> list[Constants]:
         """Zero, then activations of random prompts, twice as far from the mean as they are.
@@ -323,12 +384,13 @@ class _Fitting:
         an evaluation in float64 takes twice to three times as long.
         """
         every = torch.arange(len(self.group))
-        found = end
+        found, course, begun = end, end.course, self.reading - end.evaluations
         if self.run.model.W_E.dtype != torch.float64:
             begin, exact = self._constants(end.point), self.run.double()
             left = max(1, self.config.evaluations - int(end.evaluations.max()))
             polish = Tolerance(self.config.gradient, self.config.gap, left)
             found = self._descend(exact, every, begin, polish, memory=end.memory)
+            course = torch.cat([course, found.course[1:]])
         constants = self._constants(found.point)
         norms = torch.stack([one.norm(dim=-1).amax(1) for one in constants])
         capped = (norms >= self.caps * (1 - 1e-9)).any(0)
@@ -344,6 +406,8 @@ class _Fitting:
             spread_of_starts,
             self.reading,
             stopped,
+            course,
+            begun,
         )
 
 

@@ -3,7 +3,8 @@
 Nocedal and Wright, Numerical Optimization, algorithms 7.4 and 7.5; the line search is that of
 Lewis and Overton 2013 (weak Wolfe conditions by bracketing), which needs one evaluation of value
 and gradient a trial, so that problems in different phases of their search are evaluated together.
-Problems that have ended are no longer evaluated.
+Problems that have ended are no longer evaluated. With a metric (``ablation_metric``) the recursion
+begins with a multiple of it in place of a multiple of the identity.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from evaluations.core.ablation_metric import Metric
 
 HISTORY = 20
 ARMIJO, WOLFE = 1e-4, 0.9
@@ -45,28 +48,31 @@ class Tolerance:
 
 @dataclass
 class Memory:
-    """What L-BFGS has learned of the curvature: steps, changes of the gradient, and their scale."""
+    """What L-BFGS has learned of the curvature: steps, changes of the gradient, and their scale.
+
+    Attributes:
+        metric: what the recursion begins with; the identity where there is none.
+    """
 
     s: Float[Tensor, "problem history size"]
     y: Float[Tensor, "problem history size"]
     rho: Float[Tensor, "problem history"]
     scale: Float[Tensor, " problem"]
+    metric: Metric | None = None
 
     @classmethod
-    def empty(cls, like: Float[Tensor, "problem size"]) -> Memory:
+    def empty(cls, like: Float[Tensor, "problem size"], metric: Metric | None = None) -> Memory:
         """Return a memory of no steps."""
         n, size = like.shape
         s = like.new_zeros(n, HISTORY, size)
-        return cls(s, torch.zeros_like(s), s[..., 0].clone(), s[:, 0, 0].clone())
+        return cls(s, torch.zeros_like(s), s[..., 0].clone(), s[:, 0, 0].clone(), metric)
 
     def take(self, problems: Int[Tensor, " taken"]) -> Memory:
         """Return the memory of some problems."""
-        return Memory(self.s[problems], self.y[problems], self.rho[problems], self.scale[problems])
-
-    def put(self, problems: Int[Tensor, " put"], other: Memory) -> None:
-        """Replace the memory of some problems."""
-        for own, new in zip(vars(self).values(), vars(other).values(), strict=True):
-            own[problems] = new
+        metric = None if self.metric is None else self.metric.take(problems)
+        return Memory(
+            self.s[problems], self.y[problems], self.rho[problems], self.scale[problems], metric
+        )
 
 
 @dataclass
@@ -79,6 +85,7 @@ class Minimum:
         evaluations: of value and gradient, for each problem.
         converged: whether the tolerance was met.
         memory: with which a search of a similar objective begins better.
+        course: the best value after each evaluation.
     """
 
     point: Float[Tensor, "problem size"]
@@ -88,6 +95,7 @@ class Minimum:
     evaluations: Int[Tensor, " problem"]
     converged: Bool[Tensor, " problem"]
     memory: Memory
+    course: Float[Tensor, "evaluation problem"]
 
 
 def minimise(
@@ -102,7 +110,8 @@ def minimise(
     Args:
         evaluate: value and gradient of some problems; in float64.
         watch: is shown every accepted point, and may end a problem.
-        memory: of a search of a similar objective, such as one on fewer prompts.
+        memory: of a search of a similar objective, such as one on fewer prompts, or an empty one
+            with a metric.
     """
     search = _Search(start.double().clone(), tolerance, memory)
     every = torch.arange(len(start))
@@ -130,7 +139,8 @@ class _Search:
         self.high = torch.full_like(self.low, torch.inf)
         self.failed = torch.zeros(n, dtype=torch.long)
         # a tiny first step is no sign of an end where nothing is said of the gradient
-        self.least = 4 if tolerance.gradient is None else 1 if memory else 2
+        knows = bool((self.memory.scale > 0).any())
+        self.least = 4 if tolerance.gradient is None else 1 if knows else 2
         self.count = torch.ones(n, dtype=torch.long)
         self.values: list[Tensor] = []
 
@@ -199,17 +209,19 @@ class _Search:
             rolled = history[kept].roll(-1, 1)
             rolled[:, -1] = new[is_good]
             history[kept] = rolled
-        norm = y.square().sum(1).clamp(min=1e-300)
+        norm = (y * self._scaled(at, y)).sum(1).clamp(min=1e-300)
         own.scale[kept] = (curvature / norm)[is_good]
         self.x[at], self.f[at], self.g[at] = x, value, gradient
         self.failed[at] = 0
         self._aim(at)
 
     def _restart(self, at: Tensor) -> None:
-        """Forget the memory and follow the gradient; the second time in a row, end."""
+        """Forget the curvature and follow the gradient; the second time in a row, end."""
         self.failed[at] += 1
         self.ended[at] |= self.failed[at] > 1
         self.memory.rho[at], self.memory.scale[at] = 0, 0
+        if self.memory.metric is not None:
+            self.memory.metric.forget(at)
         self._aim(at)
 
     def _aim(self, at: Tensor) -> None:
@@ -217,8 +229,11 @@ class _Search:
         g, d = self.g[at], self._direction(at)
         is_descent = (g * d).sum(1) < 0
         self.d[at] = torch.where(is_descent[:, None], d, -g)
-        is_newton = is_descent & (self.memory.scale[at] > 0)
-        self.t[at] = torch.where(is_newton, 1.0, self._first_step(g))
+        is_newton = is_descent & ((self.memory.scale[at] > 0) | (self.memory.metric is not None))
+        # no cost falls below 0: a step that promises it is too long
+        most = 2 * self.f[at].abs() / (g * self.d[at]).sum(1).abs().clamp(min=1e-300)
+        first = torch.where(self.memory.scale[at] > 0, 1.0, most.clamp(max=1.0))
+        self.t[at] = torch.where(is_newton, first, self._first_step(g))
         self.low[at], self.high[at], self.trials[at] = 0, torch.inf, 0
 
     def _direction(self, at: Tensor) -> Float[Tensor, "active size"]:
@@ -230,11 +245,15 @@ class _Search:
             alpha = rho[:, i] * (s[:, i] * q).sum(1)
             q = q - alpha[:, None] * y[:, i]
             alphas.append(alpha)
-        q = q * own.scale.where(own.scale > 0, 1.0)[:, None]
+        q = self._scaled(at, q) * own.scale.where(own.scale > 0, 1.0)[:, None]
         for i, alpha in zip(range(HISTORY), reversed(alphas), strict=True):
             beta = rho[:, i] * (y[:, i] * q).sum(1)
             q = q + (alpha - beta)[:, None] * s[:, i]
         return q
+
+    def _scaled(self, at: Tensor, vector: Tensor) -> Float[Tensor, "active size"]:
+        metric = self.memory.metric
+        return vector if metric is None else metric.times(at, vector)
 
     def _end(self, at: Tensor) -> None:
         done = self.is_converged(at) | (self.count[at] >= self.tolerance.evaluations)
@@ -264,4 +283,5 @@ class _Search:
             self.count,
             self.is_converged(every),
             self.memory,
+            torch.stack(self.values),
         )

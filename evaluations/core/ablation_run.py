@@ -207,6 +207,18 @@ class CleanRun:
         self, group: Group, piece: Piece, new: Sequence[Tensor]
     ) -> Float[Tensor, "problem prompt"]:
         """Return the KL of a piece's problems on its prompts; differentiable in ``new``."""
+        logits = self.piece_logits(group, piece, new)
+        target = self._target(piece.bucket, piece.rows)
+        if logits.requires_grad:
+            log_q = logits.log_softmax(-1)
+            return -(target.entropy + (target.p * log_q).sum(-1)).mean(-1)
+        log_q, log_p = logits.double().log_softmax(-1), target.log_p
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
+
+    def piece_logits(
+        self, group: Group, piece: Piece, new: Sequence[Tensor]
+    ) -> Float[Tensor, "problem prompt pos d_vocab"]:
+        """Return the logits of a piece's ablated models at the scored positions."""
         taken, number, rows = group.take(piece.problems), piece.bucket, piece.rows
         layer, site = group.start
         bucket = self.buckets[number]
@@ -219,13 +231,7 @@ class CleanRun:
         edits = {place: _editor(parts, ablated, number, rows) for place, parts in replaced.items()}
         value = edits.pop(group.start)(state[site], False)
         end = self.passes.tail((layer, site), state, value, edits, self.scored == "last")
-        logits = self._scored(end)
-        target = self._target(number, rows)
-        if logits.requires_grad:
-            log_q = logits.log_softmax(-1)
-            return -(target.entropy + (target.p * log_q).sum(-1)).mean(-1)
-        log_q, log_p = logits.double().log_softmax(-1), target.log_p
-        return (log_p.exp() * (log_p - log_q)).sum(-1).mean(-1)
+        return self._scored(end)
 
     def _target(self, number: int, rows: slice) -> Target:
         """The model's own predictions on some prompts."""

@@ -92,6 +92,13 @@ class AblateConfig:
     evaluations: int = 200
     """At most so many evaluations of value and gradient in a stage of a fit."""
 
+    refits: int = 0
+    """Fit the one vector again on so many bootstrap samples of the prompts, to report by how much
+    its cost differs (standard deviation)."""
+
+    convergence: bool = False
+    """Keep the course of every fit in the record, and draw it."""
+
     no_bridge: bool = False
     """Leave out the units that the model's own gates switch off, and a layer's heads together."""
 
@@ -112,6 +119,9 @@ class AblateConfig:
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in ("task", "no_bos", "memory"):
             del settings[name]
+        for name in ("refits", "convergence"):  # what they add leaves all other figures alone
+            if not settings[name]:
+                del settings[name]
         if self.sae is not None:
             from evaluations.core.autoencoder import content_hash
 
@@ -147,6 +157,7 @@ class AblateConfig:
             "sample": 4,
             "sample_windows": 4,
             "evaluations": 4,
+            "refits": 0,
             "losers_k": 1,
             "resamples": 1,
             "memory": 1,

@@ -22,7 +22,7 @@ from transformer_lens import HookedTransformer
 
 from evaluations.core import ablation_values as values
 from evaluations.core.ablation import ComponentSet, Group, group, name_of, signature
-from evaluations.core.ablation_fit import Fit, FitConfig, fit
+from evaluations.core.ablation_fit import Fit, FitConfig, fit, refit
 from evaluations.core.ablation_run import CleanRun, Scored
 from evaluations.core.ablation_values import CONSTANT, Constants, Method, Slots
 from evaluations.core.record import hash_of
@@ -34,7 +34,7 @@ from sat_interp._util.files import default_cache, write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Part of the key of the cache; raised where what is kept there changes."""
 LARGE = ("attention", "heads", "set")
 """Kinds whose constants have many numbers, and are fitted on more prompts."""
@@ -56,6 +56,8 @@ class Measured:
             starts, evaluations, n_fit.
         size: |a| / rms |A| of the optimal constant: its norm over the root of the mean of |A|^2.
         cosine: of the optimal constant and the mean activation.
+        refits: held-out costs of constants fitted again, on bootstrap samples of the prompts.
+        course: the fitted cost of ``oa`` after each evaluation; empty where not asked for.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Measured:
     certificates: dict[str, dict[str, Any]] = field(default_factory=dict)
     size: float | None = None
     cosine: float | None = None
+    refits: list[float] = field(default_factory=list)
+    course: list[float] = field(default_factory=list)
 
     def held(self, method: str) -> float | None:
         """Return the mean cost on the held-out prompts that could be measured."""
@@ -217,6 +221,13 @@ class Bench:
         for number, one in enumerate(measured):
             one.certificates["oa"] = _certificate(best, number, len(run))
             one.size, one.cosine = float(size[number]), float(cosine[number])
+            if self.config.convergence:
+                one.course = best.course[:, number].tolist()
+        for draw in range(self.config.refits):
+            again = refit(run, batch, best.constants, self.fit_config(watch=False), draw)
+            costs = values.constant_kl(self.held, batch, again).mean(1)
+            for one, cost in zip(measured, costs.tolist(), strict=True):
+                one.refits.append(cost)
 
     def _note_positions(self, measured: list[Measured], batch: Group, best: Fit) -> None:
         run, slots = self.large, Slots.each(self.large)

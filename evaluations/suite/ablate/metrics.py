@@ -393,6 +393,9 @@ def row(one: Measured, config: AblateConfig) -> dict[str, Any]:
         "size": one.size,
         "cosine": one.cosine,
         "spoof_share": share,
+        "refits": one.refits,
+        "refit_sd": float(np.std(one.refits, ddof=1)) if len(one.refits) > 1 else None,
+        "course": one.course,
     }
 
 

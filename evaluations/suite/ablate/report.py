@@ -42,6 +42,10 @@ WORDS = {
 }
 MARKERS = {"head": ("o", "#0072B2"), "mlp": ("s", "#D55E00")}
 OTHER_MARKER = ("^", "#009E73")
+REFITS = (
+    "Standard deviation of the held-out Delta of the optimal constant over fits on bootstrap "
+    "samples of the prompts"
+)
 SMALLEST = 1e-5
 """Costs below are drawn here on log axes, in nats."""
 
@@ -184,11 +188,13 @@ def _components_table(row: Row) -> Table:
     """The held-out costs of each component of one model."""
     components = _components(row.records["ablate"])
     methods = [m for m in METHODS if any(m in one["held"] for one in components)]
+    is_refitted = any(one.get("refit_sd") is not None for one in components)
     body = [
         [
             Cell(one["name"], "label", (), {"component": one["name"]}),
             *(_cost(one, method) for method in methods),
-            _size(one),
+            _number(one, "size", 2),
+            *([_number(one, "refit_sd", 4)] if is_refitted else []),
         ]
         for one in components
     ]
@@ -199,6 +205,7 @@ def _components_table(row: Row) -> Table:
             for m in methods
         ),
         Heading("|a*| / rms", None, "The optimal constant's norm over the activation's"),
+        *([Heading("SD of refits", None, REFITS)] if is_refitted else []),
     )
     notes = ["* overfitted: held-out cost above the fitted one by more than a fifth."]
     return Table(
@@ -223,9 +230,10 @@ def _cost(one: Mapping[str, Any], method: str) -> Cell:
     return Cell(f"{value:.4f}" + (" *" if held.get("overfit") else ""), "value", (), exact)
 
 
-def _size(one: Mapping[str, Any]) -> Cell:
-    value = one.get("size")
-    return Cell(UNSCORED if value is None else f"{value:.2f}", "value", (), {"size": value})
+def _number(one: Mapping[str, Any], name: str, digits: int) -> Cell:
+    value = one.get(name)
+    shown = UNSCORED if value is None else f"{value:.{digits}f}"
+    return Cell(shown, "value", (), {name: value})
 
 
 # Figures -----------------------------------------------------------------------------------------
@@ -339,9 +347,41 @@ def _scatter(axis: Any, components: Sequence[Mapping[str, Any]], other: str) -> 
     axis.legend(fontsize=7, loc="upper left", title="hollow: overfitted", title_fontsize=6)
 
 
+def convergence(records: Sequence[Record]) -> list[Figure]:
+    """What each fit has still to gain, by evaluations: of records that keep the course of fits."""
+    return [figure for row in rows(records, "ablate") if (figure := _convergence(row))]
+
+
+def _convergence(row: Row) -> Figure | None:
+    components = [one for one in _components(row.records["ablate"]) if one.get("course")]
+    if not components:
+        return None
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    figure.set_label(row.model)
+    axis = figure.subplots()
+    labels: set[str] = set()
+    for one in components:
+        course = np.array(one["course"])
+        left = course - course.min()
+        n = 1 + int(np.argmax(left == 0))
+        _, color = MARKERS.get(one["kind"], OTHER_MARKER)
+        label = {"head": "head", "mlp": "MLP"}.get(one["kind"], "other")
+        known = label if label not in labels else None
+        labels.add(label)
+        axis.plot(1 + np.arange(n), left[:n] + SMALLEST / 10, color=color, alpha=0.7, label=known)
+        if not one["certificates"]["oa"]["converged"]:
+            axis.annotate(one["name"], (n, SMALLEST / 10), fontsize=6, ha="right", va="bottom")
+    axis.set(yscale="log", xlabel="evaluations on all prompts, from the best start on")
+    axis.set_ylabel("Δ, optimal, minus its last value (nats)")
+    axis.legend(fontsize=7, loc="upper right")
+    figure.suptitle(f"{row.label}: convergence of the fits (named: not converged)", fontsize=10)
+    return figure
+
+
 FIGURES: Mapping[str, Callable[[Sequence[Record]], list[Figure]]] = {
     "": scatters,
     "maps": heat_maps,
+    "convergence": convergence,
 }
 
 
@@ -357,6 +397,7 @@ def details(record: Record, out: Path) -> pd.DataFrame:
             "method": method,
             **held,
             "delta_fit": one["fit"].get(method),
+            "oa_refit_sd": one.get("refit_sd"),
             "size": one["size"],
             "cosine": one["cosine"],
             **{

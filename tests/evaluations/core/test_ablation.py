@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from evaluations.core import ablation_run
+from evaluations.core import ablation_metric, ablation_run
 from evaluations.core import ablation_values as values
 from evaluations.core.ablation import (
     Component,
@@ -18,8 +18,9 @@ from evaluations.core.ablation import (
     group,
     name_of,
 )
-from evaluations.core.ablation_fit import FitConfig, fit
+from evaluations.core.ablation_fit import FitConfig, Objective, fit
 from evaluations.core.ablation_lbfgs import Tolerance, minimise
+from evaluations.core.ablation_metric import Metric
 from evaluations.core.ablation_pass import SITES, FusedPasses, HookedPasses, is_fused
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.ablation_values import Slots
@@ -434,3 +435,53 @@ def test_a_constant_that_would_run_away_is_capped(run: CleanRun) -> None:
     assert held.capped.all()
     norms = [v[0, :, 1:].norm(dim=-1).flatten() for v in run.read(batch.parts[0])]
     assert held.constants[0].norm() <= 0.0501 * torch.cat(norms).quantile(0.99)
+
+
+def test_the_metric_is_the_inverse_of_the_damped_fisher_information(
+    model: HookedTransformer, run: CleanRun
+) -> None:
+    batch = group(one(model, "a0.h0", "a0.h1"))
+    flat = values.mean_constants(run, batch, Slots.one(run))[0][:, 0]
+    objective = Objective(run, batch, Slots.one(run), torch.full((1, 2), torch.inf))
+    fisher = torch.zeros(2, 5, 5).double()
+    for number in range(2):
+
+        def log_q(a: Tensor, number: int = number) -> Tensor:
+            def put(z: Tensor, hook: object) -> Tensor:
+                z = z.clone()
+                z[:, 1:, number] = a
+                return z
+
+            hooks = [("blocks.0.attn.hook_z", put)]
+            logits = [model.run_with_hooks(b.tokens, fwd_hooks=hooks)[:, -1] for b in run.buckets]
+            return torch.cat(logits).log_softmax(-1)
+
+        jacobian = torch.autograd.functional.jacobian(log_q, flat[number])
+        q = log_q(flat[number]).exp().detach()
+        fisher[number] = torch.einsum("pv,pvi,pvj->ij", q, jacobian, jacobian) / len(run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation_metric, "DRAWS_EACH", 4000)
+        patch.setattr(ablation_metric, "MOST_DRAWS", 600)
+        found = objective.metric(flat)
+    vector = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).double()
+    product = found.times(torch.arange(2), vector)
+    damping = 1e-3 * fisher.diagonal(dim1=1, dim2=2).mean(1)
+    damped = fisher + damping[:, None, None] * torch.eye(5)
+    relative = (damped @ product[..., None])[..., 0] - vector
+    assert relative.norm() < 0.15 * vector.norm()
+
+
+@pytest.mark.parametrize("draws", [3, 40])
+def test_a_metric_of_few_and_of_many_draws(draws: int) -> None:
+    scores = torch.randn(2, draws, 6, generator=torch.Generator().manual_seed(1)).double()
+    found = Metric.of(scores)
+    fisher = scores.mT @ scores / draws
+    damping = ablation_metric.DAMPING * fisher.diagonal(dim1=1, dim2=2).mean(1)
+    expected = torch.linalg.inv(fisher + damping[:, None, None] * torch.eye(6))
+    vector = torch.arange(12.0).view(2, 6).double()
+    product = found.times(torch.arange(2), vector)
+    torch.testing.assert_close(product, (expected @ vector[..., None])[..., 0])
+    found.forget(torch.tensor([1]))
+    torch.testing.assert_close(found.times(torch.tensor([1]), vector[1:]), vector[1:])
+    broken = Metric.of(torch.full((1, 4, 2), torch.nan))
+    assert broken.times(torch.tensor([0]), torch.ones(1, 2).double()).isfinite().all()

@@ -295,7 +295,7 @@ def test_overfitted_components_take_part_in_no_comparison() -> None:
 
 
 def test_tables_and_figures(make_model: ModelMaker, make_record: object) -> None:
-    result = evaluate(make_model(), task(40), FAST)
+    result = evaluate(make_model(), task(40), replace(FAST, convergence=True))
     record: Record = make_record(  # type: ignore[operator]
         evaluation="ablate", metrics=result.metrics, extra=plain(result.extra)
     )
@@ -304,4 +304,54 @@ def test_tables_and_figures(make_model: ModelMaker, make_record: object) -> None
     assert report.tables([make_record()]) == []  # type: ignore[operator]
     for draw in report.FIGURES.values():
         (figure,) = draw([record])
+        figure.canvas.draw()
+
+
+def test_convergence_and_refits_on_demand(make_model: ModelMaker, make_record: object) -> None:
+    config = replace(FAST, components=("m0", "a1.h0", "a1.h1", "m1"), no_bridge=True)
+    plain_result = evaluate(make_model(), task(60), config)
+    assert all(not one["course"] for one in plain_result.extra["components"])
+    assert plain_result.extra["components"][0]["refit_sd"] is None
+
+    result = evaluate(make_model(), task(60), replace(config, refits=3, convergence=True))
+    for one, before in zip(
+        result.extra["components"], plain_result.extra["components"], strict=True
+    ):
+        course = np.array(one["course"])
+        assert course[-1] == pytest.approx(one["fit"]["oa"], abs=1e-9)
+        assert (np.diff(course) <= 1e-12).all()
+        assert one["fit"]["oa"] == before["fit"]["oa"]  # they leave the other figures alone
+        assert one["refit_sd"] == pytest.approx(np.std(one["refits"], ddof=1))
+        assert one["refit_sd"] > 0
+    record: Record = make_record(  # type: ignore[operator]
+        evaluation="ablate", metrics=result.metrics, extra=plain(result.extra)
+    )
+    (figure,) = report.convergence([record])
+    figure.canvas.draw()
+    table = report.tables([record])[-1]
+    assert table.columns[-1].title == "SD of refits"
+    assert report.details(record, Path())["oa_refit_sd"].notna().all()
+
+
+def test_settings_that_only_add_leave_the_records_name_alone() -> None:
+    assert replace(FAST, refits=0, convergence=False).recorded() == FAST.recorded()
+    assert "refits" in replace(FAST, refits=2).recorded()
+    with pytest.raises(UserError, match="refits"):
+        replace(FAST, refits=-1)
+
+
+def test_a_notebook_gets_a_table_and_figures(
+    make_model: ModelMaker, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    import evaluations as ev
+
+    stories(tokenizer, tmp_path)
+    settings = {**vars(FAST), "components": ("heads", "mlps"), "no_bridge": True, "text": True}
+    result = ev.ablate(make_model("local"), data=str(tmp_path / "stories.jsonl"), **settings)
+    table = result.details.pivot(index="component", columns="method", values="delta")
+    assert set(table.columns) == {"zero", "mean_all", "oa"}
+    assert set(table.index) == {"m0", "m1", *(f"a{n}.h{h}" for n in (0, 1) for h in range(4))}
+    assert "spoof_share" in set(result.frame["metric"])
+    for name in ("", "maps"):
+        figure = result.plot(name)
         figure.canvas.draw()
