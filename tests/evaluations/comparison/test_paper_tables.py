@@ -11,11 +11,13 @@ from rich.console import Console
 from evaluations.comparison.measures import Measure, interval_text, judged, own_interval, own_text
 from evaluations.comparison.paper_tables import (
     TABLE_2_DIFFERENCES,
+    TABLE_3,
     differences,
     models_table,
     neuron_scores,
     table_1,
     table_2,
+    table_3,
 )
 from evaluations.comparison.seeds import SeedMean, groups
 from evaluations.comparison.selection import models
@@ -373,3 +375,65 @@ def test_table_2_without_any_record_still_says_what_fills_it():
 
 def test_differences_of_single_seeds_are_not_shown():
     assert differences(groups(models([lm("baseline-s0", 0, 2.0), lm("l-s0", 0, 9.0, **L4)]))) == []
+
+
+# Table 3 ------------------------------------------------------------------------------------------
+
+KINDS = {
+    "baseline": ({}, (0.50, 0.52, 0.54)),
+    "local-k4": (L4, (0.30, 0.33, 0.36)),
+    "local-k4-random": ({"ablation": gates("local", 4, "random")}, (0.40, 0.42, 0.44)),
+    "local-k4-frozen": ({"ablation": gates("local", 4, "frozen")}, (0.35, 0.30, 0.40)),
+    "local-k4-dropout": ({"ablation": gates("local", 4, "dropout")}, (0.49, 0.53, 0.54)),
+}
+
+
+def spoofing(kinds=KINDS):
+    """Spoof shares of three seeds of each kind; only gated models switch units off."""
+    records = []
+    for name, (more, shares) in kinds.items():
+        for seed, share in enumerate(shares):
+            values = {"spoof_share": share, "redundancy": 0.01 * seed}
+            if more:
+                values["losers_own_share"] = share / 2
+            records.append(made("ablate", f"{name}-s{seed}", seed, values, **more))
+    return groups(models(records))
+
+
+def test_table_3_has_a_row_for_each_kind_of_training_over_its_seeds():
+    table = table_3(spoofing())
+    assert {row[0].text for row in table.rows} == set(KINDS)
+    assert [one.title for one in table.columns] == [
+        *("Model", "Gates", "k", "Seeds"),
+        *("Spoof share R", "R, units off by gates", "Redundancy of heads"),
+    ]
+    reach = T2 * 0.02 / math.sqrt(3)
+    shown = cell(table, "baseline", "Spoof share R")
+    assert shown.exact["spoof_share"] == pytest.approx(0.52)
+    assert shown.exact["spoof_share_low"] == pytest.approx(0.52 - reach, rel=1e-6)
+    assert cell(table, "baseline", "R, units off by gates").text == "n/a"
+    # the interval of local-k4 holds the mean of frozen gates: neither is shown as best
+    assert best(table) == set()
+
+
+def test_table_3_pairs_seeds_with_the_baseline_and_with_every_control():
+    (table,) = differences(spoofing(), TABLE_3)
+    assert table.name == "table3-differences"
+    pairs = {(row[0].text, row[1].text): row[2] for row in table.rows}
+    learned = {other for name, other in pairs if name == "local-k4"}
+    assert learned == set(KINDS) - {"local-k4"}
+    found = pairs["local-k4", "baseline"]
+    # -0.20, -0.19, -0.18: mean -0.19, s 0.01
+    reach = T2 * 0.01 / math.sqrt(3)
+    assert found.exact["spoof_share"] == pytest.approx(-0.19)
+    assert found.exact["spoof_share_low"] == pytest.approx(-0.19 - reach, rel=1e-6)
+    assert found.exact["spoof_share_high"] == pytest.approx(-0.19 + reach, rel=1e-6)
+    assert "cannot tell" not in found.whole
+    assert "cannot tell" in pairs["local-k4", "local-k4-frozen"].whole
+    assert "cannot tell" in pairs["local-k4-dropout", "baseline"].whole
+
+
+def test_table_3_has_no_differences_of_single_seeds():
+    single = {name: (more, shares[:1]) for name, (more, shares) in KINDS.items()}
+    assert differences(spoofing(single), TABLE_3) == []
+    assert best(table_3(spoofing(single))) == set()
