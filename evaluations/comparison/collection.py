@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from evaluations.comparison import paper_tables
+from evaluations.comparison import bridge, paper_tables
 from evaluations.comparison.files import write as write_files
 from evaluations.comparison.floors import floors
 from evaluations.comparison.measures import Comparison, Measure, records_of
@@ -297,7 +297,7 @@ def _tables(
         tables += paper_tables.differences(rows, paper_tables.TABLE_2_DIFFERENCES)
     if records_of(rows, "ablate"):
         tables.append(paper_tables.table_3(rows))
-        tables += paper_tables.differences(rows, paper_tables.TABLE_3)
+        tables += paper_tables.differences(rows, bridge.TABLE_3)
     if records_of(rows, "lens"):
         tables.append(paper_tables.lenses(rows))
         tables += paper_tables.differences(rows, paper_tables.LENSES)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from evaluations.comparison import paper_values
+from evaluations.comparison.bridge import TABLE_3
 from evaluations.comparison.measures import Comparison, Measure, records_of
 from evaluations.comparison.notes import (
     commands,
@@ -20,7 +21,7 @@ from evaluations.comparison.seeds import Group, references
 from evaluations.comparison.selection import Model
 from evaluations.core import health
 from evaluations.core.health import DAGGER
-from evaluations.core.record import Direction, Record
+from evaluations.core.record import Record
 from evaluations.suite.n2g.report import DEFINITIONS, TITLES
 from evaluations.tables import Cell, Heading, Table
 from evaluations.tables.table import UNSCORED
@@ -145,65 +146,6 @@ LENSES = (
         definition="Area under the OCA curve divided by the KL of the mean prediction, so that a "
         "model's own entropy does not decide",
     ),
-)
-_BRIDGE: tuple[tuple[str, str, int, Direction | None, str], ...] = (
-    (
-        "spoof_share",
-        "Spoof share R",
-        3,
-        "lower",
-        "(Sum of Delta_zero - sum of Delta_oa) / sum of Delta_zero over heads and MLPs: what "
-        "of the cost of zero is not lost information",
-    ),
-    ("spoof_share_heads", "R, heads", 3, "lower", "R over heads"),
-    ("spoof_share_mlps", "R, MLPs", 3, "lower", "R over MLPs"),
-    (
-        "beyond_oa_mean_all",
-        "Mean beyond optimal",
-        3,
-        None,
-        "R with the mean over prompts and positions in place of zero",
-    ),
-    (
-        "constant_size",
-        "|a*| / rms",
-        2,
-        None,
-        "Median norm of the optimal constant over the root mean square of the activation: 0 "
-        "where zero is optimal",
-    ),
-    (
-        "losers_own_share",
-        "R, units off by gates",
-        3,
-        None,
-        "R of the units that the model's own gates switch off, constants fitted together",
-    ),
-    (
-        "losers_top_share",
-        "R, units outside top k",
-        3,
-        "lower",
-        "R of the units outside the top k by absolute activation",
-    ),
-    (
-        "effective_components",
-        "Effective components",
-        1,
-        None,
-        "exp of the entropy of Delta_oa over heads and MLPs",
-    ),
-    (
-        "redundancy",
-        "Redundancy of heads",
-        3,
-        None,
-        "Delta_oa of all heads of a layer minus the sum over its heads, mean over layers",
-    ),
-)
-TABLE_3 = tuple(
-    Measure("ablate", metric, title, digits, direction, definition=definition)
-    for metric, title, digits, direction, definition in _BRIDGE
 )
 _SHAPE = ("density", "density_undirected", "transitivity", "edges_to_activation", "out_degree")
 _DIGITS = {"edges_to_activation": 2, "out_degree": 2, "entropy": 2, "diversity": 2}

@@ -190,6 +190,7 @@ class Objective:
 
 def _capped(constants: Tensor, cap: Tensor) -> Tensor:
     norm = constants.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+    cap = cap.clamp(max=1e30)  # the gradient of inf / norm is not a number
     capped: Tensor = constants * (cap[:, None, None] / norm).clamp(max=1.0)
     return capped
 

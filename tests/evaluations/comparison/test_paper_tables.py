@@ -8,10 +8,10 @@ import math
 import pytest
 from rich.console import Console
 
+from evaluations.comparison.bridge import TABLE_3
 from evaluations.comparison.measures import Measure, interval_text, judged, own_interval, own_text
 from evaluations.comparison.paper_tables import (
     TABLE_2_DIFFERENCES,
-    TABLE_3,
     differences,
     models_table,
     neuron_scores,

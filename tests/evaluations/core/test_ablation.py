@@ -483,5 +483,5 @@ def test_a_metric_of_few_and_of_many_draws(draws: int) -> None:
     torch.testing.assert_close(product, (expected @ vector[..., None])[..., 0])
     found.forget(torch.tensor([1]))
     torch.testing.assert_close(found.times(torch.tensor([1]), vector[1:]), vector[1:])
-    broken = Metric.of(torch.full((1, 4, 2), torch.nan))
+    broken = Metric.of(torch.full((1, 4, 2), torch.nan, dtype=torch.float64))
     assert broken.times(torch.tensor([0]), torch.ones(1, 2).double()).isfinite().all()

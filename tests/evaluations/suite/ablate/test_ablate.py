@@ -22,6 +22,7 @@ from evaluations.suite.ablate.config import METHODS, AblateConfig
 from evaluations.suite.ablate.data import assert_apart, split_prompts, split_text
 from evaluations.suite.ablate.evaluation import check, evaluate, prior_kl
 from evaluations.suite.ablate.measure import Bench
+from evaluations.suite.ablate.switched_off import measure_ablated_stream, measure_switched_off
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
 from sat_interp._util.errors import UserError
 from tests.evaluations.conftest import ModelMaker
@@ -182,11 +183,21 @@ def test_text_and_gates(
     )
 
 
+def test_constants_of_switched_off_units_are_descended(make_model: ModelMaker) -> None:
+    model = make_model("local")
+    batches = [batch.clean for batch in task(24).batches]
+    fit, held = CleanRun(model, batches), CleanRun(model, [batches[0][:4]])
+    for choice in ("own", "top"):
+        begin, end = (
+            measure_switched_off(fit, held, choice, None, evaluations, 0).fit_constants
+            for evaluations in (1, 12)
+        )
+        assert end < 0.9 * begin
+
+
 def test_zeros_of_the_ablated_stream_are_its_own_loss(
     make_model: ModelMaker, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    from evaluations.suite.ablate.switched_off import measure_ablated_stream
-
     model = make_model("local")
     split = split_text(stories(tokenizer, tmp_path), 16, 12, 8, seed=0)
     found = measure_ablated_stream(model, split.fit.clean, split.held.clean, 5)
