@@ -152,7 +152,7 @@ def ioi_run(model: HookedTransformer, tokenizer: Any, n: int) -> CleanRun:
 def growth(options: argparse.Namespace) -> None:
     """Print time and rows by the number of components, prompts and layers."""
     loaded = load_model(options.model)
-    table = Table(title="growth: heads, MLPs")
+    table = Table(title="growth: heads")
     for heading in ("layers", "components", "prompts", "CPU s", "rows", "converged"):
         table.add_column(heading)
 
