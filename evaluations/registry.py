@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from evaluations.core.spec import Spec
 from evaluations.suite import ablate, circuits, gates, lens, lm, n2g, neurons, sae, trace
+from evaluations.suite.circuits import frontier
 from sat_interp._util.errors import UserError, suggest
 
 SPECS: list[Spec] = [
@@ -16,6 +17,7 @@ SPECS: list[Spec] = [
     ablate.SPEC,
     trace.SPEC,
     lens.SPEC,
+    frontier.SPEC,
 ]
 
 

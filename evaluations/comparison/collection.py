@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
-from evaluations.comparison import bridge, paper_tables
+from evaluations.comparison import bridge, paper_measures, paper_tables
 from evaluations.comparison.files import write as write_files
 from evaluations.comparison.floors import floors
 from evaluations.comparison.measures import Comparison, Measure, records_of
@@ -285,22 +285,22 @@ def _tables(
         return [measure for measure in measures if measure.evaluation in evaluations]
 
     tables, details = list[Table](), list[Table]()
-    if first := among(paper_tables.TABLE_1):
+    if first := among(paper_measures.TABLE_1):
         tables.append(paper_tables.table_1(rows, paper_values, first))
         tables += paper_tables.differences(rows, first)
         details.append(paper_tables.models_table(rows, first))
     if records_of(rows, "neurons"):
         tables.append(paper_tables.neuron_scores(rows))
-        tables += paper_tables.differences(rows, paper_tables.SCORES)
+        tables += paper_tables.differences(rows, paper_measures.SCORES)
     if "n2g" in evaluations:
         tables.append(paper_tables.table_2(rows, paper_values))
-        tables += paper_tables.differences(rows, paper_tables.TABLE_2_DIFFERENCES)
+        tables += paper_tables.differences(rows, paper_measures.TABLE_2_DIFFERENCES)
     if records_of(rows, "ablate"):
         tables.append(paper_tables.table_3(rows))
         tables += paper_tables.differences(rows, bridge.TABLE_3)
     if records_of(rows, "lens"):
         tables.append(paper_tables.lenses(rows))
-        tables += paper_tables.differences(rows, paper_tables.LENSES)
+        tables += paper_tables.differences(rows, paper_measures.LENSES)
     return tables, details
 
 

@@ -127,6 +127,10 @@ def _settings(records: Sequence[Record], evaluation: str) -> list[str]:
     text = f"{scored_text(data)}, {data.get('n_stories', data.get('n', EMPTY))}"
     return {
         "acdc": [f"acdc: tau {records[0].extra.get('tau')}, {text} prompts."],
+        "circuits": [
+            f"circuits: E(.2) by {', '.join(config.get('methods', ['?']))}, ablation "
+            f"{next(iter(config.get('ablations', [])), '?')}, {text} prompts."
+        ],
         "sae": [
             f"sae: L1 coefficient {config.get('sparsity')}, {config.get('tokens', 0):,} tokens,"
             f" measured on {text} stories."

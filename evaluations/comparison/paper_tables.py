@@ -17,162 +17,21 @@ from evaluations.comparison.notes import (
     measure_notes,
     unable_note,
 )
+from evaluations.comparison.paper_measures import (
+    LENSES,
+    PAPER,
+    SCORES,
+    TABLE_1,
+    TABLE_2,
+)
 from evaluations.comparison.seeds import Group, references
 from evaluations.comparison.selection import Model
 from evaluations.core import health
 from evaluations.core.health import DAGGER
 from evaluations.core.record import Record
-from evaluations.suite.n2g.report import DEFINITIONS, TITLES
 from evaluations.tables import Cell, Heading, Table
 from evaluations.tables.table import UNSCORED
 from evaluations.tables.view import number
-
-TABLE_1 = (
-    Measure(
-        "acdc",
-        "edges",
-        "IOI edges",
-        1,
-        "lower",
-        definition="Edges of the circuit that ACDC finds for indirect-object identification (IOI)",
-    ),
-    Measure(
-        "sae",
-        "l0",
-        "SAE L0",
-        2,
-        "lower",
-        definition="Active features of a token in a sparse autoencoder (SAE), mean over tokens",
-    ),
-    Measure(
-        "sae",
-        "ce_score",
-        "CE score",
-        3,
-        "higher",
-        definition="Share of the loss that zeroing "
-        "the activation costs and the reconstruction recovers",
-    ),
-    Measure(
-        "lm",
-        "perplexity",
-        "Perplexity",
-        3,
-        "lower",
-        definition="exp(mean cross-entropy per token) over the whole text, clean stream",
-    ),
-    Measure(
-        "lm",
-        "l1_exported",
-        "L1",
-        4,
-        None,
-        definition="Mean absolute value of the parameters the paper counts",
-    ),
-)
-SCORES = (
-    Measure(
-        "neurons",
-        "simulation",
-        "Simulation score",
-        3,
-        "higher",
-        definition="Correlation "
-        "between activations and those predicted from the explanation, mean over neurons",
-    ),
-    Measure(
-        "neurons",
-        "control",
-        "Control: shuffled explanation",
-        3,
-        None,
-        definition="The simulation score with the explanation of another neuron",
-    ),
-    Measure(
-        "neurons",
-        "detection",
-        "Detection",
-        3,
-        "higher",
-        definition="How well explanations "
-        "separate excerpts that activate a neuron from random ones",
-    ),
-    Measure(
-        "neurons",
-        "detection",
-        "Detection: share scored",
-        3,
-        None,
-        "scored",
-        "Share of neurons that have a detection score",
-    ),
-    Measure(
-        "neurons",
-        "fuzzing",
-        "Fuzzing",
-        3,
-        "higher",
-        definition="How well explanations "
-        "separate marked tokens that activate a neuron from marked ones that do not",
-    ),
-)
-LENSES = (
-    *(
-        Measure("lens", f"area_{kind}", title, 3, "lower", definition=definition)
-        for kind, title, definition in (
-            (
-                "oca",
-                "OCA",
-                "Mean over layers of KL(model || OCA lens)",
-            ),
-            ("tuned", "Tuned", "The same of the tuned lens"),
-            ("mean", "Mean", "The same of the mean lens"),
-        )
-    ),
-    Measure(
-        "lens",
-        "area_oca_minus_tuned",
-        "OCA - tuned",
-        3,
-        None,
-        definition="Area under the OCA curve minus that of the tuned lens, in nats",
-    ),
-    Measure(
-        "lens",
-        "share_oca",
-        "OCA / floor",
-        3,
-        "lower",
-        definition="Area under the OCA curve divided by the KL of the mean prediction, so that a "
-        "model's own entropy does not decide",
-    ),
-)
-_SHAPE = ("density", "density_undirected", "transitivity", "edges_to_activation", "out_degree")
-_DIGITS = {"edges_to_activation": 2, "out_degree": 2, "entropy": 2, "diversity": 2}
-
-
-def _graph_measure(name: str, is_nonempty: bool, is_lower: bool) -> Measure:
-    return Measure(
-        "n2g",
-        f"{name}_nonempty" if is_nonempty else name,
-        f"{TITLES[name]}, not empty" if is_nonempty else TITLES[name],
-        _DIGITS.get(name, 3),
-        "lower" if is_lower else None,
-        definition=f"{DEFINITIONS[name]}{'; graphs with edges' if is_nonempty else ''}",
-        is_fixed=True,
-        is_counted=True,
-    )
-
-
-# Where empty graphs count 0 as in the paper, a model with more of them looks simpler: no value is
-# best there, and differences are those of graphs with edges.
-_PAPER = tuple(_graph_measure(name, False, False) for name in _SHAPE)
-_NONEMPTY = tuple(_graph_measure(name, True, name != "out_degree") for name in _SHAPE)
-_OTHERS = tuple(
-    _graph_measure(name, False, name != "empty") for name in ("entropy", "diversity", "empty")
-)
-TABLE_2 = (*_PAPER, *_NONEMPTY, *_OTHERS)
-TABLE_2_DIFFERENCES = (*_NONEMPTY, *_OTHERS)
 
 LABELS = (Heading("Model"), Heading("Gates"), Heading("k"), Heading("Seeds"))
 NOT_EMPTY = (
@@ -200,16 +59,29 @@ def table_1(
         with_paper: the paper's own values as further columns, where it has such a model.
         measures: those shown.
     """
+    measures = _known(measures, groups)
     title = "Circuits, autoencoders, language modelling (the paper's Table 1)"
     made = _over_seeds(Comparison(groups), measures, "table1", title, "stories")
     if not with_paper:
         return made
-    columns = (*made.columns, *(Heading(f"Paper: {one.title}") for one in measures))
+    published = [measure for measure in measures if measure.metric in PAPER]
+    columns = (*made.columns, *(Heading(f"Paper: {one.title}") for one in published))
     rows = [
-        [*row, *_paper_cells(group, measures)] for row, group in zip(made.rows, groups, strict=True)
+        [*row, *_paper_cells(group, published)]
+        for row, group in zip(made.rows, groups, strict=True)
     ]
     note = f"Paper: {paper_values.SOURCE}, Table 1: one model each, other data than here."
     return replace(made, columns=columns, rows=rows, notes=[*made.notes, note])
+
+
+def _known(measures: Sequence[Measure], groups: Sequence[Group]) -> list[Measure]:
+    """The paper's measures, and those of the others that some model has."""
+    models = [model for group in groups for model in group.models]
+    return [
+        measure
+        for measure in measures
+        if measure.metric in PAPER or any(measure.metric_of(model) for model in models)
+    ]
 
 
 def neuron_scores(groups: Sequence[Group]) -> Table:
@@ -331,7 +203,7 @@ def differences(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) 
 
 def models_table(groups: Sequence[Group], measures: Sequence[Measure] = TABLE_1) -> Table:
     """Table 1 before any mean: a row for each model."""
-    compared = Comparison(groups)
+    compared, measures = Comparison(groups), _known(measures, groups)
     rows = []
     for group in groups:
         for seed, model in group.members.items():
@@ -416,10 +288,11 @@ def _paper_cells(group: Group, measures: Sequence[Measure]) -> list[Cell]:
     known = paper_values.TABLE_1.get((group.variant, group.k))
     if known is None or group.kind not in ("baseline", "learned"):
         return [Cell.none(f"paper_{measure.metric}") for measure in measures]
-    values = dict(zip(TABLE_1, known, strict=True))
+    values = dict(zip(PAPER, known, strict=True))
     return [
-        Cell(f"{values[measure]:g}", exact={f"paper_{measure.metric}": values[measure]})
+        Cell(f"{value:g}", exact={f"paper_{measure.metric}": value})
         for measure in measures
+        if (value := values[measure.metric]) is not None
     ]
 
 

@@ -64,10 +64,10 @@ def models(records: Sequence[Record], names: Iterable[str] = ()) -> list[Model]:
 def counts(record: Record) -> bool:
     """Whether the paper's tables use such a record.
 
-    Of ``acdc``: ACDC with resampled edges at tau 0.03 on IOI. Of ``sae``: a standard autoencoder
-    trained here on the default hook point with the L1 coefficient of the presets, 5. Of ``neurons``
-    and ``n2g``: MLP neurons of the clean stream. Of all other evaluations: any. Never one of a
-    control model (``evaluations.core.controls``).
+    Of ``acdc``: ACDC with resampled edges at tau 0.03 on IOI. Of ``circuits``: those of IOI. Of
+    ``sae``: a standard autoencoder trained here on the default hook point with the L1 coefficient
+    of the presets, 5. Of ``neurons`` and ``n2g``: MLP neurons of the clean stream. Of all other
+    evaluations: any. Never one of a control model (``evaluations.core.controls``).
     """
     config = record.config
     if record.model.get("control"):
@@ -79,6 +79,8 @@ def counts(record: Record) -> bool:
             and config.get("ablation") == "resample"
             and record.extra.get("tau") == TAU
         )
+    if record.evaluation == "circuits":
+        return record.data.get("spec") in TASKS
     if record.evaluation == "sae":
         return (
             config.get("architecture") == "standard"

@@ -32,13 +32,14 @@ def phrases(record: Record) -> list[str]:
     """Return warnings about the measurement as short phrases; an empty list if there are none.
 
     They are the phrases in the record. For records without phrases they are derived: a model fails
-    the task (``extra["marked"]`` of ``acdc``), or an autoencoder did not converge (a reason of
-    ``l0``).
+    the task (``extra["marked"]`` of ``acdc`` and ``circuits``), or an autoencoder did not converge
+    (a reason of ``l0``).
     """
     marks = stated(record)
     if marks:
         return list(dict.fromkeys(marks))
-    if record.evaluation == "acdc" and isinstance(marked := record.extra.get("marked"), str):
+    is_of_circuits = record.evaluation in ("acdc", "circuits")
+    if is_of_circuits and isinstance(marked := record.extra.get("marked"), str):
         marks.append(marked.partition(":")[0].partition(";")[0])
     if record.evaluation == "sae" and (l0 := record.metric("l0")) and NOT_CONVERGED in l0.reasons:
         marks.append(f"{NOT_CONVERGED}: explains less than half of the variance")

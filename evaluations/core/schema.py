@@ -7,24 +7,14 @@ record); if present, it must have its type. Numbers are finite and small enough 
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from evaluations.core.schema_circuits import CircuitExtra, FrontierExtra
+from evaluations.core.schema_types import Count, FileName, Layer, Number, Numbers, Whole
 from sat_interp.model.config import Variant
-
-LARGEST = 1e100
-LAYERS = 1000
-"""Upper limit of the number of layers, so that lists of layers stay small."""
-
-Number = Annotated[float, Field(allow_inf_nan=False, ge=-LARGEST, le=LARGEST)]
-Whole = Annotated[int, Field(ge=-(2**64), le=2**64)]
-Count = Annotated[int, Field(ge=0, le=2**63)]
-Layer = Annotated[int, Field(ge=0, lt=LAYERS)]
-Numbers = list[Number | None]
-FileName = Annotated[str, Field(pattern=r"^[\w-][\w.-]*$", max_length=255)]
 
 
 class IntervalFields(TypedDict):
@@ -158,81 +148,6 @@ class LanguageExtra(TypedDict):
     activations: NotRequired[ActivationFields | None]
 
 
-class GraphFields(TypedDict):
-    """The shape of a circuit's graph."""
-
-    n_layers: Layer
-    n_heads: Annotated[int, Field(ge=0, le=1000)]
-    mlps: bool
-    parallel: NotRequired[bool]
-    groups: NotRequired[Annotated[int, Field(ge=1, le=1000)]]
-    n_edges: Count
-
-
-class EdgeFields(TypedDict):
-    """An edge of a circuit."""
-
-    source: str
-    destination: str
-    score: NotRequired[Number | None]
-
-
-class CircuitFields(TypedDict):
-    """A circuit."""
-
-    graph: GraphFields
-    edges: Annotated[list[EdgeFields], Field(max_length=10**6)]
-
-
-def _within_graph(circuit: dict[str, Any]) -> dict[str, Any]:
-    """Check that edges name nodes of the graph."""
-    layers, heads = circuit["graph"]["n_layers"], circuit["graph"]["n_heads"]
-    for edge in circuit["edges"]:
-        source = re.fullmatch(r"embed|m(\d+)|a(\d+)\.h(\d+)", edge["source"])
-        end = re.fullmatch(r"resid_final|m(\d+)|a(\d+)\.[hg](\d+)\.[qkv]", edge["destination"])
-        for match, name in ((source, edge["source"]), (end, edge["destination"])):
-            if match is None:
-                raise ValueError(f"{name[:40]!r} is not the name of a node of a circuit")
-            layer, head = match[1] or match[2], match[3]
-            if int(layer or 0) >= layers or int(head or 0) >= heads:
-                raise ValueError(f"the graph has no node {name[:40]!r}")
-    return circuit
-
-
-Circuit = Annotated[CircuitFields, AfterValidator(_within_graph)]
-
-
-class WithValue(TypedDict):
-    """A value with its uncertainty."""
-
-    value: Number | None
-
-
-class PointFields(TypedDict):
-    """A circuit on the curve of a method."""
-
-    edges: Count
-    faithfulness: Number | WithValue | None
-    kl: Number | WithValue | None
-
-
-class SweptFields(PointFields):
-    """The circuit of a threshold."""
-
-    held_out_faithfulness: NotRequired[Number | WithValue | None]
-    held_out_kl: NotRequired[Number | WithValue | None]
-
-
-class CircuitExtra(TypedDict):
-    """``extra`` of acdc."""
-
-    circuit: NotRequired[Circuit]
-    tau: NotRequired[Number | None]
-    marked: NotRequired[str | None]
-    curve: NotRequired[list[PointFields]]
-    sweep: NotRequired[list[SweptFields]]
-
-
 class AutoencoderFields(TypedDict):
     """The hook of an autoencoder."""
 
@@ -359,6 +274,13 @@ class CircuitConfig(TypedDict):
     ablation: NotRequired[str]
 
 
+class FrontierConfig(TypedDict):
+    """``config`` of circuits."""
+
+    methods: NotRequired[list[str]]
+    ablations: NotRequired[list[str]]
+
+
 class AutoencoderConfig(TypedDict):
     """``config`` of sae."""
 
@@ -405,6 +327,7 @@ _RECORD = TypeAdapter(RecordFields)
 _EXTRA: dict[str, Any] = {
     "lm": TypeAdapter(LanguageExtra),
     "acdc": TypeAdapter(CircuitExtra),
+    "circuits": TypeAdapter(FrontierExtra),
     "sae": TypeAdapter(AutoencoderExtra),
     "gates": TypeAdapter(GatesExtra),
     "neurons": TypeAdapter(NeuronsExtra),
@@ -412,6 +335,7 @@ _EXTRA: dict[str, Any] = {
 }
 _CONFIG: dict[str, Any] = {
     "acdc": TypeAdapter(CircuitConfig),
+    "circuits": TypeAdapter(FrontierConfig),
     "sae": TypeAdapter(AutoencoderConfig),
     "neurons": TypeAdapter(NeuronsConfig),
     "n2g": TypeAdapter(GraphsConfig),

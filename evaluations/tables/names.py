@@ -24,7 +24,7 @@ def stem(evaluation: str, records: Sequence[Record]) -> str:
     one that is repeated writes the same files again.
     """
     words = [evaluation]
-    if evaluation == "acdc":
+    if evaluation in ("acdc", "circuits"):
         words += dict.fromkeys(Path(str(record.data.get("spec", ""))).stem for record in records)
     for name, usual in USUAL.items():
         values = dict.fromkeys(str(record.config.get(name, usual)) for record in records)

@@ -148,6 +148,26 @@ class Golden:
             for method in ("acdc", "eap", "eap-ig")
         }
 
+    def circuits(self) -> dict[str, Measurement]:
+        from evaluations.suite.circuits.frontier.config import FrontierConfig
+        from evaluations.suite.circuits.frontier.data import FrontierData
+        from evaluations.suite.circuits.frontier.evaluation import evaluate as frontiers
+        from evaluations.tasks.registry import make_task
+        from tests.evaluations.suite.circuits.cases import copied
+
+        model = self.model()
+        prompts = make_task("ioi-tinystories", self.tokenizer, 30, held_out=30)
+        # no optimal constants: they are at minima that other processors reach by other steps
+        config = FrontierConfig(
+            methods=("acdc", "eap-ig"),
+            ablations=("cf", "mean"),
+            points=3,
+            random_circuits=1,
+            restorations=2,
+            resamples=50,
+        )
+        return {"ioi": frontiers(model, FrontierData.of(copied(model, prompts)), config)}
+
     def ablate(self) -> dict[str, Measurement]:
         from evaluations.suite.ablate.config import AblateConfig
         from evaluations.suite.ablate.evaluation import evaluate as ablate

@@ -21,6 +21,9 @@ from evaluations.suite.ablate.config import AblateConfig
 from evaluations.suite.ablate.evaluation import evaluate as ablate
 from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.evaluation import evaluate as circuits
+from evaluations.suite.circuits.frontier.config import FrontierConfig
+from evaluations.suite.circuits.frontier.data import FrontierData
+from evaluations.suite.circuits.frontier.evaluation import evaluate as frontiers
 from evaluations.suite.gates.config import GatesConfig
 from evaluations.suite.gates.evaluation import evaluate as gates
 from evaluations.suite.lens.config import LensConfig
@@ -43,7 +46,7 @@ from evaluations.suite.trace.config import TraceConfig
 from evaluations.suite.trace.evaluation import evaluate as trace
 from evaluations.tasks.facts import make_facts
 from tests.evaluations.conftest import STORIES
-from tests.evaluations.suite.circuits.cases import doable, task
+from tests.evaluations.suite.circuits.cases import copied, doable, task
 from tests.evaluations.suite.sae.conftest import TINY
 from tests.stand_in import DEVICE, StandIn, accelerator, moved
 
@@ -69,6 +72,22 @@ def _circuits(**settings: object) -> Measure:
         return circuits(model, prompts, config)
 
     return measure
+
+
+def _frontiers(model: Any, text: Text, out: Path) -> Measurement:
+    prompts = dataclasses.replace(task((5,), n=8), held_out=task((5,), n=8, seed=3))
+    with torch.no_grad():
+        prompts = _on_cpu(copied(model, prompts))
+    config = FrontierConfig(
+        methods=("acdc", "eap-ig"),
+        ablations=("cf", "oa"),
+        points=2,
+        random_circuits=1,
+        restorations=1,
+        resamples=20,
+        evaluations=4,
+    )
+    return frontiers(model, FrontierData.of(prompts), config)
 
 
 def _on_cpu(prompts: Any) -> Any:
@@ -170,6 +189,7 @@ MEASURES: dict[str, Measure] = {
     "trace": _trace,
     "lens": _lens,
     "lens, streams in a file": partial(_lens, memory=0),
+    "circuits": _frontiers,
 }
 
 
@@ -184,6 +204,7 @@ def test_every_evaluation_of_the_battery_is_tried_here():
         ("trace", "none"),
         ("lens", "none"),
         ("lens, streams in a file", "none"),
+        ("circuits", "none"),
         ("lm", "none"),
         ("lm", "global"),
         ("gates", "local"),

@@ -71,7 +71,12 @@ class Point:
 
 def is_defined(case: Case) -> bool:
     """Return whether whole and empty model differ by more than twice the standard error."""
-    gap = (case.full.difference - case.empty.difference).numpy()
+    return is_apart(case.full.difference.numpy(), case.empty.difference.numpy())
+
+
+def is_apart(whole: Float[np.ndarray, " prompt"], empty: Float[np.ndarray, " prompt"]) -> bool:
+    """Return whether logit differences differ by more than twice the standard error."""
+    gap = whole - empty
     mean = abs(float(gap.mean()))
     error = float(gap.std(ddof=1)) / len(gap) ** 0.5 if len(gap) > 1 else 0.0
     return mean > max(2 * error, 1e-6)

@@ -76,10 +76,8 @@ def _probability_difference(skill: Competence) -> list[Metric]:
     ]
 
 
-def task_metrics(
-    skill: Competence, case: Case, resamples: int, seed: int, left_out: int = 0
-) -> list[Metric]:
-    """Return the model's performance on the task, and the KL of the fully corrupted model."""
+def skill_metrics(skill: Competence) -> list[Metric]:
+    """Return the model's performance on the task."""
     failed = {"logits not finite": skill.n_failed} if skill.n_failed else {}
 
     def accuracy(name: str, title: str, share: float, description: str) -> Metric:
@@ -98,7 +96,6 @@ def task_metrics(
             description=description,
         )
 
-    kl, error, interval = mean_over_prompts(case.empty.kl, resamples, seed)
     return [
         *_probability_difference(skill),
         accuracy(
@@ -125,6 +122,16 @@ def task_metrics(
             reasons=failed,
             description="mean of logit(right) - logit(wrong); n: prompts",
         ),
+    ]
+
+
+def task_metrics(
+    skill: Competence, case: Case, resamples: int, seed: int, left_out: int = 0
+) -> list[Metric]:
+    """Return the model's performance on the task, and the KL of the fully corrupted model."""
+    kl, error, interval = mean_over_prompts(case.empty.kl, resamples, seed)
+    return [
+        *skill_metrics(skill),
         Metric(
             "kl_corrupted",
             "KL, all edges replaced",

@@ -15,7 +15,7 @@ def check(models, **text):
     return command.check(models, TextOptions(**text), None)
 
 
-ALL = ["lm", "gates", "acdc", "sae", "neurons", "n2g", "ablate", "trace", "lens"]
+ALL = ["lm", "gates", "acdc", "sae", "neurons", "n2g", "ablate", "trace", "lens", "circuits"]
 
 
 def test_each_evaluation_is_answered_without_weights(foreign, stories_file, capsys):

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from evaluations.comparison.bridge import TABLE_3
 from evaluations.comparison.measures import Measure, interval_text, judged, own_interval, own_text
+from evaluations.comparison.paper_measures import TABLE_2_DIFFERENCES
 from evaluations.comparison.paper_tables import (
-    TABLE_2_DIFFERENCES,
     differences,
     models_table,
     neuron_scores,
@@ -181,6 +181,26 @@ def test_groups_of_a_study_without_any_record_are_rows_too():
     study = Study("s", variants={"none": {}, "global": {}})
     table = table_1(groups(models([lm("baseline-s0", 0, 2.0)]), study))
     assert rows(table)["global-k4"][4:] == ["–"] * 5
+
+
+def test_edges_at_a_share_and_the_null_tasks_stand_beside_the_papers_count():
+    def circuits(name: str, e20: float | None, **more):
+        config = {"methods": ["acdc", "ugs"], "ablations": ["oa"]}
+        data = {"spec": "ioi"}
+        values = {"e20": e20, "e20_null": 30.0}
+        return made("circuits", name, 0, values, config=config, data=data, **more)
+
+    records = [acdc("baseline-s0", 0, 31), circuits("baseline-s0", 20.5)]
+    records += [acdc("local-k4-s0", 0, 9, **L4), circuits("local-k4-s0", None, **L4)]
+    table = table_1(groups(models(records)), with_paper=True)
+    titles = [one.title for one in table.columns]
+    assert titles[4:7] == ["IOI edges", "E(.2)", "E(.2), null task"]
+    assert titles.count("Paper: IOI edges") == 1
+    assert "Paper: E(.2)" not in titles
+    assert cell(table, "baseline-s0", "E(.2)").text == "20.5"
+    assert cell(table, "local-k4-s0", "E(.2)").text == "n/a"
+    assert cell(table, "local-k4-s0", "E(.2), null task").text == "30"
+    assert "circuits: E(.2) by acdc, ugs, ablation oa, ioi, 10 prompts." in table.notes
 
 
 def test_markdown_bold_and_arrows(found):

@@ -51,6 +51,21 @@ def doable(model: object, prompts: TaskPrompts) -> TaskPrompts:
     return TaskPrompts(prompts.name, tuple(batches), prompts.texts, held_out=held_out)
 
 
+def copied(model: object, prompts: TaskPrompts) -> TaskPrompts:
+    """The same prompts with answers that are words of the prompt: the model's best and worst."""
+    held_out = None if prompts.held_out is None else copied(model, prompts.held_out)
+    batches = []
+    for batch in prompts.batches:
+        own = model(batch.clean)[:, -1].cpu().gather(-1, batch.clean)
+        right, wrong = (batch.clean.gather(-1, at[:, None])[:, 0] for at in _ends(own))
+        batches.append(PairBatch(batch.clean, batch.corrupted, right, wrong))
+    return TaskPrompts(prompts.name, tuple(batches), prompts.texts, held_out=held_out)
+
+
+def _ends(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return values.argmax(-1), values.argmin(-1)
+
+
 def tiny_case(
     shape: str = "gpt-2", seed: int = 0, ablation: str = "resample", n: int = 3, **settings
 ) -> Case:

@@ -1,0 +1,203 @@
+"""The circuits that frontiers are made of: those each method finds, and random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from evaluations.core.record import hash_of
+from evaluations.suite.circuits.case import Case
+from evaluations.suite.circuits.config import (
+    MASKED,
+    STEPS,
+    Ablation,
+    CircuitConfig,
+    MaskOptions,
+    Method,
+    ScoreBy,
+)
+from evaluations.suite.circuits.controls import random_circuits
+from evaluations.suite.circuits.frontier.config import FrontierConfig
+from evaluations.suite.circuits.frontier.store import Store
+from evaluations.suite.circuits.graph import on_paths
+from evaluations.suite.circuits.methods.eap import attribution, first, ranking
+from evaluations.suite.circuits.methods.find import OA_LOGIT, by_acdc, by_logit, searched
+from sat_interp._util import progress
+
+THRESHOLDS = (1e-4, 0.1)
+"""Smallest and largest threshold of acdc, as shares of the ceiling I."""
+Edges = list[int]
+Kept = Bool[Tensor, "edge"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A circuit, all of whose edges lie on paths from embedding to output.
+
+    Attributes:
+        setting: what it was found with, in words.
+    """
+
+    kept: Kept
+    setting: str
+
+    @property
+    def n(self) -> int:
+        """Number of edges."""
+        return int(self.kept.sum())
+
+
+def find_circuits(
+    method: str, case: Case, config: FrontierConfig, ceiling: float, store: Store
+) -> list[Candidate]:
+    """Return a method's circuits of many sizes, each once, the empty circuit first.
+
+    ``acdc`` runs at several thresholds, in equal ratios between 1e-4 and 0.1 of the ceiling. The
+    rankings of ``eap`` and ``eap-ig``, by signed and by absolute score, are cut at several sizes;
+    edges on no path are then removed. ``ugs`` and ``hcgs`` search once for each price of an edge;
+    the circuit of each search is the edges that are more likely on than off, and the ranking by
+    logits is also cut at the sizes within a factor of two. ``edge-pruning`` searches once for each
+    size.
+
+    Args:
+        ceiling: I of the case's task, in nats.
+        store: of searches that are done.
+    """
+    n_edges = case.graph.n_edges
+    found = [Candidate(torch.zeros(n_edges, dtype=torch.bool), "no edges")]
+    if method == "acdc":
+        found += _by_thresholds(case, config, ceiling, store)
+    elif method in MASKED:
+        found += _by_masks(method, case, config, store)
+    else:
+        found += _by_rankings(method, case, config, store)
+    return _distinct(found)
+
+
+def _by_thresholds(
+    case: Case, config: FrontierConfig, ceiling: float, store: Store
+) -> Iterable[Candidate]:
+    taus = np.geomspace(*THRESHOLDS, config.points) * ceiling
+    for tau in progress.bar([float(f"{tau:.4g}") for tau in taus], desc="acdc", unit="tau"):
+        yield _kept(case, store, f"acdc-{tau}", f"tau {tau:.2g}", _acdc(case, tau))
+
+
+def _acdc(case: Case, tau: float) -> Callable[[], Edges]:
+    return lambda: _edges(by_acdc(case, tau).kept)
+
+
+def _by_rankings(
+    method: str, case: Case, config: FrontierConfig, store: Store
+) -> Iterable[Candidate]:
+    score_by: ScoreBy = "logit-difference" if method == "eap" else "kl"
+    steps = 1 if method == "eap" else STEPS
+
+    def scores() -> list[float]:
+        found: list[float] = attribution(case, score_by, steps).tolist()
+        return found
+
+    known = torch.tensor(store.kept(f"scores-{method}", scores), dtype=torch.float64)
+    for is_signed in (False, True):
+        order = ranking(case.graph, known, signed=is_signed)
+        for size in config.cuts(case.graph.n_edges):
+            kept = on_paths(case.graph, first(order, size))
+            yield Candidate(kept, f"{'signed' if is_signed else 'absolute'}, first {size}")
+
+
+def _by_masks(method: str, case: Case, config: FrontierConfig, store: Store) -> Iterable[Candidate]:
+    n_edges = case.graph.n_edges
+    cuts = [size for size in config.cuts(n_edges) if size < n_edges]
+    is_sized = method == "edge-pruning"
+    prices = [1 - size / n_edges for size in cuts] if is_sized else config.penalties
+    searches = progress.bar(list(prices), desc=method, unit="search")
+    for place, price in enumerate(searches):
+        theta, constants = _search(method, price, case, config, store)
+        likely = theta > (OA_LOGIT if case.ablation == "oa" else 0.0)
+        n = int(likely.sum())
+        sizes = [cuts[place]] if is_sized else [size for size in cuts if n / 2 <= size <= 2 * n]
+        masks = [first(by_logit(theta), size) for size in sizes]
+        for mask in masks if is_sized else [likely, *masks]:
+            kept = on_paths(case.graph, mask)
+            if case.refitter and constants is not None:
+                case.refitter.suggest(kept, constants)
+            yield Candidate(kept, f"price {price:.2g}, {int(mask.sum())} edges chosen")
+
+
+def _search(
+    method: str, price: float, case: Case, config: FrontierConfig, store: Store
+) -> tuple[Float[Tensor, "edge"], Float[Tensor, " size"] | None]:
+    """Return logits of masks, and the constants that were fitted alongside, if any."""
+    options = {field.name: getattr(config, field.name) for field in fields(MaskOptions)}
+    settings = CircuitConfig(
+        method=cast(Method, method),
+        ablation=cast(Ablation, case.ablation),
+        seed=config.seed,
+        **options,
+    )
+
+    def make() -> list[list[float] | None]:
+        found = searched(case, settings, price)
+        constants = None if found.constants is None else found.constants.tolist()
+        return [found.theta.tolist(), constants]
+
+    name = f"masks-{method}-{price:.6g}-{hash_of([options, config.seed])}"
+    theta, constants = store.kept(name, make)
+    like = case.model.W_E
+    flat = None if constants is None else torch.tensor(constants).to(like)
+    return torch.tensor(theta, dtype=torch.float64), flat
+
+
+def _kept(
+    case: Case, store: Store, name: str, setting: str, make: Callable[[], Edges]
+) -> Candidate:
+    """Return a circuit from the cache, or find it."""
+    return Candidate(_mask(case.graph.n_edges, store.kept(name, make)), setting)
+
+
+def _mask(n_edges: int, edges: Sequence[int]) -> Kept:
+    kept = torch.zeros(n_edges, dtype=torch.bool)
+    kept[list(edges)] = True
+    return kept
+
+
+def _edges(kept: Kept) -> Edges:
+    edges: Edges = kept.nonzero().flatten().tolist()
+    return edges
+
+
+def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return the circuits by number of edges, each once."""
+    by_edges: dict[bytes, Candidate] = {}
+    for one in candidates:
+        by_edges.setdefault(one.kept.numpy().tobytes(), one)
+    return sorted(by_edges.values(), key=lambda one: one.n)
+
+
+def draw_random(
+    case: Case, found: Sequence[Candidate], config: FrontierConfig
+) -> list[list[Candidate]]:
+    """Return random circuits by number of edges, in ascending order.
+
+    They are matched by layer with the methods' circuits that are nearest in size to each cut.
+    """
+    templates: dict[int, Candidate] = {}
+    known = [one for one in found if one.n]
+    for size in config.cuts(case.graph.n_edges):
+        if known:
+            nearest = min(known, key=lambda one: (abs(np.log(one.n / size)), one.n))
+            templates.setdefault(nearest.n, nearest)
+    return [
+        [
+            Candidate(kept, f"random, {n} edges")
+            for kept in random_circuits(
+                case.graph, templates[n].kept, config.random_circuits, config.seed
+            )
+        ]
+        for n in sorted(templates)
+    ]

@@ -1,0 +1,119 @@
+"""The options of ``circuits``; imports nothing heavy."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from evaluations.suite.circuits.config import MASKED, Ablation, FitOptions, MaskOptions, Method
+from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.settings import check_at_least
+
+METHODS: tuple[Method, ...] = ("ugs", "hcgs", "edge-pruning", "acdc", "eap", "eap-ig")
+ABLATIONS: dict[str, Ablation] = {
+    "oa": "oa",
+    "cf": "resample",
+    "zero": "zero",
+    "mean": "mean",
+    "cf_mean": "cf_mean",
+}
+"""Ablations by name, and what circuits call them."""
+SHARES = (0.5, 0.2, 0.1, 0.05)
+"""Shares s of the ceiling I at which the fewest edges, E(s), are reported."""
+REFERENCE = 0.2
+"""The share at which circuits are drawn and compared with each other."""
+FAITHFUL = 0.8
+
+
+@dataclass(frozen=True)
+class FrontierConfig(MaskOptions, FitOptions):
+    """Which circuits are compared, and how many of them."""
+
+    methods: tuple[str, ...] = ("ugs", "acdc", "eap-ig")
+    """Methods that find circuits: ugs, hcgs, edge-pruning, acdc, eap, eap-ig."""
+
+    ablations: tuple[str, ...] = ("oa", "cf", "zero")
+    """What ablated edges carry: the constant with which the circuit costs least (oa), the source's
+    output on the corrupted prompt (cf), zero, its mean over clean prompts (mean) or over corrupted
+    ones (cf_mean)."""
+
+    sizes: tuple[int, ...] = ()
+    """Numbers of edges at which rankings are cut; by default --points of them, from 5 to three
+    quarters of all edges, in equal ratios."""
+
+    points: int = 8
+    """Number of such sizes, and of thresholds of acdc."""
+
+    penalties: tuple[float, ...] = (3e-4, 3e-3, 3e-2)
+    """Prices of an edge in nats, for ugs and hcgs: a search for each."""
+
+    random_circuits: int = 3
+    """Random circuits of each size, connected and matched by layer."""
+
+    restorations: int = 50
+    """Draws in which every excluded edge is restored with probability 1/2."""
+
+    ceiling_prompts: int = 1000
+    """Prompts on which I, the cost of knowing nothing, is measured; too few make it too small."""
+
+    grouped: bool = False
+    """Of models with grouped queries: the keys of the heads that share them are one destination,
+    and the values; by default every head has its own."""
+
+    resamples: int = 2000
+    """Bootstrap resamples of the held-out prompts."""
+
+    seed: int = 0
+    """Seed of the prompts, the null task, random circuits, restorations and the bootstrap."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: an unknown method or ablation, none, one twice, or too small a number.
+        """
+        for kind, values, known in (
+            ("method", self.methods, METHODS),
+            ("ablation", self.ablations, tuple(ABLATIONS)),
+        ):
+            for value in values:
+                if value not in known:
+                    raise UserError(suggest(kind, value, known))
+            if not values:
+                raise UserError(f"name at least one {kind}: {', '.join(known)}")
+            if len(set(values)) < len(values):
+                raise UserError(f"every {kind} is named once, not {','.join(values)}")
+        if min(self.sizes, default=1) < 1:
+            raise UserError(f"sizes are numbers of edges, at least 1, not {min(self.sizes)}")
+        for price in self.penalties:
+            if not (price >= 0 and math.isfinite(price)):
+                raise UserError(f"penalties are prices in nats, at least 0, not {price}")
+        least = {
+            "points": 2,
+            "random_circuits": 1,
+            "restorations": 0,
+            "ceiling_prompts": 2,
+            "resamples": 1,
+            "seed": 0,
+        }
+        check_at_least(self, least)
+        self._check_fit()
+        self._check_search()
+
+    def recorded(self) -> dict[str, Any]:
+        """Return what decides the figures, besides the model and the prompts."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if not set(self.methods) & set(MASKED):
+            for name in ("penalties", *(field.name for field in dataclasses.fields(MaskOptions))):
+                del settings[name]
+        return settings
+
+    def cuts(self, n_edges: int) -> list[int]:
+        """Return the sizes at which rankings of so many edges are cut, in ascending order."""
+        if self.sizes:
+            return sorted({min(size, n_edges) for size in self.sizes})
+        low, high = min(5, max(1, n_edges // 4)), max(1, 3 * n_edges // 4)
+        ratio = (high / low) ** (1 / (self.points - 1))
+        return sorted({round(low * ratio**step) for step in range(self.points)})
