@@ -46,7 +46,7 @@ def gated(tokenizer: PreTrainedTokenizerFast) -> Any:
     return make
 
 
-PARALLEL = {(name, "neox") for name in ("trace", "lens")}
+PARALLEL = {(name, "neox") for name in OWN if name.startswith(("trace", "lens"))}
 """Evaluations that need blocks whose MLP reads what attention has written."""
 
 

@@ -256,7 +256,6 @@ def test_a_save_that_fails_leaves_a_whole_model_or_one_refused(
 
         return write
 
-    monkeypatch.setattr(pretrained, "write_atomically", fill_up(pretrained.write_atomically))
     monkeypatch.setattr(Path, "write_bytes", fill_up(Path.write_bytes))
     second = make_model("local", seed=1)
     failed = False
