@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -117,7 +118,9 @@ def test_the_page_of_what_is_missing_says_so(tmp_path):
 
 def test_make_gpu_study_is_this_command():
     command = ["make", "-n", "gpu-study", "GPU_PYTHON=python3", "MINUTES=2", "GPU_STUDY=there"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    # Tests that `make test` runs have MAKEFLAGS set, and a make below a make prints its directory.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "python3 -m benchmarks.gpu_study --minutes 2 --out there"
 
 
