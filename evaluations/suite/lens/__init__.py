@@ -24,7 +24,7 @@ a prompt: a picture of layers by tokens. Models of parallel blocks are refused."
         "sat-eval lens runs/mine --data stories.jsonl.gz --tuned-batch 4096",
         "sat-eval lens runs/mine --load results/mine-1a2b3c4d/lenses-0123456789ab.safetensors",
     ),
-    version=1,
+    version=2,
     options=LensConfig,
     shared=(TextOptions, ControlOptions),
     cost=Cost({"quick": 7, "demo": 180, "paper": 400}, guessed=("paper",)),

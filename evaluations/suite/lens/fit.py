@@ -26,7 +26,7 @@ from sat_interp._util import progress
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import default_cache
 
-FORMAT = 1
+FORMAT = 2
 PAPER_BATCH = 64
 SETTINGS = {
     "tuned": ("tuned_steps", "tuned_batch"),

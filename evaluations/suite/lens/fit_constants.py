@@ -265,11 +265,10 @@ def _descend(
     while True:
         white = Whitened(problem, constants, sample.fisher(constants, generator))
         begin = torch.zeros(1, constants.numel(), dtype=torch.float64)
-        first, _ = problem.evaluate(constants)
         found = minimise(white, begin, Tolerance(None, config.gap, min(size, left)))
         constants, value = white.constants(found.point[0]), float(found.value[0])
         left -= int(found.evaluations[0])
-        gap, small = float(first) - value, config.gap * max(value, 1e-3)
+        gap, small = float(found.course[0, 0]) - value, config.gap * max(value, 1e-3)
         if gap <= small or left < 2 or not found.value.isfinite().all():
             break
         size *= 2
