@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from evaluations.core.model_source import ModelSource
 from evaluations.core.origin import Origin, origin_of_text
 from evaluations.core.text import text_source
 from sat_interp._util.errors import UserError
-from sat_interp._util.files import file_name
+from sat_interp._util.files import file_name, files_below
 from sat_interp.data.sources import absolute_paths, files_of
 
 PATHS = ("sae", "tokenizer", "task", "facts", "load", "substitutes", "model")
@@ -57,7 +57,7 @@ def setting_files(settings: Mapping[str, Any]) -> Files:
     for name in PATHS:
         path = Path(str(settings.get(name) or ""))
         if path.is_absolute() and path.exists():
-            files[path] = _files(path)
+            files[path] = files_below(path)
     return files
 
 
@@ -85,9 +85,9 @@ def model_files(model: str) -> Files:
                 files |= files_of(text)
     directory = location.directory.resolve()
     if location.kind != "training run":
-        return {**files, directory: _files(directory)}
+        return {**files, directory: files_below(directory)}
     root = directory.parent
-    own = {f"{directory.name}/{name}": path for name, path in _files(directory).items()}
+    own = {f"{directory.name}/{name}": path for name, path in files_below(directory).items()}
     beside = {name: root / name for name in RUN_FILES if (root / name).is_file()}
     return {**files, root: {**beside, **own}}
 
@@ -129,18 +129,3 @@ def _origin(model: str) -> Origin:
     with suppress(UserError, OSError):
         return ModelSource.of(model).origin
     return Origin()
-
-
-def _files(path: Path) -> dict[str, Path]:
-    """Return a file, or the files in a directory and in those below it, by relative path."""
-    if path.is_file():
-        return {"": path}
-    return {one.relative_to(path).as_posix(): one for one in _visible(path.rglob("*"), path)}
-
-
-def _visible(paths: Iterable[Path], root: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(paths)
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]

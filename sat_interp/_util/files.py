@@ -24,6 +24,28 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
         return _write(Path(path), data)
 
 
+def files_below(path: Path, kept: str = ".*") -> dict[str, Path]:
+    """Return the files in a directory and in those below it, or a file itself.
+
+    Args:
+        path: the file or the directory; none of the files of one that does not exist.
+        kept: regular expression that a relative path must match as a whole.
+
+    Returns:
+        The files by relative path, in its order; '' is a file itself. Files that are hidden, or in
+        a hidden directory below ``path``, are left out.
+    """
+    if path.is_file():
+        return {"": path}
+    relative = {one.relative_to(path): one for one in path.rglob("*") if one.is_file()}
+    visible = {
+        place.as_posix(): one
+        for place, one in relative.items()
+        if not any(part.startswith(".") for part in place.parts)
+    }
+    return {name: visible[name] for name in sorted(visible) if re.fullmatch(kept, name)}
+
+
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
     """Add the name of the file or directory that could not be written to errors of the system.

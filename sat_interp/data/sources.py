@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from sat_interp._util.errors import UserError, shown
+from sat_interp._util.files import files_below
 from sat_interp.data import stories as grammar
 from sat_interp.data.base import DataSource, SourceKind, sha256
 from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
@@ -212,13 +213,7 @@ def files_of(spec: str) -> dict[Path, dict[str, Path]]:
         return str(path)
 
     _with_paths(spec, noted)
-    return {
-        path: {"": path}
-        if path.is_file()
-        else {one.relative_to(path).as_posix(): one for one in path.rglob("*") if one.is_file()}
-        for path in named
-        if path.exists()
-    }
+    return {path: files_below(path) for path in named if path.exists()}
 
 
 def _with_paths(spec: str, change: Callable[[Path], str]) -> str:
@@ -319,13 +314,7 @@ def _file(path: Path) -> Path:
 
 def _directory(directory: Path) -> tuple[list[Path], list[Path]]:
     """The files to train on and those to validate on, by their names, in alphabetical order."""
-    files = sorted(
-        path
-        for path in directory.rglob("*")
-        if path.is_file()
-        and extension(path) is not None
-        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
-    )
+    files = sorted(path for path in files_below(directory).values() if extension(path) is not None)
     if not files:
         raise UserError(f"{directory} has no {', '.join(EXTENSIONS)} file")
     groups = [[path for path in files if _words(path) & words] for words in _VALIDATION_WORDS]

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from sat_interp._util.files import atomic_directory, write_atomically
+from sat_interp._util.files import atomic_directory, files_below, write_atomically
 from sat_interp.engine.job import Shipment
 
 CHUNK = 1 << 26
@@ -183,21 +183,19 @@ def translate_config(config: Mapping[str, Any], paths: Mapping[str, str]) -> dic
 
 
 def collect(directory: Path, keep: str, paths: Mapping[str, str]) -> dict[str, bytes]:
-    """Return the files below a directory by relative path, temporary ones left out.
+    """Return the files below a directory by relative path, hidden ones (temporary ones) left out.
 
     Args:
         directory: the directory.
         keep: regular expression of the relative paths of the files wanted.
         paths: paths to replace in them.
     """
-    found = {}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        is_hidden = any(part.startswith(".") for part in name.split("/"))
-        if path.is_file() and not is_hidden and re.fullmatch(keep, name):
-            content = path.read_bytes()
-            found[name] = translate_bytes(content, paths) if name.endswith(TEXT) else content
-    return found
+    return {
+        name: translate_bytes(path.read_bytes(), paths)
+        if name.endswith(TEXT)
+        else path.read_bytes()
+        for name, path in files_below(directory, keep).items()
+    }
 
 
 def install(files: Mapping[str, bytes], out: Path, last: str, overwrite: bool) -> None:

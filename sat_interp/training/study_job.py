@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sat_interp._util.files import files_below
 from sat_interp.engine.job import Command, Job, Resources, Shipment
 from sat_interp.training.config import TrainConfig
 
@@ -99,17 +99,5 @@ class TrainingJob(Job):
             inputs |= files_of(config.validation)
         for named in (config.tokenizer, config.init):
             if named is not None and os.path.isabs(named):
-                inputs[Path(named)] = _files(Path(named), KEPT)
-        return Shipment(self.command(), inputs, out, KEPT, r"summary\.json", list(_files(out)))
-
-
-def _files(path: Path, kept: str = ".*") -> dict[str, Path]:
-    """Return a file, or the files below a directory, by relative path; hidden ones are left out."""
-    if path.is_file():
-        return {"": path}
-    found = {one.relative_to(path).as_posix(): one for one in path.rglob("*") if one.is_file()}
-    return {
-        name: one
-        for name, one in sorted(found.items())
-        if re.fullmatch(kept, name) and not one.name.startswith(".")
-    }
+                inputs[Path(named)] = files_below(Path(named), KEPT)
+        return Shipment(self.command(), inputs, out, KEPT, r"summary\.json", list(files_below(out)))
