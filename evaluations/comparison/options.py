@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sat_interp._util.errors import UserError
+from sat_interp._util.settings import check_at_least
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ class AccuracyOptions:
     """Directory of the table (accuracy.md, accuracy.csv, accuracy.tex)."""
 
     def __post_init__(self) -> None:
-        if self.prompts < 1:
-            raise UserError(f"prompts must be at least 1, not {self.prompts}")
+        check_at_least(self, {"prompts": 1})
 
 
 @dataclass(frozen=True)

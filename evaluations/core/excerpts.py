@@ -71,10 +71,7 @@ class GatherConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_seed(self.seed)
-        check_at_least(self, {"top": 1, "width": 1})
-        for name in ("sample", "random"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} cannot be negative")
+        check_at_least(self, {"top": 1, "width": 1, "sample": 0, "random": 0})
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Literal, get_args
 
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.settings import check_at_least
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,7 @@ class FitOptions:
     """Most evaluations of a circuit's cost when its optimal constants are fitted."""
 
     def _check_fit(self) -> None:
-        for name in ("starts", "evaluations"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_at_least(self, {"starts": 1, "evaluations": 1})
 
 
 @dataclass(frozen=True)
@@ -83,10 +82,7 @@ class MaskOptions:
     models: 6,000 steps under oa, else 3,000, of 5 prompts and 12 masks."""
 
     def _check_search(self) -> None:
-        for name in ("search_steps", "search_prompts", "search_masks"):
-            if getattr(self, name) < 1:
-                words = name.replace("_", "-")
-                raise UserError(f"{words} must be at least 1, not {getattr(self, name)}")
+        check_at_least(self, {"search_steps": 1, "search_prompts": 1, "search_masks": 1})
 
 
 @dataclass(frozen=True)
@@ -182,10 +178,9 @@ class CircuitConfig(MaskOptions, FitOptions):
             raise UserError("there is no tau: give one or several, such as 0.03")
         for tau in self.tau:
             check_tau(tau)
-        if self.edges is not None and self.edges < 0:
-            raise UserError(f"edges must be at least 0, not {self.edges}")
-        if min(self.random_circuits, self.bootstrap or 0, self.null_draws) < 0:
-            raise UserError("random_circuits, null_draws and bootstrap cannot be negative")
+        check_at_least(
+            self, {"edges": 0, "random_circuits": 0, "bootstrap": 0, "null_draws": 0, "seed": 0}
+        )
         self._check_fit()
         self._check_search()
         if not (self.penalty >= 0 and math.isfinite(self.penalty)):

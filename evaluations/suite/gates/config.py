@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sat_interp._util.errors import UserError
+from sat_interp._util.settings import check_at_least
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,5 @@ class GatesConfig:
     """Number of tokens in the picture of masks."""
 
     def __post_init__(self) -> None:
-        for name in ("resamples", "probe_stories", "intervention_stories", "picture_story"):
-            if getattr(self, name) < 0:
-                raise UserError(f"{name} cannot be negative")
-        if self.probe_classes < 2:
-            raise UserError(f"probe_classes must be at least 2, not {self.probe_classes}")
-        if self.picture_tokens < 1:
-            raise UserError(f"picture_tokens must be at least 1, not {self.picture_tokens}")
+        counts = ("resamples", "probe_stories", "intervention_stories", "picture_story")
+        check_at_least(self, {**dict.fromkeys(counts, 0), "probe_classes": 2, "picture_tokens": 1})

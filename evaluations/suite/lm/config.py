@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sat_interp._util.errors import UserError
+from sat_interp._util.settings import check_at_least
 
 Convention = Literal["sliding", "per-story"]
 
@@ -32,7 +33,6 @@ class LanguageConfig:
     each story's perplexity, its closing token not scored)."""
 
     def __post_init__(self) -> None:
-        if self.resamples < 0 or self.activation_stories < 0:
-            raise UserError("resamples and activation_stories cannot be negative")
+        check_at_least(self, {"resamples": 0, "activation_stories": 0})
         if not 0 <= self.l0_threshold < 1:
             raise UserError(f"l0_threshold must be in [0, 1), not {self.l0_threshold}")

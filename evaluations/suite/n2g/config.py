@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from evaluations.core.excerpts import GatherConfig, check_seed
 from evaluations.suite.n2g.options import GraphOptions
 from sat_interp._util.errors import UserError
+from sat_interp._util.settings import check_at_least
 
 MOST_EXAMPLES = 1000
 """Maximum number of excerpts per unit; excerpts of all units are in memory at once."""
@@ -61,11 +62,7 @@ class N2gConfig(GraphOptions):
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.neurons_per_layer is not None and self.neurons_per_layer < 1:
-            raise UserError("neurons-per-layer must be at least 1, or all")
-        for name in ("examples", "context", "proposals"):
-            if getattr(self, name) < (0 if name == "context" else 1):
-                raise UserError(f"{name} must be at least {int(name != 'context')}")
+        check_at_least(self, {"neurons_per_layer": 1, "examples": 1, "context": 0, "proposals": 1})
         if self.examples > MOST_EXAMPLES:
             raise UserError(f"examples must be at most {MOST_EXAMPLES:,}, not {self.examples:,}")
         for name in ("activation", "importance"):

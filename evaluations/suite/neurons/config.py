@@ -14,6 +14,7 @@ from evaluations.suite.neurons.examiners.base import Examiner
 from evaluations.suite.neurons.excerpts import ExcerptMix
 from evaluations.suite.neurons.options import SCORES, ScoreOptions
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.settings import check_at_least
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,7 @@ class NeuronsConfig(ScoreOptions):
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if self.sample is not None and self.sample < 1:
-            raise UserError(f"sample must be at least 1, not {self.sample}")
-        if self.resamples < 0:
-            raise UserError("resamples cannot be negative")
+        check_at_least(self, {"sample": 1, "resamples": 0})
         for name in self.scores:
             if name not in SCORES:
                 raise UserError(suggest("score", name, SCORES))

@@ -324,7 +324,7 @@ def test_sizes_are_in_equal_ratios_or_as_given():
         ({"methods": ("acdc", "acdc")}, "every method is named once, not acdc,acdc"),
         ({"sizes": (0,)}, "sizes are numbers of edges, at least 1, not 0"),
         ({"penalties": (-1.0,)}, "penalties are prices in nats, at least 0, not -1.0"),
-        ({"search_steps": 0}, "search-steps must be at least 1, not 0"),
+        ({"search_steps": 0}, "search_steps must be at least 1, not 0"),
         ({"points": 1}, "points must be at least 2, not 1"),
         ({"random_circuits": 0}, "random_circuits must be at least 1, not 0"),
     ],
