@@ -85,10 +85,15 @@ def weights_hash(model: HookedTransformer) -> str:
     digest = hashlib.sha256()
     parameters = {**tied_parameters(model), **gate_parameters(model)}
     for name in sorted(parameters):
-        value = parameters[name].cpu().contiguous()
+        value = parameters[name]
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(value))
     return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor of any device and dtype, in row-major order."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _is_gate(name: str) -> bool:

@@ -26,6 +26,7 @@ from evaluations.core.ablation_fit import Fit, FitConfig, fit, refit
 from evaluations.core.ablation_run import CleanRun, Scored
 from evaluations.core.ablation_values import CONSTANT, Constants, Method, Slots
 from evaluations.core.record import hash_of
+from evaluations.core.weights import tensor_bytes
 from evaluations.suite.ablate.config import TEXT_METHODS, AblateConfig
 from evaluations.suite.ablate.data import Split
 from sat_interp._util import progress
@@ -134,7 +135,7 @@ class Bench:
         for run in (self.large, self.held, self.large_cf, self.held_cf):
             for bucket in [] if run is None else run.buckets:
                 for tensor in (bucket.tokens, *bucket.streams):
-                    digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                    digest.update(tensor_bytes(tensor))
         settings = self.config.recorded()
         for name in ("components", "no_bridge", "losers_k", "resamples"):
             del settings[name]

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from evaluations.core.weights import tensor_bytes
 from evaluations.suite.n2g.substitutes import Proposal, Slot
 from sat_interp._util.errors import UserError, shown
 
@@ -139,6 +140,6 @@ def load_masked(
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(tensor))
     name = Path(spec).name if Path(spec).is_dir() else spec
     return MaskedModel(name, model.eval().to(device), tokenizer, target, digest.hexdigest()[:16])

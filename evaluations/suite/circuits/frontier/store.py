@@ -12,6 +12,7 @@ from typing import Any
 from jaxtyping import Bool
 from torch import Tensor
 
+from evaluations.core.weights import tensor_bytes
 from evaluations.suite.circuits.case import Case
 from sat_interp._util.files import default_cache, naming, write_atomically
 
@@ -87,8 +88,7 @@ def case_key(cases: list[Case], settings: Any) -> str:
         digest.update(f"{case.graph!r} {case.prompts.content}".encode())
         for bucket in case.buckets:
             for tensor in (bucket.clean, bucket.replacement, bucket.logits):
-                plain = tensor.detach().cpu().contiguous().view(-1)
-                digest.update(plain.numpy().tobytes())
+                digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
 
 

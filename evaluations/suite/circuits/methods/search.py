@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from evaluations.core.weights import tensor_bytes
 from evaluations.suite.circuits.case import Case
 from evaluations.suite.circuits.config import Ablation, MaskOptions
 from evaluations.suite.circuits.graph import Graph
@@ -288,5 +289,5 @@ def identity_of(case: Case, distribution: Distribution, schedule: Schedule) -> s
         tensors += [bucket.logits, bucket.replacement, bucket.clean]
         tensors += [] if bucket.answers is None else [bucket.answers]
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from evaluations.core.weights import tensor_bytes
 from evaluations.suite.neurons.examiners import answers, prompts
 from evaluations.suite.neurons.examiners.base import (
     HIGHEST,
@@ -321,8 +322,7 @@ class LocalExaminer:
         digest = hashlib.sha256()
         for name, parameter in self._model.named_parameters():
             digest.update(name.encode())
-            data = parameter.detach().cpu().contiguous().view(torch.uint8)
-            digest.update(memoryview(data.numpy()))
+            digest.update(tensor_bytes(parameter))
         return digest.hexdigest()[:12]
 
     @property

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from evaluations.core.weights import tensor_bytes
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import PromptBatch
 from sat_interp._util.files import naming, write_atomically
@@ -63,5 +63,5 @@ def identity(
     tensors = [order, *(t for b in buckets for t in (b.logits, b.replacement))]
     tensors += [b.answers for b in buckets if b.answers is not None]
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
