@@ -4,40 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformer
 
 from evaluations.core import ablation_values as values
 from evaluations.core.ablation import Group, find_components, group
 from evaluations.core.ablation_fit import FitConfig, fit
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.ablation_values import Slots
+from tests.evaluations.vectors import VECTORS, needed, vectors_model
 
-VECTORS = Path(__file__).parents[4] / "shared" / "oracles" / "optimal-ablation"
-pytestmark = pytest.mark.skipif(not VECTORS.is_dir(), reason="the vectors are not here")
+pytestmark = needed
 
 
 @pytest.fixture(scope="module")
 def model() -> HookedTransformer:
-    stated = json.loads((VECTORS / "model.json").read_text())
-    shape = {k: v for k, v in stated["shape"].items() if k not in ("scaled", "mlps")}
-    cfg = HookedTransformerConfig(
-        **shape,
-        act_fn=stated["act_fn"],
-        normalization_type=stated["normalization"],
-        use_attn_scale=stated["use_attn_scale"],
-        dtype=torch.float64,
-        device="cpu",
-    )
-    made = HookedTransformer(cfg)
-    made.load_state_dict(load_file(VECTORS / "model.safetensors"), strict=False)
-    return made.eval().requires_grad_(False)
+    return vectors_model()
 
 
 @pytest.fixture(scope="module")

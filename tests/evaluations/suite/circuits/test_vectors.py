@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,9 +22,9 @@ from evaluations.suite.circuits.methods.masks import (
 from evaluations.suite.circuits.patched import prepare
 from evaluations.suite.circuits.refit import Budget, Refitter
 from evaluations.suite.circuits.rows import RowPass
+from tests.evaluations.vectors import VECTORS, needed
 
-VECTORS = Path(__file__).parents[5] / "shared" / "oracles" / "optimal-ablation"
-pytestmark = pytest.mark.skipif(not VECTORS.is_dir(), reason="the vectors are not here")
+pytestmark = needed
 GRAPHS = ("graph_mlp", "graph_attention")
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformer
 
 from evaluations.suite.lens.causal import Prompts, compare, project, resample, steer
 from evaluations.suite.lens.config import LensConfig
@@ -18,26 +14,14 @@ from evaluations.suite.lens.fit_constants import FitConfig, Problem, fit_constan
 from evaluations.suite.lens.lenses import Lenses, Spent
 from evaluations.suite.lens.metrics import correlate
 from evaluations.suite.lens.positions import read_positions
+from tests.evaluations.vectors import VECTORS, needed, vectors_model
 
-VECTORS = Path(__file__).parents[5] / "shared" / "oracles" / "optimal-ablation"
-pytestmark = pytest.mark.skipif(not VECTORS.is_dir(), reason="the vectors are not here")
+pytestmark = needed
 
 
 @pytest.fixture(scope="module")
 def model() -> HookedTransformer:
-    stated = json.loads((VECTORS / "model.json").read_text())
-    shape = {k: v for k, v in stated["shape"].items() if k not in ("scaled", "mlps")}
-    cfg = HookedTransformerConfig(
-        **shape,
-        act_fn=stated["act_fn"],
-        normalization_type=stated["normalization"],
-        use_attn_scale=stated["use_attn_scale"],
-        dtype=torch.float64,
-        device="cpu",
-    )
-    made = HookedTransformer(cfg)
-    made.load_state_dict(load_file(VECTORS / "model.safetensors"), strict=False)
-    return made.eval().requires_grad_(False)
+    return vectors_model()
 
 
 @pytest.fixture(scope="module")
