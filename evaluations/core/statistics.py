@@ -24,6 +24,8 @@ from jaxtyping import Num
 from evaluations.core.record import Interval, Metric
 
 LEVEL = 0.95
+TAILS = (0.5 - LEVEL / 2, 0.5 + LEVEL / 2)
+"""Quantiles that an interval of ``LEVEL`` lies between."""
 ENOUGH = 5
 """Fewest values that an interval is given for."""
 CHUNK = 1 << 21  # resampled entries held at once: memory does not grow with stories x resamples
@@ -166,7 +168,6 @@ def bootstrap(
     ratios = ratios[~np.isnan(ratios)]
     if not len(ratios):
         return None
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
+    low, high = np.quantile(ratios, TAILS)
     method = f"percentile bootstrap over {len(sums)} stories, {resamples} resamples, seed {seed}"
     return Interval(float(low), float(high), LEVEL, method)

@@ -29,7 +29,13 @@ from evaluations.core.options import Request, TaskOptions
 from evaluations.core.spec import Measurement
 from evaluations.suite.circuits import metrics
 from evaluations.suite.circuits.case import Case, budget_of, finite_case, held_out_case
-from evaluations.suite.circuits.config import ATTRIBUTION, LEAST_DRAWS, MASKED, CircuitConfig
+from evaluations.suite.circuits.config import (
+    ATTRIBUTION,
+    LEAST_DRAWS,
+    MASKED,
+    CircuitConfig,
+    Ranking,
+)
 from evaluations.suite.circuits.controls import (
     Spread,
     bootstrap_spread,
@@ -60,7 +66,7 @@ from sat_interp._util.errors import UserError
 log = logging.getLogger(__name__)
 
 RESAMPLES_OF_PROMPTS = 2000
-RANKINGS: dict[Area, str] = {"cpr": "signed", "cmd": "absolute"}
+RANKINGS: dict[Area, Ranking] = {"cpr": "signed", "cmd": "absolute"}
 
 
 def evaluate(model: HookedTransformer, prompts: TaskPrompts, config: CircuitConfig) -> Measurement:
@@ -206,15 +212,17 @@ def _circuits_and_rankings(
         return {config.threshold: circuit}, {"cpr": order, "cmd": order}
     if config.method in ATTRIBUTION:
         found = attributed(case, config)
-        order = found.signed if config.ranking == "signed" else found.absolute
+        order = found.order(config.ranking)
         circuit = of_ranking(case.graph, found.scores, order, config.edges)
-        return {config.threshold: circuit}, {"cpr": found.signed, "cmd": found.absolute}
+        orders: dict[Area, Tensor | None] = {
+            area: found.order(ranking) for area, ranking in RANKINGS.items()
+        }
+        return {config.threshold: circuit}, orders
     taus = progress.bar(config.swept(), desc="tau", unit="circuit")
     sweep = {tau: _finder(config, tau)(case) for tau in taus}
-    areas: dict[Area, bool] = {"cpr": True, "cmd": False}
     return sweep, {
-        name: tau_ranking(sweep, signed) if len(sweep) > 1 else None
-        for name, signed in areas.items()
+        area: tau_ranking(sweep, ranking == "signed") if len(sweep) > 1 else None
+        for area, ranking in RANKINGS.items()
     }
 
 

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from evaluations.core.record import Direction, Interval, Metric
-from evaluations.core.statistics import LEVEL, mean_interval
+from evaluations.core.statistics import LEVEL, TAILS, mean_interval
 from evaluations.suite.circuits.case import Case, CircuitOutcome
 from evaluations.suite.circuits.config import LEAST_DRAWS
 from evaluations.suite.circuits.controls import Spread, jaccard
@@ -441,10 +441,9 @@ def standard_deviation(counts: Sequence[float]) -> tuple[float | None, Interval 
     if n < LEAST_DRAWS:
         return None, None
     variance = float(np.var(counts, ddof=1))
-    tail = (1 - LEVEL) / 2
     low, high = (
         math.sqrt((n - 1) * value / float(chi2.ppf(point, n - 1)))
-        for value, point in ((variance, 1 - tail), (variance + 1 / 12, tail))
+        for value, point in zip((variance, variance + 1 / 12), reversed(TAILS), strict=True)
     )
     return math.sqrt(variance), Interval(low, high, LEVEL, f"chi-square, {n} draws")
 
@@ -478,5 +477,5 @@ def _mean(
 def _range(values: Sequence[float]) -> Interval | None:
     if len(values) < 2:
         return None
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(float(low), float(high), 0.95, "range of 95 % of the repetitions")
+    low, high = np.quantile(values, TAILS)
+    return Interval(float(low), float(high), LEVEL, "range of 95 % of the repetitions")

@@ -45,9 +45,7 @@ class RowPrompts:
         self.clean = folded.centre(bucket.clean)
         self.replacement = folded.centre(bucket.replacement)
         self.logits, self.first = bucket.logits, bucket.first
-        log_p = bucket.logits.log_softmax(-1)
-        self.probabilities = log_p.exp()
-        self.negative_entropy = (self.probabilities * log_p).sum(-1)
+        self.probabilities = bucket.logits.softmax(-1)
         self._sums: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:

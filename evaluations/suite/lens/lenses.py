@@ -26,8 +26,6 @@ from torch import Tensor
 
 from evaluations.suite.lens.ending import Ending
 
-RERUNS = ("oca", "shared", "mean", "resample")
-"""Lenses that run the model's own later MLPs."""
 MAPS = ("tuned", "tuned-paper")
 """Lenses that map the stream linearly."""
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluations.core.health import NOT_CONVERGED
 from evaluations.core.record import Interval, Metric, Record, model_ids
-from evaluations.core.statistics import LEVEL
+from evaluations.core.statistics import LEVEL, TAILS
 
 OUTSIDE = "CE score outside the front"
 LEAST = 0.9
@@ -139,8 +139,7 @@ def _interpolated(scores: Sequence[float], l0: Sequence[float], score: float) ->
 def _interval(values: Sequence[float], resamples: int) -> Interval | None:
     if not values or len(values) < LEAST * resamples:
         return None
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(values, TAILS)
     method = f"percentile bootstrap over stories, {len(values)} resamples of the whole front"
     return Interval(float(low), float(high), LEVEL, method)
 

@@ -31,7 +31,7 @@ from jaxtyping import Float, Int
 
 from evaluations.core.health import NOT_CONVERGED
 from evaluations.core.record import Interval, Metric
-from evaluations.core.statistics import bootstrap, ratio
+from evaluations.core.statistics import TAILS, bootstrap, ratio
 
 NO_GAP = "zeroing the activation does not change the loss"
 CONSTANT = "the activation does not vary"
@@ -266,5 +266,5 @@ def paired_difference(
     scores = np.array([first, second], dtype=np.float64)
     if not np.isfinite(scores).all():
         return None
-    low, high = np.quantile(scores[0] - scores[1], [0.025, 0.975])
+    low, high = np.quantile(scores[0] - scores[1], TAILS)
     return float(low), float(high)

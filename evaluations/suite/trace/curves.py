@@ -18,7 +18,7 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from evaluations.core.record import Interval
-from evaluations.core.statistics import ENOUGH, LEVEL
+from evaluations.core.statistics import ENOUGH, LEVEL, TAILS
 
 SMALLEST = 0.02
 """Least mean loss of the corrupted answers with which an effect is defined."""
@@ -77,7 +77,7 @@ class Resamples:
         drawn = resampled[1:][np.isfinite(resampled[1:])]
         if self.n < ENOUGH or not len(drawn):
             return Value(float(resampled[0]))
-        low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        low, high = np.quantile(drawn, TAILS)
         return Value(float(resampled[0]), float(low), float(high))
 
 

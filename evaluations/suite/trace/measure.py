@@ -29,7 +29,6 @@ TRUTH = ("deciding", "other")
 ROLES = ("first_subject", "middle_subject", "last_subject", "next", "further", "last")
 """Tokens of the heat map, in their order."""
 HEAT_METHODS = ("gnt", "oat_shared")
-UNFITTED = ("gnt", "gnt_dims", "swap")
 
 Cell = tuple[str, str, int, int]
 """Kind, tokens, window and layer of a point of a curve."""

@@ -23,8 +23,6 @@ from evaluations.suite.trace.fit import Constants
 from evaluations.suite.trace.measure import TRUTH, Losses, Traced
 from evaluations.suite.trace.words import KIND, NAMES, WHERE
 
-MAIN = "all_subject"
-
 
 def all_metrics(traced: Traced, config: TraceConfig) -> tuple[list[Metric], dict[str, Any]]:
     """Return the metrics of a model, and the curves behind them."""

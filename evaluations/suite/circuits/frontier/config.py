@@ -22,6 +22,8 @@ ABLATIONS: dict[str, Ablation] = {
 """Ablations by name, and what circuits call them."""
 SHARES = (0.5, 0.2, 0.1, 0.05)
 """Shares s of the ceiling I at which the fewest edges, E(s), are reported."""
+EDGE_FIGURES = {f"e{round(100 * share):02d}": share for share in SHARES}
+"""The share of each E(s), by the name of the figure in records."""
 REFERENCE = 0.2
 """The share at which circuits are drawn and compared with each other."""
 FAITHFUL = 0.8

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from evaluations.core.statistics import ENOUGH, LEVEL
+from evaluations.core.statistics import ENOUGH, TAILS
 
 FLOOR = 1e-6
 """Costs below are rounding of float32 logits and count as this, in nats."""
@@ -170,9 +170,9 @@ def estimate(
         return Estimate(value)
     found = figure(draws)
     missed = float(np.isnan(found).mean())
-    found, tail = np.where(np.isnan(found), np.inf, found), (1 - LEVEL) / 2
-    low = float(np.quantile(found, tail, method="lower"))
-    high = float(np.quantile(found, 1 - tail, method="higher"))
+    found = np.where(np.isnan(found), np.inf, found)
+    low = float(np.quantile(found, TAILS[0], method="lower"))
+    high = float(np.quantile(found, TAILS[1], method="higher"))
     return Estimate(value, _finite(low), _finite(high), missed)
 
 

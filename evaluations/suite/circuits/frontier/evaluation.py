@@ -25,7 +25,7 @@ from evaluations.suite.circuits.frontier.frontiers import make_frontier, make_ra
 from evaluations.suite.circuits.frontier.overlap import overlaps
 from evaluations.suite.circuits.frontier.results import Curve, Restored
 from evaluations.suite.circuits.graph import Graph
-from evaluations.suite.circuits.metrics import mark
+from evaluations.suite.circuits.metrics import mark, skill_metrics
 from evaluations.tasks.pairs import competence
 from evaluations.tasks.registry import make_task
 from sat_interp._util import progress
@@ -98,7 +98,7 @@ def _frontiers(model: HookedTransformer, data: FrontierData, config: FrontierCon
         if null is not None:
             curves += _curves(model, graph, null, ablation, config, is_null=True)[1]
     found = [
-        *metrics.skill_metrics(skill),
+        *skill_metrics(skill),
         *metrics.ceiling_metrics(task.ceiling, null.ceiling if null else None, data, no_null),
         *metrics.curve_metrics(curves, skill, no_null),
         *metrics.restored_metrics(restored, config),

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from evaluations.core.statistics import TAILS
 from evaluations.suite.circuits.faithfulness import is_apart
 from evaluations.suite.circuits.frontier import curves
 from evaluations.suite.circuits.frontier.bench import Bench, Measured
 from evaluations.suite.circuits.frontier.candidates import Candidate
-from evaluations.suite.circuits.frontier.config import FAITHFUL, SHARES, FrontierConfig
+from evaluations.suite.circuits.frontier.config import EDGE_FIGURES, FAITHFUL, FrontierConfig
 from evaluations.suite.circuits.frontier.curves import Estimate
 
 
@@ -90,7 +91,7 @@ class Frontier:
     @property
     def intervals(self) -> Float[np.ndarray, "2 circuit"]:
         """95 % interval of each circuit's Delta over the prompts."""
-        ends: Float[np.ndarray, "2 circuit"] = np.quantile(self._drawn, [0.025, 0.975], axis=0)
+        ends: Float[np.ndarray, "2 circuit"] = np.quantile(self._drawn, TAILS, axis=0)
         return ends
 
     def edges_at(self, share: float) -> Estimate:
@@ -151,10 +152,9 @@ class Frontier:
         Where the model's predictions do not depend on the prompt, there is none of them.
         """
         if not self.ceiling > curves.FLOOR:
-            names = (*(f"e{round(100 * share):02d}" for share in SHARES), "faithful", "area")
-            return dict.fromkeys(names, Estimate(None))
+            return dict.fromkeys((*EDGE_FIGURES, "faithful", "area"), Estimate(None))
         return {
-            **{f"e{round(100 * share):02d}": self.edges_at(share) for share in SHARES},
+            **{name: self.edges_at(share) for name, share in EDGE_FIGURES.items()},
             "faithful": self.edges_at_faithfulness,
             "area": self.area,
         }

@@ -12,7 +12,12 @@ from jaxtyping import Float
 
 from evaluations.core.record import Direction, Interval, Metric
 from evaluations.core.statistics import LEVEL
-from evaluations.suite.circuits.frontier.config import FAITHFUL, REFERENCE, SHARES, FrontierConfig
+from evaluations.suite.circuits.frontier.config import (
+    EDGE_FIGURES,
+    FAITHFUL,
+    REFERENCE,
+    FrontierConfig,
+)
 from evaluations.suite.circuits.frontier.curves import (
     FLOOR,
     Estimate,
@@ -23,10 +28,9 @@ from evaluations.suite.circuits.frontier.data import FrontierData
 from evaluations.suite.circuits.frontier.frontiers import Frontier
 from evaluations.suite.circuits.frontier.results import Curve, Restored
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict
-from evaluations.suite.circuits.metrics import ABLE, skill_metrics
+from evaluations.suite.circuits.metrics import ABLE
 from evaluations.tasks.pairs import Competence
 
-__all__ = ["skill_metrics"]
 UNABLE = f"accuracy below {ABLE}"
 
 
@@ -42,13 +46,13 @@ class _Figure:
 
 _FIGURES: Mapping[str, _Figure] = {
     **{
-        f"e{round(100 * share):02d}": _Figure(
+        name: _Figure(
             f"E({share:g})",
             "edges",
             "lower",
             f"fewest edges with Delta <= {share:g} I on held-out prompts",
         )
-        for share in SHARES
+        for name, share in EDGE_FIGURES.items()
     },
     "faithful": _Figure(
         f"Edges for faithfulness {FAITHFUL:g}",

@@ -10,7 +10,13 @@ import pandas as pd
 
 from evaluations.core.record import Metric, Record
 from evaluations.suite.circuits.frontier import picture
-from evaluations.suite.circuits.frontier.config import ABLATIONS, FAITHFUL, REFERENCE, SHARES
+from evaluations.suite.circuits.frontier.config import (
+    ABLATIONS,
+    EDGE_FIGURES,
+    FAITHFUL,
+    REFERENCE,
+    SHARES,
+)
 from evaluations.tables import Cell, Column, Heading, Layout, Row, Table, draw, make_tables, rows
 from evaluations.tables.headline import Headline
 from evaluations.tables.table import UNSCORED
@@ -125,7 +131,7 @@ def _names(record: Record) -> list[tuple[str, str]]:
 
 
 def _cells(row: Row, key: str) -> list[Cell]:
-    names = [*(f"e{round(100 * share):02d}" for share in SHARES), "faithful", "area", "restored"]
+    names = [*EDGE_FIGURES, "faithful", "area", "restored"]
     record = row.records["circuits"]
     return [_cell(name, record.metric(f"{name}_{key}")) for name in names]
 

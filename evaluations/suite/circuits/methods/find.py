@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.suite.circuits.case import Case
-from evaluations.suite.circuits.config import CircuitConfig, Engine
+from evaluations.suite.circuits.config import CircuitConfig, Engine, Ranking
 from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods.acdc.autocircuit import autocircuit
 from evaluations.suite.circuits.methods.acdc.journal import identity
@@ -112,12 +112,15 @@ class Attributed:
     signed: Int[Tensor, "edge"]
     absolute: Int[Tensor, "edge"]
 
+    def order(self, ranking: Ranking) -> Int[Tensor, "edge"]:
+        """Return the edges by one of the rankings."""
+        return self.signed if ranking == "signed" else self.absolute
+
 
 def by_attribution(case: Case, config: CircuitConfig) -> FoundCircuit:
     """Find a circuit of a given size with EAP or EAP-IG."""
     found = attributed(case, config)
-    order = found.signed if config.ranking == "signed" else found.absolute
-    return of_ranking(case.graph, found.scores, order, config.edges)
+    return of_ranking(case.graph, found.scores, found.order(config.ranking), config.edges)
 
 
 def of_ranking(

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from evaluations.core.statistics import LEVEL
+from evaluations.core.statistics import TAILS
 from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods.eap import first, ranking
 
@@ -74,7 +74,7 @@ def consistent_ranking(
     in ``eap.ranking`` with ``top``.
     """
     order = ranking(graph, scores.mean(0), "top", signed)
-    is_consistent = consistency(scores, seed)[order] >= 1 - (1 - LEVEL) / 2
+    is_consistent = consistency(scores, seed)[order] >= TAILS[1]
     return torch.cat([order[is_consistent], order[~is_consistent]])
 
 
