@@ -7,6 +7,7 @@ A page asks for it in a line of its own:
     <!-- paper: builtin table1 -->       a table of ``sat-eval report``
     <!-- terminal: builtin lm -->        the tables as a terminal of 100 columns shows them
     <!-- figure: builtin acdc curves Some words -->      a figure of the records; . is the main one
+    <!-- figure: answer verdict . Some words -->         that of ``sat-eval verdict``
     <!-- options: acdc -->               the options of an evaluation
     <!-- help: sat-eval acdc -->         what ``--help`` prints
     <!-- frame: builtin perplexity -->   rows of ``results_frame``
@@ -201,12 +202,18 @@ def paper(study: str, name: str) -> str:
 
 def verdict(study: str) -> str:
     """Return the page of ``sat-eval verdict``, below a heading of the second level."""
-    from evaluations.comparison.verdict import read_verdict
     from evaluations.comparison.verdict_page import blocks_of
+
+    return "\n\n".join(blocks_of(*read_study_verdict(study), level=3))
+
+
+@functools.cache
+def read_study_verdict(study: str) -> tuple[Any, Any]:
+    """Return the values and the verdicts of a study."""
+    from evaluations.comparison.verdict import read_verdict
     from sat_interp.training.study import read_study
 
-    planned = read_study(ROOT / "studies" / f"{study}.yaml")
-    return "\n\n".join(blocks_of(*read_verdict(str(RESULTS / study), planned), level=3))
+    return read_verdict(str(RESULTS / study), read_study(ROOT / "studies" / f"{study}.yaml"))
 
 
 def value(study: str, model: str, evaluation: str, metric: str, digits: str) -> str:
@@ -286,13 +293,30 @@ def _place(path: Path) -> tuple[str, ...]:
 
 def figure(study: str, evaluation: str, name: str) -> bytes:
     """Return a figure of an evaluation's records as PNG: ``masks/1`` is the second of ``masks``."""
+    content = io.BytesIO()
+    drawn = verdict_figure(study) if evaluation == "verdict" else room_figure(study, evaluation, name)
+    drawn.savefig(content, format="png", dpi=130)
+    return content.getvalue()
+
+
+def room_figure(study: str, evaluation: str, name: str) -> Any:
+    """Return a figure of an evaluation's records.
+
+    Raises:
+        PluginError: the evaluation has no figure of that name.
+    """
     key, _, place = name.partition("/")
     figures = room(evaluation).FIGURES
     if key not in figures:
         raise PluginError(f"{evaluation} has the figures {sorted(figures)}, not {key!r}")
-    content = io.BytesIO()
-    figures[key](of(study, evaluation))[int(place or 0)].savefig(content, format="png", dpi=130)
-    return content.getvalue()
+    return figures[key](of(study, evaluation))[int(place or 0)]
+
+
+def verdict_figure(study: str) -> Any:
+    """Return the figure of ``sat-eval verdict``."""
+    from evaluations.comparison.verdict_page import draw_verdict
+
+    return draw_verdict(read_study_verdict(study)[1])
 
 
 def listed(heading: str, rows: list[tuple[str, str]]) -> str:
