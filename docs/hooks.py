@@ -294,7 +294,9 @@ def _place(path: Path) -> tuple[str, ...]:
 def figure(study: str, evaluation: str, name: str) -> bytes:
     """Return a figure of an evaluation's records as PNG: ``masks/1`` is the second of ``masks``."""
     content = io.BytesIO()
-    drawn = verdict_figure(study) if evaluation == "verdict" else room_figure(study, evaluation, name)
+    drawn = (
+        verdict_figure(study) if evaluation == "verdict" else room_figure(study, evaluation, name)
+    )
     drawn.savefig(content, format="png", dpi=130)
     return content.getvalue()
 
