@@ -62,23 +62,31 @@ class Command:
     has_sections: bool = False
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``sat-eval``; returns the exit code: 0, 2 for what the user can mend, 130 interrupted."""
+def main(argv: Sequence[str] | None = None, with_figures: bool = True) -> int:
+    """Run ``sat-eval``.
+
+    Args:
+        argv: the arguments; by default those of this process.
+        with_figures: whether an evaluation draws figures and writes tables beside its records.
+
+    Returns:
+        The exit code: 0, 2 for what the user can mend, 130 when interrupted.
+    """
     arguments = sys.argv[1:] if argv is None else argv
     log_to_stderr()
     end_with_parent()
     with progress.lines():
-        return run_command(lambda: _run(arguments))
+        return run_command(lambda: _run(arguments, with_figures))
 
 
-def build_parser() -> ArgumentParser:
-    """Return the parser of all commands."""
+def build_parser(only: str | None = None) -> ArgumentParser:
+    """Return the parser of all commands, or of one of them alone, which is made sooner."""
     parser = option_parser(
         prog="sat-eval",
         description="Is a transformer easier to understand? One evaluation of it, or several.",
     )
     commands = parser.add_subcommands(required=True)
-    for spec in SPECS:
+    for spec in (spec for spec in SPECS if only in (None, spec.name)):
         own = option_parser(
             *spec.option_classes,
             description=f"{spec.summary}\n\n{spec.description}",
@@ -87,13 +95,15 @@ def build_parser() -> ArgumentParser:
         own.add_argument("models", nargs="+", type=str, metavar="MODEL", help=MODELS_HELP)
         own.set_defaults(out=DEFAULT_OUT)
         commands.add_subcommand(spec.name, own, help=spec.summary)
-    for command in COMMANDS:
+    for command in (command for command in COMMANDS if only in (None, command.name)):
         commands.add_subcommand(command.name, _command_parser(command), help=command.summary)
     return parser
 
 
-def _run(arguments: Sequence[str]) -> None:
-    values = parse_options(build_parser(), arguments)
+def _run(arguments: Sequence[str], with_figures: bool) -> None:
+    known = {spec.name for spec in SPECS} | {command.name for command in COMMANDS}
+    only = next((name for name in arguments[:1] if name in known), None)
+    values = parse_options(build_parser(only), arguments)
     name = str(values["subcommand"])
     settings = dict(values[name])
     models = settings.pop("models", [])
@@ -103,10 +113,12 @@ def _run(arguments: Sequence[str]) -> None:
     if name in commands:
         commands[name].run(models, settings)
     else:
-        _evaluate(find_spec(name), models, settings)
+        _evaluate(find_spec(name), models, settings, with_figures)
 
 
-def _evaluate(spec: Spec, models: list[str], settings: Mapping[str, Any]) -> None:
+def _evaluate(
+    spec: Spec, models: list[str], settings: Mapping[str, Any], with_figures: bool
+) -> None:
     from evaluations.core.runner import run
     from evaluations.output import console, finish, say
 
@@ -117,7 +129,7 @@ def _evaluate(spec: Spec, models: list[str], settings: Mapping[str, Any]) -> Non
             say(console(), f"{one['model']} {one['unit']}: {', '.join(one['files'])}")
         outcome.raise_failures(len(models))
         return
-    finish(spec, request, run(spec, request))
+    finish(spec, request, run(spec, request), with_figures)
 
 
 def _all(models: list[str], settings: Mapping[str, Any]) -> None:

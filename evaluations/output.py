@@ -35,10 +35,11 @@ def say(shown: Console, line: str) -> None:
     shown.print(escape.terminal(line), highlight=False, soft_wrap=True)
 
 
-def finish(spec: Spec, request: Request, outcome: Outcome) -> None:
+def finish(spec: Spec, request: Request, outcome: Outcome, with_figures: bool = True) -> None:
     """Print the tables of the records, write them, draw the figures; then name what failed.
 
-    A figure that fails costs no table, and no model the figure of the others.
+    A figure that fails costs no table, and no model the figure of the others. Without figures the
+    tables are printed, and not written.
 
     Raises:
         UserError: one line that names the models and figures that failed.
@@ -52,7 +53,7 @@ def finish(spec: Spec, request: Request, outcome: Outcome) -> None:
         show(tables, shown)
         for line in _counts(outcome, request):
             say(shown, line)
-        written, failures = write(spec, request, outcome.records, tables)
+        written, failures = write(spec, request, outcome.records, tables, with_figures)
         if written:
             say(shown, f"tables and figures in {request.out}: {_first(written)}")
     try:
@@ -64,7 +65,11 @@ def finish(spec: Spec, request: Request, outcome: Outcome) -> None:
 
 
 def write(
-    spec: Spec, request: Request, records: Sequence[Record], tables: Sequence[Table]
+    spec: Spec,
+    request: Request,
+    records: Sequence[Record],
+    tables: Sequence[Table],
+    with_figures: bool = True,
 ) -> tuple[list[Path], list[str]]:
     """Write the tables, figures and other files of the records.
 
@@ -72,9 +77,11 @@ def write(
         The files, and a line for each figure that failed.
     """
     report, out, name = spec.report, request.out, stem(spec.name, records)
-    written = write_tables(tables, out, name)
+    written, drawn, failures = list[Path](), list[Path](), list[str]()
+    if with_figures:
+        written += write_tables(tables, out, name)
+        drawn, failures = draw.write(report.FIGURES, records, out, name)
     written += report.files(records, out, name)
-    drawn, failures = draw.write(report.FIGURES, records, out, name)
     try:
         drawn += _optional(spec, "pages", records, request)
     except Exception as error:

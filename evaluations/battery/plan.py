@@ -18,6 +18,13 @@ from sat_interp._util.errors import UserError, suggest
 from sat_interp._util.files import file_name
 from sat_interp.engine.job import Command, Job, Resources, Shipment, State
 
+IMPORTS = (
+    "evaluations.core.runner",
+    "evaluations.output",
+    "sat_interp._util.commandline",
+    "scipy.stats",
+)
+"""Modules that every evaluation imports."""
 NEAR = 2.0
 """Ratio of sizes to the built-in models up to which an estimate is not called rough."""
 
@@ -109,8 +116,10 @@ class EvaluationJob(Job):
             for name in shipping.earlier_files(evaluation, model, out)
         ]
         sent = dataclasses.replace(self, models=models, settings=settings)
+        command = Command("evaluations.job", sent.arguments, imports=IMPORTS)
         record = rf"[^/]+/{re.escape(evaluation)}-[^/]*\.json"
-        return Shipment(sent.command(), inputs, out, r"[^/]+/.*", record, earlier, force)
+        recipe = str(self.spec.version)
+        return Shipment(command, inputs, out, r"[^/]+/.*", record, earlier, force, recipe)
 
     @property
     def _is_on_cpu(self) -> bool:

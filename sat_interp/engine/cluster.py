@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,21 @@ GIB = 1 << 30
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A job that runs.
+
+    Attributes:
+        taken: what it takes of its node.
+        key: of its parcel.
+    """
+
+    job: Job
+    shipment: Shipment
+    taken: Resources
+    key: str
+
+
 class RayEngine:
     """Tasks of a Ray cluster.
 
@@ -60,7 +77,7 @@ class RayEngine:
     ) -> None:
         self._ray = connect(address)
         self.logs, self.n_jobs, self.no_gpus = Path(logs), n_jobs, no_gpus
-        self._tasks: dict[Any, tuple[Job, Shipment, Resources]] = {}
+        self._tasks: dict[Any, _Task] = {}
         self._stored: dict[str, list[Any]] = {}
         self._nodes: list[Mapping[str, float]] = []
         self._looked = -REFRESH
@@ -70,19 +87,22 @@ class RayEngine:
         """Whether the nodes have room for the job beside those that run."""
         if self.n_jobs is not None:
             return len(self._tasks) < self.n_jobs
-        wanted = [taken for _, _, taken in self._tasks.values()] + [self._fitting(job.resources)]
+        wanted = [one.taken for one in self._tasks.values()] + [self._fitting(job.resources)]
         totals = {name: sum(node.get(name, 0.0) for node in self._alive()) for name in _AMOUNTS}
         fits = all(
             sum(amount(one) for one in wanted) <= totals[name] for name, amount in _AMOUNTS.items()
         )
         return fits or not self._tasks  # a cluster that grows does so when it is asked for more
 
-    def start(self, job: Job) -> None:
-        """Send the job."""
+    def start(self, job: Job) -> End | None:
+        """Send the job, unless this or another driver has had it done with the same inputs."""
         taken = self._fitting(job.resources)
         shipment = job.shipment()
         environment = {name: os.environ[name] for name in DECISIVE if name in os.environ}
         parcel, files = pack(shipment, limited(taken.cpus), environment)
+        if not shipment.overwrite and self._is_done(job, parcel, shipment.out):
+            job.was_finished = True
+            return End()
         stored = {digest: self._put(digest, path) for digest, path in files.items()}
         task = self._task.options(
             num_cpus=taken.cpus,
@@ -91,17 +111,13 @@ class RayEngine:
             max_retries=0,
             name=job.name,
         ).remote(parcel, stored)
-        self._tasks[task] = job, shipment, taken
+        self._tasks[task] = _Task(job, shipment, taken, parcel.key)
+        return None
 
     def ended(self) -> list[tuple[Job, End]]:
         """Return the jobs that have ended; their files are written before."""
-        tasks = list(self._tasks)
-        done, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=POLL, fetch_local=False)
-        ends = []
-        for task in done:
-            job, shipment, _ = self._tasks.pop(task)
-            ends.append((job, self._end(job, shipment, task)))
-        return ends
+        done, _ = self._ray.wait(list(self._tasks), timeout=POLL, fetch_local=False)
+        return [(self._tasks[task].job, self._end(self._tasks.pop(task), task)) for task in done]
 
     def close(self) -> None:
         """Cancel what still runs, and leave the cluster."""
@@ -111,7 +127,8 @@ class RayEngine:
         self._stored.clear()
         self._ray.shutdown()
 
-    def _end(self, job: Job, shipment: Shipment, task: Any) -> End:
+    def _end(self, sent: _Task, task: Any) -> End:
+        job, shipment = sent.job, sent.shipment
         try:
             delivery: Delivery = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
@@ -123,9 +140,24 @@ class RayEngine:
         install(delivery.files, shipment.out, shipment.last, shipment.overwrite)
         end = delivery.end
         if not end.reason:
+            done = [name for name in delivery.files if re.fullmatch(shipment.last, name)]
+            write_atomically(self._mark(job), json.dumps({"key": sent.key, "files": done}))
             return end
         reason = re.sub(r"; its log is .*", "", end.reason)
         return End(f"{reason}, on {delivery.node}; its log is {self._path(job)}", end.is_final)
+
+    def _is_done(self, job: Job, parcel: Parcel, out: Path) -> bool:
+        """Whether the parcel was done before, by any driver, and what it left is still there."""
+        try:
+            mark = json.loads(self._mark(job).read_bytes())
+            key, files = mark["key"], [out / name for name in mark["files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return key == parcel.key and bool(files) and all(one.is_file() for one in files)
+
+    def _mark(self, job: Job) -> Path:
+        """The file that says what was done: the key of its parcel, and the files written last."""
+        return self.logs / f"{job.log_name}.done"
 
     def _path(self, job: Job) -> Path:
         return self.logs / f"{job.log_name}.log"
@@ -187,6 +219,8 @@ def connect(address: str) -> Any:
     """
     ray = _installed()
     _check_address(address)
+    with suppress(Exception):  # no public way: Ray's own messages would cut through the overview
+        ray._private.worker.print_to_stdstream = _ignored
     try:
         ray.init(
             address=address,
@@ -196,10 +230,12 @@ def connect(address: str) -> Any:
         )
     except Exception as error:  # Ray's failures to connect have no common base class
         raise UserError(_refusal(address, str(error), first_line(error))) from None
-    with suppress(Exception):  # no public way: Ray's own messages would cut through the overview
-        dispatcher = ray._private.ray_logging.global_worker_stdstream_dispatcher
-        dispatcher.remove_handler("ray_print_logs")
     return ray
+
+
+def _ignored(data: Mapping[str, Any], **_: object) -> None:
+    """Log a message of Ray's in place of printing it; a lost job has its reason in its own log."""
+    log.debug("Ray: %s", data)
 
 
 def _installed() -> Any:
@@ -260,5 +296,6 @@ def _lost(error: Exception) -> End:
     """Return the end of a task that did not come back."""
     if "No module named 'sat_interp" in str(error):
         return End(f"a node of the cluster lacks this package: {INSTALL} on every node")
-    reason = first_line(error).partition(". ")[0]  # advice on Ray's own tools follows
-    return End(f"lost: {type(error).__name__}: {reason[:LONGEST]}", is_final=False)
+    cause = getattr(error, "cause", None) or error  # of an error on the worker: without its trace
+    reason = first_line(cause).partition(". ")[0]  # advice on Ray's own tools follows
+    return End(f"lost: {type(cause).__name__}: {reason[:LONGEST]}", is_final=False)

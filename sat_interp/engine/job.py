@@ -43,6 +43,8 @@ class Job:
     attempts: int = field(default=0, kw_only=True)
     is_rough: bool = field(default=False, kw_only=True)
     """Whether the estimate is extrapolated to another size of model, or guessed."""
+    was_finished: bool = field(default=False, kw_only=True)
+    """Whether it had been done before: nothing was run."""
 
     @property
     def name(self) -> str:
@@ -99,11 +101,13 @@ class Command:
         module: the module that is run as a program, such as ``evaluations.cli``.
         arguments: the arguments.
         config: options that are written to a file, which follows as ``--config``.
+        imports: modules that it imports anyway; a cluster's worker imports them once for all jobs.
     """
 
     module: str
     arguments: Sequence[str]
     config: Mapping[str, Any] | None = None
+    imports: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Shipment:
         keep: regular expression of the files that are sent back, by path relative to ``out``.
         last: regular expression of those that say that the job is done: written after all others.
         overwrite: whether a file of ``last`` that is there already is replaced.
+        recipe: version of what the command computes, where it has one beside the package's.
     """
 
     command: Command
@@ -128,6 +133,7 @@ class Shipment:
     last: str
     present: Sequence[str] = ()
     overwrite: bool = False
+    recipe: str = ""
 
 
 @dataclass(frozen=True)
@@ -151,8 +157,8 @@ class Engine(Protocol):
         """Whether the job can start now, beside those that run."""
         ...
 
-    def start(self, job: Job) -> None:
-        """Start a job.
+    def start(self, job: Job) -> End | None:
+        """Start a job; return its end if nothing had to be run.
 
         Raises:
             UserError: it cannot be started.

@@ -66,6 +66,8 @@ def event(job: Job) -> str:
         return f"{job.name}: running{estimate}{again}"
     if job.state == "waiting":
         return f"{job.name}: to be repeated: {job.reason}"
+    if job.was_finished and not job.reason:
+        return f"{job.name}: already done"
     reason = f": {job.reason}" if job.reason else ""
     return f"{job.name}: {job.state} in {duration(job.seconds)}{reason}"
 
@@ -94,7 +96,7 @@ def seconds_left(
     Returns:
         Seconds; None while a job's time is unknown.
     """
-    done = [job for job in jobs if job.state == "done"]
+    done = [job for job in jobs if job.state == "done" and not job.was_finished]
     by_kind: dict[str, list[Job]] = defaultdict(list)
     for job in done:
         by_kind[job.kind].append(job)

@@ -53,6 +53,8 @@ class Parcel:
         n_threads: threads of the command.
         environment: variables that decide the numbers.
         version: of this package on the driver's machine.
+        recipe: version of what the command computes, where it has one.
+        imports: modules that the command imports anyway.
     """
 
     module: str
@@ -65,6 +67,8 @@ class Parcel:
     n_threads: int
     environment: Mapping[str, str]
     version: str
+    recipe: str = ""
+    imports: Sequence[str] = ()
 
     @functools.cached_property
     def key(self) -> str:
@@ -76,6 +80,7 @@ class Parcel:
             [[tree.path, sorted(tree.files.items())] for tree in self.trees],
             self.environment,
             self.version,
+            self.recipe,
         ]
         return _digest(json.dumps(decisive, sort_keys=True).encode())[:20]
 
@@ -111,6 +116,8 @@ def pack(
         n_threads,
         dict(environment),
         own_version(),
+        shipment.recipe,
+        tuple(command.imports),
     )
     return parcel, files
 

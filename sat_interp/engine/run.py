@@ -119,10 +119,12 @@ def _start(job: Job, engine: Engine, claims: Claims, update: Callable[[Job], Non
     job.state = "running"
     job.attempts += 1
     try:
-        engine.start(job)
+        end = engine.start(job)
     except (UserError, OSError) as error:
+        end = End(system_reason(error) if isinstance(error, OSError) else str(error))
+    if end is not None:
         claims.give_back(job)
-        _finish(job, End(system_reason(error) if isinstance(error, OSError) else str(error)))
+        _finish(job, end)
     update(job)
 
 

@@ -25,6 +25,7 @@ from sat_interp.engine.parcel import (
     translate,
     translate_config,
 )
+from sat_interp.engine.warm import can_fork, run_warm
 
 LOG_TAIL = 1 << 20
 """Bytes of a log that are sent back."""
@@ -87,14 +88,14 @@ def _run(parcel: Parcel, paths: dict[str, str], options: Path, log: Path) -> End
     arguments = [translate(argument, paths) for argument in parcel.arguments]
     config = None if parcel.config is None else translate_config(parcel.config, paths)
     command = Command(parcel.module, arguments, config)
+    line = command_line(command, options)
+    environment = {**child_environment(parcel.n_threads), **parcel.environment}
+    log.touch()
+    if parcel.imports and can_fork():
+        return end_of(run_warm(line[2:], parcel.imports, environment, log), log)
     with open(log, "ab") as file:
         done = subprocess.run(
-            command_line(command, options),
-            stdout=file,
-            stderr=file,
-            env={**child_environment(parcel.n_threads), **parcel.environment},
-            cwd=log.parent,
-            check=False,
+            line, stdout=file, stderr=file, env=environment, cwd=log.parent, check=False
         )
     return end_of(done.returncode, log)
 

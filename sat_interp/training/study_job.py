@@ -16,6 +16,8 @@ from sat_interp.training.config import TrainConfig
 if TYPE_CHECKING:
     from sat_interp.training.study import StudyRun
 
+IMPORTS = ("sat_interp._util.commandline", "sat_interp.training.train")
+"""Modules that every training imports."""
 KEPT = r"(?!checkpoints/|trials/[^/]+/checkpoints/).*"
 """Files of a finished run that come back from another machine: all but its checkpoints."""
 
@@ -30,14 +32,12 @@ class TrainingJob(Job):
         make_config: its configuration, once the target is trained; raises ``UserError`` if it is
             not.
         summary: of the run, once it has been trained.
-        was_finished: whether it had been trained before.
     """
 
     run: StudyRun
     target: str | None
     make_config: Callable[[], TrainConfig]
     summary: dict[str, Any] | None = None
-    was_finished: bool = False
 
     @property
     def name(self) -> str:
@@ -80,7 +80,7 @@ class TrainingJob(Job):
     def command(self) -> Command:
         """Return the command that trains the run."""
         options = {name: one for name, one in self.config.to_dict().items() if one is not None}
-        return Command("sat_interp.cli", (), options)
+        return Command("sat_interp.cli", (), options, IMPORTS)
 
     def shipment(self) -> Shipment:
         """Return the command with the run's text, tokenizer and what it has so far.

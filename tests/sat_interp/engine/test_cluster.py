@@ -16,6 +16,7 @@ from sat_interp.engine.cluster import RayEngine, connect
 from sat_interp.engine.job import Command, Shipment
 from sat_interp.engine.parcel import file_hash
 from sat_interp.engine.run import Claims, run
+from sat_interp.engine.worker import Delivery
 from tests.cluster import ray_cluster
 from tests.sat_interp.engine.stubs import Small
 
@@ -131,6 +132,86 @@ def test_sat_train_says_what_is_wrong(fake_ray, tmp_path, capsys, arguments, tol
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+class InlineRay(types.ModuleType):
+    """A ray of one node that runs a task when it is sent."""
+
+    __version__ = "2.60.0"
+
+    class exceptions:
+        class RayError(Exception):
+            pass
+
+    n_tasks = 0
+
+    def init(self, **_: object) -> None:
+        pass
+
+    shutdown = init
+
+    def nodes(self) -> list[dict[str, object]]:
+        return [{"Alive": True, "Resources": {"CPU": 1.0}}]
+
+    def put(self, value: object) -> object:
+        return value
+
+    get = put
+
+    def wait(self, tasks: list[object], **_: object) -> tuple[list[object], list[object]]:
+        return tasks[:1], tasks[1:]
+
+    def remote(self, function):
+        def start(*arguments: object) -> object:
+            self.n_tasks += 1
+            return function(*arguments)
+
+        sent = types.SimpleNamespace(remote=start)
+        return types.SimpleNamespace(options=lambda **_: sent)
+
+
+@pytest.fixture
+def inline_ray(monkeypatch, tmp_path):
+    module = InlineRay("ray")
+    monkeypatch.setitem(sys.modules, "ray", module)
+    monkeypatch.setenv("SAT_INTERP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Delivery, "__hash__", object.__hash__)  # it stands for the task
+    return module
+
+
+def test_what_was_done_is_known_by_its_inputs_and_done_again_only_if_it_is_gone(
+    inline_ray, tmp_path
+):
+    source, out = tmp_path / "source.json", tmp_path / "out"
+
+    def drive(text: str) -> bool:
+        """A driver of its own; returns whether the job was done before."""
+        source.write_text(text)
+        job = Copying("one", source=source, out=out)
+        run([job], RayEngine("auto", tmp_path / "logs"), Claims(out))
+        assert job.state == "done"
+        assert json.loads((out / "one.json").read_text())
+        return job.was_finished
+
+    assert not drive("[1]")
+    assert drive("[1]")
+    assert inline_ray.n_tasks == 1
+    (out / "one.json").unlink()
+    assert not drive("[1]")
+    assert not drive("[2]")  # another input
+    (tmp_path / "logs" / "one.done").write_text("damaged")
+    assert not drive("[2]")
+    assert drive("[2]")
+    assert inline_ray.n_tasks == 4
+
+
+def test_what_failed_is_not_known_as_done(inline_ray, tmp_path):
+    source = tmp_path / "source.json"
+    source.write_text("{")
+    for n in (3, 6):
+        job = Copying("one", source=source, out=tmp_path / "out")
+        run([job], RayEngine("auto", tmp_path / "logs"), Claims(tmp_path / "out"))
+        assert (job.state, inline_ray.n_tasks) == ("failed", n)
 
 
 @pytest.mark.slow

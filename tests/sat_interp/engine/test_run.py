@@ -51,6 +51,21 @@ def test_a_job_that_cannot_be_started_fails_alone(tmp_path):
     assert Claims(tmp_path).take(jobs[0])
 
 
+def test_a_job_that_had_been_done_is_done_without_running(tmp_path):
+    class Knowing(Scripted):
+        def start(self, job):
+            if job.name != "old":
+                return super().start(job)
+            job.was_finished = True
+            return End()
+
+    jobs, engine, states = [Small("old"), Small("new", ["old"])], Knowing(), []
+    run(jobs, engine, Claims(tmp_path), lambda job: states.append((job.name, job.state)))
+    assert engine.order == ["new"]
+    assert states == [("old", "done"), ("new", "running"), ("new", "done")]
+    assert Claims(tmp_path).take(jobs[0])
+
+
 def test_two_drivers_share_the_jobs_and_each_waits_for_what_the_other_runs(tmp_path):
     """The second driver takes the job that is free first, and the other once it is free."""
     other, own = Claims(tmp_path), Claims(tmp_path)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sat_interp.engine import warm
+from sat_interp.engine.warm import WarmProcess, can_fork, run_warm
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="this system has no forks")
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of processes that find the modules in ``tmp_path``."""
+    path = os.pathsep.join([str(tmp_path), str(Path(warm.__file__).parents[2])])
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OWN": "1"}
+
+
+@pytest.fixture
+def log(tmp_path):
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Writes a module that is run as a program, after another that it imports."""
+    (tmp_path / "slow.py").write_text("import os\nprint('imported')\nMADE_BY = os.getpid()\n")
+
+    def write(text: str) -> None:
+        (tmp_path / "command.py").write_text(f"import os, sys, slow\n{text}\n")
+
+    return write
+
+
+@pytest.fixture
+def process(environment):
+    made = WarmProcess(["slow", "no_such_module"], environment)
+    yield made
+    made.close()
+
+
+def test_commands_are_fresh_processes_that_need_not_import_again(process, command, log):
+    command("print(slow.MADE_BY, os.getpid(), os.getcwd(), os.environ['OWN'], sys.argv[1:])")
+    assert [process.run(["command", "a b"], log) for _ in range(2)] == [0, 0]
+    lines = [line.split(maxsplit=4) for line in log.read_text().splitlines()]
+    assert len(lines) == 2  # what the import printed is not the command's
+    assert {line[0] for line in lines} == {str(process._process.pid)}
+    assert len({line[1] for line in lines}) == 2
+    assert lines[0][2:] == [str(log.parent), "1", "['a b']"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "written"),
+    [
+        ("sys.exit(2)", 2, ""),
+        ("print('x'); sys.stdin.read(); sys.exit()", 0, "x\n"),
+        ("raise ValueError('wrong')", 1, "ValueError: wrong\n"),
+        ("os.kill(os.getpid(), 9)", -9, ""),
+        ("import no_such_module", 1, "No module named 'no_such_module'\n"),
+    ],
+)
+def test_the_end_of_a_command_is_that_of_a_process(process, command, log, text, code, written):
+    command(text)
+    assert process.run(["command"], log) == code
+    assert log.read_text().endswith(written)
+    command("print('well')")
+    assert process.run(["command"], log) == 0
+
+
+def test_a_command_ends_with_the_process_that_forked_it(process, command, log):
+    command("import time; os.kill(os.getppid(), 9); time.sleep(600)")
+    assert process.run(["command"], log) == -signal.SIGKILL
+    assert not process.is_for(["slow", "no_such_module"], {})
+
+
+def test_both_end_with_the_process_that_asked(environment, command, tmp_path):
+    """As a worker of a cluster that is killed."""
+    command("open('pid', 'w').write(str(os.getpid())); import time; time.sleep(600)")
+    asking = (
+        "import os; from pathlib import Path; from sat_interp.engine.warm import run_warm\n"
+        f"run_warm(['command'], ['slow'], dict(os.environ), Path({str(tmp_path / 'log')!r}))"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", asking], env=environment)
+    _wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    asker.kill()
+    asker.wait()
+    child = Path("/proc", (tmp_path / "pid").read_text())
+    _wait_for(lambda: not child.exists() or ") Z " in (child / "stat").read_text())
+
+
+def test_one_process_is_kept_until_the_environment_changes(environment, command, log, monkeypatch):
+    monkeypatch.setattr(warm, "_kept", [])
+    command("print(os.getppid())")
+    other = {**environment, "OWN": "2"}
+    for given in (environment, environment, other, environment):
+        assert run_warm(["command"], ["slow"], given, log) == 0
+    parents = log.read_text().split()
+    assert parents[0] == parents[1]
+    assert len(set(parents)) == 3
+    warm._kept.pop().close()
+
+
+def test_a_fork_that_cannot_use_the_gpus_is_started_anew(environment, command, log, tmp_path):
+    """An import that opened them, as torch tells."""
+    (tmp_path / "torch.py").write_text(
+        "class cuda:\n    @staticmethod\n    def _is_in_bad_fork():\n        return True\n"
+    )
+    command("print(os.getpid(), slow.MADE_BY, sys.argv[1:])")
+    process = WarmProcess(["slow", "torch"], environment)
+    try:
+        assert process.run(["command", "a"], log) == 0
+    finally:
+        process.close()
+    own, made_by, arguments = log.read_text().splitlines()[-1].split(maxsplit=2)
+    assert own == made_by != str(process._process.pid)
+    assert arguments == "['a']"
+
+
+def _wait_for(condition) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
