@@ -32,11 +32,12 @@ class Nodes:
         self.address: str = self.cluster.address
         self.workers: list[Any] = []
         for _ in range(n):
-            self.add()
+            self.add(wait=False)
+        self.cluster.wait_for_nodes()
 
-    def add(self) -> None:
+    def add(self, wait: bool = True) -> None:
         """Add a node."""
-        self.workers.append(self.cluster.add_node(num_cpus=1, wait=True, **self._own))
+        self.workers.append(self.cluster.add_node(num_cpus=1, wait=wait, **self._own))
 
     def kill(self, index: int) -> None:
         """Kill a node with all its processes, as a machine that is switched off."""
@@ -74,7 +75,8 @@ def ray_cluster(n: int = 2) -> Iterator[Nodes]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_TMPDIR": str(directory),
         "RAY_worker_niceness": "0",  # jobs would starve beside other tests,
-        "RAY_health_check_timeout_ms": "60000",  # nodes would pass for dead,
+        "RAY_health_check_period_ms": "500",  # a dead node is noticed at once,
+        "RAY_health_check_timeout_ms": "60000",  # a slow one would pass for dead,
         "RAY_memory_monitor_refresh_ms": "0",  # and jobs would be killed for others' memory
     }
     try:

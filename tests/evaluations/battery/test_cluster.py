@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -91,6 +92,12 @@ def start():
         process.wait()
 
 
+def battery(study: dict[str, str]) -> list[str]:
+    """The module, the directory and the arguments that measure a study."""
+    given = ["all", "--study", study["study"], *EVALUATION, *BUDGET, "--out", study["out"]]
+    return ["evaluations.cli", study["home"], *given]
+
+
 def wait(process: subprocess.Popen[bytes], home: str) -> None:
     with open(f"{home}/printed.txt", encoding="utf-8") as printed:
         assert process.wait(900) == 0, printed.read()[-3000:]
@@ -123,17 +130,7 @@ def test_a_study_on_two_nodes_of_which_one_is_killed_gives_the_tables_of_the_loc
     study, start
 ):
     local, remote = study("local"), study("remote")
-    wait(start("sat_interp.cli", local["home"], "--study", local["study"]), local["home"])
-    evaluate = ["all", "--study", "{}", *EVALUATION, *BUDGET, "--out"]
-    wait(
-        start(
-            "evaluations.cli",
-            local["home"],
-            *[one.format(local["study"]) for one in evaluate],
-            local["out"],
-        ),
-        local["home"],
-    )
+    train_here = start("sat_interp.cli", local["home"], "--study", local["study"])
     os.environ.update(SAT_INTERP_CACHE=f"{remote['home']}/nodes", SAT_INTERP_NATIVE="0")
     with ray_cluster(2) as nodes:
         engine = ["--engine", "ray", "--address", nodes.address]
@@ -149,20 +146,21 @@ def test_a_study_on_two_nodes_of_which_one_is_killed_gives_the_tables_of_the_loc
         training.wait()
         wait(start(*train), home)
         assert len(summaries(runs)) == 12
-        battery = [one.format(remote["study"]) for one in evaluate]
-        drivers = [
-            start("evaluations.cli", home, *battery, remote["out"], *engine) for _ in range(2)
-        ]
+        wait(train_here, local["home"])
+        measure_here = start(*battery(local))
+        drivers = [start(*battery(remote), *engine) for _ in range(2)]
         wait_for(lambda: len(read_records(remote["out"])[0]), 2)
         wait_for(lambda: nodes.kill_a_worker() is not None, 1)
         for driver in drivers:
             wait(driver, home)
+        wait(measure_here, local["home"])
     assert len(figures(local["out"])) == 12
     assert figures(remote["out"]) == figures(local["out"])
     assert tables(remote["out"]) == tables(local["out"])
     printed = Path(home, "printed.txt").read_text(encoding="utf-8")
     assert "to be repeated: lost: " in printed
-    assert "12 of 12 done, 0 running" in printed
+    assert printed.count("12 of 12 done, 0 running") == 2
+    assert len(re.findall(r"^lm .*: done in ", printed, re.MULTILINE)) == 12  # each by one driver
 
 
 def summaries(runs: str) -> list[str]:
