@@ -114,6 +114,13 @@ def test_uniform_gradient_sampling(scale: float) -> None:
     masks, slope = estimate(gates["u"])
     torch.testing.assert_close(masks, gates[f"ugs/{scale}/alpha"], rtol=0, atol=1e-10)
     torch.testing.assert_close(slope, gates[f"ugs/{scale}/estimate"], rtol=0, atol=1e-10)
+    # the official code counts a row as undecided within a margin of 1e-3, and weights by that count
+    counted = ((masks > 1e-3) & (masks < 1 - 1e-3)).sum(0)
+    undecided = ((masks > 0) & (masks < 1)).sum(0)
+    official = torch.where(counted > 0, slope * undecided / counted.clamp(min=1), 0.0)
+    torch.testing.assert_close(
+        official, gates[f"ugs/{scale}/estimate_official"], rtol=0, atol=1e-10
+    )
     generator = torch.Generator().manual_seed(0)
     drawn = [torch.rand(60, 9, generator=generator, dtype=torch.float64) for _ in range(2000)]
     slopes = torch.stack([estimate(u)[1] for u in drawn])
