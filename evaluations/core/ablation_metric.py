@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 DAMPING = 1e-3
-"""Added to the Fisher information, as a share of its mean diagonal entry."""
+"""Added to the Fisher information, by default, as a share of its mean diagonal entry."""
 DRAWS_EACH = 12
 """Draws wanted for each number of a constant."""
 MOST_DRAWS = 8
@@ -38,8 +38,14 @@ class Metric:
     damping: Float[Tensor, " problem"]
 
     @classmethod
-    def of(cls, scores: Float[Tensor, "problem draw size"]) -> Metric:
-        """Return the metric of draws whose mean square is the Fisher information."""
+    def of(cls, scores: Float[Tensor, "problem draw size"], damping: float = DAMPING) -> Metric:
+        """Return the metric of draws whose mean square is the Fisher information.
+
+        Args:
+            scores: the draws.
+            damping: added to the Fisher information, as a share of its mean diagonal entry; more
+                where a start is far from the minimum, or draws are fewer than numbers.
+        """
         n, size = scores.shape[1:]
         scores = scores.nan_to_num(0.0, 0.0, 0.0)
         if size <= n:
@@ -50,9 +56,9 @@ class Metric:
             vectors = scores.mT @ left / (n * values).sqrt().clamp(min=1e-30)[:, None]
             vectors = vectors * (values > 1e-12 * values.amax(1, True))[:, None]
         values = values.clamp(min=0)
-        damping = (DAMPING * values.sum(1) / size).clamp(min=1e-12)
-        weights = 1 / (values + damping[:, None]) - 1 / damping[:, None]
-        return cls(vectors, weights, damping)
+        added = (damping * values.sum(1) / size).clamp(min=1e-12)
+        weights = 1 / (values + added[:, None]) - 1 / added[:, None]
+        return cls(vectors, weights, added)
 
     def take(self, problems: Int[Tensor, " taken"]) -> Metric:
         """Return the metric of some problems."""

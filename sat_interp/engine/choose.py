@@ -54,6 +54,5 @@ def make_engine(options: EngineOptions, logs: str | Path, no_gpus: bool = False)
     if options.engine == "ray":
         from sat_interp.engine.cluster import RayEngine
 
-        address = "auto" if options.address is None else options.address
-        return RayEngine(address, logs, options.jobs, no_gpus)
+        return RayEngine(options.address or "auto", logs, options.jobs, no_gpus)
     return LocalEngine(options.n_local, logs, () if no_gpus else None)

@@ -8,10 +8,9 @@ import logging
 import os
 import re
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,6 @@ REFRESH = 2.0
 """Seconds between two looks at the nodes."""
 DECISIVE = ("SAT_INTERP_NATIVE", "HF_HUB_OFFLINE")
 """Environment variables that a job gets as they are here."""
-SETTINGS = b"\0\0\0\4\0\0\0\0\0"
-"""The frame with which each side of HTTP/2 begins (RFC 9113, 3.4 and 6.5), without settings."""
 INSTALL = "pip install 'sat-interp[cluster]'"
 LONGEST = 200
 """Characters of Ray's reason for a loss."""
@@ -220,36 +217,20 @@ def connect(address: str) -> Any:
         UserError: Ray is not installed, of another version than the cluster's, or there is no
             cluster at the address.
     """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what is lost is in our own lines
     ray = _installed()
     _check_address(address)
     with suppress(Exception):  # no public way: Ray's own messages would cut through the overview
         ray._private.worker.print_to_stdstream = _ignored
     try:
-        with _silent():
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=False,
-            )
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+        )
     except Exception as error:  # Ray's failures to connect have no common base class
         raise UserError(_refusal(address, str(error), first_line(error))) from None
     return ray
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Hide what Ray's C++ part writes to stderr: a line for each time it tries."""
-    sys.stderr.flush()
-    shown, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(shown, 2)
-        os.close(shown)
-        os.close(nowhere)
 
 
 def _ignored(data: Mapping[str, Any], **_: object) -> None:
@@ -281,31 +262,12 @@ def _check_address(address: str) -> None:
     if not host or not port.isdecimal() or "/" in host or not 0 < int(port) < 1 << 16:
         raise UserError(f"--address must be auto or HOST:PORT, not {address!r}")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), REACHABLE) as connection:
-            _greet(connection)
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHABLE).close()
     except OSError as error:
-        raise UserError(_no_answer(address, str(error.strerror or error))) from None
-
-
-def _greet(connection: socket.socket) -> None:
-    """Check that the other side speaks HTTP/2, as gRPC and so Ray does.
-
-    Raises:
-        OSError: it says nothing, or something else.
-    """
-    if os.environ.get("RAY_USE_TLS") == "1":
-        return
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
-    answer = connection.recv(4, socket.MSG_WAITALL)
-    if answer[3:] != SETTINGS[3:4]:
-        raise OSError("what listens there is no Ray")
-
-
-def _no_answer(address: str, reason: str) -> str:
-    return (
-        f"no Ray cluster answers at {address} ({reason}): "
-        "name the head's HOST:PORT, or start one with ray start --head"
-    )
+        raise UserError(
+            f"no Ray cluster answers at {address} ({error.strerror or error}): "
+            "name the head's HOST:PORT, or start one with ray start --head"
+        ) from None
 
 
 def _refusal(address: str, message: str, line: str) -> str:
@@ -322,8 +284,6 @@ def _refusal(address: str, message: str, line: str) -> str:
             f"this machine is no node of the cluster at {address}: "
             f"ray start --address {address} here first"
         )
-    if "Failed to connect to Ray cluster" in message:
-        return _no_answer(address, "what listens there is no head of Ray")
     if "auto" in address:
         return (
             "there is no Ray cluster on this machine: start one with ray start --head, or name "

@@ -113,16 +113,10 @@ def begin(
     With ``freeze`` base only the gates are trained.
 
     Raises:
-        UserError: the weights cannot be read, or are not finite.
+        UserError: the weights cannot be read.
     """
     initial = InitialModel.find(str(config.init))
     model = initial.load(SelfAblatingTransformer, config.ablation, tokenizer)
-    for name, parameter in model.named_parameters():
-        if not is_gate(name) and not bool(parameter.isfinite().all()):
-            raise UserError(
-                f"cannot begin from {config.init}: its weights are not finite (NaN in {name}): "
-                "download it again"
-            )
     model.cfg.initializer_range = config.initializer_range
     model.has_own_bos = has_own_bos(tokenizer)
     torch.manual_seed(config.seed)

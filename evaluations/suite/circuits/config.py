@@ -37,6 +37,8 @@ TAU = 0.03
 """ACDC's threshold in Self-Ablating Transformers, in nats."""
 SWEEP = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Thresholds by which ACDC ranks edges if a single threshold is given."""
+FIT = "by estimated curvature"
+"""How optimal constants are fitted, in records of them; those without it were fitted without."""
 STEPS = 5
 """Number of interpolation points of EAP-IG, as in its paper; EAP has one."""
 LEAST_DRAWS = 5
@@ -51,7 +53,7 @@ class FitOptions:
     """Number of starts of a circuit's optimal constants (--ablation oa): the clean means; the
     constants that it was searched with; zero; then random ones."""
 
-    evaluations: int = 40
+    evaluations: int = 30
     """Most evaluations of a circuit's cost when its optimal constants are fitted."""
 
     def _check_fit(self) -> None:
@@ -234,6 +236,8 @@ class CircuitConfig(MaskOptions, FitOptions):
         settings["ablation"] = RECORDED.get(self.ablation, self.ablation)
         for name in self._unused():
             del settings[name]
+        if self.ablation == "oa":
+            settings["fit"] = FIT
         return settings
 
     def _unused(self) -> set[str]:

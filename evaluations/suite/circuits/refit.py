@@ -4,28 +4,29 @@ Each source has one constant, for all edges that leave it and all positions from
 one on (arXiv 2409.09951, section 3). A head's constant replaces z, the others' their output: those
 of heads are vectors of d_head numbers. The constants of a circuit minimise the mean KL from the
 whole model on the prompts that the circuit was found on. Every circuit, random ones included, is
-refitted by the same steps: full-batch L-BFGS from the same starts with the same budget.
+refitted by the same steps: full-batch L-BFGS from the same starts with the same budget. Steps are
+measured by an estimate of the curvature (``ablation_metric``), which is made anew every few
+evaluations, since fits begin far from a minimum.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Sized
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.core.ablation_lbfgs import Evaluate, Tolerance, minimise
+from evaluations.core.ablation_lbfgs import Evaluate, Memory, Tolerance, minimise
+from evaluations.core.ablation_metric import Metric, n_draws, score_direction
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.patched import Constants, PromptBatch
 from evaluations.suite.circuits.rows import RowPass, RowPrompts
 from sat_interp._util import progress
 
-RANDOM = 6
-"""Random starts of the empty circuit's constants, which all searches begin from."""
 SCALES = (0.1, 1.0, 3.0)
 """Random starts, in standard deviations of the sources' outputs."""
 MEMORY = 64 * 2**20
@@ -33,6 +34,10 @@ MEMORY = 64 * 2**20
 
 TOGETHER = 16
 """Circuits whose constants are fitted in one go."""
+ROUND = 10
+"""Evaluations after which the curvature is estimated anew."""
+DAMPING = 0.3
+"""Of the estimated curvature, as a share of its mean diagonal entry."""
 
 Flat = Float[Tensor, "_ size"]
 
@@ -46,14 +51,14 @@ class Budget:
             those of the empty circuit; zero; then random ones.
         sample: prompts on which the starts are compared.
         first: evaluations of value and gradient for each start, on the sample.
-        evaluations: at most so many from the best start, on all prompts.
+        evaluations: at most so many from where the best start led, on all prompts.
         gradient, gap: when a fit has converged (``ablation_lbfgs.Tolerance``).
     """
 
     starts: int = 2
-    sample: int = 50
-    first: int = 15
-    evaluations: int = 40
+    sample: int = 100
+    first: int = 10
+    evaluations: int = 30
     gradient: float = 1e-5
     gap: float = 1e-4
 
@@ -153,9 +158,21 @@ class Refitter:
         self._spread = _standard_deviation(buckets)
         self._known: dict[bytes, Fit] = {}
         self._suggested: dict[bytes, Tensor] = {}
-        empty = torch.zeros(1, graph.n_edges, dtype=torch.bool)
-        random = [self._random(number) for number in range(max(RANDOM, budget.starts))]
-        self.empty = self.refit(empty, [self.mean, torch.zeros_like(self.mean), *random]).flat[0]
+        self.empty = self._empty()
+
+    def _empty(self) -> Float[Tensor, " size"]:
+        """Return the constants of the circuit without edges, which all searches begin from.
+
+        Its cost is that of the sum of all constants. Steps along the gradient, from the means and
+        without a metric, move all sources alike, so that each stays near what it writes. Constants
+        far from that cost the empty circuit no more, but ACDC and EAP-IG find worse circuits with
+        them.
+        """
+        none = torch.zeros(1, self.graph.n_edges, dtype=torch.bool)
+        budget = self.budget
+        tolerance = Tolerance(budget.gradient, budget.gap, budget.evaluations)
+        end = minimise(self._objective(none, self.prompts), self.mean[None].cpu(), tolerance)
+        return end.point[0].to(self.mean)
 
     def suggest(self, kept: Bool[Tensor, "edge"], flat: Float[Tensor, " size"]) -> None:
         """Start from these constants, found together with a circuit, in place of the empty's."""
@@ -205,19 +222,72 @@ class Refitter:
         best = torch.zeros(n, dtype=torch.long)
         if len(starts) > 1:
             every = circuits.repeat_interleave(len(starts), 0)
-            first = minimise(
-                self._objective(every, self.sample),
-                points.flatten(0, 1),
-                Tolerance(None, budget.gap, budget.first),
-            )
-            best = first.value.view(n, -1).argmin(1)
-            points = first.point.view(n, len(starts), -1)
+            loose = Tolerance(None, budget.gap, budget.first)
+            first = self._descend(every, points.flatten(0, 1), self.sample, loose)
+            best = first.delta.view(n, -1).argmin(1)
+            points = first.flat.view(n, len(starts), -1)
         chosen = points[torch.arange(n), best]
-        tolerance = Tolerance(budget.gradient, budget.gap, budget.evaluations)
-        end = minimise(self._objective(circuits, self.prompts), chosen, tolerance)
-        return Refitted(
-            end.point.to(self.mean), end.value, end.gradient, end.gap, end.converged, best
-        )
+        tight = Tolerance(budget.gradient, budget.gap, budget.evaluations)
+        end = self._descend(circuits, chosen, self.prompts, tight)
+        return replace(end, flat=end.flat.to(self.mean), start=best)
+
+    def _descend(
+        self,
+        circuits: Bool[Tensor, "circuit edge"],
+        points: Flat,
+        prompts: Sequence[RowPrompts],
+        tolerance: Tolerance,
+    ) -> Refitted:
+        """Descend from one point for each circuit, in rounds; circuits that have converged rest."""
+        n, left = len(circuits), tolerance.evaluations
+        point, active = points.double(), torch.arange(n)
+        delta, gradient, gap = (torch.zeros(n, dtype=torch.float64) for _ in range(3))
+        converged = torch.zeros(n, dtype=torch.bool)
+        memory = Memory.empty(point)
+        while left > 0 and len(active):
+            own = memory.take(active)
+            own.scale.zero_()
+            own.metric = self._metric(circuits[active], point[active], prompts)
+            size = replace(tolerance, evaluations=min(ROUND, left))
+            evaluate = self._objective(circuits[active], prompts)
+            end = minimise(evaluate, point[active], size, memory=own)
+            point[active], delta[active] = end.point, end.value
+            gradient[active], gap[active] = end.gradient, end.gap
+            converged[active] = end.converged
+            for history in ("s", "y", "rho"):
+                getattr(memory, history)[active] = getattr(own, history)
+            active, left = active[~end.converged], left - ROUND
+        none = torch.zeros(n, dtype=torch.long)
+        return Refitted(point, delta, gradient, gap, converged, none)
+
+    def _metric(
+        self, circuits: Bool[Tensor, "circuit edge"], flat: Flat, prompts: Sequence[RowPrompts]
+    ) -> Metric:
+        """Estimate each circuit's curvature at its constants, by a draw for each prompt."""
+        wanted, _ = n_draws(self.space.size, sum(map(len, prompts)))
+        drawn = [
+            self._scores(circuits, flat, batch, some)
+            for batch, some in zip(prompts, _shares(prompts, wanted), strict=True)
+        ]
+        return Metric.of(torch.cat(drawn, 1), DAMPING)
+
+    def _scores(
+        self, circuits: Bool[Tensor, "circuit edge"], flat: Flat, batch: RowPrompts, n: int
+    ) -> Float[Tensor, "circuit draw size"]:
+        """Return draws, on the first prompts, whose mean square is the Fisher information."""
+        number = torch.arange(n).repeat(len(circuits))
+        owner = torch.arange(len(circuits)).repeat_interleave(n)
+        found = []
+        for some in torch.arange(len(number)).split(self._rows(batch, 1)):
+            point = flat[owner[some]].to(self.mean).requires_grad_()
+            masks = circuits[owner[some]].to(point)
+            with torch.enable_grad():
+                rows = number[some, None].to(point.device)
+                logits = self.rows.logits(batch, rows, masks, self.space.written(point))
+                drawn = logits * score_direction(logits[None], number[some], 0)[0]
+                (gradient,) = torch.autograd.grad(drawn.sum(), point, materialize_grads=True)
+            found.append(gradient.double().cpu())
+        return torch.cat(found).view(len(circuits), n, -1)
 
     def cost(
         self, circuits: Bool[Tensor, "circuit edge"], flat: Flat, prompts: Sequence[RowPrompts]
@@ -254,10 +324,15 @@ class Refitter:
         return evaluate
 
     def _parts(self, n: int, batch: RowPrompts) -> list[slice]:
-        sources, prompts, positions, width = batch.clean.shape
-        each = 2 * sources * prompts * positions * width * batch.clean.element_size()
-        size = max(1, MEMORY // each)
+        size = self._rows(batch, len(batch))
         return [slice(start, start + size) for start in range(0, n, size)]
+
+    @staticmethod
+    def _rows(batch: RowPrompts, prompts: int) -> int:
+        """Return how many rows of so many prompts one pass may hold."""
+        sources, _, positions, width = batch.clean.shape
+        each = 2 * sources * prompts * positions * width * batch.clean.element_size()
+        return max(1, MEMORY // each)
 
 
 def _standard_deviation(buckets: Sequence[PromptBatch]) -> Constants:
@@ -277,5 +352,10 @@ def _key(kept: Bool[Tensor, "edge"]) -> bytes:
 
 def _thinned(buckets: Sequence[PromptBatch], n: int) -> list[PromptBatch]:
     """Return about ``n`` of the prompts, as many of each chunk in proportion, at least one."""
-    share = min(1.0, n / sum(len(bucket) for bucket in buckets))
-    return [bucket[: max(1, round(share * len(bucket)))] for bucket in buckets]
+    return [bucket[:some] for bucket, some in zip(buckets, _shares(buckets, n), strict=True)]
+
+
+def _shares(chunks: Sequence[Sized], n: int) -> list[int]:
+    """Return how many items of each chunk are about ``n`` in all, at least one of each."""
+    share = min(1.0, n / sum(map(len, chunks)))
+    return [max(1, round(share * len(chunk))) for chunk in chunks]

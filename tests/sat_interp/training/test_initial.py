@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import shutil
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, OPTConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from sat_interp import SelfAblatingTransformer
 from sat_interp._util.errors import UserError
@@ -304,6 +300,8 @@ def test_settings_that_contradict_each_other_are_refused(changes, message):
 
 
 def test_a_changed_model_is_not_continued_from(gated, llama, tmp_path):
+    import shutil
+
     copy = tmp_path / "copy"
     shutil.copytree(llama, copy)
     train(gated(init=str(copy), steps=3))
@@ -327,133 +325,6 @@ def test_the_command_line(llama, tmp_path, capsys):
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0
     assert "--n-layers 4 contradicts init" in error
-
-
-def _without(name: str) -> Callable[[Path], None]:
-    return lambda copy: (copy / name).unlink()
-
-
-def _half(name: str) -> Callable[[Path], None]:
-    def cut(copy: Path) -> None:
-        content = (copy / name).read_bytes()
-        (copy / name).write_bytes(content[: len(content) // 2])
-
-    return cut
-
-
-def _still_arriving(copy: Path) -> None:
-    weights = copy / "model.safetensors"
-    weights.rename(f"{weights}.incomplete")
-
-
-def _a_pickle(copy: Path) -> None:
-    (copy / "model.safetensors").unlink()
-    torch.save({}, copy / "pytorch_model.bin")
-
-
-def _code_of_its_own(copy: Path) -> None:
-    config = json.loads((copy / "config.json").read_text())
-    config["auto_map"] = {"AutoModelForCausalLM": "own.Model"}
-    (copy / "config.json").write_text(json.dumps(config))
-    (copy / "own.py").write_text(f"open({str(copy / 'has-run')!r}, 'w')\nclass Model: pass\n")
-
-
-def _one_of_two_shards(copy: Path) -> None:
-    (copy / "model.safetensors").rename(copy / "model-00001-of-00002.safetensors")
-    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (copy / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
-
-
-def _another_family(copy: Path) -> None:
-    config = OPTConfig(vocab_size=295, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
-    config.save_pretrained(copy)
-
-
-def _another_tokenizer(copy: Path) -> None:
-    from itertools import islice
-
-    train_bpe(islice(stories("train"), 60), 300).save_pretrained(copy)
-
-
-def _not_a_number(copy: Path) -> None:
-    weights = load_file(copy / "model.safetensors")
-    weights["model.norm.weight"][3] = float("nan")
-    save_file(weights, copy / "model.safetensors", {"format": "pt"})
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (
-            _another_family,
-            "this is a 'opt' model, whose blocks gates cannot cover; they cover gpt2",
-        ),
-        (_another_tokenizer, "the tokenizer has 300 tokens and .* an embedding of 296"),
-        (_without("tokenizer.json"), "has no tokenizer|no tokenizer can be loaded"),
-        (_half("tokenizer.json"), "no tokenizer can be loaded"),
-        (_a_pickle, r"a pickle \(pytorch_model.bin\), and only safetensors are read"),
-        (_code_of_its_own, "code of its own .*, which is never run"),
-        (_still_arriving, r"half downloaded \('model.safetensors.incomplete'\)"),
-        (_one_of_two_shards, r"missing \(model-00002-of-00002.safetensors\)"),
-        (_without("model.safetensors"), "it has no weights"),
-        (_half("model.safetensors"), "model.safetensors is damaged"),
-        (_without("config.json"), "holds neither a model of sat-train"),
-        (_half("config.json"), "holds neither a model of sat-train"),
-        (_not_a_number, r"its weights are not finite \(NaN in ln_final.w\)"),
-    ],
-)
-def test_the_command_line_refuses_a_model_in_one_line(
-    llama, text_files, tmp_path, capsys, spoil, message
-):
-    copy = tmp_path / "copy"
-    shutil.copytree(llama, copy)
-    spoil(copy)
-    _check_refused(copy, text_files, tmp_path, capsys, message)
-    assert not (copy / "has-run").exists()
-
-
-def _gguf(architecture: str) -> bytes:
-    """A file of no tensors that states nothing but its architecture."""
-    key, value = b"general.architecture", architecture.encode()
-    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
-    return (
-        header
-        + struct.pack("<Q", len(key))
-        + key
-        + struct.pack("<IQ", 8, len(value))
-        + value
-        + bytes(64)
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"hello", "is not a GGUF file: it begins with b'hell'"),
-        (_gguf("llama")[:30], "is cut off, or of a kind that transformers cannot read"),
-        (_gguf("no-such"), "architecture no-such is not supported"),
-    ],
-)
-def test_the_command_line_refuses_a_gguf_file_in_one_line(
-    text_files, tmp_path, capsys, content, message
-):
-    pytest.importorskip("gguf", reason="gguf is not installed: make local-examiner")
-    path = tmp_path / "model.gguf"
-    path.write_bytes(content)
-    _check_refused(path, text_files, tmp_path, capsys, message)
-
-
-def _check_refused(model: Path, text_files: Any, tmp_path: Path, capsys: Any, message: str) -> None:
-    capsys.readouterr()
-    arguments = ["--init", str(model), "--variant", "local", "--k", "4", "--steps", "1"]
-    arguments += ["--warmup-steps", "0", "--n-ctx", "16", "--device", "cpu"]
-    arguments += ["--data", text_files["train"], "--out", str(tmp_path / "out")]
-    assert main(arguments) == 2
-    printed, error = capsys.readouterr()
-    assert (printed, error.count("\n")) == ("", 1)
-    assert error.startswith("error: ")
-    assert re.search(message, error)
-    assert not (tmp_path / "out" / "model").exists()
 
 
 def test_settings_of_earlier_runs_keep_their_identity(tiny):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from evaluations.core.options import TaskOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.circuits.frontier.config import FrontierConfig
-from sat_interp.engine.job import Resources
 
 SPEC = Spec(
     package=__name__,
@@ -23,10 +22,9 @@ task, for the null task and for random circuits; whether circuits live on harms 
         "sat-eval circuits demo:baseline --methods acdc,eap-ig --ablations cf,zero,mean",
         "sat-eval circuits runs/mine --task greater-than --prompts 200 --points 10",
     ),
-    version=1,
+    version=2,
     options=FrontierConfig,
     shared=(TaskOptions,),
-    resources=Resources(gpus=0.5, memory=4),
     cost=Cost({"quick": 8, "demo": 35, "paper": 3600}, grows="edges", guessed=("quick", "paper")),
     budgets={
         "quick": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import cast
@@ -30,8 +31,8 @@ from evaluations.suite.circuits.methods.eap import attribution, first, ranking
 from evaluations.suite.circuits.methods.find import OA_LOGIT, by_acdc, by_logit, searched
 from sat_interp._util import progress
 
-THRESHOLDS = (1e-4, 0.1)
-"""Smallest and largest threshold of acdc, as shares of the ceiling I."""
+BISECTIONS = 3
+"""Further thresholds of acdc between the last that leaves edges and the first that leaves none."""
 Edges = list[int]
 Kept = Bool[Tensor, "edge"]
 
@@ -58,7 +59,9 @@ def find_circuits(
 ) -> list[Candidate]:
     """Return a method's circuits of many sizes, each once, the empty circuit first.
 
-    ``acdc`` runs at several thresholds, in equal ratios between 1e-4 and 0.1 of the ceiling. The
+    ``acdc`` runs at several thresholds, which are shares of the ceiling, and at three more between
+    the last that leaves edges and the first that leaves none, since a search that removes a few
+    edges too many then removes all. The
     rankings of ``eap`` and ``eap-ig``, by signed and by absolute score, are cut at several sizes;
     edges on no path are then removed. ``ugs`` and ``hcgs`` search once for each price of an edge;
     the circuit of each search is the edges that are more likely on than off, and the ranking by
@@ -83,9 +86,22 @@ def find_circuits(
 def _by_thresholds(
     case: Case, config: FrontierConfig, ceiling: float, store: Store
 ) -> Iterable[Candidate]:
-    taus = np.geomspace(*THRESHOLDS, config.points) * ceiling
-    for tau in progress.bar([float(f"{tau:.4g}") for tau in taus], desc="acdc", unit="tau"):
-        yield _kept(case, store, f"acdc-{tau}", f"tau {tau:.2g}", _acdc(case, tau))
+    empty, smallest = math.inf, 0.0
+    for share in progress.bar(config.shares_of_ceiling(), desc="acdc", unit="tau"):
+        yield (one := _by_threshold(case, share * ceiling, store))
+        if one.n:
+            smallest = max(smallest, share)
+        elif share > smallest:
+            empty = min(empty, share)
+    for _ in range(BISECTIONS if 0 < smallest < empty < math.inf else 0):
+        middle = math.sqrt(smallest * empty)
+        yield (one := _by_threshold(case, middle * ceiling, store))
+        smallest, empty = (middle, empty) if one.n else (smallest, middle)
+
+
+def _by_threshold(case: Case, tau: float, store: Store) -> Candidate:
+    tau = float(f"{tau:.4g}")
+    return _kept(case, store, f"acdc-{tau}", f"tau {tau:.2g}", _acdc(case, tau))
 
 
 def _acdc(case: Case, tau: float) -> Callable[[], Edges]:

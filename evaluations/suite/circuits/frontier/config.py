@@ -27,6 +27,10 @@ EDGE_FIGURES = {f"e{round(100 * share):02d}": share for share in SHARES}
 REFERENCE = 0.2
 """The share at which circuits are drawn and compared with each other."""
 FAITHFUL = 0.8
+THRESHOLDS = (1e-3, 0.1)
+"""Smallest and largest threshold of acdc, as shares of the ceiling I."""
+OVERFITTED = 0.2
+"""Share by which a circuit costs more on held-out prompts, above which its curve is marked."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class FrontierConfig(MaskOptions, FitOptions):
 
     points: int = 8
     """Number of such sizes, and of thresholds of acdc."""
+
+    thresholds: tuple[float, ...] = ()
+    """Thresholds of acdc, as shares of I; by default --points of them, from 0.001 to 0.1, in equal
+    ratios."""
 
     penalties: tuple[float, ...] = (3e-4, 3e-3, 3e-2)
     """Prices of an edge in nats, for ugs and hcgs: a search for each."""
@@ -89,9 +97,7 @@ class FrontierConfig(MaskOptions, FitOptions):
                 raise UserError(f"every {kind} is named once, not {','.join(values)}")
         if min(self.sizes, default=1) < 1:
             raise UserError(f"sizes are numbers of edges, at least 1, not {min(self.sizes)}")
-        for price in self.penalties:
-            if not (price >= 0 and math.isfinite(price)):
-                raise UserError(f"penalties are prices in nats, at least 0, not {price}")
+        self._check_prices()
         least = {
             "points": 2,
             "random_circuits": 1,
@@ -104,6 +110,14 @@ class FrontierConfig(MaskOptions, FitOptions):
         self._check_fit()
         self._check_search()
 
+    def _check_prices(self) -> None:
+        for price in self.penalties:
+            if not (price >= 0 and math.isfinite(price)):
+                raise UserError(f"penalties are prices in nats, at least 0, not {price}")
+        for share in self.thresholds:
+            if not (share > 0 and math.isfinite(share)):
+                raise UserError(f"thresholds are shares of I, above 0, not {share}")
+
     def recorded(self) -> dict[str, Any]:
         """Return what decides the figures, besides the model and the prompts."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -111,6 +125,14 @@ class FrontierConfig(MaskOptions, FitOptions):
             for name in ("penalties", *(field.name for field in dataclasses.fields(MaskOptions))):
                 del settings[name]
         return settings
+
+    def shares_of_ceiling(self) -> list[float]:
+        """Return the thresholds of acdc as shares of I, in ascending order."""
+        if self.thresholds:
+            return sorted(set(self.thresholds))
+        low, high = THRESHOLDS
+        ratio = (high / low) ** (1 / (self.points - 1))
+        return [low * ratio**step for step in range(self.points)]
 
     def cuts(self, n_edges: int) -> list[int]:
         """Return the sizes at which rankings of so many edges are cut, in ascending order."""

@@ -19,7 +19,13 @@ from evaluations.suite.circuits.faithfulness import is_apart
 from evaluations.suite.circuits.frontier import curves
 from evaluations.suite.circuits.frontier.bench import Bench, Measured
 from evaluations.suite.circuits.frontier.candidates import Candidate
-from evaluations.suite.circuits.frontier.config import EDGE_FIGURES, FAITHFUL, FrontierConfig
+from evaluations.suite.circuits.frontier.config import (
+    EDGE_FIGURES,
+    FAITHFUL,
+    OVERFITTED,
+    REFERENCE,
+    FrontierConfig,
+)
 from evaluations.suite.circuits.frontier.curves import Estimate
 
 
@@ -142,6 +148,22 @@ class Frontier:
         """Return the smallest circuit with a cost of at most ``share * I`` on the fit prompts."""
         most = share * self.ceiling
         return next((point for point in self.points if point.fit <= most), None)
+
+    @property
+    def excess(self) -> float | None:
+        """Share by which the reference circuit costs more on held-out prompts; None without one.
+
+        The reference circuit is the smallest that costs at most a fifth of I on the fit prompts.
+        """
+        point = self.reference(REFERENCE)
+        if point is None or point.fit <= curves.FLOOR:
+            return None
+        return float(point.kl.mean()) / point.fit - 1
+
+    @property
+    def is_overfitted(self) -> bool:
+        """Whether that is more than a fifth."""
+        return self.excess is not None and self.excess > OVERFITTED
 
     def _estimate(self, figure: Any, means: np.ndarray, draws: np.ndarray) -> Estimate:
         return curves.estimate(figure, means, draws, self._kl.shape[1])

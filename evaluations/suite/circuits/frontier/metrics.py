@@ -15,6 +15,7 @@ from evaluations.core.statistics import LEVEL
 from evaluations.suite.circuits.frontier.config import (
     EDGE_FIGURES,
     FAITHFUL,
+    OVERFITTED,
     REFERENCE,
     FrontierConfig,
 )
@@ -32,6 +33,7 @@ from evaluations.suite.circuits.metrics import ABLE
 from evaluations.tasks.pairs import Competence
 
 UNABLE = f"accuracy below {ABLE}"
+NO_REFERENCE = f"no circuit with Delta <= {REFERENCE:g} I on the fit prompts"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,27 @@ def curve_metrics(curves: Sequence[Curve], skill: Competence, no_null: str) -> l
     return [
         *made,
         *(replace(one, name=headlines[one.name]) for one in made if one.name in headlines),
+        *(_excess(curve) for curve in curves if curve.method != "random"),
     ]
+
+
+def _excess(curve: Curve) -> Metric:
+    """Return by how much a curve's reference circuit costs more on held-out prompts."""
+    found = curve.frontier.excess
+    missing = {} if found is not None else {NO_REFERENCE: 1}
+    return Metric(
+        f"excess_{curve.key}",
+        f"Held-out cost above fitted: {curve.name}",
+        found,
+        "share",
+        "lower",
+        n=len(curve.frontier.whole),
+        n_failed=len(missing),
+        reasons=missing,
+        description=f"Delta on held-out prompts over that on the fit prompts, minus 1, of the "
+        f"smallest circuit with Delta <= {REFERENCE:g} I on the fit prompts; above "
+        f"{OVERFITTED:g}: overfitted; n: held-out prompts",
+    )
 
 
 def _metric(curve: Curve, name: str, found: Estimate, why: str) -> Metric:
@@ -170,7 +192,7 @@ def _restored_metric(one: Restored, config: FrontierConfig) -> Metric:
     frontier, n = one.curve.frontier, len(one.curve.frontier.whole)
     missing = "no restorations" if not config.restorations else ""
     if one.rise is None and not missing:
-        missing = f"no circuit with Delta <= {REFERENCE:g} I on the fit prompts"
+        missing = NO_REFERENCE
     return Metric(
         f"restored_{one.curve.key}",
         f"Rise with edges restored: {one.curve.name}",
@@ -214,6 +236,8 @@ def curve_row(curve: Curve) -> dict[str, Any]:
             }
             for place, point in enumerate(frontier.points)
         ],
+        "excess": frontier.excess,
+        "overfitted": frontier.is_overfitted,
         "tried": [[edges, cost] for edges, cost in frontier.tried],
         "not_finite": frontier.not_finite,
         "not_converged": frontier.not_converged,

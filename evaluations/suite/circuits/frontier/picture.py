@@ -66,7 +66,10 @@ def _frontiers(row: Row) -> Figure:
             if curve["method"] != "all":
                 _line(axes, curve, 1.0, *_style(curve))
         _levels(axes, _extra(row)["ceiling"])
-        draw.finish(axes, "edges", "Δ on held-out prompts, nats", f"ablation: {ablation}")
+        marked = [one["method"] for one in own if one.get("overfitted") and not one["null"]]
+        marked = [method for method in marked if method not in ("all", "random")]
+        note = f"\noverfitted: {', '.join(marked)}" if marked else ""
+        draw.finish(axes, "edges", "Δ on held-out prompts, nats", f"ablation: {ablation}{note}")
         _log(axes)
     draw.legend(figure, 3 * len(ablations), like=panels[0])
     mark = _extra(row).get("marked")

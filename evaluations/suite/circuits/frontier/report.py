@@ -14,6 +14,7 @@ from evaluations.suite.circuits.frontier.config import (
     ABLATIONS,
     EDGE_FIGURES,
     FAITHFUL,
+    OVERFITTED,
     REFERENCE,
     SHARES,
 )
@@ -37,7 +38,7 @@ FIGURES: Mapping[str, draw.Draw] = {
     "circuits": picture.circuits,
     "overlap": picture.overlap,
 }
-DIGITS = {"area": 2, "restored": 3}
+DIGITS = {"area": 2, "excess": 2, "restored": 3}
 
 
 def _column(metric: str, heading: str, definition: str, interval: bool = True) -> Column:
@@ -101,6 +102,12 @@ def _curve_tables(models: Sequence[Row], records: Sequence[Record]) -> list[Tabl
         Heading(f"F {FAITHFUL:g}", "lower", f"Fewest edges with faithfulness {FAITHFUL:g}"),
         Heading("Area", "lower", "Mean of ln(Delta / I) over log edges"),
         Heading(
+            "Overfit",
+            "lower",
+            "Share by which the smallest circuit with Delta <= 0.2 I on the fit prompts costs more "
+            "on held-out ones; * above a fifth",
+        ),
+        Heading(
             "Restored",
             None,
             "Delta with excluded edges restored at random minus Delta, nats: above 0 where a "
@@ -131,7 +138,7 @@ def _names(record: Record) -> list[tuple[str, str]]:
 
 
 def _cells(row: Row, key: str) -> list[Cell]:
-    names = [*EDGE_FIGURES, "faithful", "area", "restored"]
+    names = [*EDGE_FIGURES, "faithful", "area", "excess", "restored"]
     record = row.records["circuits"]
     return [_cell(name, record.metric(f"{name}_{key}")) for name in names]
 
@@ -147,7 +154,8 @@ def _cell(name: str, metric: Metric | None) -> Cell:
     shown = [number(end, digits) for end in ends if end is not None]
     details = (f"[{', '.join(shown)}]",) if shown else ()
     exact = dict(zip(columns, (metric.value, *ends), strict=True))
-    return Cell(number(metric.value, digits), "value", details, exact)
+    mark = " *" if name == "excess" and metric.value > OVERFITTED else ""
+    return Cell(number(metric.value, digits) + mark, "value", details, exact)
 
 
 def _reasons(records: Sequence[Record]) -> list[str]:
@@ -170,7 +178,23 @@ def warnings(records: Sequence[Record]) -> list[str]:
             lines.append(f"{record.model['name']} {marked}")
         if reason := record.extra.get("no_null"):
             lines.append(f"{record.model['name']}: no frontier without a null task ({reason})")
+        if marked := _overfitted(record.extra.get("curves") or []):
+            lines.append(
+                f"{record.model['name']}: overfitted, more than a fifth costlier on held-out "
+                f"prompts: {', '.join(marked)}; more --prompts help"
+            )
     return lines
+
+
+def _overfitted(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The methods' curves of the task that are overfitted, in words."""
+    return [
+        f"{curve['ablation']}, {curve['method']}"
+        for curve in curves
+        if curve.get("overfitted")
+        and not curve["null"]
+        and curve["method"] not in ("all", "random")
+    ]
 
 
 def details(record: Record, out: Path) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from sat_interp._util.files import default_cache, naming, write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Part of the key of the cache; raised where what is kept there changes."""
 
 

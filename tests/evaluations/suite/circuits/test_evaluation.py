@@ -147,10 +147,10 @@ def test_held_out_edges_are_replaced_by_the_constants_of_the_other_prompts(
         assert torch.equal(bucket.replacement.expand_as(wanted), wanted)
         plain.append(dataclasses.replace(own, replacement=wanted, first=0))
     kept = torch.rand(case.graph.n_edges, generator=torch.Generator().manual_seed(0)) < 0.5
-    if ablation == "oa":  # those are the empty circuit's
+    if ablation == "oa":  # those are the empty circuit's, which an outcome fits a little further
         kept[:] = False
     assert float(held.outcome(kept).kl.mean()) == pytest.approx(
-        circuit_kl(model, case.graph, plain, kept)
+        circuit_kl(model, case.graph, plain, kept), rel=1e-3 if ablation == "oa" else 1e-6
     )
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from evaluations.core.ablation_lbfgs import Tolerance, minimise
+from evaluations.core.ablation_metric import score_direction
 from evaluations.suite.circuits.forward import forward
 from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.patched import PromptBatch, Prompts, kl_divergence, prepare
@@ -113,6 +115,67 @@ def test_fitting_parts_and_lengths_apart_changes_nothing(
     circuits = _circuits(together.graph, 3)
     for one, other in zip(together.fits(circuits), apart.fits(circuits), strict=True):
         assert one.delta == pytest.approx(other.delta, abs=1e-9)
+
+
+def test_the_curvature_saves_evaluations(model: HookedTransformer) -> None:
+    """With as many evaluations a fit ends lower than by steps along the gradient's own scale."""
+    refitter = _refitter(model, prompts((6,), 12), Budget(starts=1, evaluations=20))
+    circuits = torch.stack(_circuits(refitter.graph, 6))
+    ours = refitter.refit(circuits, [refitter.mean]).delta
+    start = refitter.mean.expand(len(circuits), -1)
+    plain = minimise(
+        refitter._objective(circuits, refitter.prompts), start, Tolerance(1e-5, 1e-4, 20)
+    ).value
+    assert ours.mean() < plain.mean() - 1e-3
+
+
+def test_draws_of_the_curvature_have_the_fisher_information_as_their_mean_square(
+    model: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against J' (diag q - q q') J of one prompt, the derivatives taken one logit at a time."""
+    refitter = _refitter(model, prompts((6,), 1), Budget(starts=1, evaluations=1))
+    kept, flat = _circuits(refitter.graph, 1)[0][None], refitter.mean[None].double()
+    (batch,) = refitter.prompts
+
+    def logits(point: Tensor) -> Tensor:
+        written = refitter.space.written(point[None])
+        index = torch.zeros(1, 1, dtype=torch.long)
+        return refitter.rows.logits(batch, index, kept.to(point), written)[0, 0]
+
+    rows = [torch.zeros_like(flat[0]) for _ in range(len(logits(flat[0])))]
+    for number in range(len(rows)):
+        point = flat[0].clone().requires_grad_()
+        (rows[number],) = torch.autograd.grad(logits(point)[number], point)
+    q, jacobian = logits(flat[0]).softmax(-1), torch.stack(rows)
+    wanted = jacobian.T @ (q.diag() - q[:, None] * q) @ jacobian
+    draws = []
+    for draw in range(600):
+        monkeypatch.setattr(
+            "evaluations.suite.circuits.refit.score_direction",
+            lambda logits, numbers, _, draw=draw: score_direction(logits, numbers + draw, 0),
+        )
+        draws.append(refitter._scores(kept, flat, batch, 1)[0])
+    scores = torch.cat(draws)
+    found = scores.T @ scores / len(scores)
+    assert torch.trace(found) == pytest.approx(torch.trace(wanted).item(), rel=0.25)
+    assert (found - wanted).norm() < 0.25 * wanted.norm()
+
+
+def test_searches_begin_with_constants_near_the_means(model: HookedTransformer) -> None:
+    """Without edges the cost is that of the constants' sum; each stays near what it writes."""
+    refitter = _refitter(model, prompts((6, 9), 6), Budget(evaluations=60))
+    none = torch.zeros(1, refitter.graph.n_edges, dtype=torch.bool)
+    cost = [
+        refitter.cost(none, flat[None], refitter.prompts)[0].item()
+        for flat in (refitter.mean, refitter.empty)
+    ]
+    assert cost[1] < cost[0]
+    written = refitter.space.written(torch.stack([refitter.mean, refitter.empty]))
+    moved = written[1] - written[0]
+    assert moved.norm() < written[0].norm()
+    streams = [place for place, node in enumerate(refitter.graph.sources) if node.head is None]
+    for place in streams[1:]:  # the sum's gradient is the same for all that write to the stream
+        torch.testing.assert_close(moved[place], moved[streams[0]], atol=1e-5, rtol=1e-3)
 
 
 def test_constants_of_heads_are_of_z() -> None:

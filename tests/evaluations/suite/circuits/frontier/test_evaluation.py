@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from evaluations.core.record import Record
 from evaluations.suite.circuits.case import Case, held_out_case
 from evaluations.suite.circuits.faithfulness import faithfulness
-from evaluations.suite.circuits.frontier import candidates
+from evaluations.suite.circuits.frontier import candidates, report
+from evaluations.suite.circuits.frontier.candidates import Candidate
 from evaluations.suite.circuits.frontier.config import FrontierConfig
 from evaluations.suite.circuits.frontier.data import FrontierData, ceiling
 from evaluations.suite.circuits.frontier.evaluation import evaluate
+from evaluations.suite.circuits.frontier.frontiers import Frontier, Point
 from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
+from evaluations.suite.circuits.methods.find import FoundCircuit
 from evaluations.suite.circuits.patched import kl_divergence
 from evaluations.tasks.pairs import TaskPrompts
 from sat_interp._util.errors import UserError
@@ -315,6 +319,71 @@ def test_sizes_are_in_equal_ratios_or_as_given():
     assert FrontierConfig(sizes=(20, 5, 900)).cuts(479) == [5, 20, 479]
 
 
+def test_thresholds_are_in_equal_ratios_or_as_given():
+    assert FrontierConfig(points=3).shares_of_ceiling() == pytest.approx([0.001, 0.01, 0.1])
+    assert FrontierConfig(thresholds=(0.5, 0.1, 0.5)).shares_of_ceiling() == [0.1, 0.5]
+
+
+def test_acdc_is_run_between_the_last_circuit_and_the_first_empty_one(model, data, monkeypatch):
+    """Edges are kept up to a threshold of 0.03 I; the interval around it is halved three times."""
+    case = Case.of(model, data.prompts, "resample")
+    ran = []
+
+    def found(case, tau):
+        ran.append(tau)
+        n = case.graph.n_edges
+        return FoundCircuit(torch.full((n,), tau < 0.03), torch.zeros(n))
+
+    monkeypatch.setattr(candidates, "by_acdc", found)
+    store = candidates.Store("thresholds")
+    config = FrontierConfig(thresholds=(0.01, 0.04, 0.16))
+    circuits = candidates.find_circuits("acdc", case, config, 1.0, store)
+    assert ran[:3] == [0.01, 0.04, 0.16]
+    assert ran[3:] == pytest.approx([0.02, 0.02828, 0.03364], rel=1e-3)
+    assert [one.n for one in circuits] == [0, case.graph.n_edges]
+    ran.clear()
+    for thresholds in ((0.01, 0.02), (0.04, 0.16)):  # no empty circuit, and only empty ones
+        config = FrontierConfig(thresholds=thresholds)
+        candidates.find_circuits("acdc", case, config, 1.0, candidates.Store(str(thresholds)))
+    assert ran == [0.01, 0.02, 0.04, 0.16]
+
+
+def test_a_curve_that_costs_more_on_held_out_prompts_is_marked():
+    """The smallest circuit within a fifth of I = 4 has 5 edges: 0.5 nats, 0.7 held out."""
+    none = Candidate(torch.zeros(9, dtype=torch.bool), "none")
+    some = Candidate(torch.arange(9) < 5, "some")
+    flat = np.zeros(6)
+    points = [
+        Point(none, 4.0, np.full(6, 4.2), flat),
+        Point(some, 0.5, np.array([0.6, 0.8] * 3), flat),
+    ]
+    frontier = Frontier(points, [], 4.0, flat, flat, (1, 5), 20, 0)
+    assert frontier.excess == pytest.approx(0.4)
+    assert frontier.is_overfitted
+    higher = dataclasses.replace(
+        frontier, points=[points[0], dataclasses.replace(points[1], fit=0.6)]
+    )
+    assert higher.excess == pytest.approx(1 / 6)
+    assert not higher.is_overfitted
+    without = dataclasses.replace(frontier, points=points[:1])
+    assert without.excess is None
+    assert not without.is_overfitted
+
+
+def test_overfitted_curves_are_named_in_tables_and_warnings(result):
+    row = {"ablation": "oa", "null": False, "overfitted": True}
+    curves = [{**row, "method": name} for name in ("acdc", "all")]
+    curves.append({**row, "method": "ugs", "overfitted": False})
+    record = Record("circuits", {"name": "m"}, {}, {}, "", 0, [], {"curves": curves})
+    (line,) = report.warnings([record])
+    assert line.startswith("m: overfitted, more than a fifth")
+    assert "prompts: oa, acdc; more" in line
+    known = _curve(result, "cf", "acdc")
+    point = next(one for one in known["points"] if one["fit"] <= 0.2 * result.extra["ceiling"])
+    assert known["excess"] == pytest.approx(point["held"] / point["fit"] - 1)
+    assert _figures(result)["excess_cf_acdc"].value == known["excess"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -324,6 +393,7 @@ def test_sizes_are_in_equal_ratios_or_as_given():
         ({"methods": ("acdc", "acdc")}, "every method is named once, not acdc,acdc"),
         ({"sizes": (0,)}, "sizes are numbers of edges, at least 1, not 0"),
         ({"penalties": (-1.0,)}, "penalties are prices in nats, at least 0, not -1.0"),
+        ({"thresholds": (0.1, 0.0)}, "thresholds are shares of I, above 0, not 0.0"),
         ({"search_steps": 0}, "search_steps must be at least 1, not 0"),
         ({"points": 1}, "points must be at least 2, not 1"),
         ({"random_circuits": 0}, "random_circuits must be at least 1, not 0"),
