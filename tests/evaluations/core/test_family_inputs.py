@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from benchmarks import families
 from evaluations.core.families import LONGEST_CONTEXT
 from evaluations.core.model_source import load_model
 from evaluations.core.text import evaluation_text
@@ -49,8 +50,19 @@ OWN_SIZES = {
     ),
     "bloom": ("Bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 4}),
 }
-FAMILIES = {**OWN_SIZES, **CASES, **KINDS}
-WITHOUT_LIMIT = {"bloom": None, "falcon": 2048}
+KNOWN = {**OWN_SIZES, **CASES, **KINDS}
+REFUSED = ("Falcon (ALiBi)", "Cohere", "Persimmon")
+OTHERS = {
+    name: (
+        kind,
+        {key: CONTEXT if value == families.CONTEXT else value for key, value in settings.items()},
+    )
+    for name, (kind, settings) in families.FAMILIES.items()
+    if kind not in {known for known, _ in KNOWN.values()} and name not in REFUSED
+}
+"""The families of docs/families.md that no other test makes."""
+FAMILIES = {**KNOWN, **OTHERS}
+WITHOUT_LIMIT = {"bloom": None, "falcon": 2048, "Mamba": None}
 """Families that declare no positions, or whose configuration fills some in."""
 
 
