@@ -132,7 +132,7 @@ def _lines(
 def layers_by_tokens(row: Row, prompt: Mapping[str, Any], kind: str) -> Figure:
     """A lens on a prompt: the top token at each layer and position, coloured by its probability.
 
-    The model's own prediction is the top row; a frame marks where a lens has the same token.
+    The model's own prediction is the top row; where a lens has the same token, it is bold.
     """
     layers = prompt["lenses"][kind]
     whole = [*layers, prompt["model"]]

@@ -101,6 +101,8 @@ class TraceConfig:
             for name in given:
                 if name not in known:
                     raise UserError(suggest(what, name, known))
-        if not self.windows or any(width < 1 or width % 2 == 0 for width in self.windows):
-            raise UserError(f"windows must be odd numbers of layers, not {self.windows}")
+        wrong = [width for width in self.windows if width < 1 or width % 2 == 0]
+        if wrong or not self.windows:
+            given = wrong[0] if wrong else "none"
+            raise UserError(f"windows must be odd numbers of layers, such as 1,5,9, not {given}")
         check_at_least(self, LEAST)

@@ -57,12 +57,14 @@ class Resamples:
     def effects(
         self, losses: Float[np.ndarray, "_ fact"], corrupted: Float[np.ndarray, " fact"]
     ) -> Float[np.ndarray, "_ resample"]:
-        """Return the AIE of each row in every resample; nan where it is not defined."""
+        """Return the AIE of each row in every resample.
+
+        Not a number in resamples that the corruption costs less than ``SMALLEST``, and in all of
+        them where it costs the facts themselves less.
+        """
         below = self.means(corrupted[None])
-        if not below[0, 0] >= SMALLEST:
-            return np.full((len(losses), len(self.counts)), np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            effects: np.ndarray = 1 - self.means(losses) / below
+        is_defined = (below >= SMALLEST) & (below[0, 0] >= SMALLEST)
+        effects: np.ndarray = 1 - self.means(losses) / np.where(is_defined, below, np.nan)
         return effects
 
     def interval(self, low: float, high: float) -> Interval:
@@ -71,11 +73,14 @@ class Resamples:
         return Interval(low, high, LEVEL, f"{method}, seed {self.seed}")
 
     def value(self, resampled: Float[np.ndarray, " resample"]) -> Value:
-        """Return a figure and the percentiles of its resamples."""
+        """Return a figure and the percentiles of its resamples.
+
+        No percentiles where the figure is not defined in more than 5 % of the resamples.
+        """
         if not np.isfinite(resampled[0]):
             return Value(None)
         drawn = resampled[1:][np.isfinite(resampled[1:])]
-        if self.n < ENOUGH or not len(drawn):
+        if self.n < ENOUGH or len(drawn) < LEVEL * (len(resampled) - 1) or not len(drawn):
             return Value(float(resampled[0]))
         low, high = np.quantile(drawn, TAILS)
         return Value(float(resampled[0]), float(low), float(high))

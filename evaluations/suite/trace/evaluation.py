@@ -15,7 +15,6 @@ from transformer_lens import HookedTransformer
 from evaluations.core.blocks import check_sequential
 from evaluations.core.models import LoadedModel, at_least_float32, evaluation_mode
 from evaluations.core.options import Request
-from evaluations.core.record import Metric
 from evaluations.core.spec import Measurement
 from evaluations.suite.trace import metrics
 from evaluations.suite.trace.config import TraceConfig
@@ -77,24 +76,28 @@ def preview(subject: Any) -> str:
 
 def _trace(model: HookedTransformer, data: FactPrompts, config: TraceConfig) -> Measurement:
     fitting, reasons = _fitting(model, data)
-    known: list[FactPrompt] = []
-    answers: list[int] = []
-    if fitting:
-        known, answers = _known(model, fitting, config)
+    reasons.update(data.left_out)
+    first = _first_choices(model, fitting, config) if fitting else []
+    is_known = [one.answer == token for one, token in zip(fitting, first, strict=True)]
+    known, answers = fitting, first
+    if config.answer == "attribute":
+        known = [one for one, is_own in zip(fitting, is_known, strict=True) if is_own]
+        answers = [one.answer for one in known]
     if unknown := len(fitting) - len(known):
         reasons[UNKNOWN] = unknown
-    found: list[Metric] = metrics.knowledge(len(known), len(data), reasons)
+    found = metrics.knowledge(sum(is_known), len(data), len(known), reasons)
     extra: dict[str, Any] = {"facts": data.name, "left_out": data.left_out, **_by_relation(known)}
     sides = split_by_subject(known, config.seed)
     if min(map(len, sides)) < LEAST:
-        return Measurement([*found, *metrics.undefined(config, len(known), TOO_FEW)], extra)
+        reason = f"{len(known):,} of {len(data):,} facts can be traced: {TOO_FEW}"
+        return Measurement([*found, *metrics.undefined(config, len(known), reason)], extra)
     traced = Bench(model, known, answers, data.first, config).measure()
     own, curves = metrics.all_metrics(traced, config)
     return Measurement([*found, *own], {**extra, **curves})
 
 
 def _fitting(model: HookedTransformer, data: FactPrompts) -> tuple[list[FactPrompt], Counter[str]]:
-    """The facts whose prompts fit the model, and why others do not.
+    """The facts whose prompts fit the model, and how many do not.
 
     Raises:
         UserError: a token that the model does not have.
@@ -112,21 +115,17 @@ def _fitting(model: HookedTransformer, data: FactPrompts) -> tuple[list[FactProm
     return fitting, reasons
 
 
-def _known(
+def _first_choices(
     model: HookedTransformer, facts: Sequence[FactPrompt], config: TraceConfig
-) -> tuple[list[FactPrompt], list[int]]:
-    """The facts that are traced, and the tokens whose probability is.
+) -> list[int]:
+    """The model's most probable next token of each fact.
 
     Raises:
         UserError: predictions that are not finite.
     """
     attributes = [one.answer for one in facts]
     run = TraceRun(model, facts, attributes, [()] * len(facts), config.memory * 2**20)
-    first = run.first_choices()
-    if config.answer == "own":
-        return list(facts), first.tolist()
-    chosen = [i for i, token in enumerate(first.tolist()) if token == attributes[i]]
-    return [facts[i] for i in chosen], [attributes[i] for i in chosen]
+    return run.first_choices().tolist()
 
 
 def _by_relation(known: Sequence[FactPrompt]) -> dict[str, Any]:

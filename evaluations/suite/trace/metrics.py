@@ -39,8 +39,15 @@ def all_metrics(traced: Traced, config: TraceConfig) -> tuple[list[Metric], dict
     return metrics, extra(figures)
 
 
-def knowledge(n_known: int, n: int, reasons: Mapping[str, int]) -> list[Metric]:
-    """Return how many of the facts are known: the attribute's first token is the first choice."""
+def knowledge(n_known: int, n: int, n_traced: int, reasons: Mapping[str, int]) -> list[Metric]:
+    """Return how many of the facts are known, and how many are traced.
+
+    Args:
+        n_known: facts whose attribute's first token is the model's first choice.
+        n: facts in the model's tokens.
+        n_traced: those that are known, or all of them where the model's own answers are traced.
+        reasons: how many facts are left out, those that have no tokens included.
+    """
     return [
         Metric(
             "known",
@@ -55,12 +62,12 @@ def knowledge(n_known: int, n: int, reasons: Mapping[str, int]) -> list[Metric]:
         Metric(
             "facts_traced",
             "Facts traced",
-            float(n_known),
+            float(n_traced),
             "facts",
-            n=n,
+            n=n_traced + sum(reasons.values()),
             n_failed=sum(reasons.values()),
             reasons=dict(reasons),
-            description="Facts that are known; the others are left out, with the reason",
+            description="Facts whose answer is traced; the others are left out, with the reason",
         ),
     ]
 

@@ -60,6 +60,7 @@ def _each(
 
 
 LAYERS = "exp of the entropy over layers of the average indirect effect (AIE)"
+PEAK = "Largest AIE of the layers over their mean"
 KNOCKED = "Rank correlation of the AIE with the loss where the same outputs are 0"
 LOST = "Loss with nothing restored"
 FOUND = "Facts brought back further by the deciding token than by the other; chance 0.5"
@@ -73,7 +74,15 @@ LAYOUTS = (
         "Causal tracing: how sharply restored outputs bring facts back",
         (
             _column("known", "Facts known", 2, "Facts whose attribute is the first choice"),
+            Column(
+                "trace",
+                "facts_traced",
+                "Facts traced",
+                0,
+                definition="Facts whose answer is traced",
+            ),
             *_each("layers", "Effective layers", 2, LAYERS),
+            *_each("peak", "Peak over mean", 2, PEAK),
             *_each("agreement", "Knock-out r", 2, KNOCKED),
             _column(
                 "gain_oat_gnt",
@@ -197,7 +206,8 @@ LAYOUTS = (
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Precision, effects, controls, and what else any of the records has."""
-    return make_tables(LAYOUTS, records)
+    made = make_tables(LAYOUTS, records)
+    return [table for table in made if len(table.columns) > table.n_labels]
 
 
 def _curves(record: Record) -> list[Curve]:

@@ -47,6 +47,29 @@ def test_with_next_to_no_damage_there_is_no_effect():
     assert resamples.value(resamples.effects(corrupted[None] / 2, corrupted + 0.002)[0]).value
 
 
+def test_an_interval_needs_damage_in_nearly_all_resamples():
+    """Where one fact has it all, a third of the resamples is without it: no interval."""
+    corrupted = np.array([0.6, 0.0, 0.0, 0.0, 0.0, 0.0])
+    resamples = Resamples(6, 400, 0)
+    found = resamples.effects(corrupted[None] / 4, corrupted)[0]
+    without = resamples.counts[:, 0] == 0
+    assert 0.2 < without.mean() < 0.5
+    assert np.isnan(found[without]).all()
+    assert found[~without] == pytest.approx(0.75)
+    value = resamples.value(found)
+    assert (value.value, value.low, value.high) == (pytest.approx(0.75), None, None)
+
+    some = np.array([0.6] * 5 + [0.0] * 15)
+    losses = np.where(np.arange(20) < 3, 0.1, 0.0)
+    resamples = Resamples(20, 2000, 1)
+    found = resamples.effects(losses[None], some)[0]
+    assert 0 < np.isnan(found).sum() < 40
+    with np.errstate(all="ignore"):
+        by_hand = (1 - resamples.counts @ losses / (resamples.counts @ some))[1:]
+    by_hand = by_hand[resamples.counts[1:] @ some / 20 >= 0.02]
+    assert resamples.value(found).low == pytest.approx(np.quantile(by_hand, 0.025))
+
+
 def test_precision_of_even_and_of_peaked_curves():
     curves = np.array([[1.0, 1.0, 0.5, -2.0], [0.0, 1.0, 0.5, -1.0], [0.0, 0.0, 0.0, 0.0]])
     found = effective_layers(curves)

@@ -209,6 +209,7 @@ def test_facts_that_are_not_known_or_too_long_are_counted(traced):
         model, FactPrompts("mixed", tuple(wrong)), dataclasses.replace(LEAN, answer="own")
     )
     assert by_name(own)["facts_traced"].value == 39
+    assert by_name(own)["known"].value == pytest.approx(24 / 40)
 
 
 def test_a_model_that_knows_nothing_has_null_figures_with_the_reason(traced):
@@ -218,8 +219,12 @@ def test_a_model_that_knows_nothing_has_null_figures_with_the_reason(traced):
     found = by_name(measurement)
     assert found["facts_traced"].value == 0
     assert found["layers_oat"].value is None
-    assert found["layers_oat"].reasons == {TOO_FEW: 1}
-    assert report.tables([record(measurement)])
+    assert found["layers_oat"].reasons == {f"0 of 40 facts can be traced: {TOO_FEW}": 1}
+    (table,) = report.tables([record(measurement)])
+    assert [one.title for one in table.columns[1:]] == ["Facts known", "Facts traced"]
+    assert f"Facts traced 40 of {record(measurement).model['name']}, mostly: {UNKNOWN}" in " ".join(
+        table.remarks
+    )
     assert all(not draw([record(measurement)]) for draw in report.FIGURES.values())
 
 
@@ -276,6 +281,7 @@ def test_a_model_without_mlps_has_attention_alone():
         ({"tokens": ("subject",)}, "unknown token 'subject'"),
         ({"windows": (4,)}, "odd numbers"),
         ({"windows": ()}, "odd numbers"),
+        ({"windows": (1, 6, 9)}, "not 6"),
         ({"draws": 0}, "draws must be at least 1"),
         ({"methods": ()}, "name at least one method"),
     ],
@@ -321,5 +327,6 @@ def test_a_gpt2_directory_that_knows_nothing_runs_to_the_end(foreign, tmp_path, 
     assert main(["trace", str(foreign), "--facts", "facts.json", "--out", "res"]) == 0
     (found,), problems = read_records("res")
     assert not problems
-    assert found.metric("facts_traced").n == 1
+    counted = found.metric("facts_traced")
+    assert (counted.n, counted.n_failed) == (2, 2)
     assert found.data["left_out"] == {"the subject does not occur in the prompt": 1}
