@@ -101,8 +101,8 @@ class TraceConfig:
             for name in given:
                 if name not in known:
                     raise UserError(suggest(what, name, known))
-        wrong = [width for width in self.windows if width < 1 or width % 2 == 0]
-        if wrong or not self.windows:
-            given = wrong[0] if wrong else "none"
-            raise UserError(f"windows must be odd numbers of layers, such as 1,5,9, not {given}")
+        even = [width for width in self.windows if width < 1 or width % 2 == 0]
+        if even or not self.windows:
+            wrong = even[0] if even else "none"
+            raise UserError(f"windows must be odd numbers of layers, such as 1,5,9, not {wrong}")
         check_at_least(self, LEAST)
