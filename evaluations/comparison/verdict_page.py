@@ -45,7 +45,7 @@ def print_verdict(options: VerdictOptions) -> list[Path]:
     shown, out = console(), Path(options.out) / "verdict"
     for line in sentences(made):
         say(shown, line)
-    every = [verdict_table(made), values_table(values)]
+    every = [*verdict_tables(made), values_table(values)]
     tables.show(every, shown)
     written = [path for table in every for path in tables.write([table], out, table.name)]
     written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
@@ -72,7 +72,7 @@ def blocks_of(values: pd.DataFrame, made: pd.DataFrame, level: int = 2) -> list[
         if lines
     }
     limits = blocks.pop("What it does not show")
-    every = "\n\n".join(map(markdown, [verdict_table(made), values_table(values)]))
+    every = "\n\n".join(map(markdown, [*verdict_tables(made), values_table(values)]))
     blocks |= {"Tables": every, "What it does not show": limits}
     return [f"{mark} {title}\n\n{text}" for title, text in blocks.items()]
 
@@ -105,11 +105,20 @@ def open_comparisons(made: pd.DataFrame) -> list[str]:
     return [f"{pair}: {', '.join(outcomes)}" for pair, outcomes in lines.items()]
 
 
-def verdict_table(made: pd.DataFrame) -> Table:
-    """Return a row for each comparison, primary ones first."""
+def verdict_tables(made: pd.DataFrame) -> list[Table]:
+    """Return a row for each comparison: a table of the primary ones, one of the secondary ones."""
+    names = {"primary": "verdict", "secondary": "secondary"}
+    found = {family: made[made["family"] == family] for family in names}
+    return [
+        _table(names[family], f"{family.capitalize()} comparisons", part)
+        for family, part in found.items()
+        if len(part)
+    ]
+
+
+def _table(name: str, title: str, made: pd.DataFrame) -> Table:
     headings = (
         Heading("Outcome"),
-        Heading("Family"),
         Heading("Group"),
         Heading("Against"),
         Heading("Estimate", definition="mean over seeds of the paired ratio (x) or difference"),
@@ -118,10 +127,9 @@ def verdict_table(made: pd.DataFrame) -> Table:
         Heading("p, Holm"),
         Heading("Verdict"),
     )
-    order = sorted(made.index, key=lambda place: (made["family"][place], made["outcome"][place]))
-    rows = [_row(made.loc[place]) for place in order]
+    rows = [_row(made.loc[place]) for place in sorted(made.index, key=made["outcome"].get)]
     note = "Intervals: Student's t over the pairs of seeds, 95 %. The plan is docs/study.md."
-    return Table("verdict", "Verdict", headings, rows, note, n_labels=4)
+    return Table(name, title, headings, rows, note, n_labels=3)
 
 
 def values_table(values: pd.DataFrame) -> Table:
@@ -173,7 +181,7 @@ def _panel(axes: Axes, part: pd.DataFrame, outcome: Outcome) -> None:
 
 
 def _row(row: pd.Series) -> list[Cell]:
-    labels = [str(row[name]) for name in ("outcome", "family", "group", "reference")]
+    labels = [str(row[name]) for name in _LABELS]
     left_out = "; ".join(f"{count} {reason}" for reason, count in row["left_out"].items())
     details = [f"(n={row['n']}{f', left out: {left_out}' if left_out else ''})"]
     if not math.isnan(row["low"]):
@@ -185,7 +193,7 @@ def _row(row: pd.Series) -> list[Cell]:
     return [
         *(
             Cell.label(name, TITLES[text] if name == "outcome" else text)
-            for name, text in zip(("outcome", "family", "group", "reference"), labels, strict=True)
+            for name, text in zip(_LABELS, labels, strict=True)
         ),
         Cell(_number(exact["estimate"]), "value", tuple(details), exact),
         Cell(_number(row["effect"]), "value", (), {"effect": float(row["effect"])}),
@@ -194,6 +202,7 @@ def _row(row: pd.Series) -> list[Cell]:
     ]
 
 
+_LABELS = ("outcome", "group", "reference")
 _P = ("p", "p_holm")
 
 

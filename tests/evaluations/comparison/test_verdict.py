@@ -12,7 +12,7 @@ from scipy import stats
 from evaluations.cli import main
 from evaluations.comparison.outcomes import EDGES, OUTCOMES, l0_at_score, outcome_values
 from evaluations.comparison.verdict import holm, overall, plan, verdicts
-from evaluations.comparison.verdict_page import open_comparisons, verdict_table
+from evaluations.comparison.verdict_page import open_comparisons, verdict_tables
 from evaluations.core.frame import results_frame
 from sat_interp._util.errors import UserError
 from sat_interp.training.study import Study
@@ -194,8 +194,10 @@ def test_two_seeds_give_no_test_and_missing_ones_are_counted():
     lines = open_comparisons(table)
     assert lines[0].startswith("local-k4 against baseline: ")
     assert "Simulation score (2 of 5 seeds)" in lines[0]
-    shown = verdict_table(table).rows
-    assert [one[4].text for one in shown if one[3].text == "baseline"][0] == "–"
+    primary, secondary = verdict_tables(table)
+    assert [one[3].text for one in primary.rows if one[2].text == "baseline"][0] == "–"
+    assert {one[2].text for one in secondary.rows} == {"baseline"}
+    assert len(primary.rows) + len(secondary.rows) == len(table)
 
 
 def test_it_is_a_few_lines_of_pandas(tmp_path):
@@ -250,7 +252,7 @@ def test_the_command_writes_tables_a_figure_and_a_page(tmp_path, capsys):
     assert "Simulation score: yes" in page
     assert "Comparisons that stand open" not in page
     assert "## What it does not show" in page
-    for name in ("verdict.png", "verdict.csv", "values.csv", "verdict.tex"):
+    for name in ("verdict.png", "verdict.csv", "secondary.csv", "values.csv", "verdict.tex"):
         assert (tmp_path / "out" / "verdict" / name).is_file()
     capsys.readouterr()
     assert main([*arguments, "demo:baseline"]) == 2
