@@ -140,8 +140,9 @@ def test_the_answer_is_a_whole_comparison_seed_by_seed() -> None:
     study = read_study(STUDIES / "answer.yaml")
     runs = study.runs()
     core = ["baseline", "local-k4", "global-k4", "local-k4-random"]
-    assert [run.group for run in runs[:20]] == core * 5
-    assert [run.seed for run in runs[:20:4]] == [0, 1, 2, 3, 4]
+    core += ["local-k16", "matched-local-k16"]
+    assert [run.group for run in runs[:30]] == core * 5
+    assert [run.seed for run in runs[:30:6]] == [0, 1, 2, 3, 4]
     groups = {f"{variant}-k{k}" for variant in ("local", "global") for k in (1, 4, 16)}
     groups |= {f"local-k4-{gates}" for gates in ("random", "frozen", "detached", "dropout")}
     groups |= {"baseline", "matched-local-k16", "local-k4-constant", "weight-sparse"}
