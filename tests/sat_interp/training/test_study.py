@@ -139,8 +139,14 @@ def test_what_comes_first_comes_first_with_every_seed() -> None:
 def test_the_answer_is_a_whole_comparison_seed_by_seed() -> None:
     study = read_study(STUDIES / "answer.yaml")
     runs = study.runs()
-    core = ["baseline", "local-k4", "global-k4", "local-k4-random"]
-    core += ["local-k16", "matched-local-k16"]
+    core = [
+        "baseline",
+        "local-k4",
+        "local-k16",
+        "global-k4",
+        "local-k4-random",
+        "matched-local-k16",
+    ]
     assert [run.group for run in runs[:30]] == core * 5
     assert [run.seed for run in runs[:30:6]] == [0, 1, 2, 3, 4]
     groups = {f"{variant}-k{k}" for variant in ("local", "global") for k in (1, 4, 16)}
