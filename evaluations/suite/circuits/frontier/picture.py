@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from evaluations.core.record import Record
 from evaluations.suite.circuits.draw import Panel, draw_circuits
@@ -135,6 +136,10 @@ def _levels(axes: Axes, ceiling: float) -> None:
 def _log(axes: Axes) -> None:
     if axes.lines and np.isfinite(axes.dataLim.minposx):
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
     else:
         draw.empty(axes, "no value: every circuit is empty")
 
@@ -224,6 +229,5 @@ def _overlap(row: Row, known: Mapping[str, Any]) -> Figure:
             color = "white" if value < 0.6 else "black"
             axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
     figure.colorbar(image, ax=axes, shrink=0.7, label="Jaccard overlap")
-    title = f"{row.label}: circuits with Δ ≤ {REFERENCE:g} I (edges)"
-    axes.set_title(title, fontsize=9, loc="left")
+    figure.suptitle(f"{row.label}: circuits with Δ ≤ {REFERENCE:g} I (edges)", fontsize=9)
     return figure

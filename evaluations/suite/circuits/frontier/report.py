@@ -178,7 +178,7 @@ def warnings(records: Sequence[Record]) -> list[str]:
             lines.append(f"{record.model['name']} {marked}")
         if reason := record.extra.get("no_null"):
             lines.append(f"{record.model['name']}: no frontier without a null task ({reason})")
-        if marked := _overfitted(record.extra.get("curves") or []):
+        if marked := _overfitted(record):
             lines.append(
                 f"{record.model['name']}: overfitted, more than a fifth costlier on held-out "
                 f"prompts: {', '.join(marked)}; more --prompts help"
@@ -186,14 +186,17 @@ def warnings(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _overfitted(curves: Sequence[Mapping[str, Any]]) -> list[str]:
+def _overfitted(record: Record) -> list[str]:
     """The methods' curves of the task that are overfitted, in words."""
+    named = [
+        (metric.title.partition(": ")[2], metric.value or 0.0)
+        for metric in record.metrics
+        if metric.name.startswith("excess_")
+    ]
     return [
-        f"{curve['ablation']}, {curve['method']}"
-        for curve in curves
-        if curve.get("overfitted")
-        and not curve["null"]
-        and curve["method"] not in ("all", "random")
+        name
+        for name, value in named
+        if value > OVERFITTED and not name.endswith(("null task", "all methods"))
     ]
 
 

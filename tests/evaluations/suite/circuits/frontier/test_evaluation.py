@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluations.core.record import Record
+from evaluations.core.record import Metric, Record
 from evaluations.suite.circuits.case import Case, held_out_case
 from evaluations.suite.circuits.faithfulness import faithfulness
 from evaluations.suite.circuits.frontier import candidates, report
@@ -371,10 +371,13 @@ def test_a_curve_that_costs_more_on_held_out_prompts_is_marked():
 
 
 def test_overfitted_curves_are_named_in_tables_and_warnings(result):
-    row = {"ablation": "oa", "null": False, "overfitted": True}
-    curves = [{**row, "method": name} for name in ("acdc", "all")]
-    curves.append({**row, "method": "ugs", "overfitted": False})
-    record = Record("circuits", {"name": "m"}, {}, {}, "", 0, [], {"curves": curves})
+    shares = {"oa, acdc": 0.3, "oa, all methods": 0.3, "oa, acdc, null task": 0.4, "oa, ugs": 0.1}
+    metrics = [
+        Metric(f"excess_{place}", f"Held-out cost above fitted: {name}", share, "share")
+        for place, (name, share) in enumerate(shares.items())
+    ]
+    # what a report of many models keeps of a curve is that it is there
+    record = Record("circuits", {"name": "m"}, {}, {}, "", 0, metrics, {"curves": True})
     (line,) = report.warnings([record])
     assert line.startswith("m: overfitted, more than a fifth")
     assert "prompts: oa, acdc; more" in line
