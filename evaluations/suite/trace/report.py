@@ -250,8 +250,12 @@ def _each_model(
     return figures
 
 
+def _is_defined(curve: Curve) -> bool:
+    return any(value is not None for value in curve["value"])
+
+
 def _effects(row: Row, record: Record) -> Figure | None:
-    curves = [c for c in _curves(record) if c["tokens"] in TOKENS and c["method"] in COLORS]
+    curves = [c for c in _curves(record) if c["tokens"] in TOKENS and _is_defined(c)]
     if not curves:
         return None
     across = [tokens for tokens in TOKENS if any(c["tokens"] == tokens for c in curves)]

@@ -239,7 +239,9 @@ def test_a_subject_that_costs_nothing_has_no_effect():
         for one in facts.prompts
     ]
     config = dataclasses.replace(LEAN, methods=("swap",))
-    found = by_name(evaluate(model, FactPrompts("same", tuple(same)), config))
+    measurement = evaluate(model, FactPrompts("same", tuple(same)), config)
+    found = by_name(measurement)
+    assert not report.FIGURES[""]([record(measurement)])  # no panels without a curve
     metric = found["aie_swap_mlp_last_w1"]
     assert metric.value is None
     assert metric.reasons == {TOO_SMALL: metric.n}
