@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 import evaluations
 from evaluations.cli import main
 from evaluations.suite.trace.curves import TOO_SMALL
+from sat_interp._util.errors import UserError
 from tests.evaluations.conftest import STORIES
 
 SMALL = {
@@ -94,7 +95,8 @@ def test_tracing_of_other_families(family, tokenizer, written):
     effect = found.record.metric("aie_gnt_mlp_last_w1")
     assert effect.value is None
     assert effect.reasons == {TOO_SMALL: effect.n}
-    assert found.plot() is not None
+    with pytest.raises(UserError, match="trace has nothing to draw of these records"):
+        found.plot()
 
 
 @pytest.mark.parametrize("room", ["lens", "trace"])
