@@ -168,6 +168,16 @@ def bootstrap(
     ratios = ratios[~np.isnan(ratios)]
     if not len(ratios):
         return None
-    low, high = np.quantile(ratios, TAILS)
     method = f"percentile bootstrap over {len(sums)} stories, {resamples} resamples, seed {seed}"
+    return percentile_interval(ratios, method)
+
+
+def percentile_interval(values: Sequence[float] | np.ndarray, method: str) -> Interval:
+    """Return the interval that holds the middle 95 % of some values, such as resampled means.
+
+    Args:
+        values: the values, all finite, at least one.
+        method: what they are, for the record.
+    """
+    low, high = np.quantile(values, TAILS)
     return Interval(float(low), float(high), LEVEL, method)

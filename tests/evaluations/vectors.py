@@ -16,7 +16,7 @@ needed = pytest.mark.skipif(not VECTORS.is_dir(), reason="the vectors are not he
 
 
 def vectors_model() -> HookedTransformer:
-    """Return the model of float64 weights that the values of components and lenses are of."""
+    """Return the float64 model whose components, lenses and causal traces have stated values."""
     stated = json.loads((VECTORS / "model.json").read_text())
     shape = {k: v for k, v in stated["shape"].items() if k not in ("scaled", "mlps")}
     cfg = HookedTransformerConfig(

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from evaluations.core.record import Interval
-from evaluations.core.statistics import LEVEL, TAILS, Ratio, bootstrap, ratio
+from evaluations.core.statistics import Ratio, bootstrap, percentile_interval, ratio
 from evaluations.suite.circuits.case import Case, CircuitOutcome
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.eap import first
@@ -211,6 +211,5 @@ def area_interval(
     areas = areas[np.isfinite(areas)]
     if not len(areas):
         return None
-    low, high = np.quantile(areas, TAILS)
     method = f"percentile bootstrap over {n} prompts, {resamples} resamples, seed {seed}"
-    return Interval(float(low), float(high), LEVEL, method)
+    return percentile_interval(areas, method)

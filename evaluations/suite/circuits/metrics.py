@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from evaluations.core.record import Direction, Interval, Metric
-from evaluations.core.statistics import LEVEL, TAILS, mean_interval
+from evaluations.core.statistics import LEVEL, TAILS, mean_interval, percentile_interval
 from evaluations.suite.circuits.case import Case, CircuitOutcome
 from evaluations.suite.circuits.config import LEAST_DRAWS
 from evaluations.suite.circuits.controls import Spread, jaccard
@@ -477,5 +477,4 @@ def _mean(
 def _range(values: Sequence[float]) -> Interval | None:
     if len(values) < 2:
         return None
-    low, high = np.quantile(values, TAILS)
-    return Interval(float(low), float(high), LEVEL, "range of 95 % of the repetitions")
+    return percentile_interval(values, "range of 95 % of the repetitions")

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from evaluations.core.record import Interval, Metric
-from evaluations.core.statistics import LEVEL, TAILS, bootstrap
+from evaluations.core.statistics import bootstrap, percentile_interval
 from evaluations.suite.lens.causal import EDITS, SMALLEST, Effects
 from evaluations.suite.lens.config import LensConfig
 from evaluations.suite.lens.lenses import Lenses
@@ -253,9 +253,8 @@ def _percentile(drawn: np.ndarray, n: int, config: LensConfig) -> Interval | Non
     known = drawn[np.isfinite(drawn)]
     if len(known) < 2:
         return None
-    low, high = np.quantile(known, TAILS)
     method = f"percentile bootstrap over {n} prompts, {config.resamples} resamples"
-    return Interval(float(low), float(high), LEVEL, method)
+    return percentile_interval(known, method)
 
 
 def mean_cosine(layers: Sequence[Effects], config: LensConfig, name: str = "direction") -> Metric:

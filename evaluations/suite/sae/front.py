@@ -18,7 +18,7 @@ import numpy as np
 
 from evaluations.core.health import NOT_CONVERGED
 from evaluations.core.record import Interval, Metric, Record, model_ids
-from evaluations.core.statistics import LEVEL, TAILS
+from evaluations.core.statistics import percentile_interval
 
 OUTSIDE = "CE score outside the front"
 LEAST = 0.9
@@ -139,9 +139,8 @@ def _interpolated(scores: Sequence[float], l0: Sequence[float], score: float) ->
 def _interval(values: Sequence[float], resamples: int) -> Interval | None:
     if not values or len(values) < LEAST * resamples:
         return None
-    low, high = np.quantile(values, TAILS)
     method = f"percentile bootstrap over stories, {len(values)} resamples of the whole front"
-    return Interval(float(low), float(high), LEVEL, method)
+    return percentile_interval(values, method)
 
 
 def _number(value: float | None) -> float:

@@ -61,12 +61,11 @@ def find_circuits(
 
     ``acdc`` runs at several thresholds, which are shares of the ceiling, and at three more between
     the last that leaves edges and the first that leaves none, since a search that removes a few
-    edges too many then removes all. The
-    rankings of ``eap`` and ``eap-ig``, by signed and by absolute score, are cut at several sizes;
-    edges on no path are then removed. ``ugs`` and ``hcgs`` search once for each price of an edge;
-    the circuit of each search is the edges that are more likely on than off, and the ranking by
-    logits is also cut at the sizes within a factor of two. ``edge-pruning`` searches once for each
-    size.
+    edges too many then removes all. The rankings of ``eap`` and ``eap-ig``, by signed and by
+    absolute score, are cut at several sizes; edges on no path are then removed. ``ugs`` and
+    ``hcgs`` search once for each price of an edge; the circuit of each search is the edges that are
+    more likely on than off, and the ranking by logits is also cut at the sizes within a factor of
+    two. ``edge-pruning`` searches once for each size.
 
     Args:
         ceiling: I of the case's task, in nats.

@@ -168,6 +168,7 @@ class Frontier:
     def _estimate(self, figure: Any, means: np.ndarray, draws: np.ndarray) -> Estimate:
         return curves.estimate(figure, means, draws, self._kl.shape[1])
 
+    @cached_property
     def summary(self) -> dict[str, Estimate]:
         """Return E(s) for each share, edges at faithfulness 0.8, and the area.
 

@@ -105,7 +105,7 @@ def curve_metrics(curves: Sequence[Curve], skill: Competence, no_null: str) -> l
     made = [
         _metric(curve, name, found, why)
         for curve in curves
-        for name, found in curve.frontier.summary().items()
+        for name, found in curve.frontier.summary.items()
     ]
     headlines = {f"e20_{curves[0].ablation}{end}": f"e20{end}" for end in ("", "_null")}
     return [
@@ -243,7 +243,7 @@ def curve_row(curve: Curve) -> dict[str, Any]:
         "not_converged": frontier.not_converged,
         "summary": {
             name: {key: _finite(value) for key, value in vars(found).items()}
-            for name, found in frontier.summary().items()
+            for name, found in frontier.summary.items()
         },
     }
 
