@@ -1,4 +1,4 @@
-"""Recall tasks: repeated sequences, and which object of the story is meant."""
+"""Recall tasks: repeated sequences, which object of the story is meant, who replies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import Words, distinct
 from sat_interp.data.stories import NAMES_F, NAMES_M, Slots
 from sat_interp.data.stories.grammar import pick
-from sat_interp.data.stories.lexicon import POOLS
+from sat_interp.data.stories.lexicon import NAMES, POOLS
 
 SEQUENCE = 8  # words before the repetition
 REPEATED = (3, 4, 5, 6)  # of them repeated before the question
@@ -32,6 +32,14 @@ _STORIES = (
 )
 # The first object is named again, the second is asked for.
 _OTHER = "{start} {x} saw {one.a} and {two.a}. The {one} was {look}, and the"
+
+# {y} speaks to {x}, and {x} answers.
+_GREETINGS = (
+    '{start} {x} met {y}. "Hello, {x}," said {y}. "Hello, {y}," said',
+    'It was {weather.a} day. "Hello, {x}," said {y}. "Hello, {y}," said',
+    '{start} {x} met {y}. "Look at me, {x}!" said {y}. "Look at me, {y}!" said',
+    'It was {weather.a} day. "Look at me, {x}!" said {y}. "Look at me, {y}!" said',
+)
 
 
 def induction(words: Words, seed: int) -> Iterator[Pair]:
@@ -78,3 +86,19 @@ def recall(words: Words, seed: int) -> Iterator[Pair]:
         slots.update(one=fresh, two=fresh2)
         right, wrong = (one, two) if asks_first else (two, one)
         yield Pair(clean, template.format_map(slots), f" {right}", f" {wrong}")
+
+
+def reply(words: Words, seed: int) -> Iterator[Pair]:
+    """Yield '"Hello, Tim," said Mia. "Hello, Mia," said' -> " Tim", not " Mia".
+
+    Corrupted: the two names exchanged.
+    """
+    known = words.keep("names", NAMES, least=3)
+    rng = random.Random(f"reply/{seed}")
+    for index in count():
+        slots = Slots(rng)
+        slots["x"], slots["y"] = one, two = distinct(rng, known, 2)
+        template = _GREETINGS[index % len(_GREETINGS)]
+        clean = template.format_map(slots)
+        slots.update(x=two, y=one)
+        yield Pair(clean, template.format_map(slots), f" {one}", f" {two}")

@@ -17,7 +17,7 @@ from evaluations.tasks.greater_than import greater_than, sides
 from evaluations.tasks.ioi import ioi, ioi_tinystories
 from evaluations.tasks.language import agreement, gender, quotes
 from evaluations.tasks.pairs import Pair, Sides, TaskPrompts
-from evaluations.tasks.recall import induction, recall
+from evaluations.tasks.recall import induction, recall, reply
 from evaluations.tasks.tokens import Apart, Row, Words, answers, collect, start_tokens, with_row
 from sat_interp._util.errors import UserError, shown
 from sat_interp.data.tokenizer import fingerprint
@@ -52,6 +52,7 @@ TASKS = (
     Task("agreement", agreement),
     Task("induction", induction),
     Task("object", recall),
+    Task("reply", reply, apart=answers),
 )
 
 

@@ -36,8 +36,8 @@ class AblateConfig:
 
     task: Object = None
     """Task, as for acdc: ioi, ioi-tinystories, greater-than, gender, quotes, agreement, induction,
-    object, or a .json file in auto-circuit's format. By default ioi for models trained on the
-    built-in corpus, ioi-tinystories for all others."""
+    object, reply, or a .json file in auto-circuit's format. By default ioi for models trained on
+    the built-in corpus, ioi-tinystories for all others."""
 
     text: bool = False
     """Measure on windows of held-out stories in place of a task: works for models that cannot do

@@ -30,7 +30,7 @@ def _differences(one: list[int], other: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "name", ["ioi", "ioi-tinystories", "gender", "agreement", "induction", "object"]
+    "name", ["ioi", "ioi-tinystories", "gender", "agreement", "induction", "object", "reply"]
 )
 def test_as_many_tokens_change_as_in_the_task_and_none_is_an_answer(demo, name):
     task = make_task(name, demo, n=60)

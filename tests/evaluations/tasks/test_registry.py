@@ -151,6 +151,22 @@ def test_induction_repeats_what_the_corrupted_prompt_never_said(tokenizers):
         assert not set(said) & set(others[:8])
 
 
+def test_who_is_greeted_replies_and_the_corrupted_prompt_has_the_roles_exchanged(tokenizers):
+    prompts = make_task("reply", tokenizers["bpe"], n=60, held_out=60)
+    for pair in prompts.texts:
+        speaker, greeted = pair.wrong.strip(), pair.right.strip()
+        said, answered = pair.clean.split('" said')[0], pair.clean.rpartition('" said')[0]
+        assert greeted in said.rpartition('"')[2]
+        assert speaker in answered.rpartition('"')[2]
+        exchanged = pair.clean.replace(speaker, "?").replace(greeted, speaker).replace("?", greeted)
+        assert exchanged == pair.corrupted
+    pairs, held = (
+        {frozenset((one.right, one.wrong)) for one in texts}
+        for texts in (prompts.texts, prompts.held_out.texts)
+    )
+    assert not pairs & held
+
+
 def test_greater_than_years_lie_on_either_side_and_01_on_neither(tokenizers):
     for pair in make_task("greater-than", tokenizers["gpt2"], n=100).texts:
         year, century = int(pair.clean.split()[6][2:]), pair.clean[-2:]

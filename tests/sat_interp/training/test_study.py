@@ -317,7 +317,7 @@ def test_the_answer_measures_every_planned_outcome_the_primary_ones_first() -> N
     assert names[:3] == ["neurons", "sae", "ablate"]
     assert {"acdc", "lm", "gates", "n2g", "lens"} <= set(names)
     tasks = [own["task"] for entry in measures for name, own in entry.items() if name == "acdc"]
-    assert tasks == ["ioi", "quotes"]
+    assert tasks == ["ioi", "quotes", "reply"]
 
 
 def test_a_study_goes_on_from_a_partial_copy(
