@@ -62,12 +62,12 @@ class Command:
     has_sections: bool = False
 
 
-def main(argv: Sequence[str] | None = None, with_figures: bool = True) -> int:
+def main(argv: Sequence[str] | None = None, records_only: bool = False) -> int:
     """Run ``sat-eval``.
 
     Args:
         argv: the arguments; by default those of this process.
-        with_figures: whether an evaluation draws figures and writes tables beside its records.
+        records_only: whether an evaluation writes no tables and figures beside its records.
 
     Returns:
         The exit code: 0, 2 for what the user can mend, 130 when interrupted.
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None, with_figures: bool = True) -> int:
     log_to_stderr()
     end_with_parent()
     with progress.lines():
-        return run_command(lambda: _run(arguments, with_figures))
+        return run_command(lambda: _run(arguments, records_only))
 
 
 def build_parser(only: str | None = None) -> ArgumentParser:
@@ -100,7 +100,7 @@ def build_parser(only: str | None = None) -> ArgumentParser:
     return parser
 
 
-def _run(arguments: Sequence[str], with_figures: bool) -> None:
+def _run(arguments: Sequence[str], records_only: bool) -> None:
     known = {spec.name for spec in SPECS} | {command.name for command in COMMANDS}
     only = next((name for name in arguments[:1] if name in known), None)
     values = parse_options(build_parser(only), arguments)
@@ -113,11 +113,11 @@ def _run(arguments: Sequence[str], with_figures: bool) -> None:
     if name in commands:
         commands[name].run(models, settings)
     else:
-        _evaluate(find_spec(name), models, settings, with_figures)
+        _evaluate(find_spec(name), models, settings, records_only)
 
 
 def _evaluate(
-    spec: Spec, models: list[str], settings: Mapping[str, Any], with_figures: bool
+    spec: Spec, models: list[str], settings: Mapping[str, Any], records_only: bool
 ) -> None:
     from evaluations.core.runner import run
     from evaluations.output import console, finish, say
@@ -129,7 +129,7 @@ def _evaluate(
             say(console(), f"{one['model']} {one['unit']}: {', '.join(one['files'])}")
         outcome.raise_failures(len(models))
         return
-    finish(spec, request, run(spec, request), with_figures)
+    finish(spec, request, run(spec, request), records_only)
 
 
 def _all(models: list[str], settings: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``sat-eval`` as a job of a cluster runs it: its figures are those of ``sat-eval report``."""
+"""``sat-eval`` as a job of a cluster runs it; ``sat-eval report`` writes tables and figures."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from evaluations.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(with_figures=False))
+    sys.exit(main(records_only=True))

@@ -35,11 +35,11 @@ def say(shown: Console, line: str) -> None:
     shown.print(escape.terminal(line), highlight=False, soft_wrap=True)
 
 
-def finish(spec: Spec, request: Request, outcome: Outcome, with_figures: bool = True) -> None:
+def finish(spec: Spec, request: Request, outcome: Outcome, records_only: bool = False) -> None:
     """Print the tables of the records, write them, draw the figures; then name what failed.
 
-    A figure that fails costs no table, and no model the figure of the others. Without figures the
-    tables are printed, and not written.
+    A figure that fails costs no table, and no model the figure of the others. With
+    ``records_only`` tables are printed and not written, and figures are not drawn.
 
     Raises:
         UserError: one line that names the models and figures that failed.
@@ -53,7 +53,7 @@ def finish(spec: Spec, request: Request, outcome: Outcome, with_figures: bool = 
         show(tables, shown)
         for line in _counts(outcome, request):
             say(shown, line)
-        written, failures = write(spec, request, outcome.records, tables, with_figures)
+        written, failures = write(spec, request, outcome.records, tables, records_only)
         if written:
             say(shown, f"tables and figures in {request.out}: {_first(written)}")
     try:
@@ -69,16 +69,18 @@ def write(
     request: Request,
     records: Sequence[Record],
     tables: Sequence[Table],
-    with_figures: bool = True,
+    records_only: bool = False,
 ) -> tuple[list[Path], list[str]]:
     """Write the tables, figures and other files of the records.
+
+    With ``records_only`` no tables and figures, only the files that belong to the records.
 
     Returns:
         The files, and a line for each figure that failed.
     """
     report, out, name = spec.report, request.out, stem(spec.name, records)
     written, drawn, failures = list[Path](), list[Path](), list[str]()
-    if with_figures:
+    if not records_only:
         written += write_tables(tables, out, name)
         drawn, failures = draw.write(report.FIGURES, records, out, name)
     written += report.files(records, out, name)
