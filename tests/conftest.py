@@ -22,7 +22,14 @@ import tests.typechecker  # noqa: F401  (the hook below finds it by name)
 
 install_import_hook(["sat_interp", "evaluations"], "tests.typechecker.check")
 
-from sat_interp._util.devices import resolve_device  # noqa: E402  (after the hook)
+from sat_interp._util import progress  # noqa: E402  (after the hook)
+from sat_interp._util.devices import resolve_device  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a test takes long enough for such a line, which is no error message."""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 86_400.0)
 
 
 @pytest.fixture

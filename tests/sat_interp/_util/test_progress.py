@@ -3,7 +3,7 @@ from __future__ import annotations
 from sat_interp._util import progress
 
 
-def steps(monkeypatch, n: int) -> None:
+def steps(n: int) -> None:
     """A bar of n steps, the clock being ten seconds later at each."""
     clock = iter(range(0, 1000, 10))
     bar = progress.bar(total=n, desc="lm: losses", unit="tok")
@@ -15,13 +15,14 @@ def steps(monkeypatch, n: int) -> None:
 
 
 def test_without_a_terminal_there_are_lines_inside_a_command_only(monkeypatch, capsys):
-    steps(monkeypatch, 4)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 15.0)
+    steps(4)
     assert capsys.readouterr().err == ""
     with progress.lines():
-        steps(monkeypatch, 4)
+        steps(4)
     lines = capsys.readouterr().err.splitlines()
     assert lines
     assert all(line.startswith("lm: losses: ") for line in lines)
     assert any(line.endswith(" left") for line in lines)
-    steps(monkeypatch, 4)
+    steps(4)
     assert capsys.readouterr().err == ""
