@@ -220,9 +220,16 @@ def _check_part(model: HookedTransformer, name: str, part: str | None, number: s
         raise UserError(f"no component {name}: heads are named a0.h1, neurons m0.n1")
     if prefix == "m" and cfg.attn_only:
         raise UserError(f"no component {name}: the model has no MLPs")
+    if part == "n" and not has_neurons(model):
+        raise UserError(f"no component {name}: the model's MLPs are experts; ablate m0, m1, ...")
     if part in sizes and number is not None and int(number) >= sizes[part]:
         last = name.removesuffix(number) + str(sizes[part] - 1)
         raise UserError(f"no component {name}: the last is {last}")
+
+
+def has_neurons(model: HookedTransformer) -> bool:
+    """Whether a layer has one set of neurons: no experts, and MLPs at all."""
+    return not model.cfg.attn_only and not model.cfg.num_experts
 
 
 def _feature(name: str, number: int, features: tuple[Place, Feature] | None) -> Component:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from evaluations.core.record import Interval
-from evaluations.core.statistics import ENOUGH, LEVEL
+from evaluations.core.statistics import ENOUGH, percentile_interval
+from evaluations.suite.ablate.config import AblateConfig
 from evaluations.suite.ablate.measure import Measured
 
 LEAST_COMPONENTS = 4
@@ -39,8 +40,7 @@ def compare(
     measured: Sequence[Measured],
     methods: tuple[str, str],
     statistic: Statistic,
-    resamples: int,
-    seed: int,
+    config: AblateConfig,
 ) -> Comparison:
     """Compare two methods by their held-out costs.
 
@@ -53,9 +53,9 @@ def compare(
     first, second = (costs(known, method) for method in methods)
     n = first.shape[1]
     value = float(statistic(*(resampled(one, np.ones((1, n))) for one in (first, second)))[0])
-    counts = draw_counts(n, resamples, seed)
+    counts = draw_counts(n, config.resamples, config.seed)
     samples = statistic(resampled(first, counts), resampled(second, counts))
-    interval = percentile(samples, f"paired bootstrap over {n} prompts, {resamples} resamples")
+    interval = percentile(samples, n, config)
     return Comparison(value if np.isfinite(value) else None, interval, len(known))
 
 
@@ -81,13 +81,22 @@ def resampled(
     return means
 
 
-def percentile(samples: Float[np.ndarray, " sample"], method: str) -> Interval | None:
-    """Return the percentile interval of bootstrap samples; None where most are not finite."""
+def percentile(
+    samples: Float[np.ndarray, " sample"], n: int, config: AblateConfig
+) -> Interval | None:
+    """Return the percentile interval of bootstrap samples; None where most are not finite.
+
+    Args:
+        n: prompts or windows that were resampled.
+    """
     finite = samples[np.isfinite(samples)]
     if len(finite) < max(ENOUGH, 0.9 * len(samples)):
         return None
-    low, high = np.quantile(finite, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(low), float(high), LEVEL, method)
+    return percentile_interval(
+        finite,
+        f"percentile bootstrap over {n} {config.things}, {config.resamples} resamples, "
+        f"seed {config.seed}",
+    )
 
 
 def spearman(first: Means, second: Means) -> Float[np.ndarray, " sample"]:

@@ -133,6 +133,11 @@ class AblateConfig:
         """Whether a text is needed."""
         return self.text
 
+    @property
+    def things(self) -> str:
+        """What costs are measured on."""
+        return "windows" if self.text else "prompts"
+
     def __post_init__(self) -> None:
         """Check the values.
 
@@ -146,6 +151,11 @@ class AblateConfig:
                 raise UserError(suggest("method", method, METHODS))
         if not self.methods or not self.components:
             raise UserError("name at least one component and one method")
+        if self.text and not set(self.methods) & set(TEXT_METHODS):
+            raise UserError(
+                f"--text has no {', '.join(self.methods)}: name a method of text, "
+                f"{', '.join(TEXT_METHODS)}"
+            )
         least = {
             "fit_prompts": 8,
             "fit_prompts_large": 8,

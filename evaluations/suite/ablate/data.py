@@ -7,6 +7,7 @@ names: prompts that do are kept on one side together.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from jaxtyping import Int
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from evaluations.core.text import Text
 from evaluations.core.windows import LEAST, split_windows
-from evaluations.tasks.pairs import TaskPrompts
+from evaluations.tasks.pairs import Pair, TaskPrompts
 from sat_interp._util.errors import UserError
 
 Batches = list[Int[Tensor, "_ _"]]
@@ -62,6 +63,11 @@ def split_prompts(prompts: TaskPrompts, n_fit: int, n_held: int, seed: int) -> S
     """
     fit, held = _given(prompts) if prompts.held_out else _divided(prompts, n_fit, n_held, seed)
     fit, held = _first(fit, n_fit), _first(held, n_held)
+    if prompts.n < 2 * LEAST and prompts.held_out is None:
+        raise UserError(
+            f"{prompts.name}: {prompts.n} prompts that can be used; it takes {2 * LEAST}, "
+            f"{LEAST} to fit constants on and {LEAST} others to measure them on"
+        )
     if min(fit.n, held.n) < LEAST:
         raise UserError(
             f"{prompts.name}: {fit.n} prompts to fit constants on and {held.n} to measure them on, "
@@ -130,13 +136,21 @@ def _groups(prompts: TaskPrompts) -> list[list[int]]:
 def _keys(prompts: TaskPrompts) -> list[tuple[object, object, object]]:
     """Of each prompt its text, its corrupted text, and the pair of names it is about, if any."""
     found: list[tuple[object, object, object]] = []
+    texts = iter(prompts.texts)
     for batch in prompts.batches:
         rows = zip(*(part.tolist() for part in (batch.clean, batch.corrupted)), strict=True)
         pairs = zip(batch.right.tolist(), batch.wrong.tolist(), strict=True)
         for (clean, corrupted), pair in zip(rows, pairs, strict=True):
-            names = frozenset(pair) if set(pair) <= set(clean) else None
+            is_about = _names_both(next(texts)) or set(pair) <= set(clean)
+            names = frozenset(pair) if is_about else None
             found.append((tuple(clean), tuple(corrupted), names))
     return found
+
+
+def _names_both(text: Pair) -> bool:
+    """Whether both answers are words of the prompt: at its beginning they are other tokens."""
+    answers = (text.right.strip(), text.wrong.strip())
+    return all(re.search(rf"(?<!\w){re.escape(one)}(?!\w)", text.clean) for one in answers)
 
 
 def assert_apart(fit: TaskPrompts, held: TaskPrompts) -> None:

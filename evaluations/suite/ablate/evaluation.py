@@ -16,7 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from evaluations.core.ablation import KINDS, ComponentSet, Feature, Place, find_components
+from evaluations.core.ablation import (
+    KINDS,
+    ComponentSet,
+    Feature,
+    Place,
+    find_components,
+    has_neurons,
+)
 from evaluations.core.ablation_pass import SITES
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.blocks import check_parts
@@ -206,7 +213,7 @@ def _sums(runs: Sequence[CleanRun]) -> tuple[Float[Tensor, "pos d_vocab"], float
 def _switched_off(bench: Bench, config: AblateConfig) -> list[SwitchedOff]:
     """The switched-off units by the model's own gates, by size and at random."""
     model = bench.large.model
-    if model.cfg.attn_only:
+    if not has_neurons(model):
         return []
     choices = [*(["own"] if has_gates(model) else []), "top", "random"]
     evaluations = min(config.evaluations, JOINT_EVALUATIONS)

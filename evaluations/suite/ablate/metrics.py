@@ -35,6 +35,8 @@ UNITS = ("head", "mlp")
 LEAST_ZERO = 1e-3
 """Costs of zero below which a component has no spoof share, in nats."""
 SKILLED = 0.9
+NO_PARTNER, NOT_FINITE = "no other prompt of this length", "cost not finite"
+"""Why the cost of an ablation is not known on a prompt."""
 TITLES = {"own": "own gates", "top": "outside the top k", "random": "all but k random"}
 
 
@@ -115,14 +117,15 @@ def _sum_metric(chosen: Sequence[Measured], method: str, config: AblateConfig) -
     kept = np.isfinite(kl).all(0)
     sums = kl[:, kept].sum(0)
     n_failed = int((~kept).sum())
+    reason = NO_PARTNER if method == "resample" else NOT_FINITE
     return _mean_metric(
         f"delta_{method}",
         f"Sum of Delta, {method}",
         sums,
         config,
         n_failed=n_failed,
-        reasons={"no other prompt of this length": n_failed} if n_failed else {},
-        description="over heads and MLPs, held-out prompts",
+        reasons={reason: n_failed} if n_failed else {},
+        description=f"over heads and MLPs, held-out {config.things}",
     )
 
 
@@ -144,7 +147,9 @@ def _over_prompts(sums: np.ndarray, counts: np.ndarray, config: AblateConfig) ->
     found = bootstrap(sums, counts, resamples=config.resamples, seed=config.seed)
     if found is None:
         return None
-    return Interval(found.low, found.high, found.level, found.method.replace("stories", "prompts"))
+    return Interval(
+        found.low, found.high, found.level, found.method.replace("stories", config.things)
+    )
 
 
 def comparable(measured: Sequence[Measured], methods: Sequence[str]) -> list[Measured]:
@@ -166,7 +171,7 @@ def _pair_metrics(
         _comparison_metric(
             f"{name}_{pair[0]}_{pair[1]}",
             f"{title}, {pair[0]} and {pair[1]}",
-            compare(kept, pair, statistic, config.resamples, config.seed),
+            compare(kept, pair, statistic, config),
             len(chosen) - len(kept),
         )
         for name, title, statistic in statistics
@@ -185,7 +190,7 @@ def _comparison_metric(name: str, title: str, found: Comparison, n_overfit: int)
         n=found.n,
         n_failed=n_overfit,
         reasons=reasons,
-        description="over heads and MLPs, held-out prompts",
+        description="over heads and MLPs, held-out",
     )
 
 
@@ -258,7 +263,7 @@ def _share_metric(
         interval=_over_prompts(sums, counts, config),
         n=int(kept.sum()),
         reasons={"overfitted components": n_overfit} if n_overfit else {},
-        description="(sum of Delta - sum of Delta_oa) / sum of Delta, held-out prompts",
+        description=f"(sum of Delta - sum of Delta_oa) / sum of Delta, held-out {config.things}",
     )
 
 
@@ -283,9 +288,7 @@ def _concentration(chosen: Sequence[Measured], config: AblateConfig) -> list[Met
         ("top_share", f"Share of the top {top} components", share),
     ):
         value = float(statistic(resampled(kl, np.ones((1, kl.shape[1]))))[0])
-        interval = percentile(
-            statistic(resampled(kl, counts)), f"bootstrap over {kl.shape[1]} prompts"
-        )
+        interval = percentile(statistic(resampled(kl, counts)), kl.shape[1], config)
         found.append(Metric(name, title, value, interval=interval, n=len(chosen)))
     return found
 
@@ -415,7 +418,7 @@ def correlations(measured: Sequence[Measured], config: AblateConfig) -> list[dic
             ("log_pearson", log_pearson, kept),
             ("spearman_without_small", spearman, large),
         ):
-            row[name] = compare(some, pair, statistic, config.resamples, config.seed)
+            row[name] = compare(some, pair, statistic, config)
         found.append(row)
     return found
 
@@ -432,7 +435,7 @@ def shares(measured: Sequence[Measured], config: AblateConfig) -> list[dict[str,
                 ("median", median_share),
                 ("total", total_share),
             ):
-                one[name] = compare(kept, ("oa", method), statistic, config.resamples, config.seed)
+                one[name] = compare(kept, ("oa", method), statistic, config)
             found.append(one)
     return found
 

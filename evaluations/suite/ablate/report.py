@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from evaluations.core.record import Record
 from evaluations.suite.ablate.config import COMPARED, METHODS
@@ -40,14 +41,21 @@ WORDS = {
     "oa_stopped": "optimal, stopped",
     "oa_pos": "optimal, by position",
 }
-MARKERS = {"head": ("o", "#0072B2"), "mlp": ("s", "#D55E00")}
-OTHER_MARKER = ("^", "#009E73")
+MARKERS = {"head": ("o", "#0072B2", "head"), "mlp": ("s", "#D55E00", "MLP")}
+OTHER_MARKER = ("^", "#009E73", "other")
+NOT_MEASURED = "#e4e4e4"
 REFITS = (
     "Standard deviation of the held-out Delta of the optimal constant over fits on bootstrap "
     "samples of the prompts"
 )
 SMALLEST = 1e-5
 """Costs below are drawn here on log axes, in nats."""
+ROOM = (0.13, 0.04)
+"""Width and height that a component's name takes, as shares of the axes."""
+Point = tuple[Mapping[str, Any], float, float]
+"""A component and its costs by two methods."""
+NO_MORE = 1e-6
+"""What a fit has still to gain is drawn here where it is less, in nats."""
 
 
 def _column(
@@ -175,7 +183,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """Table 3, sums over components, methods compared, and each model's components."""
     models = rows(records, "ablate")
     whole = [row for row in models if _components(row.records["ablate"])]
-    return [*make_tables(LAYOUTS, records), *map(_components_table, whole)]
+    shown = [one for one in make_tables(LAYOUTS, records) if len(one.columns) > 1]
+    return [*shown, *map(_components_table, whole)]
 
 
 def _components(record: Record) -> list[dict[str, Any]]:
@@ -270,11 +279,15 @@ def _heat_map(row: Row) -> Figure | None:
             axis.set_axis_off()
             continue
         image = axis.imshow(maps[methods[place]], norm=norm, cmap="viridis", aspect="auto")
+        axis.set_facecolor(NOT_MEASURED)
         axis.set_title(WORDS[methods[place]], fontsize=8)
         axis.set_xticks(range(n_heads + 1), [*(str(h) for h in range(n_heads)), "MLP"], fontsize=7)
-        axis.set_yticks(range(n_layers))
+        axis.set_yticks(range(n_layers), [str(layer) for layer in range(n_layers)], fontsize=7)
+        axis.tick_params(labelbottom=place + across >= len(methods))
         axis.axvline(n_heads - 0.5, color="white", linewidth=1.5)
-    figure.supxlabel("head", fontsize=8)
+    is_whole = all(np.isfinite(grid).all() for grid in maps.values())
+    words = ["head" if n_heads else "", "" if is_whole else "(grey: not measured)"]
+    figure.supxlabel(" ".join(words).strip(), fontsize=8)
     figure.supylabel("layer", fontsize=8)
     figure.colorbar(image, ax=axes, label="Δ, nats (held out)", shrink=0.8)
     figure.suptitle(f"{row.label}: cost of ablating each component", fontsize=10)
@@ -297,54 +310,82 @@ def scatters(records: Sequence[Record]) -> list[Figure]:
     """Delta_oa against Delta by zero and by the mean, on log axes with the identity line."""
     figures = []
     for row in rows(records, "ablate"):
-        components = _components(row.records["ablate"])
-        others = [
-            m for m in ("zero", "mean", "mean_all") if any(m in one["held"] for one in components)
-        ][:2]
-        if not others or not any("oa" in one["held"] for one in components):
+        components = [one for one in _components(row.records["ablate"]) if one["kind"] != "heads"]
+        points = {
+            other: [(one, *pair) for one in components if (pair := _pair(one, other, "oa"))]
+            for other in ("zero", "mean", "mean_all")
+        }
+        others = [other for other in points if points[other]][:2]
+        if not others:
             continue
-        figure = Figure(figsize=(3.6 * len(others) + 0.6, 3.6), layout="constrained")
+        figure = Figure(figsize=(3.6 * len(others) + 0.6, 3.8), layout="constrained")
         figure.set_label(row.model)
-        for axis, other in zip(
-            figure.subplots(1, len(others), squeeze=False)[0], others, strict=True
-        ):
-            _scatter(axis, components, other)
+        axes = figure.subplots(1, len(others), squeeze=False)[0]
+        for axis, other in zip(axes, others, strict=True):
+            _scatter(axis, points[other], other)
         figure.suptitle(f"{row.label}: what optimal constants leave of the cost", fontsize=10)
         figures.append(figure)
     return figures
 
 
-def _scatter(axis: Any, components: Sequence[Mapping[str, Any]], other: str) -> None:
-    values: list[float] = []
-    labels: set[str] = set()
-    for one in components:
-        pair = [(one["held"].get(m) or {}).get("delta") for m in (other, "oa")]
-        known = [max(float(value), SMALLEST) for value in pair if value is not None]
-        if one["kind"] == "heads" or len(known) < 2:
-            continue
-        x, y = known
-        values += [x, y]
-        marker, color = MARKERS.get(one["kind"], OTHER_MARKER)
-        label = {"head": "head", "mlp": "MLP"}.get(one["kind"], "other")
-        is_overfit = one["held"]["oa"].get("overfit")
-        face = "none" if is_overfit else color
-        axis.plot(
-            x,
-            y,
-            marker,
-            color=color,
-            markersize=5,
-            markerfacecolor=face,
-            label=None if label in labels else label,
-        )
-        labels.add(label)
-        axis.annotate(one["name"], (x, y), fontsize=5, xytext=(3, 2), textcoords="offset points")
+def _pair(one: Mapping[str, Any], first: str, second: str) -> tuple[float, float] | None:
+    """A component's costs by two methods, as they are drawn; None where one is not known."""
+    x, y = ((one["held"].get(method) or {}).get("delta") for method in (first, second))
+    return None if x is None or y is None else (max(x, SMALLEST), max(y, SMALLEST))
+
+
+def _scatter(axis: Any, points: Sequence[Point], other: str) -> None:
+    values = [value for _, *pair in points for value in pair]
     ends = [min(values) / 1.5, max(values) * 1.5]
+    for one, x, y in points:
+        marker, color, _ = MARKERS.get(one["kind"], OTHER_MARKER)
+        face = "none" if one["held"]["oa"].get("overfit") else color
+        axis.plot(x, y, marker, color=color, markersize=5, markerfacecolor=face)
+    _name_points(axis, points, ends)
     axis.plot(ends, ends, color="#999999", linewidth=1, linestyle="--", label="equal")
-    axis.set(xscale="log", yscale="log", xlim=ends, ylim=ends)
+    axis.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
     axis.set_xlabel(f"Δ, {WORDS[other]} (nats)")
     axis.set_ylabel("Δ, optimal (nats)")
-    axis.legend(fontsize=7, loc="upper left", title="hollow: overfitted", title_fontsize=6)
+    handles = _handles([one for one, *_ in points], has_markers=True)
+    axis.legend(
+        handles=[*handles, *axis.get_legend_handles_labels()[0]],
+        fontsize=7,
+        loc="upper left",
+        title="hollow: overfitted",
+        title_fontsize=6,
+    )
+
+
+def _name_points(axis: Any, points: Sequence[Point], ends: Sequence[float]) -> None:
+    """Name components beside their points, those that cost most first, where there is room."""
+    low, high = np.log(ends)
+    named: list[np.ndarray] = []
+    for one, x, y in sorted(points, key=lambda point: -point[2]):
+        at = (np.log([x, y]) - low) / (high - low)
+        if any((np.abs(at - other) < ROOM).all() for other in named):
+            continue
+        named.append(at)
+        is_left = at[0] < 0.5
+        axis.annotate(
+            one["name"],
+            (x, y),
+            fontsize=5,
+            textcoords="offset points",
+            xytext=(4, 2) if is_left else (-4, -7),
+            ha="left" if is_left else "right",
+        )
+
+
+def _handles(components: Sequence[Mapping[str, Any]], has_markers: bool) -> list[Line2D]:
+    """Entries of a legend for the kinds that there are: heads, MLPs, others."""
+    kinds = {MARKERS.get(one["kind"], OTHER_MARKER) for one in components}
+    known = [one for one in (*MARKERS.values(), OTHER_MARKER) if one in kinds]
+    return [
+        Line2D([], [], color=color, marker=marker, markersize=5, linestyle="", label=label)
+        if has_markers
+        else Line2D([], [], color=color, label=label)
+        for marker, color, label in known
+    ]
 
 
 def convergence(records: Sequence[Record]) -> list[Figure]:
@@ -359,21 +400,25 @@ def _convergence(row: Row) -> Figure | None:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     figure.set_label(row.model)
     axis = figure.subplots()
-    labels: set[str] = set()
     for one in components:
         course = np.array(one["course"])
         left = course - course.min()
         n = 1 + int(np.argmax(left == 0))
-        _, color = MARKERS.get(one["kind"], OTHER_MARKER)
-        label = {"head": "head", "mlp": "MLP"}.get(one["kind"], "other")
-        known = label if label not in labels else None
-        labels.add(label)
-        axis.plot(1 + np.arange(n), left[:n] + SMALLEST / 10, color=color, alpha=0.7, label=known)
+        _, color, _ = MARKERS.get(one["kind"], OTHER_MARKER)
+        axis.plot(1 + np.arange(n), np.maximum(left[:n], NO_MORE), color=color, alpha=0.7)
         if not one["certificates"]["oa"]["converged"]:
-            axis.annotate(one["name"], (n, SMALLEST / 10), fontsize=6, ha="right", va="bottom")
+            axis.annotate(
+                one["name"],
+                (n, NO_MORE),
+                fontsize=6,
+                ha="right",
+                va="bottom",
+                xytext=(-4, 3),
+                textcoords="offset points",
+            )
     axis.set(yscale="log", xlabel="evaluations on all prompts, from the best start on")
     axis.set_ylabel("Δ, optimal, minus its last value (nats)")
-    axis.legend(fontsize=7, loc="upper right")
+    axis.legend(handles=_handles(components, has_markers=False), fontsize=7, loc="upper right")
     figure.suptitle(f"{row.label}: convergence of the fits (named: not converged)", fontsize=10)
     return figure
 

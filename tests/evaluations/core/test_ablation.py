@@ -133,6 +133,15 @@ def test_attention_only_models_have_no_mlps() -> None:
         one(toy(attn_only=True, d_mlp=None, act_fn=None), "m0")
 
 
+def test_neurons_of_experts_are_refused() -> None:
+    experts = toy(num_experts=2, experts_per_token=1)
+    with pytest.raises(UserError, match="the model's MLPs are experts"):
+        one(experts, "m1.n3")
+    with pytest.raises(UserError, match="the model's MLPs are experts"):
+        one(experts, "neurons")
+    assert len(one(experts, "mlps", "heads")) == 6
+
+
 @pytest.mark.parametrize("scored", ["last", "all"])
 def test_fused_and_hooked_passes_agree(
     model: HookedTransformer, scored: str, monkeypatch: pytest.MonkeyPatch

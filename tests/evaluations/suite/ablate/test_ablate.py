@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from evaluations.core.ablation_run import CleanRun
 from evaluations.core.record import Record, plain
 from evaluations.core.spec import Measurement
 from evaluations.core.text import Text, evaluation_text
-from evaluations.suite.ablate import compare, measure, report
+from evaluations.suite.ablate import compare, measure, metrics, report
 from evaluations.suite.ablate.config import METHODS, AblateConfig
 from evaluations.suite.ablate.data import assert_apart, split_prompts, split_text
 from evaluations.suite.ablate.evaluation import check, evaluate, prior_kl
@@ -94,8 +95,29 @@ def test_no_pair_of_names_is_on_both_sides() -> None:
 def test_prompts_of_one_pair_cannot_be_split() -> None:
     with pytest.raises(UserError, match="no text and no pair of names in both"):
         split_prompts(task(60, names=2), 40, 20, seed=0)
-    with pytest.raises(UserError, match="it takes 8 of each"):
+    with pytest.raises(UserError, match=r"9 prompts that can be used; it takes 16, 8 to fit"):
         split_prompts(task(9), 40, 20, seed=0)
+
+
+def test_names_that_begin_a_prompt_are_names_too() -> None:
+    """There a name is another token: " Tom" inside a sentence, "Tom" at its beginning."""
+    prompts = task(40)
+    texts = [
+        Pair(f"Tom and Anna saw {n}. Anna gave it to", "", " Tom", " Anna") for n in range(20)
+    ] + [Pair(f"Tommy and Anna saw {n}. Anna ran to", "", " Tom", " Anna") for n in range(20)]
+    batches = []
+    for batch in prompts.batches:
+        clean = batch.clean.clone()
+        clean[:, 2:4] += 100  # not the tokens of the answers
+        ones = torch.ones(len(batch), dtype=torch.long)
+        batches.append(PairBatch(clean, batch.corrupted, 20 * ones, 21 * ones))
+    mixed = replace(prompts, batches=tuple(batches), texts=tuple(texts))
+    with pytest.raises(AssertionError, match="share 1 texts or pairs of names"):
+        assert_apart(mixed.subset(range(10)), mixed.subset(range(10, 20)))
+    assert_apart(mixed.subset(range(10)), mixed.subset(range(20, 30)))
+    split = split_prompts(mixed, 25, 15, seed=0)
+    about_the_pair = [batch for batch in split.fit.clean if batch.shape[1] == 6]
+    assert sum(map(len, about_the_pair)) == 20  # none of them is held out
 
 
 def test_sides_that_share_something_are_refused() -> None:
@@ -142,7 +164,7 @@ def deltas(result: Measurement) -> dict[str, dict[str, float]]:
 
 def test_a_task(make_model: ModelMaker) -> None:
     result = evaluate(make_model(), task(60), FAST)
-    metrics = {metric.name: metric for metric in result.metrics}
+    known = {metric.name: metric for metric in result.metrics}
     found = deltas(result)
     assert set(found) == {
         "embed",
@@ -155,10 +177,10 @@ def test_a_task(make_model: ModelMaker) -> None:
     assert set(found["m0"]) == set(FAST.methods)
     units = [one for one in result.extra["components"] if one["kind"] in ("head", "mlp")]
     total = {m: sum(one["held"][m]["delta"] for one in units) for m in ("zero", "oa")}
-    assert metrics["delta_zero"].value == pytest.approx(total["zero"])
-    assert metrics["spoof_share"].value == pytest.approx(1 - total["oa"] / total["zero"])
-    assert metrics["spoof_share"].interval is not None
-    assert metrics["task_accuracy"].n == 60
+    assert known["delta_zero"].value == pytest.approx(total["zero"])
+    assert known["spoof_share"].value == pytest.approx(1 - total["oa"] / total["zero"])
+    assert known["spoof_share"].interval is not None
+    assert known["task_accuracy"].n == 60
     for name, rule in result.extra["checks"].items():
         assert not rule["broken"], name
     assert set(result.extra["checks"]) == {"C1", "C3", "C4"}
@@ -177,9 +199,9 @@ def test_text_and_gates(
     assert set(losers) == {"own", "top", "random"}
     for row in losers.values():
         assert row["fit_constants"] <= row["fit_zero"] + 1e-9
-    metrics = {metric.name: metric.value for metric in result.metrics}
-    assert metrics["ablated_ce_gain"] == pytest.approx(
-        metrics["ablated_ce_zero"] - metrics["ablated_ce_constants"]
+    known = {metric.name: metric.value for metric in result.metrics}
+    assert known["ablated_ce_gain"] == pytest.approx(
+        known["ablated_ce_zero"] - known["ablated_ce_constants"]
     )
 
 
@@ -256,6 +278,8 @@ def test_unknown_components_and_settings_are_refused(make_model: ModelMaker) -> 
         check(make_model(), replace(FAST, components=("haeds",)))
     with pytest.raises(UserError, match="method"):
         replace(FAST, methods=("zerro",))
+    with pytest.raises(UserError, match=r"--text has no cf, oa_pos: name a method of text, zero"):
+        replace(FAST, text=True, methods=("cf", "oa_pos"))
     with pytest.raises(UserError, match="starts"):
         replace(FAST, starts=1)
     with pytest.raises(UserError, match="losers_k"):
@@ -300,7 +324,7 @@ def test_overfitted_components_take_part_in_no_comparison() -> None:
     measured = [one("a", 1.0, 1.1), one("b", 1.0, 1.3)]
     assert [x.is_overfit("oa") for x in measured] == [False, True]
     assert not measured[1].is_overfit("zero")
-    found = compare.compare(measured, ("oa", "zero"), compare.spearman, 10, 0)
+    found = compare.compare(measured, ("oa", "zero"), compare.spearman, replace(FAST, resamples=10))
     assert found.value is None
     assert found.n == 2
 
@@ -316,6 +340,51 @@ def test_tables_and_figures(make_model: ModelMaker, make_record: object) -> None
     for draw in report.FIGURES.values():
         (figure,) = draw([record])
         figure.canvas.draw()
+
+
+def test_a_table_without_figures_is_left_out(make_model: ModelMaker, make_record: object) -> None:
+    """Two components are too few for a correlation."""
+    few = evaluate(make_model(), task(40), replace(FAST, components=("m0", "m1"), no_bridge=True))
+    record: Record = make_record(  # type: ignore[operator]
+        evaluation="ablate", metrics=few.metrics, extra=plain(few.extra)
+    )
+    names = {table.name for table in report.tables([record])}
+    assert "ablate-bridge" in names
+    assert "ablate-methods" not in names
+
+
+def test_costs_that_are_not_finite_have_a_reason_and_no_place_in_figures(
+    make_record: object,
+) -> None:
+    kl: dict[str, list[float | None]] = {
+        method: [None] * 8 for method in ("zero", "resample", "oa")
+    }
+    one = measure.Measured("m1", "mlp", 1, None, 4, dict.fromkeys(kl, math.nan), kl)
+    found = {metric.name: metric for metric in metrics.component_metrics([one], 1.0, FAST)}
+    assert found["delta_oa"].value is None
+    assert found["delta_oa"].reasons == {"cost not finite": 8}
+    assert found["delta_resample"].reasons == {"no other prompt of this length": 8}
+    record: Record = make_record(  # type: ignore[operator]
+        evaluation="ablate", extra=plain({"components": [metrics.row(one, FAST)]})
+    )
+    assert report.scatters([record]) == []
+    assert report.heat_maps([record]) == []
+
+
+def test_figures_of_some_components(make_model: ModelMaker, make_record: object) -> None:
+    """Only MLPs, and a set: the map has no heads, and says what is grey."""
+    config = replace(FAST, components=("m1", "a0.h1+m0"), no_bridge=True, convergence=True)
+    result = evaluate(make_model(), task(40), config)
+    record: Record = make_record(  # type: ignore[operator]
+        evaluation="ablate", metrics=result.metrics, extra=plain(result.extra)
+    )
+    (figure,) = report.heat_maps([record])
+    assert figure.get_supxlabel() == "(grey: not measured)"
+    (figure,) = report.scatters([record])
+    labels = {text.get_text() for text in figure.axes[0].texts}
+    assert labels == {"m1", "a0.h1+m0"}
+    entries = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert entries == ["MLP", "other", "equal"]
 
 
 def test_convergence_and_refits_on_demand(make_model: ModelMaker, make_record: object) -> None:
