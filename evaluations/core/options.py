@@ -126,10 +126,21 @@ def make_request(
 ) -> Request:
     """Distribute keyword arguments over the options classes they belong to, checked.
 
+    Args:
+        models: as of :class:`Request`.
+        options: the class of the evaluation's own options.
+        shared: shared classes that it takes, or subclasses of them with defaults of its own.
+        settings: the options by name.
+
     Raises:
         UserError: an unknown option, or a value of another type than the option's.
     """
-    classes = {name: kind for name, kind in SHARED.items() if kind in (RunOptions, *shared)}
+    classes = {
+        name: own
+        for name, kind in SHARED.items()
+        for own in (RunOptions, *shared)
+        if issubclass(own, kind)
+    }
     owners = {
         field.name: kind
         for kind in (*classes.values(), options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluations.core.options import TaskOptions
+from evaluations.core.options import ControlOptions, TaskOptions
 from evaluations.core.spec import Cost, Spec
 from evaluations.suite.circuits.config import CircuitConfig
 from sat_interp.engine.job import Resources
@@ -27,7 +27,7 @@ GraphML.""",
     ),
     version=2,
     options=CircuitConfig,
-    shared=(TaskOptions,),
+    shared=(TaskOptions, ControlOptions),
     # 50 times the edges took 1.6 times as long: on a larger graph the search is not repeated
     cost=Cost({"quick": 25, "demo": 50, "paper": 20}, grows="edges", power=0.2, guessed=("paper",)),
     resources=Resources(gpus=0.5, memory=4),

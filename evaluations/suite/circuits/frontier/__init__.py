@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evaluations.core.options import TaskOptions
+from evaluations.core.options import ControlOptions
 from evaluations.core.spec import Cost, Spec
-from evaluations.suite.circuits.frontier.config import FrontierConfig
+from evaluations.suite.circuits.frontier.config import FrontierConfig, FrontierTask
 
 SPEC = Spec(
     package=__name__,
@@ -21,11 +21,12 @@ task, for the null task and for random circuits; whether circuits live on harms 
         "sat-eval circuits demo:baseline demo:local-k4",
         "sat-eval circuits demo:baseline --methods acdc,eap-ig --ablations cf,zero,mean",
         "sat-eval circuits runs/mine --task greater-than --prompts 200 --points 10",
+        "sat-eval circuits demo:baseline --methods acdc --control untrained",
     ),
     version=2,
     options=FrontierConfig,
-    shared=(TaskOptions,),
-    cost=Cost({"quick": 8, "demo": 35, "paper": 3600}, grows="edges", guessed=("quick", "paper")),
+    shared=(FrontierTask, ControlOptions),
+    cost=Cost({"quick": 8, "demo": 35, "paper": 1900}, grows="edges", guessed=("quick", "paper")),
     budgets={
         "quick": {
             "prompts": 20,

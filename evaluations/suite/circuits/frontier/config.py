@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from evaluations.core.options import TaskOptions
 from evaluations.suite.circuits.config import MASKED, Ablation, FitOptions, MaskOptions, Method
 from sat_interp._util.errors import UserError, suggest
 from sat_interp._util.settings import check_at_least
@@ -34,6 +35,15 @@ OVERFITTED = 0.2
 
 
 @dataclass(frozen=True)
+class FrontierTask(TaskOptions):
+    """The prompts of frontiers: more than one circuit takes."""
+
+    prompts: int = 400
+    """Number of prompts to find circuits with. Optimal constants are fitted on them: with few,
+    circuits cost much more on held-out prompts."""
+
+
+@dataclass(frozen=True)
 class FrontierConfig(MaskOptions, FitOptions):
     """Which circuits are compared, and how many of them."""
 
@@ -56,7 +66,7 @@ class FrontierConfig(MaskOptions, FitOptions):
     """Thresholds of acdc, as shares of I; by default --points of them, from 0.001 to 0.1, in equal
     ratios."""
 
-    penalties: tuple[float, ...] = (3e-4, 3e-3, 3e-2)
+    penalties: tuple[float, ...] = (3e-4, 3e-3, 1e-2, 3e-2, 1e-1)
     """Prices of an edge in nats, for ugs and hcgs: a search for each."""
 
     random_circuits: int = 3

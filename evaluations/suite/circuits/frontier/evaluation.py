@@ -19,7 +19,12 @@ from evaluations.core.spec import Measurement
 from evaluations.suite.circuits.frontier import metrics
 from evaluations.suite.circuits.frontier.bench import Bench
 from evaluations.suite.circuits.frontier.candidates import Candidate, draw_random, find_circuits
-from evaluations.suite.circuits.frontier.config import ABLATIONS, REFERENCE, FrontierConfig
+from evaluations.suite.circuits.frontier.config import (
+    ABLATIONS,
+    REFERENCE,
+    FrontierConfig,
+    FrontierTask,
+)
 from evaluations.suite.circuits.frontier.data import FrontierData, ceiling, frontier_data
 from evaluations.suite.circuits.frontier.frontiers import make_frontier, make_random
 from evaluations.suite.circuits.frontier.overlap import overlaps
@@ -68,7 +73,7 @@ def check(model: HookedTransformer, config: FrontierConfig) -> None:
 def preview(subject: Any) -> str:
     """Describe the prompts and the curves under default settings."""
     config = FrontierConfig()
-    prompts = make_task(subject.task, subject.known.tokenizer, 100)
+    prompts = make_task(subject.task, subject.known.tokenizer, FrontierTask().prompts)
     curves = len(config.methods) * len(config.ablations)
     edges = Graph.of(subject.known.model).n_edges
     return f"{subject.task}: {prompts.n} prompts, {curves} frontiers of {edges:,} edges"
@@ -125,7 +130,8 @@ def _null(
     try:
         null = data.null(config.seed)
     except UserError as error:
-        return None, str(error).removeprefix(f"{data.prompts.name}: ")
+        reason = str(error).removeprefix(f"{data.prompts.name}: ")
+        return None, reason.removeprefix("no null task: ")
     return _Side(null, ceiling(model, null.sample)), ""
 
 
