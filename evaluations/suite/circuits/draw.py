@@ -10,7 +10,8 @@ of the effect, on the same scale for all circuits of a figure.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from matplotlib.path import Path as Curve
 
 from evaluations.suite.circuits.export import by_head, split_destination
 from evaluations.suite.circuits.shape import GraphShape
+from sat_interp._util import escape
 
 # Okabe and Ito's colours, which colour-blind readers can distinguish.
 PARTS = {
@@ -36,6 +38,8 @@ PARTS = {
 PORTS = {"q": -0.2, "k": 0.0, "v": 0.2}
 HALF, TALL = 0.31, 0.24  # half the width and height of a head's box; columns are 1 apart
 WIDEST = 5.0  # points
+LETTERS = 58
+"""Letters in a line of a warning."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ class Panel:
     circuit: dict[str, Any]
     note: str = ""
     warning: str = ""
+
+
+def warning_of(extra: Mapping[str, Any]) -> str:
+    """Return why a record's circuits mean little, in lines that fit a panel; "" where they do."""
+    parts = str(extra.get("marked") or "").split("; ")
+    lines = [line for part in parts for line in textwrap.wrap(part, LETTERS)]
+    return "\n".join(map(escape.figure, lines))
 
 
 def draw_circuits(panels: Sequence[Panel]) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluations.core.record import Record
-from evaluations.suite.circuits.draw import Panel, draw_circuits
+from evaluations.suite.circuits.draw import Panel, draw_circuits, warning_of
 from evaluations.suite.circuits.export import to_networkx, write_graphml
 from evaluations.tables import Column, Layout, Row, Table, draw, make_tables, rows
 from evaluations.tables.headline import Headline
@@ -28,8 +27,6 @@ DRAWN_FROM = "circuit"
 """Entry of ``record.extra`` that figures are drawn from."""
 ABREAST, MANY_HEADS = 4, 8
 """Circuits in one figure; half as many of models with more heads than this."""
-LETTERS = 58
-"""Letters in a line of a warning."""
 F = "(m(circuit) - m(empty)) / (m(whole) - m(empty)), m the mean logit difference; 1: whole model"
 
 
@@ -270,10 +267,7 @@ def _panel(row: Row) -> Panel:
         f"(held out {_value(row, 'held_out_faithfulness', 2)}), "
         f"null task {_value(row, 'null_edges', 1)} edges"
     )
-    parts = str(extra.get("marked") or "").split("; ")
-    lines = [line for part in parts for line in textwrap.wrap(part, LETTERS)]
-    warning = "\n".join(map(escape.figure, lines))
-    return Panel(title, extra["circuit"], note, warning)
+    return Panel(title, extra["circuit"], note, warning_of(extra))
 
 
 def _value(row: Row, name: str, digits: int) -> str:

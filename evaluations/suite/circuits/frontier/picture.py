@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from evaluations.core.record import Record
-from evaluations.suite.circuits.draw import Panel, draw_circuits
+from evaluations.suite.circuits.draw import Panel, draw_circuits, warning_of
 from evaluations.suite.circuits.frontier.config import REFERENCE, SHARES
 from evaluations.suite.circuits.frontier.curves import FLOOR
 from evaluations.tables import Row, draw, rows
@@ -25,8 +25,8 @@ COLORS = {
     "eap-ig": "#0072B2",
 }
 """Of the methods, in all figures."""
-NULL_STYLES: tuple[Any, ...] = (":", "-.", "--", (0, (1, 3)), (0, (5, 5)), (0, (3, 1, 1, 1)))
-"""Line styles of the methods' curves on the null task."""
+NULL_STYLES: tuple[Any, ...] = (":", (0, (1, 3)), (0, (5, 5)), "--", (0, (3, 1, 1, 1, 1, 1)), "-.")
+"""Line styles of the methods' curves on the null task, in the order of their colours."""
 MOST_CIRCUITS = 3
 """Circuits side by side in one figure."""
 Curve = Mapping[str, Any]
@@ -63,7 +63,7 @@ def _frontiers(row: Row) -> Figure:
     panels = figure.subplots(1, len(ablations), squeeze=False, sharey=True)[0]
     for axes, ablation in zip(panels, ablations, strict=True):
         own = [curve for curve in curves if curve["ablation"] == ablation]
-        for curve in sorted(own, key=lambda one: (not one["null"], one["method"] != "random")):
+        for curve in sorted(own, key=lambda one: (one["null"], one["method"] == "random")):
             if curve["method"] != "all":
                 _line(axes, curve, 1.0, *_style(curve))
         _levels(axes, _extra(row)["ceiling"])
@@ -73,10 +73,17 @@ def _frontiers(row: Row) -> Figure:
         draw.finish(axes, "edges", "Δ on held-out prompts, nats", f"ablation: {ablation}{note}")
         _log(axes)
     draw.legend(figure, 3 * len(ablations), like=panels[0])
-    mark = _extra(row).get("marked")
-    title = f"{row.label}: cost against edges" + (f"\n{mark}" if mark else "")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(_title(row), fontsize=10)
     return figure
+
+
+def _title(row: Row) -> str:
+    extra = _extra(row)
+    ceilings = f"I = {extra['ceiling']:.3g} nats"
+    if extra.get("null_ceiling") is not None:
+        ceilings += f", of the null task {extra['null_ceiling']:.3g}"
+    mark = [extra["marked"]] if extra.get("marked") else []
+    return "\n".join([f"{row.label}: cost against edges", ceilings, *mark])
 
 
 def _style(curve: Curve) -> tuple[str, Any, str, bool]:
@@ -110,6 +117,7 @@ def _line(
         markersize=5,
         linewidth=1.4 if band else 1.0,
         label=label,
+        zorder=2.5 if band else 2,  # curves of null tasks below the others
     )
     if band:
         axes.fill_between(
@@ -195,7 +203,7 @@ def _panel(row: Row, one: Mapping[str, Any]) -> Panel:
         f"Δ held out {one['held']:.2f} nats, {one['held'] / ceiling:.2f} I"
     )
     title = f"{row.label}: {one['method']}, {one['ablation']}, {n} of {of:,} edges"
-    return Panel(title, one["circuit"], note, str(_extra(row).get("marked") or ""))
+    return Panel(title, one["circuit"], note, warning_of(_extra(row)))
 
 
 # Overlap -----------------------------------------------------------------------------------------

@@ -11,7 +11,14 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyBboxPatch
 
-from evaluations.suite.circuits.draw import PARTS, Panel, _curve, draw_circuits, line_width
+from evaluations.suite.circuits.draw import (
+    PARTS,
+    Panel,
+    _curve,
+    draw_circuits,
+    line_width,
+    warning_of,
+)
 from evaluations.suite.circuits.graph import Graph, circuit_to_dict
 
 
@@ -91,6 +98,20 @@ def test_any_number_of_edges_gives_a_figure(n):
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["left", "right"]
     assert any(text.get_text() == "cannot" for text in figure.axes[1].texts)
     figure.savefig(io.BytesIO(), format="svg")
+
+
+def test_a_warning_fits_its_panel_and_is_no_formula():
+    reason = "does not do the task: accuracy 0.45 [0.26, 0.66] is not above $chance$; no count"
+    lines = warning_of({"marked": reason}).splitlines()
+    assert len(lines) > 1
+    assert max(map(len, lines)) <= 60
+    assert r"\$chance\$" in " ".join(lines)
+    assert warning_of({}) == warning_of({"marked": None}) == ""
+    (axes,) = draw_circuits([_panel(Graph(4, 4), 3, warning="\n".join(lines))]).axes
+    figure = axes.get_figure()
+    figure.draw_without_rendering()
+    (shown,) = [text for text in axes.texts if "chance" in text.get_text()]
+    assert shown.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_a_circuit_without_scores_is_drawn():
