@@ -231,7 +231,7 @@ def test_the_fisher_information_is_the_curvature_where_the_lens_is_right(read):
     assert (fisher - hessian).norm() < 0.1 * hessian.norm()
 
 
-@pytest.mark.parametrize("name", ["demo:baseline", "demo:local-k4"])
+@pytest.mark.parametrize("name", ["demo:baseline", "demo:local-k4", "demo:global-k4"])
 def test_in_trained_models_the_last_layers_oca_is_the_ablated_attention_layer(name):
     """C6: at the last position, optimal constants of both cost the same."""
     loaded = load_model(name, device="cpu")
