@@ -54,7 +54,7 @@ def _each(
     methods: Sequence[str] = ("oat", "oat_shared", "gnt"),
 ) -> tuple[Column, ...]:
     return tuple(
-        _column(f"{metric}_{method}", f"{heading}, {NAMES[method]}", digits, definition)
+        _column(f"{metric}_{method}", f"{heading}: {NAMES[method]}", digits, definition)
         for method in methods
     )
 
@@ -97,7 +97,7 @@ LAYOUTS = (
                 "Mean difference from one constant for all that is restored",
             ),
         ),
-        "Lower effective layers: the effect is in fewer layers. Controls are in the table below.",
+        "Lower effective layers: the effect is in fewer layers.",
     ),
     Layout(
         "trace-effects",
@@ -137,7 +137,7 @@ LAYOUTS = (
             *(
                 _column(
                     f"span_{method}",
-                    f"Other span, {NAMES[method]}",
+                    f"Other span: {NAMES[method]}",
                     2,
                     "Loss from corrupting as many tokens beside the subject, over the subject's",
                 )
@@ -189,7 +189,7 @@ LAYOUTS = (
         tuple(
             _column(
                 f"{metric}_{method}_w{window}",
-                f"{heading}, {NAMES[method]}, window {window}",
+                f"{heading}: {NAMES[method]}, window {window}",
                 digits,
                 definition,
             )
@@ -363,6 +363,7 @@ def _truth(row: Row, record: Record) -> Figure | None:
         finish(axes, "", "AIE", f"{KIND[kind]}, single layers")
         by_layer(axes)
         axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        axes.label_outer()
     figure.suptitle(f"{row.label}: is the token found that decides the fact?", fontsize=10)
     legend(figure, 2, panels[0])
     return figure
