@@ -1,22 +1,26 @@
 """Tiny random models of many families: which are read, and whether their figures are right.
 
-    python -m benchmarks.families [FAMILY ...] > families.md
+    python -m benchmarks.families                  # every family; the tables are printed
+    python -m benchmarks.families --write          # and put into docs/families.md
+    python -m benchmarks.families GPT-2 Bloom --width 24 --heads 3 --groups 1 --layers 5 \\
+        --neurons 40 --context 40 --vocabulary 331
 
 For each family a random model is saved as a Hugging Face directory and loaded like any other. Its
 log-probabilities are compared with transformers' own, the perplexity of ``lm`` with a loop over
 transformers' logits, and the graph that ``acdc`` searches, every edge kept, with the model. The
-other evaluations are run with the least budgets. What is refused is quoted, once for all families.
-The two tables are those in docs/families.md.
+other evaluations are run with small budgets. What is refused is quoted, once for all families
+and evaluations that are refused with the same words.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import logging
 import math
-import sys
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,129 +44,178 @@ from sat_interp._util.files import file_name
 from sat_interp._util.progress import quiet_transformers
 from sat_interp.data.corpus import load_corpus
 from sat_interp.data.sources import parse_data
+from sat_interp.data.tokenizer import train_bpe
 
 STORIES = (
     "Once upon a time there was a little dog. He ran far away, and came back home at night.",
     "Tom and Anna went to the park. Tom gave the ball to Anna, and she was happy.",
     "The cat sat on the mat. It saw a bird, and the bird saw the cat.",
 )
-CONTEXT, TOLERANCE = 96, 1e-4
-BASE: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": CONTEXT,
-}
-GROUPED = {**BASE, "num_key_value_heads": 2}
-EQUAL = {**BASE, "num_key_value_heads": 4}
-SMALL = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": CONTEXT}
-GEMMA = {**GROUPED, "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}
+TEXT = "demo:1000"
+"""What autoencoders and tokenizers are trained on."""
+TOLERANCE = 1e-4
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-FALCON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-NEO = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "max_position_embeddings": CONTEXT}
 
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "GPT-2": ("GPT2", SMALL),
-    "GPT-Neo": ("GPTNeo", {**NEO, "attention_types": [[["global", "local"], 1]], "window_size": 4}),
-    "GPT-J": ("GPTJ", {**SMALL, "rotary_dim": 4}),
-    "GPT-NeoX, Pythia": ("GPTNeoX", BASE),
-    "OPT": (
-        "OPT",
-        {
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "ffn_dim": 48,
-            "word_embed_proj_dim": 32,
-            "max_position_embeddings": CONTEXT,
-        },
-    ),
-    "Llama": ("Llama", EQUAL),
-    "SmolLM, Llama 3 (grouped queries)": ("Llama", {**GROUPED, "tie_word_embeddings": True}),
-    "Mistral": ("Mistral", {**GROUPED, "sliding_window": 8}),
-    "Mixtral": ("Mixtral", {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
-    "Qwen 2": ("Qwen2", GROUPED),
-    "Qwen 3": ("Qwen3", {**GROUPED, "head_dim": 8}),
-    "Gemma 1": ("Gemma", {**GROUPED, "head_dim": 8}),
-    "Gemma 2": (
-        "Gemma2",
-        {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
-    ),
-    "Gemma 3": ("Gemma3", GEMMA),
-    "Phi 1, 2": ("Phi", {**EQUAL, "partial_rotary_factor": 0.5}),
-    "Phi 3": ("Phi3", {**EQUAL, "pad_token_id": 0}),
-    "OLMo 1": ("Olmo", EQUAL),
-    "OLMo 1 (grouped queries)": ("Olmo", GROUPED),
-    "OLMo 2": ("Olmo2", EQUAL),
-    "Bloom": ("Bloom", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
-    "OLMo 3": ("Olmo3", {**GROUPED, "sliding_window": 16}),
-    "GPT-OSS": (
-        "GptOss",
-        {**GROUPED, **EXPERTS, "num_local_experts": 4, "head_dim": 8, "sliding_window": 16},
-    ),
-    "Apertus": ("Apertus", GROUPED),
-    "Llama with biases": ("Llama", {**GROUPED, "attention_bias": True, "mlp_bias": True}),
-    "StableLM": ("StableLm", GROUPED),
-    "StableLM (parallel, norms of queries and keys)": (
-        "StableLm",
-        {**GROUPED, "use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True},
-    ),
-    "Falcon": ("Falcon", FALCON),
-    "Falcon (ALiBi)": ("Falcon", {**FALCON, "alibi": True, "multi_query": False}),
-    "CodeGen": ("CodeGen", {**SMALL, "rotary_dim": 4}),
-    "Granite": (
-        "Granite",
-        {**GROUPED, "logits_scaling": 2.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0},
-    ),
-    "GLM": ("Glm", {**GROUPED, "head_dim": 8, "pad_token_id": 0}),
-    "GLM 4": ("Glm4", {**GROUPED, "head_dim": 8, "pad_token_id": 0}),
-    "Starcoder 2": ("Starcoder2", GROUPED),
-    "SmolLM 3": ("SmolLM3", {**GROUPED, "pad_token_id": 0}),
-    "EXAONE 4": ("Exaone4", {**GROUPED, "sliding_window": 16}),
-    "Nemotron": ("Nemotron", {**GROUPED, "head_dim": 8}),
-    "MPT": (
-        "Mpt",
-        {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": CONTEXT, "expansion_ratio": 2},
-    ),
-    "GPT-BigCode": ("GPTBigCode", {**SMALL, "multi_query": True}),
-    "XGLM": (
-        "XGLM",
-        {
-            "d_model": 32,
-            "num_layers": 2,
-            "attention_heads": 4,
-            "ffn_dim": 48,
-            "max_position_embeddings": CONTEXT,
-        },
-    ),
-    "Qwen 2 MoE": ("Qwen2Moe", {**GROUPED, **EXPERTS, "shared_expert_intermediate_size": 16}),
-    "Qwen 3 MoE": ("Qwen3Moe", {**GROUPED, **EXPERTS, "head_dim": 8}),
-    "Mamba": ("Mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}),
-    "Seed-OSS": ("SeedOss", {**GROUPED, "head_dim": 8}),
-    "ERNIE 4.5": ("Ernie4_5", {**GROUPED, "head_dim": 8}),
-    "Arcee": ("Arcee", GROUPED),
-    "Cohere": ("Cohere", GROUPED),
-    "Persimmon": ("Persimmon", BASE),
-}
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of the random models.
+
+    Attributes:
+        groups: heads of keys and values, where a family has fewer of them than of queries.
+        vocabulary: tokens of a tokenizer trained on the built-in stories; None for that of the
+            built-in models.
+    """
+
+    width: int = 32
+    layers: int = 2
+    heads: int = 4
+    groups: int = 2
+    neurons: int = 48
+    context: int = 96
+    vocabulary: int | None = None
+
+
+def families_of(shape: Shape) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return transformers' class and the settings of each family."""
+    width, layers, heads = shape.width, shape.layers, shape.heads
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    base = {
+        **sizes,
+        "intermediate_size": shape.neurons,
+        "max_position_embeddings": shape.context,
+    }
+    grouped = {**base, "num_key_value_heads": shape.groups}
+    equal = {**base, "num_key_value_heads": heads}
+    gpt2 = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": shape.context}
+    gemma = {**grouped, "head_dim": 8, "sliding_window": 16, "query_pre_attn_scalar": 8}
+    neo = {
+        "hidden_size": width,
+        "num_layers": layers,
+        "num_heads": heads,
+        "max_position_embeddings": shape.context,
+        "attention_types": [[[kind], 1] for kind in (["global", "local"] * layers)[:layers]],
+        "window_size": 4,
+    }
+    opt = {
+        **sizes,
+        "ffn_dim": shape.neurons,
+        "word_embed_proj_dim": width,
+        "max_position_embeddings": shape.context,
+    }
+    mpt = {
+        "d_model": width,
+        "n_heads": heads,
+        "n_layers": layers,
+        "max_seq_len": shape.context,
+        "expansion_ratio": 2,
+    }
+    xglm = {
+        "d_model": width,
+        "num_layers": layers,
+        "attention_heads": heads,
+        "ffn_dim": shape.neurons,
+        "max_position_embeddings": shape.context,
+    }
+    granite = {"logits_scaling": 2.0, "residual_multiplier": 0.5, "embedding_multiplier": 3.0}
+    parallel = {"use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True}
+    return {
+        "GPT-2": ("GPT2", gpt2),
+        "GPT-Neo": ("GPTNeo", neo),
+        "GPT-J": ("GPTJ", {**gpt2, "rotary_dim": 4}),
+        "GPT-NeoX, Pythia": ("GPTNeoX", base),
+        "OPT": ("OPT", opt),
+        "Llama": ("Llama", equal),
+        "SmolLM, Llama 3 (grouped queries)": ("Llama", {**grouped, "tie_word_embeddings": True}),
+        "Mistral": ("Mistral", {**grouped, "sliding_window": 8}),
+        "Mixtral": ("Mixtral", {**grouped, "num_local_experts": 4, "num_experts_per_tok": 2}),
+        "Qwen 2": ("Qwen2", grouped),
+        "Qwen 3": ("Qwen3", {**grouped, "head_dim": 8}),
+        "Gemma 1": ("Gemma", {**grouped, "head_dim": 8}),
+        "Gemma 2": (
+            "Gemma2",
+            {**gemma, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+        ),
+        "Gemma 3": ("Gemma3", gemma),
+        "Phi 1, 2": ("Phi", {**equal, "partial_rotary_factor": 0.5}),
+        "Phi 3": ("Phi3", {**equal, "pad_token_id": 0}),
+        "OLMo 1": ("Olmo", equal),
+        "OLMo 1 (grouped queries)": ("Olmo", grouped),
+        "OLMo 2": ("Olmo2", equal),
+        "Bloom": ("Bloom", {"hidden_size": width, "n_layer": layers, "n_head": heads}),
+        "OLMo 3": ("Olmo3", {**grouped, "sliding_window": 16}),
+        "GPT-OSS": (
+            "GptOss",
+            {**grouped, **EXPERTS, "num_local_experts": 4, "head_dim": 8, "sliding_window": 16},
+        ),
+        "Apertus": ("Apertus", grouped),
+        "Llama with biases": ("Llama", {**grouped, "attention_bias": True, "mlp_bias": True}),
+        "StableLM": ("StableLm", grouped),
+        "StableLM (parallel, norms of queries and keys)": ("StableLm", {**grouped, **parallel}),
+        "Falcon": ("Falcon", sizes),
+        "Falcon (ALiBi)": ("Falcon", {**sizes, "alibi": True, "multi_query": False}),
+        "CodeGen": ("CodeGen", {**gpt2, "rotary_dim": 4}),
+        "Granite": ("Granite", {**grouped, **granite}),
+        "GLM": ("Glm", {**grouped, "head_dim": 8, "pad_token_id": 0}),
+        "GLM 4": ("Glm4", {**grouped, "head_dim": 8, "pad_token_id": 0}),
+        "Starcoder 2": ("Starcoder2", grouped),
+        "SmolLM 3": ("SmolLM3", {**grouped, "pad_token_id": 0}),
+        "EXAONE 4": ("Exaone4", {**grouped, "sliding_window": 16}),
+        "Nemotron": ("Nemotron", {**grouped, "head_dim": 8}),
+        "MPT": ("Mpt", mpt),
+        "GPT-BigCode": ("GPTBigCode", {**gpt2, "multi_query": True}),
+        "XGLM": ("XGLM", xglm),
+        "Qwen 2 MoE": ("Qwen2Moe", {**grouped, **EXPERTS, "shared_expert_intermediate_size": 16}),
+        "Qwen 3 MoE": ("Qwen3Moe", {**grouped, **EXPERTS, "head_dim": 8}),
+        "Mamba": ("Mamba", {"hidden_size": width, "num_hidden_layers": layers, "state_size": 4}),
+        "Seed-OSS": ("SeedOss", {**grouped, "head_dim": 8}),
+        "ERNIE 4.5": ("Ernie4_5", {**grouped, "head_dim": 8}),
+        "Arcee": ("Arcee", grouped),
+        "Cohere": ("Cohere", grouped),
+        "Persimmon": ("Persimmon", base),
+    }
+
+
+CONTEXT = Shape().context
+FAMILIES = families_of(Shape())
 BUDGETS: dict[str, dict[str, Any]] = {
     "neurons": {"data": "demo", "stories": 20, "sample": 3, "resamples": 5},
     "n2g": {"data": "demo", "stories": 20, "neurons_per_layer": 1},
     "ablate": {
-        "task": "ioi-tinystories",
-        "components": "mlps",
-        "methods": "zero,mean",
-        "fit_prompts": 8,
-        "fit_prompts_large": 8,
-        "held_prompts": 8,
+        "text": True,
+        "data": "demo",
+        "components": "heads,mlps",
+        "methods": "zero,oa",
+        "fit_windows": 8,
+        "held_windows": 8,
+        "window": 24,
+        "sample_windows": 4,
+        "starts": 2,
+        "evaluations": 4,
         "no_bridge": True,
+        "resamples": 5,
     },
     "lens": {
         "data": "demo",
-        "lenses": "logit,mean",
+        "lenses": "logit,mean,oca,tuned",
         "fit_windows": 8,
         "held_windows": 8,
+        "window": 24,
+        "tuned_steps": 2,
+        "evaluations": 4,
+        "sample": 32,
         "no_edits": True,
+        "resamples": 5,
+    },
+    "trace": {
+        "facts": "ioi",
+        "answer": "own",
+        "n_facts": 40,
+        "methods": "oat,gnt",
+        "windows": (1,),
+        "draws": 1,
+        "random_sets": 0,
+        "evaluations": 4,
         "resamples": 5,
     },
 }
@@ -176,6 +229,8 @@ SAE = dataclasses.replace(
     expansion=4,
     resamples=5,
 )
+PAGE = Path(__file__).parents[1] / "docs" / "families.md"
+MARKS = "<!-- written by benchmarks.families -->", "<!-- end of what it writes -->"
 COLUMNS = ("Family", "Read by", "Log-probabilities", "Perplexity", "Circuit graph", "sae", *BUDGETS)
 NONE = "-"
 
@@ -195,8 +250,8 @@ def make(kind: str, settings: dict[str, Any], vocabulary: int) -> Any:
 @torch.inference_mode()
 def logits_differ(model: Any, loaded: LoadedModel) -> float:
     """The largest difference of log-probabilities from transformers', over random tokens."""
-    generator = torch.Generator().manual_seed(3)
-    tokens = torch.randint(loaded.model.cfg.d_vocab, (3, CONTEXT - 6), generator=generator)
+    cfg, generator = loaded.model.cfg, torch.Generator().manual_seed(3)
+    tokens = torch.randint(cfg.d_vocab, (3, min(90, int(cfg.n_ctx) - 6)), generator=generator)
     difference = loaded.model(tokens).log_softmax(-1) - model(tokens).logits.log_softmax(-1)
     return float(difference.abs().max())
 
@@ -230,7 +285,7 @@ def graph_differs(family: Family) -> float:
 
 def train_autoencoder(family: Family) -> None:
     """Train and measure a tiny autoencoder."""
-    corpus = load_corpus(parse_data("demo"), "train", family.tokenizer)
+    corpus = load_corpus(parse_data(TEXT), "train", family.tokenizer)
     text = evaluation_text(family.tokenizer, "demo").sample(5, 0)
     data = SaeData(corpus, text, family.directory / "sae", {"name": family.name})
     evaluate_autoencoder(family.loaded.model, data, SAE)
@@ -252,9 +307,9 @@ class Family:
     loaded: Any = None
 
     @classmethod
-    def saved(cls, name: str, tokenizer: Any, work: Path) -> Family:
+    def saved(cls, name: str, shape: Shape, tokenizer: Any, work: Path) -> Family:
         """Make a model and save it as a Hugging Face directory."""
-        kind, settings = FAMILIES[name]
+        kind, settings = families_of(shape)[name]
         family = cls(name, make(kind, settings, len(tokenizer)), tokenizer, work / file_name(name))
         family.original.save_pretrained(family.directory)
         tokenizer.save_pretrained(family.directory)
@@ -303,26 +358,68 @@ def shown(difference: float) -> str:
 
 def refusals(families: Sequence[Family]) -> Iterator[str]:
     """Yield the rows of the second table: what is refused, with which words, of which families."""
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for family in families:
-        for refusal in dict.fromkeys(family.refusals):
-            found.setdefault(refusal, []).append(family.name)
-    for (what, message), names in found.items():
-        yield f"| {what} | {message} | {', '.join(names)} |"
+        for what, message in family.refusals:
+            words = re.sub(rf"\b{what}\b", "EVALUATION", message)
+            whats, names = found.setdefault(words, ({}, {}))
+            whats[what], names[family.name] = None, None
+    for words, (whats, names) in found.items():
+        yield f"| {', '.join(whats)} | {words} | {', '.join(names)} |"
 
 
-def main(names: list[str]) -> None:
+def table(heading: Sequence[str], rows: Iterable[str]) -> str:
+    """A Markdown table, whose rows are printed as they are made."""
+    lines = [f"| {' | '.join(heading)} |", f"| {' | '.join(':--' for _ in heading)} |"]
+    print("\n".join(lines))
+    for row in rows:
+        lines.append(row)
+        print(row, flush=True)
+    print()
+    return "\n".join(lines)
+
+
+def write(tables: Sequence[str]) -> None:
+    """Put the tables between the marks of the page."""
+    begin, end = MARKS
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text("\n\n".join([before + begin, *tables, end + after]), encoding="utf-8")
+
+
+def tokenizer_of(shape: Shape) -> Any:
+    """The tokenizer of the built-in models, or one of as many tokens as the shape has."""
+    if shape.vocabulary is None:
+        return load_model("demo:baseline").tokenizer
+    return train_bpe(parse_data(TEXT).read_part("train"), shape.vocabulary)
+
+
+def main() -> None:
     """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("families", nargs="*", metavar="FAMILY")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/families.md")
+    for one in dataclasses.fields(Shape):
+        parser.add_argument(f"--{one.name}", type=int, default=one.default)
+    options = vars(parser.parse_args())
+    names, is_written = options.pop("families") or list(FAMILIES), options.pop("write")
+    shape = Shape(**options)
     logging.disable(logging.WARNING)
-    tokenizer, families = load_model("demo:baseline").tokenizer, []
-    print(f"| {' | '.join(COLUMNS)} |\n| {' | '.join(':--' for _ in COLUMNS)} |")
+    tokenizer, made = tokenizer_of(shape), list[Family]()
     with tempfile.TemporaryDirectory() as temporary, quiet_transformers():
-        for name in names or FAMILIES:
-            families.append(Family.saved(name, tokenizer, Path(temporary)))
-            print(f"| {' | '.join(families[-1].row())} |", flush=True)
-    print("\n| Refused | Words | Families |\n| :-- | :-- | :-- |")
-    print("\n".join(refusals(families)))
+
+        def rows() -> Iterator[str]:
+            for name in names:
+                made.append(Family.saved(name, shape, tokenizer, Path(temporary)))
+                yield f"| {' | '.join(made[-1].row())} |"
+
+        tables = [table(COLUMNS, rows())]
+    tables.append(table(("Refused", "Words", "Families"), refusals(made)))
+    if is_written:
+        write(tables)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

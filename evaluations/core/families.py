@@ -52,6 +52,7 @@ def configuration(config: Any, path: str, tokenizer_limit: int | None) -> Hooked
         fields |= {"init_weights": False, "from_checkpoint": False}
     else:
         _refuse_biases(config)
+        _refuse_uneven_alibi(config)
         known: Any = loading.get_pretrained_model_config(
             path, hf_cfg=config.to_dict(), device="cpu", dtype=torch.float32
         )
@@ -244,3 +245,15 @@ def _refuse_biases(config: Any) -> None:
     for name in ("attention_bias", "mlp_bias"):
         if config.architectures[0] == "LlamaForCausalLM" and getattr(config, name, False):
             raise UserError(f"TransformerLens' llama has no biases ({name})")
+
+
+def _refuse_uneven_alibi(config: Any) -> None:
+    """Refuse Bloom where its heads are no power of 2: HookedTransformer has one series of slopes.
+
+    Raises:
+        UserError: as above.
+    """
+    if config.architectures[0] != "BloomForCausalLM":
+        return
+    if (heads := config.num_attention_heads) & (heads - 1):
+        raise UserError(f"TransformerLens' ALiBi is for 1, 2, 4, 8, ... heads, not for {heads}")

@@ -38,6 +38,7 @@ KINDS = {
     "glm": ("Glm", {**GROUPED, "head_dim": 4, "pad_token_id": 0}),
     "llama-biases": ("Llama", {**GROUPED, "attention_bias": True, "mlp_bias": True}),
     "olmo-grouped": ("Olmo", GROUPED),
+    "bloom-uneven": ("Bloom", {"hidden_size": 24, "n_layer": 2, "n_head": 3}),
 }
 
 

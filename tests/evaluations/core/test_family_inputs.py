@@ -62,7 +62,7 @@ OTHERS = {
 }
 """The families of docs/families.md that no other test makes."""
 FAMILIES = {**KNOWN, **OTHERS}
-WITHOUT_LIMIT = {"bloom": None, "falcon": 2048, "Mamba": None}
+WITHOUT_LIMIT = {"bloom": None, "bloom-uneven": None, "falcon": 2048, "Mamba": None}
 """Families that declare no positions, or whose configuration fills some in."""
 
 
@@ -130,3 +130,18 @@ def test_stories_are_read_as_the_model_reads_them(name, three_marks, tmp_path):
     result = language_model(loaded.model, text, LanguageConfig(resamples=0, activation_stories=0))
     found = next(one for one in result.metrics if one.name == "loss")
     assert (found.value, found.n) == (pytest.approx(nats / n, rel=1e-5), n)
+
+
+def test_the_page_has_a_row_for_every_family():
+    """``benchmarks.families --write`` has written all of them, and what is refused of which."""
+    begin, end = families.MARKS
+    written = families.PAGE.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0]
+    table, refused = (
+        [line.strip("| ").split(" | ") for line in part.splitlines()]
+        for part in written.strip().split("\n\n")
+    )
+    assert tuple(table[0]) == families.COLUMNS
+    assert [row[0] for row in table[2:]] == list(families.FAMILIES)
+    dashed = {row[0] for row in table[2:] if families.NONE in row}
+    words = " ".join(row[-1] for row in refused[2:])
+    assert dashed == {row[0] for row in table[2:] if row[0] in words and families.NONE in row}
