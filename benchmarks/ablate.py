@@ -118,13 +118,14 @@ def race(options: argparse.Namespace) -> None:
     table = Table(title=f"{options.model}, n = {len(run)}: Delta_oa, nats")
     for heading in ("component", "ours", "converged", "rows", "official", "rows to theirs"):
         table.add_column(heading)
-    rows = 0.0
+    rows, same_rows = 0.0, []
     for one, constant in zip(sets, constants, strict=True):
         best, number = fits[name_of(one)]
         theirs = float(constant_kl(run, group([one]), [constant[None, None]]).mean())
         own_rows = float(best.evaluations[number]) * len(run)
         rows += own_rows
         same = rows_to(best, number, theirs + WITHIN, len(run))
+        same_rows += [same] if same is not None else []
         table.add_row(
             name_of(one),
             f"{best.delta[number]:.5f}",
@@ -134,12 +135,18 @@ def race(options: argparse.Namespace) -> None:
             "not reached" if same is None else f"{same:,.0f}",
         )
     official_rows = OFFICIAL_STEPS * OFFICIAL_PROMPTS * len(sets)
+    own_steps = options.official_steps * OFFICIAL_PROMPTS * len(same_rows)
     console = Console()
     console.print(table)
     console.print(
         f"{len(sets)} components: ours {seconds:.0f} s; official, extrapolated from "
         f"{options.official_steps} steps: in a batch {whole:.0f} s, {whole / seconds:.1f} times, "
         f"one at a time {alone:.0f} s; rows to convergence {rows:,.0f}, official {official_rows:,}"
+    )
+    console.print(
+        f"rows to theirs, {len(same_rows)} of {len(sets)} components: {sum(same_rows):,.0f}; "
+        f"official, {options.official_steps:,} steps: {own_steps:,}, "
+        f"{own_steps / max(1.0, sum(same_rows)):.1f} times"
     )
 
 

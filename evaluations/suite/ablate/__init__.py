@@ -27,7 +27,7 @@ with --text on stories, for models that cannot do any task.""",
     version=3,
     options=AblateConfig,
     shared=(TextOptions,),
-    cost=Cost({"quick": 25, "demo": 150, "paper": 150}, guessed=("paper",)),
+    cost=Cost({"quick": 25, "demo": 150, "paper": 300}, guessed=("paper",)),
     resources=Resources(gpus=0.5, memory=4),
     budgets={
         "quick": {
@@ -42,6 +42,6 @@ with --text on stories, for models that cannot do any task.""",
             "no_bridge": True,
         },
         "demo": {"text": True, "components": ("heads", "mlps", "attention")},
-        "paper": {"text": True, "components": ("heads", "mlps", "attention")},
+        "paper": {"text": True, "components": ("heads", "mlps", "attention"), "refits": 5},
     },
 )

@@ -47,7 +47,10 @@ def units(measured: Sequence[Measured]) -> list[Measured]:
 
 def mark(skill: Competence) -> str | None:
     """Return why figures on a task say little of this model; None where it does the task."""
-    return None if skill.accuracy >= SKILLED else f"accuracy below {SKILLED}"
+    if skill.accuracy >= SKILLED:
+        return None
+    share = f"{skill.accuracy:.2f} [{skill.low:.2f}, {skill.high:.2f}]"
+    return f"does the task poorly: accuracy {share} below {SKILLED}"
 
 
 def task_metrics(skill: Competence) -> list[Metric]:

@@ -217,6 +217,8 @@ def _components_table(row: Row) -> Table:
         *([Heading("SD of refits", None, REFITS)] if is_refitted else []),
     )
     notes = ["* overfitted: held-out cost above the fitted one by more than a fifth."]
+    if marked := row.records["ablate"].extra.get("marked"):
+        notes.append(f"The model {marked}.")
     return Table(
         f"ablate-components-{file_name(row.model)}",
         f"Components of {row.model}: held-out Delta, nats",
@@ -243,6 +245,26 @@ def _number(one: Mapping[str, Any], name: str, digits: int) -> Cell:
     value = one.get(name)
     shown = UNSCORED if value is None else f"{value:.{digits}f}"
     return Cell(shown, "value", (), {name: value})
+
+
+def warnings(records: Sequence[Record]) -> list[str]:
+    """A line for each model that fails the task, or whose constants touch the cap."""
+    lines = []
+    for record in records:
+        name = record.model["name"]
+        if marked := record.extra.get("marked"):
+            lines.append(f"{name} {marked}; costs say little of how the task is done")
+        capped = [
+            one["name"]
+            for one in _components(record)
+            if any(fit["capped"] for fit in one["certificates"].values())
+        ]
+        if capped:
+            lines.append(
+                f"{name}: constants at the cap, whose best values may lie at infinity: "
+                f"{', '.join(capped)}"
+            )
+    return lines
 
 
 # Figures -----------------------------------------------------------------------------------------

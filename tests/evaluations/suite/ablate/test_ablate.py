@@ -371,6 +371,24 @@ def test_costs_that_are_not_finite_have_a_reason_and_no_place_in_figures(
     assert report.heat_maps([record]) == []
 
 
+def test_a_failed_task_and_capped_constants_are_marked(
+    make_model: ModelMaker, make_record: object
+) -> None:
+    config = replace(FAST, components=("m0", "m1"), no_bridge=True)
+    result = evaluate(make_model(), task(40), config)
+    assert result.extra["marked"].startswith("does the task poorly: accuracy 0.")
+    fit = result.extra["components"][1]["certificates"]["oa"]
+    record: Record = make_record(  # type: ignore[operator]
+        evaluation="ablate", metrics=result.metrics, extra=plain(result.extra)
+    )
+    (line,) = report.warnings([record])
+    assert line.endswith("below 0.9; costs say little of how the task is done")
+    assert "does the task poorly" in report.tables([record])[-1].notes[-1]
+    fit["capped"] = True
+    record = make_record(evaluation="ablate", extra=plain(result.extra))  # type: ignore[operator]
+    assert report.warnings([record])[-1].endswith("may lie at infinity: m1")
+
+
 def test_figures_of_some_components(make_model: ModelMaker, make_record: object) -> None:
     """Only MLPs, and a set: the map has no heads, and says what is grey."""
     config = replace(FAST, components=("m1", "a0.h1+m0"), no_bridge=True, convergence=True)
