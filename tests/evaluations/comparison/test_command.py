@@ -135,7 +135,17 @@ def test_a_report_of_every_evaluation_imports_no_model_code(tmp_path):
     for path in sorted(COMMITTED.glob("local-k4-*/*.json")):
         shutil.copy(path, tmp_path)
     evaluations = {path.name.split("-")[0] for path in tmp_path.glob("*.json")}
-    assert evaluations == {"acdc", "gates", "lens", "lm", "n2g", "neurons", "sae"}
+    assert evaluations == {
+        "ablate",
+        "acdc",
+        "gates",
+        "lens",
+        "lm",
+        "n2g",
+        "neurons",
+        "sae",
+        "trace",
+    }
     code = f"""
 import sys
 from evaluations.cli import main
