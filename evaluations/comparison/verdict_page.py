@@ -152,13 +152,23 @@ def values_table(values: pd.DataFrame) -> Table:
 
 
 def draw_verdict(made: pd.DataFrame) -> Figure:
-    """Draw every comparison with its interval; a dashed line is the paper's effect."""
-    size = (3 + 2.7 * len(OUTCOMES), 1.2 + 0.3 * len(made) / len(OUTCOMES))
+    """Draw every comparison with its interval; a dashed line is the paper's effect.
+
+    Secondary comparisons of which no outcome has an estimate yet are left out.
+    """
+    shown = made[_is_drawn(made)]
+    size = (3 + 2.7 * len(OUTCOMES), 1.2 + 0.3 * len(shown) / len(OUTCOMES))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(OUTCOMES), sharey=True, squeeze=False)[0]
     for panel, outcome in zip(panels, OUTCOMES, strict=True):
-        _panel(panel, made[made["outcome"] == outcome.name], outcome)
+        _panel(panel, shown[shown["outcome"] == outcome.name], outcome)
     return figure
+
+
+def _is_drawn(made: pd.DataFrame) -> pd.Series:
+    """Whether a row is of a primary comparison, or of one with an estimate for some outcome."""
+    most_pairs = made.groupby(["group", "reference"])["n"].transform("max")
+    return (made["family"] == "primary") | (most_pairs >= ENOUGH_SEEDS)
 
 
 def _panel(axes: Axes, part: pd.DataFrame, outcome: Outcome) -> None:

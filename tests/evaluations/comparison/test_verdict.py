@@ -12,7 +12,7 @@ from scipy import stats
 from evaluations.cli import main
 from evaluations.comparison.outcomes import EDGES, OUTCOMES, l0_at_score, outcome_values
 from evaluations.comparison.verdict import holm, overall, plan, verdicts
-from evaluations.comparison.verdict_page import open_comparisons, verdict_tables
+from evaluations.comparison.verdict_page import draw_verdict, open_comparisons, verdict_tables
 from evaluations.core.frame import results_frame
 from sat_interp._util.errors import UserError
 from sat_interp.training.study import Study
@@ -198,6 +198,16 @@ def test_two_seeds_give_no_test_and_missing_ones_are_counted():
     assert [one[3].text for one in primary.rows if one[2].text == "baseline"][0] == "–"
     assert {one[2].text for one in secondary.rows} == {"baseline"}
     assert len(primary.rows) + len(secondary.rows) == len(table)
+
+
+def test_the_figure_has_no_line_for_a_secondary_comparison_without_an_estimate():
+    table = judged(records({}, groups=["baseline", "local-k4", "local-k4-random"]))
+    secondary = table[table["family"] == "secondary"]
+    assert {"global-k4", "local-k4-random"} <= set(secondary["group"])
+    labels = [label.get_text() for label in draw_verdict(table).axes[0].get_yticklabels()]
+    primary = table[(table["family"] == "primary") & (table["outcome"] == "simulation")]
+    assert labels[: len(primary)] == [f"local-k4 v {one}" for one in primary["reference"]]
+    assert labels[len(primary) :] == ["local-k4-random v baseline"]
 
 
 def test_it_is_a_few_lines_of_pandas(tmp_path):
