@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from evaluations.cli import main
+from evaluations.registry import SPECS
 from tests.evaluations.comparison.study_records import acdc, gates, lm
 
-COMMITTED = Path(__file__).parents[3] / "results" / "tinystories-slice"
+BUILTIN = Path(__file__).parents[3] / "results" / "builtin"
 L4 = {"ablation": gates("local", 4)}
 
 
@@ -132,20 +133,10 @@ def test_nothing_to_report_is_one_line(tmp_path, capsys):
 
 def test_a_report_of_every_evaluation_imports_no_model_code(tmp_path):
     """Imports of torch and what is built on it take longer than reading a few hundred records."""
-    for path in sorted(COMMITTED.glob("local-k4-*/*.json")):
+    for path in sorted(BUILTIN.glob("demo-local-k4-*/*.json")):
         shutil.copy(path, tmp_path)
     evaluations = {path.name.split("-")[0] for path in tmp_path.glob("*.json")}
-    assert evaluations == {
-        "ablate",
-        "acdc",
-        "gates",
-        "lens",
-        "lm",
-        "n2g",
-        "neurons",
-        "sae",
-        "trace",
-    }
+    assert evaluations == {spec.name for spec in SPECS}
     code = f"""
 import sys
 from evaluations.cli import main
