@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -26,10 +27,12 @@ from sat_interp._util import progress  # noqa: E402  (after the hook)
 from sat_interp._util.devices import resolve_device  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _no_lines_of_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _no_lines_of_progress() -> Iterator[None]:
     """On a busy machine a test takes long enough for such a line, which is no error message."""
-    monkeypatch.setattr(progress, "LINE_SECONDS", 86_400.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "LINE_SECONDS", 86_400.0)
+        yield
 
 
 @pytest.fixture
