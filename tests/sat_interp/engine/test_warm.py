@@ -74,9 +74,15 @@ def test_the_end_of_a_command_is_that_of_a_process(process, command, log, text, 
 
 
 def test_a_command_ends_with_the_process_that_forked_it(process, command, log):
-    command("import time; os.kill(os.getppid(), 9); time.sleep(600)")
+    """As sat-train and sat-eval do."""
+    command(
+        "import time; from sat_interp.engine.local import end_with_parent; end_with_parent()\n"
+        "open('pid', 'w').write(str(os.getpid()))\n"
+        "os.kill(os.getppid(), 9); time.sleep(600)"
+    )
     assert process.run(["command"], log) == -signal.SIGKILL
     assert not process.is_for(["slow", "no_such_module"], {})
+    _wait_for_the_end_of(log.parent / "pid")
 
 
 def test_both_end_with_the_process_that_asked(environment, command, tmp_path):
@@ -90,8 +96,7 @@ def test_both_end_with_the_process_that_asked(environment, command, tmp_path):
     _wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     asker.kill()
     asker.wait()
-    child = Path("/proc", (tmp_path / "pid").read_text())
-    _wait_for(lambda: not child.exists() or ") Z " in (child / "stat").read_text())
+    _wait_for_the_end_of(tmp_path / "pid")
 
 
 def test_one_process_is_kept_until_the_environment_changes(environment, command, log, monkeypatch):
@@ -120,6 +125,11 @@ def test_a_fork_that_cannot_use_the_gpus_is_started_anew(environment, command, l
     own, made_by, arguments = log.read_text().splitlines()[-1].split(maxsplit=2)
     assert own == made_by != str(process._process.pid)
     assert arguments == "['a']"
+
+
+def _wait_for_the_end_of(pid: Path) -> None:
+    child = Path("/proc", pid.read_text())
+    _wait_for(lambda: not child.exists() or ") Z " in (child / "stat").read_text())
 
 
 def _wait_for(condition) -> None:
