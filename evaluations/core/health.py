@@ -16,6 +16,8 @@ DAGGER = "†"
 KEY = "health"
 NOT_CONVERGED = "not converged"
 """Reason of the L0 of an autoencoder that explains less than half of the variance."""
+OF_TASKS = ("acdc", "circuits", "ablate")
+"""Evaluations of how a model does a task."""
 NAMED = 4
 """Number of models named after a phrase."""
 
@@ -32,14 +34,13 @@ def phrases(record: Record) -> list[str]:
     """Return warnings about the measurement as short phrases; an empty list if there are none.
 
     They are the phrases in the record. For records without phrases they are derived: a model fails
-    the task (``extra["marked"]`` of ``acdc`` and ``circuits``), or an autoencoder did not converge
+    the task (``extra["marked"]`` of ``OF_TASKS``), or an autoencoder did not converge
     (a reason of ``l0``).
     """
     marks = stated(record)
     if marks:
         return list(dict.fromkeys(marks))
-    is_of_circuits = record.evaluation in ("acdc", "circuits")
-    if is_of_circuits and isinstance(marked := record.extra.get("marked"), str):
+    if record.evaluation in OF_TASKS and isinstance(marked := record.extra.get("marked"), str):
         marks.append(marked.partition(":")[0].partition(";")[0])
     if record.evaluation == "sae" and (l0 := record.metric("l0")) and NOT_CONVERGED in l0.reasons:
         marks.append(f"{NOT_CONVERGED}: explains less than half of the variance")

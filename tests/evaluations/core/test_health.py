@@ -8,7 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
-from evaluations.comparison.paper_tables import differences, models_table, table_1, table_2
+from evaluations.comparison.paper_tables import differences, models_table, table_1, table_2, table_3
 from evaluations.comparison.seeds import groups
 from evaluations.comparison.selection import models
 from evaluations.core.health import phrases
@@ -91,6 +91,17 @@ def test_table_2_marks_the_model():
     assert "1.00 †" in cells
     assert "1.00" in cells
     assert any(PHRASE in note for note in table_2(found).notes)
+
+
+def test_table_3_marks_a_model_that_fails_the_task():
+    marked = {"marked": "does the task poorly: accuracy 0.50 [0.40, 0.60] below 0.9"}
+    records = [made("ablate", name, 0, {"spoof_share": 0.5}) for name in ("able", "unable")]
+    records[1] = dataclasses.replace(records[1], extra=marked)
+    table = table_3(groups(models(records)))
+    cells = [cell.text for row in table.rows for cell in row]
+    assert "0.500" in cells
+    assert "0.500 †" in cells
+    assert any("† ablate: does the task poorly (unable)." in note for note in table.notes)
 
 
 @pytest.mark.parametrize("odd", [None, "text", {"a": 1}, [1, None], [["nested"]]])
