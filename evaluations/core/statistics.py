@@ -139,11 +139,15 @@ def bootstrap(
     resamples: int,
     seed: int,
     transform: Callable[[np.ndarray], np.ndarray] = lambda ratios: ratios,
+    things: str = "stories",
 ) -> Interval | None:
     """Percentile bootstrap interval of ``transform(sum(sums) / sum(counts))`` over stories.
 
     The same seed draws the same stories for every model that reads them, so two models' resamples
     are paired.
+
+    Args:
+        things: what is resampled, for the record.
 
     Returns:
         The interval, or None with fewer than `ENOUGH` stories, fewer than two resamples, or sums
@@ -168,7 +172,7 @@ def bootstrap(
     ratios = ratios[~np.isnan(ratios)]
     if not len(ratios):
         return None
-    method = f"percentile bootstrap over {len(sums)} stories, {resamples} resamples, seed {seed}"
+    method = f"percentile bootstrap over {len(sums)} {things}, {resamples} resamples, seed {seed}"
     return percentile_interval(ratios, method)
 
 

@@ -119,6 +119,11 @@ class Table:
         return f"tab:{self.name}"
 
     @property
+    def has_values(self) -> bool:
+        """Whether it has more than the names of its rows."""
+        return len(self.columns) > self.n_labels
+
+    @property
     def remarks(self) -> list[str]:
         """All text below the table, a paragraph each."""
         fill = [f"Not measured yet: {'; '.join(self.commands)}"] if self.commands else []

@@ -8,7 +8,7 @@ from itertools import count
 
 from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import Words, distinct
-from sat_interp.data.stories import NAMES_F, NAMES_M, Slots
+from sat_interp.data.stories import Slots
 from sat_interp.data.stories.grammar import pick
 from sat_interp.data.stories.lexicon import NAMES, POOLS
 
@@ -71,7 +71,7 @@ def recall(words: Words, seed: int) -> Iterator[Pair]:
     rng = random.Random(f"object/{seed}")
     for index in count():
         slots = Slots(rng)
-        slots["x"], slots["y"] = distinct(rng, (*NAMES_F, *NAMES_M), 2)
+        slots["x"], slots["y"] = distinct(rng, NAMES, 2)
         slots["hue"], slots["hue2"] = distinct(rng, POOLS["color"], 2)
         if index % 3 < len(_STORIES):
             template, kinds = _STORIES[index % 3]

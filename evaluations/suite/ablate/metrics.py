@@ -147,11 +147,8 @@ def _mean_metric(
 
 
 def _over_prompts(sums: np.ndarray, counts: np.ndarray, config: AblateConfig) -> Interval | None:
-    found = bootstrap(sums, counts, resamples=config.resamples, seed=config.seed)
-    if found is None:
-        return None
-    return Interval(
-        found.low, found.high, found.level, found.method.replace("stories", config.things)
+    return bootstrap(
+        sums, counts, resamples=config.resamples, seed=config.seed, things=config.things
     )
 
 

@@ -183,7 +183,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """Table 3, sums over components, methods compared, and each model's components."""
     models = rows(records, "ablate")
     whole = [row for row in models if _components(row.records["ablate"])]
-    shown = [one for one in make_tables(LAYOUTS, records) if len(one.columns) > 1]
+    shown = [table for table in make_tables(LAYOUTS, records) if table.has_values]
     return [*shown, *map(_components_table, whole)]
 
 

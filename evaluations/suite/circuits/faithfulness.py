@@ -91,8 +91,8 @@ def faithfulness(
     gained = (circuit.difference - case.empty.difference).numpy()
     whole = (case.full.difference - case.empty.difference).numpy()
     estimate: Ratio = ratio(gained, whole)
-    interval = bootstrap(gained, whole, resamples=resamples, seed=seed)
-    return Faithfulness(estimate.value, estimate.standard_error, over_prompts(interval))
+    interval = bootstrap(gained, whole, resamples=resamples, seed=seed, things="prompts")
+    return Faithfulness(estimate.value, estimate.standard_error, interval)
 
 
 def mean_over_prompts(
@@ -101,15 +101,8 @@ def mean_over_prompts(
     """Return mean, standard error and bootstrap interval of one value per prompt."""
     numbers, ones = values.numpy(), np.ones(len(values))
     mean = ratio(numbers, ones)
-    interval = bootstrap(numbers, ones, resamples=resamples, seed=seed)
-    return mean.value, mean.standard_error, over_prompts(interval)
-
-
-def over_prompts(interval: Interval | None) -> Interval | None:
-    """Return the interval with prompts named as the resampled units."""
-    if interval is None:
-        return None
-    return dataclasses.replace(interval, method=interval.method.replace("stories", "prompts"))
+    interval = bootstrap(numbers, ones, resamples=resamples, seed=seed, things="prompts")
+    return mean.value, mean.standard_error, interval
 
 
 def tau_ranking(sweep: Mapping[float, FoundCircuit], signed: bool = True) -> Int[Tensor, "edge"]:

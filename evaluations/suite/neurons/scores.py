@@ -16,7 +16,6 @@ compared on the units that are scored in both.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -218,10 +217,8 @@ def interval_over_units(
     values: Float[np.ndarray, " units"], seed: int, resamples: int
 ) -> Interval | None:
     """Return the percentile bootstrap interval of the mean over units."""
-    interval = bootstrap(values, np.ones(len(values)), resamples=resamples, seed=seed)
-    if interval is None:
-        return None
-    return dataclasses.replace(interval, method=interval.method.replace("stories", "neurons"))
+    ones = np.ones(len(values))
+    return bootstrap(values, ones, resamples=resamples, seed=seed, things="neurons")
 
 
 def columns(units: Sequence[UnitScores], names: Sequence[str]) -> dict[str, list[object]]:

@@ -206,8 +206,7 @@ LAYOUTS = (
 
 def tables(records: Sequence[Record]) -> list[Table]:
     """Precision, effects, controls, and what else any of the records has."""
-    made = make_tables(LAYOUTS, records)
-    return [table for table in made if len(table.columns) > table.n_labels]
+    return [table for table in make_tables(LAYOUTS, records) if table.has_values]
 
 
 def _curves(record: Record) -> list[Curve]:
