@@ -63,9 +63,9 @@ class TaskOptions:
     """The prompts that models are measured on."""
 
     task: Object = None
-    """Task: ioi, ioi-tinystories, greater-than, gender, quotes, agreement, induction, object,
-    reply, or a .json file in auto-circuit's format. By default ioi for models trained on the
-    built-in corpus, ioi-tinystories for all others."""
+    """Task: ioi, ioi-tinystories, greater-than, greater-than-digit, gender, quotes, agreement,
+    induction, object, reply, or a .json file in auto-circuit's format. By default ioi for models
+    trained on the built-in corpus, ioi-tinystories for all others."""
 
     prompts: int = 100
     """Number of prompts to find the circuit with."""

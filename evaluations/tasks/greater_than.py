@@ -1,10 +1,10 @@
-"""Greater-Than (Hanna et al. 2023, arXiv 2305.00586): two-digit years as single tokens."""
+"""Greater-Than (Hanna et al. 2023, arXiv 2305.00586), with years as one token or as digits."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +16,7 @@ from sat_interp.data.stories.grammar import pick
 
 YEAR = re.compile(r"(\d\d)(\d\d) to the year \1$")
 FIRST, LAST = 2, 98  # years within a century that an answer may be; 01 is the corrupted year
+DECADES = range(1, 10)  # first digits that an answer may be
 
 
 def greater_than(words: Words, seed: int) -> Iterator[Pair]:
@@ -30,11 +31,32 @@ def greater_than(words: Words, seed: int) -> Iterator[Pair]:
         noun, century = pick(rng, NOUNS), pick(rng, CENTURIES)
         year = pick(rng, range(FIRST + 1, LAST))
         far = pick(rng, range(1, min(year - FIRST, LAST - year) + 1))
-        clean, corrupted = (
-            GREATER_THAN.format(noun=noun, begun=f"{century}{begun:02d}", century=century)
-            for begun in (year, 1)
-        )
+        clean, corrupted = _prompts(noun, century, year)
         yield Pair(clean, corrupted, f"{year + far:02d}", f"{year - far:02d}")
+
+
+def greater_than_digit(words: Words, seed: int) -> Iterator[Pair]:
+    """Yield "The war lasted from the year 1732 to the year 17" -> "5", not "1".
+
+    Greater-Than for tokenizers that split numbers into digits: the answer is the first of the two
+    digits. After a larger digit than that of the prompt's year (here 3) the year is a later one
+    whatever follows, after a smaller one an earlier one. The same digit is neither right nor wrong.
+    """
+    rng = random.Random(f"greater-than-digit/{seed}")
+    while True:
+        noun, century = pick(rng, NOUNS), pick(rng, CENTURIES)
+        decade, year = pick(rng, DECADES[1:-1]), pick(rng, range(10))
+        far = pick(rng, range(1, min(decade - DECADES[0], DECADES[-1] - decade) + 1))
+        clean, corrupted = _prompts(noun, century, 10 * decade + year)
+        yield Pair(clean, corrupted, f"{decade + far}", f"{decade - far}")
+
+
+def _prompts(noun: str, century: int, year: int) -> list[str]:
+    """Return the sentence with the year, and with the year 01."""
+    return [
+        GREATER_THAN.format(noun=noun, begun=f"{century}{begun:02d}", century=century)
+        for begun in (year, 1)
+    ]
 
 
 def sides(tokenizer: PreTrainedTokenizerFast) -> Sides:
@@ -44,20 +66,51 @@ def sides(tokenizer: PreTrainedTokenizerFast) -> Sides:
     minus the sum over the others, 00 to 99 (Hanna et al. 2023, section 2). Years that are not one
     token after the century are left out.
     """
+    tokens = _answers(tokenizer, [f"{year:02d}" for year in range(100)])
+
+    def of(begun: int, century: str) -> tuple[list[int], list[int]]:
+        later = [token for year, token in tokens(century).items() if int(year) > begun]
+        others = [token for year, token in tokens(century).items() if int(year) <= begun]
+        return later, others
+
+    return _of_year(of)
+
+
+def digit_sides(tokenizer: PreTrainedTokenizerFast) -> Sides:
+    """Return what gives a prompt its right and wrong digits: all larger and all smaller ones.
+
+    The probability difference is the sum of p over the digits above that of the prompt's decade
+    minus the sum over those below it. The digit itself is in neither sum.
+    """
+    tokens = _answers(tokenizer, [str(digit) for digit in range(10)])
+
+    def of(begun: int, century: str) -> tuple[list[int], list[int]]:
+        decade = begun // 10
+        larger = [token for digit, token in tokens(century).items() if int(digit) > decade]
+        smaller = [token for digit, token in tokens(century).items() if int(digit) < decade]
+        return larger, smaller
+
+    return _of_year(of)
+
+
+def _answers(
+    tokenizer: PreTrainedTokenizerFast, answers: Sequence[str]
+) -> Callable[[str], dict[str, int]]:
+    """Return what gives the answers that are one token after a century, and their tokens."""
 
     @cache
-    def years(century: str) -> dict[int, int]:
-        found = {
-            year: following(tokenizer, f"the year {century}", f"{year:02d}") for year in range(100)
-        }
-        return {year: token for year, token in found.items() if token is not None}
-
-    def of(pair: Pair) -> tuple[list[int], list[int]]:
-        match = YEAR.search(pair.clean)
-        if match is None:
-            return [], []
-        begun, tokens = int(match[2]), years(match[1])
-        later = [token for year, token in tokens.items() if year > begun]
-        return later, [token for year, token in tokens.items() if year <= begun]
+    def of(century: str) -> dict[str, int]:
+        found = {one: following(tokenizer, f"the year {century}", one) for one in answers}
+        return {one: token for one, token in found.items() if token is not None}
 
     return of
+
+
+def _of_year(of: Callable[[int, str], tuple[list[int], list[int]]]) -> Sides:
+    """Return the sides of a prompt, from its year within the century and its century."""
+
+    def of_pair(pair: Pair) -> tuple[list[int], list[int]]:
+        match = YEAR.search(pair.clean)
+        return ([], []) if match is None else of(int(match[2]), match[1])
+
+    return of_pair

@@ -13,7 +13,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from evaluations.tasks.files import candidates, checked_entries, json_file, read_prompts
-from evaluations.tasks.greater_than import greater_than, sides
+from evaluations.tasks.greater_than import (
+    digit_sides,
+    greater_than,
+    greater_than_digit,
+    sides,
+)
 from evaluations.tasks.ioi import ioi, ioi_tinystories
 from evaluations.tasks.language import agreement, gender, quotes
 from evaluations.tasks.pairs import Pair, Sides, TaskPrompts
@@ -35,18 +40,21 @@ class Task:
         pairs: draws pairs of prompts without end, given the usable words and a seed.
         apart: what held-out prompts must not share with the others, besides whole prompts.
         sides: from the tokenizer, all right and wrong answers, where there are several.
+        instead: the task to try where a tokenizer cannot express this one.
     """
 
     name: str
     pairs: Callable[[Words, int], Iterator[Pair]]
     apart: Apart | None = None
     sides: Callable[[PreTrainedTokenizerFast], Sides] | None = None
+    instead: str | None = None
 
 
 TASKS = (
     Task("ioi", ioi, apart=answers),
     Task("ioi-tinystories", ioi_tinystories, apart=answers),
-    Task("greater-than", greater_than, sides=sides),
+    Task("greater-than", greater_than, sides=sides, instead="greater-than-digit"),
+    Task("greater-than-digit", greater_than_digit, sides=digit_sides, instead="greater-than"),
     Task("gender", gender),
     Task("quotes", quotes),
     Task("agreement", agreement),
@@ -102,7 +110,7 @@ def make_task(
         words = Words(name, tokenizer)
         drawn = islice(source.pairs(words, seed), DRAWS_PER_PROMPT * (n + held_out))
         rows = (with_row(words.tokenizer, pair, start) for pair in drawn)
-        made = collect(name, rows, n, held_out, source.apart)
+        made = collect(name, rows, n, held_out, source.apart, source.instead)
         whole = _completed(made, words.left_out, note, tokenizer, start)
         return whole if source.sides is None else _with_sides(whole, source.sides(tokenizer))
     several = sum(len(one["answers"]) > 1 or len(one["wrong_answers"]) > 1 for one in source)

@@ -138,6 +138,7 @@ def collect(
     n: int,
     held_out: int = 0,
     apart: Apart | None = None,
+    instead: str | None = None,
 ) -> TaskPrompts:
     """Return the first ``n`` distinct pairs that can be used, by length; the others are counted.
 
@@ -149,6 +150,7 @@ def collect(
             too few for both (fewer than ``LEAST_HELD_OUT`` to hold out), all usable pairs are
             divided in the ratio asked for.
         apart: held-out pairs differ from the first ones in this, too.
+        instead: the task to try where none can be used.
 
     Raises:
         UserError: none can be used.
@@ -157,7 +159,8 @@ def collect(
     if not selection.first:
         counts = selection.left_out.most_common()
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in counts)
-        raise UserError(f"{name}: no prompt can be used with this tokenizer: {reasons}")
+        advice = f"; try the task {instead}" if instead else ""
+        raise UserError(f"{name}: no prompt can be used with this tokenizer: {reasons}{advice}")
     prompts = _prompts(name, selection.first, selection.left_out)
     if not selection.rest:
         return prompts

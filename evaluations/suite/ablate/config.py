@@ -35,9 +35,9 @@ class AblateConfig:
     """Which components are ablated, by what, and how constants are fitted."""
 
     task: Object = None
-    """Task, as for acdc: ioi, ioi-tinystories, greater-than, gender, quotes, agreement, induction,
-    object, reply, or a .json file in auto-circuit's format. By default ioi for models trained on
-    the built-in corpus, ioi-tinystories for all others."""
+    """Task, as for acdc: ioi, ioi-tinystories, greater-than, greater-than-digit, gender, quotes,
+    agreement, induction, object, reply, or a .json file in auto-circuit's format. By default ioi
+    for models trained on the built-in corpus, ioi-tinystories for all others."""
 
     text: bool = False
     """Measure on windows of held-out stories in place of a task: works for models that cannot do

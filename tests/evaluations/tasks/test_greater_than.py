@@ -45,6 +45,19 @@ def test_each_prompt_has_its_own_sides(tokenizer):
             assert not set(later) & set(others)
 
 
+def test_digits_that_decide_nothing_are_on_neither_side():
+    tokenizer = SelfAblatingTransformer.from_pretrained("demo:baseline").tokenizer
+    prompts = make_task("greater-than-digit", tokenizer, n=30, held_out=10)
+    for part in (prompts, prompts.held_out):
+        for pair in part.texts:
+            decade = int(pair.clean.split(" to ")[0][-2])
+            larger, smaller = (
+                [tokenizer.decode([token]) for token in side] for side in part.sides(pair)
+            )
+            assert larger == [str(digit) for digit in range(decade + 1, 10)]
+            assert smaller == [str(digit) for digit in range(decade)]
+
+
 def test_the_probability_difference_is_a_sum_over_years(model, tokenizer):
     prompts = make_task("greater-than", tokenizer, n=12)
     found = competence(model, prompts)

@@ -38,7 +38,7 @@ CASES = [
     (name, kind)
     for name in NAMES
     for kind in ("bpe", "gpt2")
-    if (name, kind) != ("greater-than", "bpe")
+    if (name, kind) not in {("greater-than", "bpe"), ("greater-than-digit", "gpt2")}
 ]
 
 
@@ -68,7 +68,7 @@ def test_tokens_of_every_task(name, kind, tokenizers):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_seed_decides_and_more_prompts_begin_with_the_same(name, tokenizers):
-    tokenizer = tokenizers["gpt2"]
+    tokenizer = tokenizers["bpe" if name == "greater-than-digit" else "gpt2"]
     first, again = (make_task(name, tokenizer, n=30, seed=1) for _ in "12")
     assert first.content == again.content
     assert first.texts == again.texts
@@ -176,6 +176,18 @@ def test_greater_than_years_lie_on_either_side_and_01_on_neither(tokenizers):
         assert len(pair.right) == len(pair.wrong) == 2
 
 
+def test_digits_that_decide_a_year_lie_on_either_side(tokenizers):
+    digits = set()
+    for pair in make_task("greater-than-digit", tokenizers["bpe"], n=100).texts:
+        year, century = pair.clean.split()[6], pair.clean[-2:]
+        assert year[:2] == century
+        assert 0 < int(pair.wrong) < int(year[2]) < int(pair.right)
+        assert int(year[2]) - int(pair.wrong) == int(pair.right) - int(year[2])
+        assert pair.corrupted == pair.clean.replace(year, f"{century}01")
+        digits |= {pair.right, pair.wrong}
+    assert digits == set("123456789")
+
+
 def test_object_asks_for_either_object_by_a_look_of_its_own(tokenizers):
     order = Counter()
     for pair in make_task("object", tokenizers["gpt2"], n=90).texts:
@@ -197,10 +209,15 @@ def test_the_built_in_model_does_what_its_grammar_teaches(built_in):
 
 
 def test_a_tokenizer_that_cannot_express_a_task_is_told_in_one_line(tokenizers):
-    with pytest.raises(UserError, match="^greater-than: no prompt can be used.*not one token"):
-        make_task("greater-than", tokenizers["bpe"], n=3)
+    for name, kind, instead in (
+        ("greater-than", "bpe", "greater-than-digit"),
+        ("greater-than-digit", "gpt2", "greater-than"),
+    ):
+        refusal = f"^{name}: no prompt can be used.*not one token.*; try the task {instead}$"
+        with pytest.raises(UserError, match=refusal):
+            make_task(name, tokenizers[kind], n=3)
     letters = train_bpe(["abc"] * 5, 260)
-    for name in NAMES:
+    for name in set(NAMES) - {"greater-than-digit"}:  # every byte is a token, so every digit is
         with pytest.raises(UserError, match=f"^{name}: ") as error:
             make_task(name, letters, n=3)
         assert "\n" not in str(error.value)
