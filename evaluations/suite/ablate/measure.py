@@ -26,7 +26,7 @@ from evaluations.core.ablation_fit import Fit, FitConfig, fit, refit
 from evaluations.core.ablation_run import CleanRun, Scored
 from evaluations.core.ablation_values import CONSTANT, Constants, Method, Slots
 from evaluations.core.record import hash_of
-from evaluations.core.weights import tensor_bytes
+from evaluations.core.weights import tensor_bytes, weights_hash
 from evaluations.suite.ablate.config import TEXT_METHODS, AblateConfig
 from evaluations.suite.ablate.data import Split
 from sat_interp._util import progress
@@ -130,8 +130,11 @@ class Bench:
 
     @property
     def key(self) -> str:
-        """Hash of what decides the figures of a component: streams, prompts and settings."""
-        digest = hashlib.sha256()
+        """Hash of what decides the figures of a component: weights, prompts and settings.
+
+        Two models may share every stream and still differ, by their unembedding or within a block.
+        """
+        digest = hashlib.sha256(weights_hash(self.large.model).encode())
         for run in (self.large, self.held, self.large_cf, self.held_cf):
             for bucket in [] if run is None else run.buckets:
                 for tensor in (bucket.tokens, *bucket.streams):

@@ -273,6 +273,20 @@ def test_an_interrupted_run_goes_on(
     assert [one.kl for one in bench.measure(sets, cache)] == [one.kl for one in whole]
 
 
+def test_the_cache_tells_models_of_the_same_stream_apart(
+    make_model: ModelMaker, tmp_path: Path
+) -> None:
+    """Another unembedding changes no stream, and all costs."""
+    model, config = make_model(), replace(FAST, components=("m1",), methods=("zero",))
+    split = split_prompts(task(60), 24, 12, seed=0)
+    sets = find_components(model, config.components)
+    (before,) = Bench(model, split, config, "last").measure(sets, tmp_path)
+    with torch.no_grad():
+        model.unembed.W_U.mul_(2.0)
+    (after,) = Bench(model, split, config, "last").measure(sets, tmp_path)
+    assert after.fit["zero"] > 1.1 * before.fit["zero"]
+
+
 def test_unknown_components_and_settings_are_refused(make_model: ModelMaker) -> None:
     with pytest.raises(UserError, match="component"):
         check(make_model(), replace(FAST, components=("haeds",)))
