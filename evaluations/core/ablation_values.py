@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from evaluations.core.ablation import Group, Part
@@ -175,9 +175,13 @@ def resample_kl(
     kl = _kl_of(
         run, group, [[one[:, p] for one, p in zip(part, partners, strict=True)] for part in own]
     )
-    alone = torch.cat([torch.full((len(p),), len(p) == 1) for p in partners])
-    kl[:, alone] = torch.nan
+    kl[:, without_partner(run)] = torch.nan
     return kl
+
+
+def without_partner(run: CleanRun) -> Bool[Tensor, " prompt"]:
+    """Return which prompts have no other of their length, whose activations they could receive."""
+    return torch.cat([torch.full((len(bucket),), len(bucket) == 1) for bucket in run.buckets])
 
 
 def draw_partners(run: CleanRun, seed: int) -> list[Int[Tensor, " _"]]:

@@ -24,6 +24,19 @@ ALONE = "no other prompt changes at the same places"
 TOO_FEW = "too few words that do not bear on the answer"
 TWICE = "drawn before"
 
+
+class NoNullTaskError(UserError):
+    """A task has no null task, or too little of one.
+
+    Attributes:
+        reason: why, as reasons in records say it.
+    """
+
+    def __init__(self, task: str, reason: str) -> None:
+        self.reason = f"no null task: {reason}"
+        super().__init__(f"{task}: {self.reason}")
+
+
 Place = tuple[int, ...]
 """The positions of one word, which may come several times."""
 
@@ -44,7 +57,7 @@ def null_prompts(prompts: TaskPrompts, seed: int) -> TaskPrompts:
         The null task's prompts; those left out are counted by reason.
 
     Raises:
-        UserError: there is no null prompt at all.
+        NoNullTaskError: there is no null prompt at all.
     """
     draws = np.random.default_rng(seed)
     batches: list[PairBatch] = []
@@ -76,7 +89,7 @@ def null_prompts(prompts: TaskPrompts, seed: int) -> TaskPrompts:
         first += len(batch)
     if not batches:
         reason = left_out.most_common(1)[0][0] if left_out else "no prompt"
-        raise UserError(f"{prompts.name}: no null task: {reason}")
+        raise NoNullTaskError(prompts.name, reason)
     return dataclasses.replace(
         prompts,
         name=f"{prompts.name} (null)",

@@ -26,6 +26,7 @@ from evaluations.core.ablation import (
 )
 from evaluations.core.ablation_pass import SITES
 from evaluations.core.ablation_run import CleanRun
+from evaluations.core.ablation_values import without_partner
 from evaluations.core.blocks import check_parts
 from evaluations.core.inputs import default_task, text_data
 from evaluations.core.models import LoadedModel, at_least_float32, evaluation_mode
@@ -108,7 +109,8 @@ def _ablate(
     measured = bench.measure(_components(model, config))
     found: list[Metric] = metrics.task_metrics(skill) if skill else []
     prior = prior_kl([bench.large, bench.held])
-    found += metrics.component_metrics(measured, prior, config)
+    alone = without_partner(bench.held).numpy()
+    found += metrics.component_metrics(measured, prior, config, alone)
     switched_off = _switched_off(bench, config) if not config.no_bridge else []
     stream = _stream(model, split, bench, config) if not config.no_bridge else None
     found += metrics.bridge_metrics(measured, switched_off, stream, config)

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from evaluations.core.record import Interval, Metric
 from evaluations.core.statistics import bootstrap
@@ -72,9 +73,19 @@ def task_metrics(skill: Competence) -> list[Metric]:
 
 
 def component_metrics(
-    measured: Sequence[Measured], prior: float, config: AblateConfig
+    measured: Sequence[Measured],
+    prior: float,
+    config: AblateConfig,
+    alone: Bool[np.ndarray, " prompt"],
 ) -> list[Metric]:
-    """Return counts, the ceiling I, sums of costs, correlations and shares over heads and MLPs."""
+    """Return counts, the ceiling I, sums of costs, correlations and shares over heads and MLPs.
+
+    Args:
+        measured: the components.
+        prior: the ceiling I, in nats.
+        config: the settings.
+        alone: which held-out prompts have no other of their length.
+    """
     chosen = units(measured)
     fitted = [one for one in measured if "oa" in one.certificates]
     n_open = sum(not one.is_converged("oa") for one in fitted)
@@ -107,27 +118,33 @@ def component_metrics(
     ]
     if chosen:
         for method in chosen[0].kl:
-            found.append(_sum_metric(chosen, method, config))
+            found.append(_sum_metric(chosen, method, config, alone))
     for other in COMPARED:
         if chosen and {"oa", other} <= set(chosen[0].kl):
             found += _pair_metrics(chosen, ("oa", other), config)
     return found
 
 
-def _sum_metric(chosen: Sequence[Measured], method: str, config: AblateConfig) -> Metric:
+def _sum_metric(
+    chosen: Sequence[Measured],
+    method: str,
+    config: AblateConfig,
+    alone: Bool[np.ndarray, " prompt"],
+) -> Metric:
     """The sum over heads and MLPs of a method's held-out costs."""
     kl = costs(chosen, method)
     kept = np.isfinite(kl).all(0)
     sums = kl[:, kept].sum(0)
     n_failed = int((~kept).sum())
-    reason = NO_PARTNER if method == "resample" else NOT_FINITE
+    n_alone = int((~kept & alone).sum()) if method == "resample" else 0
+    reasons = {NO_PARTNER: n_alone, NOT_FINITE: n_failed - n_alone}
     return _mean_metric(
         f"delta_{method}",
         f"Sum of Delta, {method}",
         sums,
         config,
         n_failed=n_failed,
-        reasons={reason: n_failed} if n_failed else {},
+        reasons={reason: n for reason, n in reasons.items() if n},
         description=f"over heads and MLPs, held-out {config.things}",
     )
 

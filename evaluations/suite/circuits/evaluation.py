@@ -57,7 +57,7 @@ from evaluations.suite.circuits.methods.find import (
     of_ranking,
 )
 from evaluations.suite.circuits.patched import PRECISE
-from evaluations.tasks.null import null_prompts
+from evaluations.tasks.null import NoNullTaskError, null_prompts
 from evaluations.tasks.pairs import TaskPrompts, competence
 from evaluations.tasks.registry import make_task
 from sat_interp._util import progress
@@ -339,8 +339,8 @@ def _nulls(
     for draw in progress.bar(range(config.null_draws), desc="null task", unit="draw"):
         try:
             prompts = null_prompts(case.prompts, config.seed + draw)
-        except UserError as error:
-            return [], [], str(error).removeprefix(f"{case.prompts.name}: ")
+        except NoNullTaskError as error:
+            return [], [], error.reason
         nulls.append(find(case.of_prompts(prompts)))
         sizes.append({"n_prompts": prompts.n, "left_out": prompts.left_out})
     return nulls, sizes, ""

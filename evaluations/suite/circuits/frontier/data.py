@@ -16,10 +16,9 @@ from evaluations.core.inputs import default_task, task_prompts
 from evaluations.core.models import LoadedModel
 from evaluations.core.options import Request
 from evaluations.suite.circuits.frontier.config import FrontierConfig
-from evaluations.tasks.null import null_prompts
+from evaluations.tasks.null import NoNullTaskError, null_prompts
 from evaluations.tasks.pairs import LOGITS, TaskPrompts
 from evaluations.tasks.registry import make_task
-from sat_interp._util.errors import UserError
 
 LEAST = 5
 """Fewest prompts that circuits are found on, or measured on."""
@@ -55,7 +54,7 @@ class FrontierData:
         """Return the null task of the prompts, of the held-out ones, and of the sample.
 
         Raises:
-            UserError: there is no null task, or too few prompts of it.
+            NoNullTaskError: there is none, or too few prompts of it.
         """
         held = self.prompts.held_out
         prompts = null_prompts(self.prompts, seed)
@@ -63,9 +62,9 @@ class FrontierData:
             prompts = apart(dataclasses.replace(prompts, held_out=null_prompts(held, seed)))
         sizes = (prompts.n, prompts.held_out.n if prompts.held_out else 0)
         if min(sizes) < LEAST:
-            raise UserError(
-                f"{self.prompts.name}: {sizes[0]} and {sizes[1]} held-out null prompts, fewer than "
-                f"{LEAST} of each"
+            raise NoNullTaskError(
+                self.prompts.name,
+                f"{sizes[0]} and {sizes[1]} held-out null prompts, fewer than {LEAST} of each",
             )
         return FrontierData(prompts, tuple(null_prompts(one, seed) for one in self.sample))
 

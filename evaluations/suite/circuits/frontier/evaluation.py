@@ -31,10 +31,10 @@ from evaluations.suite.circuits.frontier.overlap import overlaps
 from evaluations.suite.circuits.frontier.results import Curve, Restored
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.metrics import mark, skill_metrics
+from evaluations.tasks.null import NoNullTaskError
 from evaluations.tasks.pairs import competence
 from evaluations.tasks.registry import make_task
 from sat_interp._util import progress
-from sat_interp._util.errors import UserError
 
 
 def evaluate(model: HookedTransformer, data: FrontierData, config: FrontierConfig) -> Measurement:
@@ -129,9 +129,8 @@ def _null(
     """Return the null task; or why there is none."""
     try:
         null = data.null(config.seed)
-    except UserError as error:
-        reason = str(error).removeprefix(f"{data.prompts.name}: ")
-        return None, reason.removeprefix("no null task: ")
+    except NoNullTaskError as error:
+        return None, error.reason
     return _Side(null, ceiling(model, null.sample)), ""
 
 

@@ -101,7 +101,7 @@ def curve_metrics(curves: Sequence[Curve], skill: Competence, no_null: str) -> l
     There are none of a model that fails the task, nor of one without a null task. E(.2) of all
     methods together under the first ablation is given once more, as ``e20`` and ``e20_null``.
     """
-    why = UNABLE if skill.accuracy < ABLE else f"no null task: {no_null}" if no_null else ""
+    why = UNABLE if skill.accuracy < ABLE else no_null
     made = [
         _metric(curve, name, found, why)
         for curve in curves

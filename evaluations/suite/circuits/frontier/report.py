@@ -177,7 +177,7 @@ def warnings(records: Sequence[Record]) -> list[str]:
         if marked := record.extra.get("marked"):
             lines.append(f"{record.model['name']} {marked}")
         if reason := record.extra.get("no_null"):
-            lines.append(f"{record.model['name']}: no frontier without a null task ({reason})")
+            lines.append(f"{record.model['name']}: no frontier is drawn: {reason}")
         if marked := _overfitted(record):
             lines.append(
                 f"{record.model['name']}: overfitted, more than a fifth costlier on held-out "

@@ -374,10 +374,13 @@ def test_costs_that_are_not_finite_have_a_reason_and_no_place_in_figures(
         method: [None] * 8 for method in ("zero", "resample", "oa")
     }
     one = measure.Measured("m1", "mlp", 1, None, 4, dict.fromkeys(kl, math.nan), kl)
-    found = {metric.name: metric for metric in metrics.component_metrics([one], 1.0, FAST)}
+    alone = np.arange(8) < 3
+    made = metrics.component_metrics([one], 1.0, FAST, alone)
+    found = {metric.name: metric for metric in made}
     assert found["delta_oa"].value is None
     assert found["delta_oa"].reasons == {"cost not finite": 8}
-    assert found["delta_resample"].reasons == {"no other prompt of this length": 8}
+    wanted = {"no other prompt of this length": 3, "cost not finite": 5}
+    assert found["delta_resample"].reasons == wanted
     record: Record = make_record(  # type: ignore[operator]
         evaluation="ablate", extra=plain({"components": [metrics.row(one, FAST)]})
     )
