@@ -3,12 +3,14 @@
     python -m benchmarks.regret                             # 8 edges, 88 circuits
     python -m benchmarks.regret --layers 2 --attention-only # 12 edges, 1,696 circuits: minutes
     python -m benchmarks.regret --model-seed 1 --methods ugs,hcgs
+    python -m benchmarks.regret --methods ugs --exchanges 0 # circuits as their rankings have them
 
 A model of random weights is so small that optimal constants are fitted to all of its circuits. At
 every size, the regret of a method is what its best circuit costs above the best there is, as a
 share of what the median circuit costs above it: 0 for the best, about 1 for a random one. Searches
 by gradients run at six prices with three seeds; the median over seeds is given. Circuits of a size
-are the first edges of a ranking that leave so many on paths; ACDC runs at 60 thresholds, and has
+are the first edges of a ranking that leave so many on paths; those of searches by gradients are
+then pruned and exchanged as ``sat-eval circuits`` does. ACDC runs at 60 thresholds, and has
 circuits of some sizes only. Sizes with fewer than ten circuits are left out.
 """
 
@@ -27,7 +29,14 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from evaluations.suite.circuits.case import Case
 from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.graph import Graph, on_paths
-from evaluations.suite.circuits.methods.find import attributed, by_acdc, by_logit, searched
+from evaluations.suite.circuits.methods.find import (
+    attributed,
+    by_acdc,
+    by_logit,
+    of_size,
+    searched,
+)
+from evaluations.suite.circuits.methods.search import Searched
 from evaluations.suite.circuits.methods.selection import live_circuit
 from evaluations.suite.circuits.refit import Budget
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
@@ -76,13 +85,14 @@ def every_circuit(graph: Graph) -> Tensor:
     return torch.stack([kept for kept in every if torch.equal(on_paths(graph, kept), kept)])
 
 
-def found(method: str, case: Case, seed: int) -> Iterator[Tensor]:
+def found(method: str, case: Case, seed: int, exchanges: int) -> Iterator[Tensor]:
     """Yield a method's circuits."""
     graph = case.graph
     if method == "acdc":
         for tau in torch.logspace(-4, 0.3, 60).tolist():
             yield by_acdc(case, tau).kept
         return
+    searches: list[Searched] = []
     if method == "eap-ig":
         scores = attributed(case, CircuitConfig(method="eap-ig", score_by="kl", selection="top"))
         orders = [scores.signed, scores.absolute]
@@ -90,16 +100,23 @@ def found(method: str, case: Case, seed: int) -> Iterator[Tensor]:
         settings = CircuitConfig(method=method, ablation="oa", seed=seed)  # type: ignore[arg-type]
         shares = [1 - size / graph.n_edges for size in range(1, graph.n_edges)]
         prices = shares if method == "edge-pruning" else PRICES
-        orders = [by_logit(searched(case, settings, price).theta) for price in prices]
+        searches = [searched(case, settings, price) for price in prices]
+        orders = [by_logit(one.theta) for one in searches]
     for order in orders:
         for size in range(1, graph.n_edges + 1):
             yield live_circuit(graph, order, size)
+    larger: list[Tensor] = []
+    for size in range(graph.n_edges - 1, 0, -1) if searches and exchanges else ():
+        larger = [of_size(case, searches, size, exchanges, larger)]
+        yield larger[0]
 
 
-def regrets(method: str, case: Case, costs: dict[bytes, float], seed: int) -> dict[int, float]:
+def regrets(
+    method: str, case: Case, costs: dict[bytes, float], seed: int, exchanges: int
+) -> dict[int, float]:
     """Return the regret of a method's best circuit of each size."""
     best: dict[int, float] = {}
-    for kept in found(method, case, seed):
+    for kept in found(method, case, seed, exchanges):
         size = int(kept.sum())
         best[size] = min(best.get(size, math.inf), costs[kept.numpy().tobytes()])
     shares = {}
@@ -111,7 +128,7 @@ def regrets(method: str, case: Case, costs: dict[bytes, float], seed: int) -> di
     return shares
 
 
-def compare(case: Case, methods: Sequence[str]) -> None:
+def compare(case: Case, methods: Sequence[str], exchanges: int) -> None:
     """Print the regret of each method by size."""
     assert case.refitter is not None
     circuits = every_circuit(case.graph)
@@ -123,7 +140,7 @@ def compare(case: Case, methods: Sequence[str]) -> None:
     console.print(f"{case.graph.n_edges} edges, {len(circuits):,} circuits; sizes {sizes}")
     for method in methods:
         seeds = SEEDS if method in ("ugs", "hcgs", "edge-pruning") else range(1)
-        each = [regrets(method, case, costs, seed) for seed in seeds]
+        each = [regrets(method, case, costs, seed, exchanges) for seed in seeds]
         shown = []
         for size in sizes:
             middle = statistics.median(one.get(size, math.inf) for one in each)
@@ -140,10 +157,11 @@ def main() -> None:
     parser.add_argument("--attention-only", action="store_true")
     parser.add_argument("--model-seed", type=int, default=0)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--exchanges", type=int, default=CircuitConfig.exchanges)
     options = parser.parse_args()
     torch.set_num_threads(1)
     case = tiny_case(options.layers, options.attention_only, options.model_seed)
-    compare(case, options.methods.split(","))
+    compare(case, options.methods.split(","), options.exchanges)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ MEASURES: dict[str, Measure] = {
         method="ugs", ablation="oa", search_steps=4, evaluations=3, objective="logit-difference"
     ),
     "acdc, edge-pruning": _circuits(
-        method="edge-pruning", warm_start=True, search_steps=4, edges=20
+        method="edge-pruning", warm_start=True, search_steps=4, edges=20, exchanges=1
     ),
     "sae": _sae,
     "neurons": _neurons,

@@ -76,6 +76,10 @@ class MaskOptions:
     window: bool = False
     """Widen the window of ugs for edges with large gradients (dynamic window)."""
 
+    exchanges: int = 6
+    """Most exchanges of one edge for another in a circuit of a given number of edges, each of which
+    lowers its cost on the prompts that circuits are found on; 0: the first edges by logit."""
+
     warm_start: bool = False
     """Start edge-pruning from the ranks of eap-ig by KL."""
 
@@ -84,7 +88,8 @@ class MaskOptions:
     models: 6,000 steps under oa, else 3,000, of 5 prompts and 12 masks."""
 
     def _check_search(self) -> None:
-        check_at_least(self, {"search_steps": 1, "search_prompts": 1, "search_masks": 1})
+        least = {"search_steps": 1, "search_prompts": 1, "search_masks": 1, "exchanges": 0}
+        check_at_least(self, least)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,8 @@ class CircuitConfig(MaskOptions, FitOptions):
     edges: int | None = None
     """Number of edges that eap, eap-ig and edge-pruning choose, by default 5 % of all edges; and
     that ugs and hcgs choose, by default those whose mask is more likely on than off. The circuit
-    is the chosen edges on a path from embedding to output."""
+    is the chosen edges on a path from embedding to output. Those of a given number that ugs, hcgs
+    and edge-pruning choose are improved by --exchanges."""
 
     score_by: ScoreBy = "logit-difference"
     """Metric that eap-ig attributes; eap supports logit-difference only."""

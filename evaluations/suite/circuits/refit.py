@@ -153,7 +153,7 @@ class Refitter:
         self.rows = RowPass(model, graph)
         self.space = ConstantSpace(model, graph)
         self.prompts = self.rows.prompts(buckets)
-        self.sample = self.rows.prompts(_thinned(buckets, budget.sample))
+        self.sample = self.rows.prompts(thinned(buckets, budget.sample))
         self.mean = self.space.flat(buckets[0].replacement[:, 0, -1])
         self._spread = _standard_deviation(buckets)
         self._known: dict[bytes, Fit] = {}
@@ -194,7 +194,7 @@ class Refitter:
         return [self._known[_key(kept)] for kept in circuits]
 
     def _fit(self, circuits: dict[bytes, Tensor]) -> None:
-        second = torch.stack([self._suggested.get(key, self.empty) for key in circuits])
+        second = torch.stack([self.start_of(kept) for kept in circuits.values()])
         others = [torch.zeros_like(self.mean), *map(self._random, range(self.budget.starts))]
         starts = [self.mean, second, *others][: max(1, self.budget.starts)]
         found = self.refit(torch.stack(list(circuits.values())), starts)
@@ -230,6 +230,22 @@ class Refitter:
         tight = Tolerance(budget.gradient, budget.gap, budget.evaluations)
         end = self._descend(circuits, chosen, self.prompts, tight)
         return replace(end, flat=end.flat.to(self.mean), start=best)
+
+    def start_of(self, kept: Bool[Tensor, "edge"]) -> Float[Tensor, " size"]:
+        """Return the constants that a circuit was found with, by default those of the empty one."""
+        return self._suggested.get(_key(kept), self.empty)
+
+    def briefly(
+        self,
+        circuits: Bool[Tensor, "circuit edge"],
+        start: Flat,
+        prompts: Sequence[RowPrompts],
+        evaluations: int,
+    ) -> Flat:
+        """Return constants after a few evaluations, from one set for all circuits or for each."""
+        points = start.expand(len(circuits), -1).cpu().clone()  # changed in place
+        loose = Tolerance(None, self.budget.gap, evaluations)
+        return self._descend(circuits, points, prompts, loose).flat.to(self.mean)
 
     def _descend(
         self,
@@ -350,7 +366,7 @@ def _key(kept: Bool[Tensor, "edge"]) -> bytes:
     return kept.cpu().numpy().tobytes()
 
 
-def _thinned(buckets: Sequence[PromptBatch], n: int) -> list[PromptBatch]:
+def thinned(buckets: Sequence[PromptBatch], n: int) -> list[PromptBatch]:
     """Return about ``n`` of the prompts, as many of each chunk in proportion, at least one."""
     return [bucket[:some] for bucket, some in zip(buckets, _shares(buckets, n), strict=True)]
 

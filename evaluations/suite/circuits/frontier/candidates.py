@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from evaluations.core.record import hash_of
@@ -28,11 +29,21 @@ from evaluations.suite.circuits.frontier.config import FrontierConfig
 from evaluations.suite.circuits.frontier.store import Store
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
-from evaluations.suite.circuits.methods.find import OA_LOGIT, by_acdc, by_logit, searched
+from evaluations.suite.circuits.methods.find import (
+    by_acdc,
+    by_logit,
+    likely_logit,
+    of_size,
+    searched,
+    suggest,
+)
+from evaluations.suite.circuits.methods.search import CONSTANTS_RATE, Searched
 from sat_interp._util import progress
 
 BISECTIONS = 3
 """Further thresholds of acdc between the last that leaves edges and the first that leaves none."""
+NEAREST = 2
+"""Searches whose rankings a circuit of a given size is made from: those nearest in size."""
 Edges = list[int]
 Kept = Bool[Tensor, "edge"]
 
@@ -65,7 +76,8 @@ def find_circuits(
     absolute score, are cut at several sizes; edges on no path are then removed. ``ugs`` and
     ``hcgs`` search once for each price of an edge; the circuit of each search is the edges that are
     more likely on than off, and the ranking by logits is also cut at the sizes within a factor of
-    two. ``edge-pruning`` searches once for each size.
+    two. ``edge-pruning`` searches once for each size. From these, a circuit of each size is made
+    that further removals and exchanges make cheaper (``methods.refine``).
 
     Args:
         ceiling: I of the case's task, in nats.
@@ -130,30 +142,68 @@ def _by_masks(method: str, case: Case, config: FrontierConfig, store: Store) -> 
     cuts = [size for size in config.cuts(n_edges) if size < n_edges]
     is_sized = method == "edge-pruning"
     prices = [1 - size / n_edges for size in cuts] if is_sized else config.penalties
-    searches = progress.bar(list(prices), desc=method, unit="search")
-    for place, price in enumerate(searches):
-        theta, constants = _search(method, price, case, config, store)
-        likely = theta > (OA_LOGIT if case.ablation == "oa" else 0.0)
-        n = int(likely.sum())
-        sizes = [cuts[place]] if is_sized else [size for size in cuts if n / 2 <= size <= 2 * n]
-        masks = [first(by_logit(theta), size) for size in sizes]
-        for mask in masks if is_sized else [likely, *masks]:
+    bar = progress.bar(list(prices), desc=method, unit="search")
+    searches = {price: _search(method, price, case, config, store) for price in bar}
+    likely = {price: found.theta > likely_logit(case) for price, found in searches.items()}
+    for place, (price, found) in enumerate(searches.items()):
+        sizes = [cuts[place]] if is_sized else _near(cuts, int(likely[price].sum()))
+        masks = [first(by_logit(found.theta), size) for size in sizes]
+        for mask in masks if is_sized else [likely[price], *masks]:
             kept = on_paths(case.graph, mask)
-            if case.refitter and constants is not None:
-                case.refitter.suggest(kept, constants)
+            suggest(case, kept, found)
             yield Candidate(kept, f"price {price:.2g}, {int(mask.sum())} edges chosen")
+    if config.exchanges:
+        yield from _refined(method, case, config, store, searches)
+
+
+def _near(cuts: Sequence[int], n: int) -> list[int]:
+    """Return the sizes within a factor of two of a number of edges."""
+    return [size for size in cuts if n / 2 <= size <= 2 * n]
+
+
+def _refined(
+    method: str,
+    case: Case,
+    config: FrontierConfig,
+    store: Store,
+    searches: Mapping[float, Searched],
+) -> Iterable[Candidate]:
+    """Yield a circuit of each size up to twice the largest that a search found.
+
+    The largest comes first: each is also made from the one before.
+    """
+    numbers = {
+        price: int((one.theta > likely_logit(case)).sum()) for price, one in searches.items()
+    }
+    cuts = [size for size in config.cuts(case.graph.n_edges) if size < case.graph.n_edges]
+    sizes = [size for size in cuts if size <= 2 * max(numbers.values(), default=0)]
+    larger: list[Kept] = []
+    for size in progress.bar(sizes[::-1], desc=f"{method}, sizes", unit="size"):
+        nearest = sorted(searches, key=lambda price: abs(math.log(max(1, numbers[price]) / size)))
+        own = [searches[price] for price in nearest[:NEAREST]]
+        name = f"refined-{method}-{size}-{hash_of([*_settings(config), sorted(searches), cuts])}"
+        make = partial(_of_size, case, own, size, config.exchanges, larger)
+        found = _kept(case, store, name, f"{size} edges, edges exchanged", make)
+        larger = [found.kept]
+        yield found
+
+
+def _of_size(*how: Any) -> Edges:
+    return _edges(of_size(*how))
+
+
+def _settings(config: FrontierConfig) -> list[Any]:
+    """Return the options that searches by masks depend on, and the seed."""
+    return [{field.name: getattr(config, field.name) for field in fields(MaskOptions)}, config.seed]
 
 
 def _search(
     method: str, price: float, case: Case, config: FrontierConfig, store: Store
-) -> tuple[Float[Tensor, "edge"], Float[Tensor, " size"] | None]:
-    """Return logits of masks, and the constants that were fitted alongside, if any."""
-    options = {field.name: getattr(config, field.name) for field in fields(MaskOptions)}
+) -> Searched:
+    """Return a search's logits, and the constants that were fitted alongside, if any."""
+    options, seed = _settings(config)
     settings = CircuitConfig(
-        method=cast(Method, method),
-        ablation=cast(Ablation, case.ablation),
-        seed=config.seed,
-        **options,
+        method=cast(Method, method), ablation=cast(Ablation, case.ablation), seed=seed, **options
     )
 
     def make() -> list[list[float] | None]:
@@ -161,11 +211,12 @@ def _search(
         constants = None if found.constants is None else found.constants.tolist()
         return [found.theta.tolist(), constants]
 
-    name = f"masks-{method}-{price:.6g}-{hash_of([options, config.seed])}"
+    options = {name: value for name, value in options.items() if name != "exchanges"}
+    rate = [CONSTANTS_RATE] if case.refitter else []
+    name = f"masks-{method}-{price:.6g}-{hash_of([options, seed, *rate])}"
     theta, constants = store.kept(name, make)
-    like = case.model.W_E
-    flat = None if constants is None else torch.tensor(constants).to(like)
-    return torch.tensor(theta, dtype=torch.float64), flat
+    flat = None if constants is None else torch.tensor(constants).to(case.model.W_E)
+    return Searched(torch.tensor(theta, dtype=torch.float64), flat, [], config.search_steps)
 
 
 def _kept(

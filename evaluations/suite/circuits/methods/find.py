@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,7 @@ from evaluations.suite.circuits.methods.masks import (
     TargetedConcrete,
     Ugs,
 )
+from evaluations.suite.circuits.methods.refine import refined
 from evaluations.suite.circuits.methods.search import (
     PAPER_SLOWER,
     Schedule,
@@ -36,7 +37,11 @@ from evaluations.suite.circuits.methods.search import (
     learning_rate,
     search,
 )
-from evaluations.suite.circuits.methods.selection import consistent_ranking, positive_ranking
+from evaluations.suite.circuits.methods.selection import (
+    consistent_ranking,
+    live_circuit,
+    positive_ranking,
+)
 from sat_interp._util.files import default_cache
 
 DEMO_EDGES = 2000
@@ -163,14 +168,59 @@ def by_masks(case: Case, config: CircuitConfig) -> FoundCircuit:
         price = 1 - edges / case.graph.n_edges
     found = searched(case, config, price)
     scores = found.theta.double().cpu()
+    likely = scores > likely_logit(case)
     if edges is None:
-        chosen = scores > (OA_LOGIT if config.ablation == "oa" else 0.0)
+        chosen = likely
+    elif config.exchanges and 0 < edges < case.graph.n_edges:
+        chosen = of_size(case, [found], edges, config.exchanges)
     else:
         chosen = first(by_logit(scores), edges)
     kept = on_paths(case.graph, chosen)
+    suggest(case, kept, found)
+    return FoundCircuit(kept, scores, chosen=chosen)
+
+
+def of_size(
+    case: Case,
+    searches: Sequence[Searched],
+    size: int,
+    exchanges: int,
+    others: Sequence[Bool[Tensor, "edge"]] = (),
+) -> Bool[Tensor, "edge"]:
+    """Return a circuit of a given number of edges, made from searches (``methods.refine``).
+
+    It begins from the first edges of each ranking by logit and from the smallest larger circuit
+    that a search or another method's step found.
+
+    Args:
+        case: the prompts.
+        searches: ends of searches on them.
+        size: number of edges.
+        exchanges: most exchanges of one edge for another.
+        others: further circuits to begin from.
+    """
+    starts, larger = [], list(others)
+    for found in searches:
+        scores = found.theta.double().cpu()
+        starts.append(live_circuit(case.graph, by_logit(scores), size))
+        larger.append(on_paths(case.graph, scores > likely_logit(case)))
+        for kept in (starts[-1], larger[-1]):
+            suggest(case, kept, found)
+    larger = sorted(
+        (kept for kept in larger if int(kept.sum()) > size), key=lambda kept: kept.sum()
+    )
+    return refined(case, [*starts, *larger[:1]], size, exchanges)
+
+
+def suggest(case: Case, kept: Bool[Tensor, "edge"], found: Searched) -> None:
+    """Let a circuit's optimal constants start from those that were fitted alongside a search."""
     if case.refitter and found.constants is not None:
         case.refitter.suggest(kept, found.constants)
-    return FoundCircuit(kept, scores, chosen=chosen)
+
+
+def likely_logit(case: Case) -> float:
+    """Return the logit above which a search keeps an edge."""
+    return OA_LOGIT if case.refitter else 0.0
 
 
 def searched(case: Case, config: CircuitConfig, price: float) -> Searched:

@@ -27,7 +27,7 @@ from evaluations.suite.circuits.config import Ablation, MaskOptions
 from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.masks import Distribution
 from evaluations.suite.circuits.patched import PromptBatch
-from evaluations.suite.circuits.rows import RowPass, kl, live_edges
+from evaluations.suite.circuits.rows import RowPass, RowPrompts, kl, live_edges
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
@@ -36,7 +36,10 @@ BETAS = (0.9, 0.995)
 """AdamW's averages: edges near 0 or 1 are seldom undecided, so that squares are kept long."""
 NORM = 5.0
 """Most that the gradient of a family of edges may be long."""
-CONSTANTS_RATE = 2e-3
+CONSTANTS_RATE = 0.02
+"""Of AdamW on the constants, which begin at the clean means. With the paper's rate, 400 steps end
+before the constants have followed the masks."""
+PAPER_CONSTANTS_RATE = 2e-3
 SAVED_EVERY = 50
 """Steps after which an unfinished search is saved."""
 PAPER_STEPS = {True: 6000, False: 3000}
@@ -53,12 +56,13 @@ class Schedule:
     prompts: int = 8
     masks: int = 6
     seed: int = 0
+    constants_rate: float = CONSTANTS_RATE
 
     @classmethod
     def of(cls, options: MaskOptions, ablation: Ablation, seed: int) -> Schedule:
         """Return the schedule that options ask for."""
         if options.paper_schedule:
-            return cls(PAPER_STEPS[ablation == "oa"], 5, 12, seed)
+            return cls(PAPER_STEPS[ablation == "oa"], 5, 12, seed, PAPER_CONSTANTS_RATE)
         return cls(options.search_steps, options.search_prompts, options.search_masks, seed)
 
 
@@ -131,8 +135,9 @@ class _Loop:
         self.constants = None
         self.fitter: torch.optim.Optimizer | None = None
         if case.refitter:
-            self.constants = case.refitter.empty.clone().unsqueeze(0).requires_grad_()
-            self.fitter = torch.optim.AdamW([self.constants], lr=CONSTANTS_RATE, weight_decay=0.0)
+            self.constants = case.refitter.mean.clone().unsqueeze(0).requires_grad_()
+            rate = schedule.constants_rate
+            self.fitter = torch.optim.AdamW([self.constants], lr=rate, weight_decay=0.0)
         self.identity = identity_of(case, distribution, schedule)
         self.losses: list[float] = []
 
@@ -180,10 +185,9 @@ class _Loop:
         if self.constants is not None:
             assert self.case.refitter is not None
             constants = self.case.refitter.space.written(self.constants)
-        logits = self.rows.logits(prompts, index, masks, constants)
-        if bucket.answers is None:
-            return kl(prompts, index, logits)
-        return _distance(bucket, index, logits)
+        return row_losses(
+            prompts, bucket, index, self.rows.logits(prompts, index, masks, constants)
+        )
 
     def _clip(self) -> None:
         """Shorten the gradient of each family of edges."""
@@ -253,11 +257,19 @@ class _Loop:
         return int(note["step"])
 
 
-def _distance(
-    bucket: PromptBatch, index: Tensor, logits: Float[Tensor, "row prompt d_vocab"]
+def row_losses(
+    prompts: RowPrompts,
+    bucket: PromptBatch,
+    index: Int[Tensor, "row prompt"],
+    logits: Float[Tensor, "row prompt d_vocab"],
 ) -> Float[Tensor, "row prompt"]:
-    """Return how far each row's logit difference is from the whole model's, in nats."""
-    assert bucket.answers is not None
+    """Return what rows cost by the case's objective, in nats.
+
+    That is KL(whole model || row); or, where the chunk has answers, how far the row's logit
+    difference is from the whole model's.
+    """
+    if bucket.answers is None:
+        return kl(prompts, index, logits)
     answers = bucket.answers.to(logits.device)[index]
     right, wrong = logits.gather(-1, answers).unbind(-1)
     whole = bucket.logits[index].gather(-1, answers)

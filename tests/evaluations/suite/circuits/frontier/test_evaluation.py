@@ -315,12 +315,15 @@ def test_a_model_that_ignores_its_prompt_has_an_empty_circuit(model):
 def test_circuits_of_searches_by_gradients_are_kept(model, data, monkeypatch, method):
     settings = {"methods": (method,), "ablations": ("oa",), "search_steps": 2, "search_prompts": 2}
     settings |= {"search_masks": 2, "penalties": (1e-3,), "sizes": (20,), "restorations": 1}
+    settings |= {"exchanges": 1}
     settings |= {"starts": 1, "evaluations": 2}
     config = FrontierConfig(**{**SMALL, **settings})
     once = evaluate(model, data, config)
     curve = _curve(once, "oa", method)
     assert len(curve["tried"]) > 1
-    assert all("price" in point["setting"] for point in curve["points"][1:])
+    known = ("price", "20 edges, edges exchanged")
+    assert all(point["setting"].startswith(known) for point in curve["points"][1:])
+    assert any(point["setting"] == known[1] for point in curve["points"])
     monkeypatch.setattr(candidates, "searched", None)
     assert evaluate(model, data, config).metrics == once.metrics
 

@@ -15,7 +15,7 @@ from evaluations.suite.circuits.config import CircuitConfig
 from evaluations.suite.circuits.forward import forward
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods import find
-from evaluations.suite.circuits.methods.find import by_logit, by_masks, searched
+from evaluations.suite.circuits.methods.find import by_masks, searched
 from evaluations.suite.circuits.methods.masks import (
     HardConcrete,
     Price,
@@ -29,9 +29,7 @@ from evaluations.suite.circuits.methods.search import (
     learning_rate,
     search,
 )
-from evaluations.suite.circuits.methods.selection import live_circuit
 from evaluations.suite.circuits.refit import Budget
-from evaluations.suite.circuits.rows import RowPass
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.cases import doable, task
 from tests.evaluations.suite.circuits.tiny import tiny_model
@@ -61,7 +59,7 @@ def _ugs(case: Case, price: float = 1e-2, **settings: bool) -> Ugs:
 
 
 def _config(method: str, **settings: Any) -> CircuitConfig:
-    few = {"search_steps": 30, "search_prompts": 4, "search_masks": 4}
+    few = {"search_steps": 30, "search_prompts": 4, "search_masks": 4, "exchanges": 1}
     return CircuitConfig(method=method, **{**few, **settings})
 
 
@@ -233,7 +231,7 @@ def test_constants_are_fitted_alongside_and_suggested(model: HookedTransformer) 
     found = searched(case, _config("ugs", ablation="oa"), 1e-2)
     assert case.refitter is not None
     assert found.constants is not None
-    assert not torch.equal(found.constants, case.refitter.empty)
+    assert not torch.equal(found.constants, case.refitter.mean)
     circuit = by_masks(case, _config("ugs", ablation="oa", edges=5))
     assert circuit.kept.numpy().tobytes() in case.refitter._suggested
 
@@ -250,9 +248,9 @@ def test_rates_and_schedules_are_the_papers_where_asked() -> None:
     assert [learning_rate(price) for price in (1e-4, 5e-4, 6e-4)] == [0.15, 0.10, 0.05]
     assert learning_rate(1e-4, 5) == pytest.approx(0.03)
     paper = CircuitConfig(method="ugs", paper_schedule=True)
-    assert Schedule.of(paper, "oa", 3) == Schedule(6000, 5, 12, 3)
+    assert Schedule.of(paper, "oa", 3) == Schedule(6000, 5, 12, 3, 2e-3)
     assert Schedule.of(paper, "resample", 0).steps == 3000
-    assert Schedule.of(CircuitConfig(), "oa", 0) == Schedule(400, 8, 6, 0)
+    assert Schedule.of(CircuitConfig(), "oa", 0) == Schedule(400, 8, 6, 0, 0.02)
 
 
 def test_families_of_edges_partition_the_graph(model: HookedTransformer) -> None:
@@ -268,34 +266,3 @@ def test_families_of_edges_partition_the_graph(model: HookedTransformer) -> None
         for edge in family[:1]
     }
     assert len(kinds) == len(families) == 3  # no head reads from a head in one layer
-
-
-def test_ugs_comes_close_to_the_best_circuit_of_an_exhaustive_graph() -> None:
-    """With ten or more circuits of a size: at most a quarter of (random - best) above the best."""
-    model = tiny_model(n_layers=1, n_heads=1, d_model=8, d_mlp=16, seed=4)
-    case = Case.of(model, doable(model, task((5,), n=10, seed=2)), "zero")
-    graph = case.graph
-    every = torch.arange(2**graph.n_edges)[:, None] >> torch.arange(graph.n_edges) & 1
-    circuits = [row for row in every.bool() if torch.equal(on_paths(graph, row), row)]
-    rows = RowPass(model, graph)
-    (bucket,) = rows.prompts(case.buckets)
-    index = torch.arange(len(bucket)).expand(len(circuits), -1)
-    with torch.no_grad():
-        kl = rows.divergence(bucket, index, torch.stack(circuits).double()).mean(1)
-    costs = {row.numpy().tobytes(): float(cost) for row, cost in zip(circuits, kl, strict=True)}
-    sizes = torch.tensor([int(row.sum()) for row in circuits])
-    best: dict[int, float] = {}
-    for price in (0.01, 0.03, 0.1):
-        found = searched(case, _config("ugs", search_steps=80), price)
-        for wanted in sizes.unique().tolist():
-            kept = live_circuit(graph, by_logit(found.theta), wanted)
-            size = int(kept.sum())
-            best[size] = min(best.get(size, torch.inf), costs[kept.numpy().tobytes()])
-    tried = 0
-    for size in sizes.unique().tolist():
-        own = torch.tensor([costs[c.numpy().tobytes()] for c in circuits if int(c.sum()) == size])
-        if len(own) >= 10:
-            tried += 1
-            low, middle = own.min().item(), own.median().item()
-            assert best[size] - low <= (middle - low) / 4, size
-    assert tried >= 3
