@@ -30,6 +30,7 @@ from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods.search import row_losses
 from evaluations.suite.circuits.refit import Flat, thinned
 from evaluations.suite.circuits.rows import RowPass
+from sat_interp._util import progress
 
 RUN = 48
 """Most changes of a circuit that are run."""
@@ -86,15 +87,18 @@ def refined(case: Case, starts: Sequence[Circuit], size: int, rounds: int) -> Ci
 
 def pruned(judge: Judge, circuit: Judged, size: int) -> Judged:
     """Return a circuit of ``size`` edges after removals; more where each would leave fewer."""
-    while circuit.n > size:
-        near = removals(judge.graph, circuit.kept, judge.slope(circuit), size)
-        if not near:
-            break
-        step = min(int(SHARE * circuit.n), circuit.n - size)
-        if step <= 1:
-            circuit = judge.best(near, circuit.flat)
-        else:
-            circuit = judge.fitted([_without(judge, circuit, near, step, size)], circuit.flat)[0]
+    with progress.bar(total=circuit.n - size, desc="removals", unit="edge") as bar:
+        while circuit.n > size:
+            near = removals(judge.graph, circuit.kept, judge.slope(circuit), size)
+            if not near:
+                break
+            before, step = circuit.n, min(int(SHARE * circuit.n), circuit.n - size)
+            if step <= 1:
+                circuit = judge.best(near, circuit.flat)
+            else:
+                less = _without(judge, circuit, near, step, size)
+                circuit = judge.fitted([less], circuit.flat)[0]
+            bar.update(before - circuit.n)
     return circuit
 
 
@@ -117,11 +121,12 @@ def exchanged(judge: Judge, circuit: Judged, rounds: int) -> Judged:
 
     Where no exchange of one edge lowers the cost, two are exchanged at once.
     """
-    for _ in range(rounds):
-        found = _cheaper(judge, circuit, 1) or _cheaper(judge, circuit, 2)
-        if found is None:
-            break
-        circuit = found
+    with progress.bar(range(rounds), desc="exchanges", unit="exchange") as bar:
+        for _ in bar:
+            found = _cheaper(judge, circuit, 1) or _cheaper(judge, circuit, 2)
+            if found is None:
+                break
+            circuit = found
     return circuit
 
 
