@@ -66,14 +66,8 @@ def sides(tokenizer: PreTrainedTokenizerFast) -> Sides:
     minus the sum over the others, 00 to 99 (Hanna et al. 2023, section 2). Years that are not one
     token after the century are left out.
     """
-    tokens = _answers(tokenizer, [f"{year:02d}" for year in range(100)])
-
-    def of(begun: int, century: str) -> tuple[list[int], list[int]]:
-        later = [token for year, token in tokens(century).items() if int(year) > begun]
-        others = [token for year, token in tokens(century).items() if int(year) <= begun]
-        return later, others
-
-    return _of_year(of)
+    years = [f"{year:02d}" for year in range(100)]
+    return _sides(tokenizer, years, lambda year, begun: 1 if year > begun else -1)
 
 
 def digit_sides(tokenizer: PreTrainedTokenizerFast) -> Sides:
@@ -82,35 +76,34 @@ def digit_sides(tokenizer: PreTrainedTokenizerFast) -> Sides:
     The probability difference is the sum of p over the digits above that of the prompt's decade
     minus the sum over those below it. The digit itself is in neither sum.
     """
-    tokens = _answers(tokenizer, [str(digit) for digit in range(10)])
-
-    def of(begun: int, century: str) -> tuple[list[int], list[int]]:
-        decade = begun // 10
-        larger = [token for digit, token in tokens(century).items() if int(digit) > decade]
-        smaller = [token for digit, token in tokens(century).items() if int(digit) < decade]
-        return larger, smaller
-
-    return _of_year(of)
+    digits = [str(digit) for digit in range(10)]
+    return _sides(tokenizer, digits, lambda digit, begun: digit - begun // 10)
 
 
-def _answers(
-    tokenizer: PreTrainedTokenizerFast, answers: Sequence[str]
-) -> Callable[[str], dict[str, int]]:
-    """Return what gives the answers that are one token after a century, and their tokens."""
+def _sides(
+    tokenizer: PreTrainedTokenizerFast,
+    answers: Sequence[str],
+    compared: Callable[[int, int], int],
+) -> Sides:
+    """Return what gives a prompt its right and wrong answers.
+
+    Args:
+        tokenizer: of the model.
+        answers: numbers that may follow the century; those that are several tokens are left out.
+        compared: from an answer and the prompt's year: above 0 if it is right, below 0 if wrong.
+    """
 
     @cache
-    def of(century: str) -> dict[str, int]:
-        found = {one: following(tokenizer, f"the year {century}", one) for one in answers}
-        return {one: token for one, token in found.items() if token is not None}
+    def tokens(century: str) -> dict[int, int]:
+        found = {int(one): following(tokenizer, f"the year {century}", one) for one in answers}
+        return {number: token for number, token in found.items() if token is not None}
+
+    def of(pair: Pair) -> tuple[list[int], list[int]]:
+        match = YEAR.search(pair.clean)
+        if match is None:
+            return [], []
+        begun, after = int(match[2]), tokens(match[1])
+        right = [token for number, token in after.items() if compared(number, begun) > 0]
+        return right, [token for number, token in after.items() if compared(number, begun) < 0]
 
     return of
-
-
-def _of_year(of: Callable[[int, str], tuple[list[int], list[int]]]) -> Sides:
-    """Return the sides of a prompt, from its year within the century and its century."""
-
-    def of_pair(pair: Pair) -> tuple[list[int], list[int]]:
-        match = YEAR.search(pair.clean)
-        return ([], []) if match is None else of(int(match[2]), match[1])
-
-    return of_pair
