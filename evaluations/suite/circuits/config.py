@@ -77,8 +77,8 @@ class MaskOptions:
     """Widen the window of ugs for edges with large gradients (dynamic window)."""
 
     exchanges: int = 6
-    """Most exchanges of one edge for another in a circuit of a given number of edges, each of which
-    lowers its cost on the prompts that circuits are found on; 0: the first edges by logit."""
+    """Most exchanges of one or two edges for others in a circuit of a given number of edges. Each
+    lowers its cost on prompts that circuits are found on. 0: the first edges by logit."""
 
     warm_start: bool = False
     """Start edge-pruning from the ranks of eap-ig by KL."""

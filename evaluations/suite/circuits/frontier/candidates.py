@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -182,14 +181,16 @@ def _refined(
         nearest = sorted(searches, key=lambda price: abs(math.log(max(1, numbers[price]) / size)))
         own = [searches[price] for price in nearest[:NEAREST]]
         name = f"refined-{method}-{size}-{hash_of([*_settings(config), sorted(searches), cuts])}"
-        make = partial(_of_size, case, own, size, config.exchanges, larger)
+        make = _sized(case, own, size, config.exchanges, larger)
         found = _kept(case, store, name, f"{size} edges, edges exchanged", make)
         larger = [found.kept]
         yield found
 
 
-def _of_size(*how: Any) -> Edges:
-    return _edges(of_size(*how))
+def _sized(
+    case: Case, searches: Sequence[Searched], size: int, exchanges: int, larger: Sequence[Kept]
+) -> Callable[[], Edges]:
+    return lambda: _edges(of_size(case, searches, size, exchanges, larger))
 
 
 def _settings(config: FrontierConfig) -> list[Any]:

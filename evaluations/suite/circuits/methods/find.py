@@ -189,8 +189,8 @@ def of_size(
 ) -> Bool[Tensor, "edge"]:
     """Return a circuit of a given number of edges, made from searches (``methods.refine``).
 
-    It begins from the first edges of each ranking by logit and from the smallest larger circuit
-    that a search or another method's step found.
+    It begins from the first edges of each ranking by logit, and from the smallest circuit above
+    that size among those of the searches and ``others``.
 
     Args:
         case: the prompts.
