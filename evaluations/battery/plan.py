@@ -15,7 +15,7 @@ from evaluations.core.record import hash_of
 from evaluations.core.spec import Preset, Spec
 from evaluations.registry import SPECS, find_spec
 from sat_interp._util.errors import UserError, suggest
-from sat_interp._util.files import file_name
+from sat_interp._util.files import expanded, file_name
 from sat_interp.engine.job import Command, Job, Resources, Shipment, State
 
 IMPORTS = (
@@ -101,7 +101,7 @@ class EvaluationJob(Job):
     def shipment(self) -> Shipment:
         """Return the command of one model with the files that it reads."""
         assert self.subject is not None
-        out = Path(str(self.settings.get("out") or DEFAULT_OUT)).expanduser().resolve()
+        out = expanded(str(self.settings.get("out") or DEFAULT_OUT)).resolve()
         settings = shipping.absolute_settings({**self.settings, "out": str(out)})
         chosen = list(dict.fromkeys(filter(None, (self.beside, self.subject))))
         models = [shipping.absolute_model(model) for model in chosen]

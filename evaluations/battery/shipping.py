@@ -13,7 +13,7 @@ from evaluations.core.model_source import ModelSource
 from evaluations.core.origin import Origin, origin_of_text
 from evaluations.core.text import text_source
 from sat_interp._util.errors import UserError
-from sat_interp._util.files import file_name, files_below
+from sat_interp._util.files import expanded, file_name, files_below
 from sat_interp.data.sources import absolute_paths, files_of
 
 PATHS = ("sae", "tokenizer", "task", "facts", "load", "substitutes", "model")
@@ -28,7 +28,7 @@ Files = dict[Path, dict[str, Path]]
 def absolute_model(model: str) -> str:
     """Return a MODEL argument that names the same model from any directory."""
     base, control = split(model)
-    path = Path(base).expanduser()
+    path = expanded(base)
     if not path.exists():
         return model
     absolute = str(path.resolve())
@@ -43,8 +43,8 @@ def absolute_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             made[name] = absolute_paths(made[name])
     for name in (*PATHS, "out"):
         value = made.get(name)
-        if isinstance(value, str | Path) and (name == "out" or Path(value).expanduser().exists()):
-            made[name] = str(Path(value).expanduser().resolve())
+        if isinstance(value, str | Path) and (name == "out" or expanded(value).exists()):
+            made[name] = str(expanded(value).resolve())
     return made
 
 

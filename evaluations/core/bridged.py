@@ -29,6 +29,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import (
 )
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from evaluations.core.families import covered_activation
 from evaluations.core.weights import EMBEDDING, UNEMBEDDING
 from sat_interp._util.errors import UserError
 from sat_interp.model.positions import POSITIONS
@@ -60,14 +61,16 @@ def bridged_fields(config: Any) -> dict[str, Any]:
 
     Args:
         config: transformers' configuration, its architecture named.
+
+    Raises:
+        UserError: an activation that TransformerLens has no name for.
     """
     architecture, kind = config.architectures[0], config.model_type
     mapped = build_bridge_config_from_hf(config, architecture, kind, torch.float32)
     derived = ArchitectureAdapterFactory.select_architecture_adapter(mapped).cfg
     known = HookedTransformerConfig.__dataclass_fields__
     fields = {name: value for name, value in vars(derived).items() if name in known}
-    activation = getattr(config, "hidden_act", None) or getattr(config, "activation", None)
-    if isinstance(activation, str):
+    if (activation := covered_activation(config)) is not None:
         fields["act_fn"] = activation
     return {**fields, "original_architecture": architecture, "device": "cpu"}
 

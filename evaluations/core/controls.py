@@ -17,7 +17,6 @@ import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -27,6 +26,7 @@ from transformer_lens import HookedTransformer
 from evaluations.core.bridged import BridgedTransformer
 from evaluations.core.models import LoadedModel, prepared
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.files import expanded
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.build import draw_embeddings
 
@@ -137,7 +137,7 @@ def split(spec: str) -> tuple[str, Control | None]:
     The name of an existing directory names no control.
     """
     match = _MARKED.fullmatch(spec)
-    if match is None or Path(spec).expanduser().is_dir():
+    if match is None or expanded(spec).is_dir():
         return spec, None
     return match[1], _control(f"{match[2]}:{match[3] or 0}")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from transformer_lens import HookedTransformerConfig
+from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
 
 from sat_interp._util.errors import UserError
 from sat_interp._util.reading import read_object
@@ -24,6 +25,9 @@ LONGEST_CONTEXT = 2048
 
 DECLARED_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
 LARGEST_SIZE = 1 << 40
+ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation")
+ROPE_TYPES = ("default", "linear", "llama3", "dynamic")
+"""Kinds of rotary positions; dynamic ones are scaled beyond the context only."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ def configuration(config: Any, path: str, tokenizer_limit: int | None) -> Hooked
     from transformer_lens import loading_from_pretrained as loading
 
     architecture = config.architectures[0]
+    covered_activation(config)
     if architecture in FAMILIES:
         fields = {**_common(config), **FAMILIES[architecture](config)}
         fields |= {"original_architecture": architecture, "dtype": torch.float32, "device": "cpu"}
@@ -58,6 +63,7 @@ def configuration(config: Any, path: str, tokenizer_limit: int | None) -> Hooked
         )
         fields = known.to_dict()
         fields.update(own_sizes(config, fields))
+    _refuse_scaled_positions(config, fields)
     fields["n_ctx"] = context(config, fields, tokenizer_limit)
     fields.setdefault("default_prepend_bos", True)
     return HookedTransformerConfig.from_dict(fields)
@@ -245,6 +251,38 @@ def _refuse_biases(config: Any) -> None:
     for name in ("attention_bias", "mlp_bias"):
         if config.architectures[0] == "LlamaForCausalLM" and getattr(config, name, False):
             raise UserError(f"TransformerLens' llama has no biases ({name})")
+
+
+def covered_activation(config: Any) -> str | None:
+    """Return the name of the MLPs' activation, where transformers' configuration has one.
+
+    Raises:
+        UserError: TransformerLens has no such activation.
+    """
+    names = (getattr(config, name, None) for name in ACTIVATIONS)
+    name = next((name for name in names if isinstance(name, str)), None)
+    if name is not None and name not in SUPPORTED_ACTIVATIONS:
+        covered = ", ".join(SUPPORTED_ACTIVATIONS)
+        raise UserError(f"activation {name!r} is not covered; covered are {covered}")
+    return name
+
+
+def _refuse_scaled_positions(config: Any, fields: Fields) -> None:
+    """Refuse rotary positions that are scaled in a way that HookedTransformer does not compute.
+
+    Raises:
+        UserError: as above.
+    """
+    rope = getattr(config, "rope_parameters", None)
+    if not isinstance(rope, dict) or fields.get("use_yarn_rope"):
+        return
+    for one in (rope, *rope.values()):
+        kind = one.get("rope_type") if isinstance(one, dict) else None
+        if kind not in (None, *ROPE_TYPES):
+            raise UserError(
+                f"rotary positions of type {kind!r} are not covered by HookedTransformer: "
+                + ", ".join(ROPE_TYPES)
+            )
 
 
 def _refuse_uneven_alibi(config: Any) -> None:

@@ -78,15 +78,15 @@ class Decoder:
         """Build the model on the meta device: its shape and hook points, no weights.
 
         Raises:
-            UserError: the bridge does not read a model of this configuration.
+            UserError: a model of this configuration cannot be built.
         """
         cfg = copy.deepcopy(self.cfg)
         cfg.device, cfg.init_weights = "meta", False
-        if self.is_bridged:
-            with self._naming_failures():
+        with self._naming_failures():
+            if self.is_bridged:
                 return outline(self.config, cfg)
-        with torch.device("meta"):
-            return HookedTransformer(cfg, move_to_device=False)
+            with torch.device("meta"):
+                return HookedTransformer(cfg, move_to_device=False)
 
     def load(self) -> HookedTransformer:
         """Convert the weights, unprocessed, in float32 on the CPU.

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from sat_interp._util.errors import UserError, first_line, suggest
+from sat_interp._util.files import expanded
 from sat_interp.io.gguf import is_gguf, unpack
-from sat_interp.io.locate import BUNDLED, CONFIG, find_model, is_hugging_face
+from sat_interp.io.locate import (
+    BUNDLED,
+    CONFIG,
+    HUB_FILES,
+    find_model,
+    is_hugging_face,
+    refuse_without_weights,
+)
 
 Kind = Literal["bundled", "training run", "ours", "hugging face", "gguf", "hub"]
-
-PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
-"""Files of a repository on the hub that are downloaded."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def locate(given: str | Path) -> Location:
         raise UserError("MODEL is empty: name a directory, a hub id or " + ", ".join(_bundled()))
     if spec.startswith("demo:"):
         return Location("bundled", _our_directory(spec), spec)
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     if path.is_dir():
         return _local(path)
     if path.is_file() and is_gguf(path):
@@ -101,12 +106,13 @@ def _on_hub(spec: str) -> Location:
     except ValueError:
         repository = spec
     try:
-        directory = Path(snapshot_download(repository, allow_patterns=[*PATTERNS]))
+        directory = Path(snapshot_download(repository, allow_patterns=[*HUB_FILES]))
     except Exception as error:  # the hub's failures have no common base class
         known = suggest("MODEL", spec, [*_bundled(), *_directories_here()])
         raise UserError(
             f"{known}; nor can it be downloaded from the Hugging Face hub: {first_line(error)}"
         ) from None
+    refuse_without_weights(spec, directory)
     holds = directory if is_hugging_face(directory) else _our_directory(directory)
     return Location("hub", holds, spec, directory.name)
 

@@ -28,7 +28,7 @@ from evaluations.core.record import (
 from evaluations.core.spec import Spec
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
-from sat_interp._util.files import directory, file_name
+from sat_interp._util.files import directory, expanded, file_name
 from sat_interp._util.provenance import commit, versions
 
 log = logging.getLogger(__name__)
@@ -283,7 +283,7 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
 
 def _spec(loaded: LoadedModel) -> str:
     """Return the MODEL argument, or the name of a directory: local paths are not recorded."""
-    return loaded.name if Path(loaded.spec).expanduser().is_dir() else loaded.spec
+    return loaded.name if expanded(loaded.spec).is_dir() else loaded.spec
 
 
 def _control_note(loaded: LoadedModel) -> dict[str, Any]:

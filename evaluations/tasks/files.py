@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from evaluations.tasks.pairs import Pair
 from evaluations.tasks.tokens import SEVERAL_TOKENS, Candidate, checked, encode, following
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.files import expanded
 from sat_interp._util.reading import UnreadableError, read_json
 
 MOST_BYTES = 1 << 28
@@ -34,7 +35,7 @@ def json_file(name: str | Path, kind: str, choices: Iterable[str], content: str)
     Raises:
         UserError: there is no such file, or it looks like a name and not like a file.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         if path.is_file():
             return path

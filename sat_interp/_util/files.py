@@ -24,6 +24,18 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
         return _write(Path(path), data)
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced by the home directory.
+
+    Raises:
+        UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no user {str(path).split('/')[0]!r}") from None
+
+
 def files_below(path: Path, kept: str = ".*") -> dict[str, Path]:
     """Return the files in a directory and in those below it, or a file itself.
 
@@ -191,8 +203,8 @@ def _umask() -> int:
 def default_cache() -> Path:
     """``$SAT_INTERP_CACHE``, or ``sat_interp`` in the user's cache directory."""
     if own := os.environ.get("SAT_INTERP_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sat_interp"
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "sat_interp"
 
 
 def file_name(name: str) -> str:

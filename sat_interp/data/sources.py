@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from sat_interp._util.errors import UserError, shown
-from sat_interp._util.files import files_below
+from sat_interp._util.files import expanded, files_below
 from sat_interp.data import stories as grammar
 from sat_interp.data.base import DataSource, SourceKind, sha256
 from sat_interp.data.hub import DEFAULT_COLUMN, TINYSTORIES, HubSource, is_saved_dataset
@@ -276,11 +276,11 @@ def _means_files(spec: str) -> bool:
 
 def _path_and_column(item: str) -> tuple[Path, str | None]:
     """Part ``file:column``; a colon in the name of a file that exists is the name's own."""
-    path = Path(item).expanduser()
+    path = expanded(item)
     if path.exists() or ":" not in item:
         return path, None
     name, _, column = item.rpartition(":")
-    return Path(name).expanduser(), column
+    return expanded(name), column
 
 
 def _files(spec: str) -> DataSource:

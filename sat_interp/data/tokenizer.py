@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from sat_interp._util.errors import UserError, first_line, shown
+from sat_interp._util.files import expanded
 from sat_interp.data.pieces import words_apart
 
 END_OF_TEXT = "<|endoftext|>"
@@ -50,14 +51,16 @@ def load_tokenizer(spec: str) -> PreTrainedTokenizerFast:
         raise UserError(f"{spec!r} must be trained on a corpus: use resolve_tokenizer")
     if not spec.strip():
         raise UserError("the tokenizer has no name: use gpt2, bpe:10000, a directory or a hub name")
-    path = Path(spec).expanduser()
+    path = expanded(spec)
     is_directory, is_file = path.is_dir(), path.suffix == ".gguf" and path.is_file()
     name = str(path) if is_directory or is_file else spec
     if not (is_directory or is_file) and (spec.startswith((".", "/", "~")) or spec.count("/") > 1):
         raise UserError(f"there is no tokenizer directory {spec!r}")
     where = {"gguf_file": path.name} if is_file else {}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent) if is_file else name, **where)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path.parent) if is_file else name, trust_remote_code=False, **where
+        )
     except Exception as error:  # the hub's failures have no common base class
         raise UserError(_cannot_load(spec, is_directory, error)) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):

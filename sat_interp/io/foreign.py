@@ -27,6 +27,15 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 """Names of a size in config.json, of the families that are read. The context is not among them:
 evaluations cut it, and it costs nothing before."""
+COUNTS = (
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "seq_length",
+    "max_seq_len",
+)
+"""Names of other sizes, which may be left out or null."""
 _MAY_BE_NONE = ("head_dim", "intermediate_size", "n_inner", "ffn_dim")
 _READ = (
     "config.json",
@@ -97,6 +106,16 @@ def _check_config(config: Any) -> tuple[str, int] | None:
     architectures = [] if config.get("architectures") is None else config["architectures"]
     if not isinstance(architectures, list) or not all(isinstance(x, str) for x in architectures):
         raise UserError(f"architectures must be a list of names, not {shown(architectures)}")
+    layers = _check_sizes(config)
+    for name in COUNTS:
+        value = config.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise UserError(f"{name} must be a whole number from 1, not {shown(value)}")
+    return layers
+
+
+def _check_sizes(config: dict[str, Any]) -> tuple[str, int] | None:
+    """Name and value of the number of layers, if config.json has it."""
     layers = None
     for size, names in SIZES.items():
         for name in names:
@@ -160,7 +179,10 @@ def _check_weights(directory: Path, layers: tuple[str, int] | None) -> None:
                 for name in here:
                     kind = opened.get_slice(name).get_dtype()
                     if not kind.startswith(("F", "BF")) and not _is_buffer(name):
-                        raise UserError(f"{file.name}: {shown(name)} has type {kind}")
+                        raise UserError(
+                            f"{file.name}: {shown(name)} has type {kind}, and quantised weights "
+                            "are not read: use the model without quantisation, or a GGUF file"
+                        )
                     names.append(name)
         except (SafetensorError, OSError, ValueError) as error:
             if isinstance(error, UserError):

@@ -34,8 +34,8 @@ def unpack(file: Path) -> Path:
     Quantised weights are expanded to float32 by transformers.
 
     Raises:
-        UserError: there is no such file, it is no GGUF file, the package ``gguf`` is missing, or
-            transformers cannot read the file.
+        UserError: there is no such file, it is no GGUF file, it lacks weights, the package ``gguf``
+            is missing, or transformers cannot read the file.
     """
     _check(file)
     directory = _unpacked(file)
@@ -75,15 +75,26 @@ def _read(file: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from sat_interp.io.whole import refuse_incomplete
+
+    load: Any = AutoModelForCausalLM.from_pretrained
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            **where, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        model, info = load(
+            **where,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        refuse_incomplete(model, info)
         vars(model)["hf_quantizer"] = None  # the weights are no longer quantised, and can be saved
         vars(model.config).pop("quantization_config", None)
-        return AutoTokenizer.from_pretrained(**where, local_files_only=True), model
+        tokenizer = AutoTokenizer.from_pretrained(
+            **where, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # transformers and gguf raise whatever their reading meets
         raise UserError(
             f"{file} is cut off, or of a kind that transformers cannot read: {first_line(error)}"
         ) from None
+    return tokenizer, model

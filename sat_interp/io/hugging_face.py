@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from sat_interp._util.errors import UserError, first_line
-from sat_interp._util.files import naming
+from sat_interp._util.files import expanded, naming
 from sat_interp._util.progress import quiet_transformers
 from sat_interp._util.reading import read_object
 from sat_interp.data.tokenizer import bos_is_filled_in, load_tokenizer, read_by_transformer_lens
@@ -33,11 +33,11 @@ from sat_interp.io.protocol import (
     GatedTransformer,
     Model,
     refuse_processed,
-    some_of,
     working_dtype,
 )
 from sat_interp.io.released import gpt_neo_weights
 from sat_interp.io.rows import collect, fill
+from sat_interp.io.whole import refuse_incomplete, unembedding_name
 from sat_interp.model.config import SelfAblationConfig
 
 _NOT_KEPT = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "quantization_config")
@@ -94,17 +94,11 @@ def _configuration(model: GatedTransformer) -> Any:
 
 def _weights_for(model: GatedTransformer, theirs: PreTrainedModel) -> dict[str, Tensor]:
     """The clean stream's weights under the names of a model of the class it came with."""
-    unembedding = _unembedding(theirs)
+    unembedding = unembedding_name(theirs)
     weights = collect(model, weight_rows(theirs.config, model.cfg, unembedding))
     if is_tied(theirs.config):
         weights[unembedding] = model.W_E.detach().clone()
     return weights
-
-
-def _unembedding(theirs: PreTrainedModel) -> str:
-    """The name of their unembedding."""
-    own: Any = theirs.get_output_embeddings()
-    return next(f"{name}.weight" for name, module in theirs.named_modules() if module is own)
 
 
 def _gpt_neo_config(model: GatedTransformer) -> GPTNeoConfig:
@@ -148,14 +142,14 @@ def from_hf(
             that are missing, damaged or not safetensors, or code of the model's own.
     """
     if isinstance(model, str | Path):
-        name = str(Path(model).expanduser()) if Path(model).expanduser().exists() else str(model)
+        name = str(expanded(model)) if expanded(model).exists() else str(model)
         model = _load(name)
         tokenizer = tokenizer or tokenizer_beside(name)
     config = model.config
     cfg = shape_of(config)
     cfg.dtype, cfg.device = working_dtype(model.dtype), str(model.device)
     ours = build(cfg, ablation, tokenizer, tied=is_tied(config))
-    fill(ours, _named_weights(model), weight_rows(config, cfg, _unembedding(model)))
+    fill(ours, _named_weights(model), weight_rows(config, cfg, unembedding_name(model)))
     kept = config.to_dict().items()
     ours.hugging_face = {key: value for key, value in kept if key not in _NOT_KEPT}
     ours.has_own_bos = has_own_bos(tokenizer)
@@ -164,7 +158,7 @@ def from_hf(
 
 def _named_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """Weights by name, a tied unembedding left out."""
-    weights, name = dict(model.state_dict()), _unembedding(model)
+    weights, name = dict(model.state_dict()), unembedding_name(model)
     if is_tied(model.config):
         del weights[name]
     elif model.config.model_type in ("gpt2", "gpt_neo"):
@@ -211,21 +205,10 @@ def read_weights(
                 ignore_mismatched_sizes=True,  # refused below, by name
                 output_loading_info=True,
             )
-        _refuse_incomplete(model, info)
+        refuse_incomplete(model, info)
     except Exception as error:  # transformers raises whatever its reading of the files meets
         raise UserError(f"cannot load a model from {name}: {first_line(error)}") from error
     return model
-
-
-def _refuse_incomplete(model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Refuse weights that transformers would fill with random numbers."""
-    for name, stored, wanted in sorted(info["mismatched_keys"]):
-        raise UserError(
-            f"{name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"
-        )
-    tied = {_unembedding(model)} if is_tied(model.config) else set()
-    if missing := sorted(set(info["missing_keys"]) - tied):
-        raise UserError(f"its weights lack {some_of(missing)}: download it again")
 
 
 def place(name: str) -> dict[str, Any]:

@@ -13,15 +13,21 @@ from transformer_lens import HookedTransformerConfig
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from sat_interp._util.errors import UserError, first_line
+from sat_interp._util.files import expanded
 from sat_interp.io import hugging_face
 from sat_interp.io.architectures import shape_of
 from sat_interp.io.convert import from_hooked_transformer
-from sat_interp.io.locate import CONFIG, WEIGHTS, find_model, is_hugging_face
+from sat_interp.io.locate import (
+    CONFIG,
+    HUB_FILES,
+    WEIGHTS,
+    find_model,
+    is_hugging_face,
+    refuse_without_weights,
+)
 from sat_interp.io.pretrained import load_pretrained, outline
 from sat_interp.io.protocol import Build, Model
 from sat_interp.model.config import SelfAblationConfig
-
-_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
@@ -45,17 +51,9 @@ class InitialModel:
         Raises:
             UserError: there is none, or a directory that holds no whole model.
         """
-        path = Path(name).expanduser()
+        path = expanded(name)
         if path.is_file() or (path.is_dir() and is_hugging_face(path)):
             return cls(name, path, is_ours=False)
-        if path.is_dir() and not any(
-            (path / part / CONFIG).is_file() for part in ("", "best", "model")
-        ):
-            raise UserError(
-                f"{path} holds neither a model of sat-train ({CONFIG}) nor one of transformers "
-                "(config.json): name its directory, and copy or download it again if it should be "
-                "there"
-            )
         directory = find_model(name)
         if directory is None:
             snapshot = _download(name)
@@ -116,9 +114,11 @@ class InitialModel:
 def _download(name: str) -> Path:
     """A hub repository's snapshot, from the cache where HF_HUB_OFFLINE is set."""
     try:
-        return Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        snapshot = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # the hub's failures have no common base class
         raise UserError(
             f"there is no directory {name!r}, and the model cannot be loaded from the "
             f"Hugging Face hub (offline, private, or no such name): {first_line(error)}"
         ) from error
+    refuse_without_weights(name, snapshot)
+    return snapshot

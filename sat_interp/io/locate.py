@@ -7,7 +7,9 @@ from pathlib import Path
 import huggingface_hub
 
 from sat_interp._util.errors import UserError, first_line, suggest
+from sat_interp._util.files import expanded
 from sat_interp._util.reading import read_object
+from sat_interp.io.foreign import check_directory
 
 FORMAT = 1  # of cfg.json
 CONFIG, WEIGHTS, CARD = "cfg.json", "model.safetensors", "README.md"
@@ -20,6 +22,8 @@ TOKENIZER = (
     "merges.txt",
 )
 OUR_FILES = (CONFIG, WEIGHTS, CARD, *TOKENIZER)
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""Files of a repository of any kind that are downloaded: no pickles, no code."""
 
 BUNDLED = ("baseline", "local-k4", "global-k4", "facts", "numbers")
 
@@ -28,11 +32,12 @@ def find_model(name: str | Path) -> Path | None:
     """Return the local directory of a model's name; None if only the hub could have it.
 
     Raises:
-        UserError: an unknown or missing ``demo:`` name, a file, or a directory without a model.
+        UserError: an unknown or missing ``demo:`` name, a file, or a directory without a model, or
+            with a damaged one.
     """
     if str(name).startswith("demo:"):
         return model_path(str(name))
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         for directory in (path, path / "best", path / "model"):
             if (directory / CONFIG).is_file():
@@ -41,7 +46,8 @@ def find_model(name: str | Path) -> Path | None:
     if path.exists():
         raise UserError(f"{path} is a file; name its directory")
     if isinstance(name, Path) or not _could_be_on_hub(name):
-        raise UserError(f"there is no model directory {str(name)!r}")
+        hub = "" if isinstance(name, Path) or set(name) & set("./~") else "; on the hub, OWNER/NAME"
+        raise UserError(f"there is no model directory {str(name)!r}{hub}")
     return None
 
 
@@ -86,6 +92,19 @@ def download(name: str, revision: str | None) -> Path:
     return Path(snapshot)
 
 
+def refuse_without_weights(name: str, snapshot: Path) -> None:
+    """Do nothing if a repository that was downloaded has weights that are read.
+
+    Raises:
+        UserError: it has no safetensors.
+    """
+    if not any(snapshot.glob("*.safetensors")):
+        raise UserError(
+            f"{name!r} on the Hugging Face hub holds no safetensors, and pickles are not read: "
+            "convert its weights where you trust them, with transformers' save_pretrained"
+        )
+
+
 def _no_model_in(path: Path) -> str:
     if is_hugging_face(path):
         return (
@@ -94,7 +113,13 @@ def _no_model_in(path: Path) -> str:
         )
     if (path / "checkpoints").is_dir():
         return f"{path} holds a run without a saved model; continue it with sat-train --resume"
-    return f"{path} does not hold a model: {CONFIG} is missing; name a directory of save_pretrained"
+    if (path / "config.json").is_file():
+        check_directory(path)
+        return f"{path / 'config.json'} has no model_type: download or copy the model again"
+    return (
+        f"{path} does not hold a model: it has neither {CONFIG} (sat_interp) nor config.json "
+        "(transformers); name a directory of save_pretrained, or download it again"
+    )
 
 
 def is_hugging_face(directory: Path) -> bool:

@@ -26,7 +26,7 @@ from transformer_lens import HookedTransformerConfig
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sat_interp._util.errors import UserError, first_line
-from sat_interp._util.files import atomic_directory, naming, write_atomically
+from sat_interp._util.files import atomic_directory, expanded, naming, write_atomically
 from sat_interp._util.provenance import versions
 from sat_interp._util.reading import UnreadableError, read_bytes
 from sat_interp.data.tokenizer import (
@@ -102,7 +102,7 @@ def save_pretrained(
             file or holds a Hugging Face model.
         OSError: the disk is full, or permission is missing; a model there is unchanged.
     """
-    directory = Path(directory).expanduser()
+    directory = expanded(directory)
     _refuse_target(directory)
     contents = _contents(model, dict(model.card if card is None else card), dtype)
     if _is_replaceable(directory):

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sat_interp._util.errors import UserError
-from sat_interp._util.files import write_atomically
+from sat_interp._util.files import expanded, write_atomically
 from sat_interp._util.provenance import provenance
 from sat_interp._util.reading import UnreadableError, read_json, read_object
 from sat_interp.data.sources import absolute_paths
@@ -37,7 +37,7 @@ class RunDirectory:
     """
 
     def __init__(self, out: str | Path, writes: bool = True) -> None:
-        self.path = Path(out).expanduser()
+        self.path = expanded(out)
         self.writes = writes
         self.config, self.log = self.path / "config.json", self.path / "log.jsonl"
         self.summary, self.figure = self.path / "summary.json", self.path / "loss.png"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.files import expanded
 from sat_interp._util.reading import UnreadableError, read_yaml
 from sat_interp.engine.choose import EngineOptions, make_engine
 from sat_interp.engine.job import Job
@@ -136,7 +137,7 @@ class Study:
     @property
     def directory(self) -> Path:
         """Directory of the runs."""
-        return Path(self.out or f"runs/{self.name}").expanduser()
+        return expanded(self.out or f"runs/{self.name}")
 
     @property
     def learned_groups(self) -> list[str]:

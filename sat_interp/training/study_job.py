@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sat_interp._util.files import files_below
+from sat_interp._util.files import expanded, files_below
 from sat_interp.engine.job import Command, Job, Resources, Shipment
 from sat_interp.training.config import TrainConfig
 
@@ -74,7 +74,7 @@ class TrainingJob(Job):
         from sat_interp.training.directory import absolute_inputs  # imports torch
 
         config = self.make_config()
-        out = str(Path(str(config.out)).expanduser().resolve())
+        out = str(expanded(str(config.out)).resolve())
         return dataclasses.replace(config, **absolute_inputs(vars(config)), out=out)
 
     def command(self) -> Command:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from evaluations.core.options import Object
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.files import expanded
 from sat_interp._util.settings import check_at_least
 
 TASK_METHODS = (
@@ -125,7 +125,7 @@ class AblateConfig:
         if self.sae is not None:
             from evaluations.core.autoencoder import content_hash
 
-            settings["sae"] = content_hash(Path(self.sae).expanduser())
+            settings["sae"] = content_hash(expanded(self.sae))
         return settings
 
     @property

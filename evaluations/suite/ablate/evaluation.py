@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -48,6 +47,7 @@ from evaluations.suite.ablate.switched_off import (
 from evaluations.tasks.pairs import TaskPrompts, competence
 from evaluations.tasks.registry import make_task
 from sat_interp._util.errors import UserError
+from sat_interp._util.files import expanded
 from sat_interp.model.transformer import SelfAblatingTransformer
 
 JOINT_EVALUATIONS = 40
@@ -170,7 +170,7 @@ def _features(model: HookedTransformer, directory: str) -> tuple[Place, Feature]
     """
     from evaluations.core.autoencoder import hook_point, open_sae
 
-    path = Path(directory).expanduser()
+    path = expanded(directory)
     name = hook_point(path)
     for layer in range(model.cfg.n_layers):
         for site in SITES:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from sat_interp._util.errors import UserError, suggest
+from sat_interp._util.files import expanded
 from sat_interp._util.settings import check_at_least
 
 KINDS = ("logit", "tuned", "tuned-paper", "oca", "shared", "mean", "resample")
@@ -128,6 +128,6 @@ def file_hash(path: str) -> str:
         UserError: it cannot be read.
     """
     try:
-        return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()[:16]
+        return hashlib.sha256(expanded(path).read_bytes()).hexdigest()[:16]
     except OSError as error:
         raise UserError(f"no lenses can be read from {path}: {error.strerror}") from None

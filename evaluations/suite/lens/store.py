@@ -15,7 +15,7 @@ from transformer_lens import HookedTransformer
 
 from evaluations.suite.lens.lenses import Lenses, Spent, shapes
 from sat_interp._util.errors import UserError, first_line
-from sat_interp._util.files import write_atomically
+from sat_interp._util.files import expanded, write_atomically
 
 FORMAT = "sat-eval lens 1"
 
@@ -55,7 +55,7 @@ def load_lenses(path: str | Path, owner: Owner, model: HookedTransformer) -> Len
     Raises:
         UserError: the file cannot be read, holds no lenses, or those of another model.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     try:
         with safe_open(place, "pt") as file:
             metadata = file.metadata() or {}

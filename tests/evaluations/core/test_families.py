@@ -29,6 +29,14 @@ SHAPE = {
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
 ALTERNATING = ["sliding_attention", "full_attention"]
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 
@@ -144,6 +152,18 @@ def test_a_model_without_positions_has_the_context_it_or_its_tokenizer_declares(
     assert families.tokenizer_limit(tmp_path) is None
 
 
+@pytest.mark.parametrize(("scaled", "is_bridged"), [(YARN, True), (LLAMA3, False)])
+def test_scaled_rotary_positions_are_read_by_what_computes_them(scaled, is_bridged, tmp_path):
+    original = save("Llama", tmp_path, {**GROUPED, "rope_parameters": scaled})
+    decoder = Decoder.of(tmp_path)
+    assert decoder.is_bridged == is_bridged
+    tokens = torch.arange(POSITIONS)[None] % VOCABULARY
+    with torch.inference_mode():
+        expected = original(tokens).logits.log_softmax(-1)
+        found = decoder.load()(tokens).log_softmax(-1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
 def test_a_long_rotary_context_is_bounded_by_memory(tmp_path):
     save("Qwen2", tmp_path, {**SHAPE, "max_position_embeddings": 131_072})
     assert Decoder.of(tmp_path).load().cfg.n_ctx == families.LONGEST_CONTEXT
@@ -154,7 +174,7 @@ def test_a_long_rotary_context_is_bounded_by_memory(tmp_path):
     [
         ("Phi", {**SHAPE, "qk_layernorm": True, "partial_rotary_factor": 0.5}, "q_layernorm"),
         ("Helium", {**SHAPE, "head_dim": 4}, "HeliumForCausalLM is not currently supported"),
-        ("Llama", {**SHAPE, "rope_parameters": YARN}, "does not compute what the model does"),
+        ("Phi", {**SHAPE, "hidden_act": "mish"}, "activation 'mish' is not covered"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_with_the_reason(kind, settings, reason, tmp_path):

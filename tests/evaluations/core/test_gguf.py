@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -58,6 +59,32 @@ def test_what_cannot_be_read_is_one_line(content, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_lacks_weights_is_refused_by_name(tmp_path):
+    gguf_package = pytest.importorskip("gguf")
+    file = tmp_path / "lacking.gguf"
+    writer = gguf_package.GGUFWriter(str(file), "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(16)
+    writer.add_embedding_length(32)
+    writer.add_feed_forward_length(32)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(40)
+    shapes = dict.fromkeys(("attn_q", "attn_k", "attn_v", "attn_output"), (32, 32))
+    shapes |= {"ffn_gate": (32, 32), "ffn_down": (32, 32), "attn_norm": (32,), "ffn_norm": (32,)}
+    tensors = {f"blk.0.{name}.weight": shape for name, shape in shapes.items()}  # no ffn_up
+    tensors |= {"token_embd.weight": (40, 32), "output_norm.weight": (32,)}
+    for name, shape in tensors.items():
+        writer.add_tensor(name, np.ones(shape, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(UserError, match=r"weights lack model\.layers\.0\.mlp\.up_proj\.weight"):
+        load_model(str(file))
+
+
 def test_a_file_that_is_not_there_is_one_line(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
         load_model(str(tmp_path / "none.gguf"))
@@ -80,7 +107,8 @@ def test_smollm2_computes_what_transformers_does():
 
     (file,) = Path(SMOLLM2.origin).parent.glob("*.gguf")
     loaded = load_model(str(file))
-    own = AutoModelForCausalLM.from_pretrained(gguf.unpack(file), dtype=torch.float32).eval()
+    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    own = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval()
     tokens = torch.tensor([loaded.tokenizer("Once upon a time there was a dog")["input_ids"]])
     with torch.inference_mode():
         expected, found = own(tokens).logits.log_softmax(-1), loaded.model(tokens).log_softmax(-1)

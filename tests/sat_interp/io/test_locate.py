@@ -66,7 +66,7 @@ def test_files_and_foreign_directories_are_told_apart(tmp_path):
     with pytest.raises(UserError, match="from_hf"):
         locate.find_model(tmp_path / "hf")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"cfg\.json is missing"):
+    with pytest.raises(UserError, match=r"neither cfg\.json .* nor config\.json"):
         locate.find_model(tmp_path / "empty")
 
 

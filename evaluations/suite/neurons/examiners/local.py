@@ -30,6 +30,7 @@ from evaluations.suite.neurons.examiners.base import (
 from evaluations.suite.neurons.examiners.prompts import Prompt
 from sat_interp._util.devices import resolve_device
 from sat_interp._util.errors import UserError, first_line
+from sat_interp._util.files import expanded
 from sat_interp._util.progress import bar, quiet_transformers
 from sat_interp._util.settings import check_at_least
 
@@ -74,7 +75,7 @@ def make(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = config or LocalConfig()
-    file = smollm2_file() if path_or_id == SMOLLM2 else Path(path_or_id).expanduser()
+    file = smollm2_file() if path_or_id == SMOLLM2 else expanded(path_or_id)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(file), "local_files_only": True}
     if file.suffix == ".gguf":
         if not file.is_file():
