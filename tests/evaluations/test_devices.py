@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from evaluations.core.excerpts import GatherConfig
 from evaluations.core.spec import Measurement
@@ -177,10 +178,11 @@ MEASURES: dict[str, Measure] = {
     "acdc": _circuits(tau=(0.05, 0.3)),
     "acdc, eap-ig": _circuits(method="eap-ig", ablation="mean"),
     "acdc, ugs": _circuits(
-        method="ugs", ablation="oa", search_steps=4, evaluations=3, objective="logit-difference"
+        method="ugs", ablation="oa", search_steps=2, evaluations=2, objective="logit-difference"
     ),
+    "acdc, hcgs": _circuits(method="hcgs", search_steps=4, exchanges=1),
     "acdc, edge-pruning": _circuits(
-        method="edge-pruning", warm_start=True, search_steps=4, edges=20, exchanges=1
+        method="edge-pruning", warm_start=True, search_steps=2, edges=8, exchanges=0
     ),
     "sae": _sae,
     "neurons": _neurons,
@@ -193,31 +195,50 @@ MEASURES: dict[str, Measure] = {
 }
 
 
+GROUPED = "grouped queries, rotary positions"
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "gates": ("local", "global"),
+    "lm": ("none", "global", GROUPED),
+    "acdc": ("none", GROUPED),
+    "acdc, eap-ig": ("local",),
+    "sae": ("local",),
+    "n2g": ("local", GROUPED),
+    "ablate": ("none", GROUPED),
+}
+"""Models on which a measure is tried, where it is not the one without gates alone."""
+
+
+def _model(variant: str, make_model: Any, text: Text) -> Any:
+    if variant != GROUPED:
+        return make_model(variant)
+    torch.manual_seed(0)
+    shape = {"n_layers": 2, "d_model": 16, "n_heads": 4, "n_key_value_heads": 2, "d_head": 4}
+    cfg = HookedTransformerConfig(
+        **shape,
+        d_mlp=20,
+        n_ctx=24,
+        d_vocab=len(text.tokenizer),
+        act_fn="silu",
+        gated_mlp=True,
+        normalization_type="RMS",
+        positional_embedding_type="rotary",
+        rotary_dim=4,
+        initializer_range=0.3,
+        dtype=torch.float64,
+    )
+    return HookedTransformer(cfg, tokenizer=text.tokenizer).eval()
+
+
 def test_every_evaluation_of_the_battery_is_tried_here():
     assert {spec.name for spec in SPECS} == {name.partition(",")[0] for name in MEASURES}
 
 
 @pytest.mark.parametrize(
     ("name", "variant"),
-    [
-        ("ablate", "none"),
-        ("trace", "none"),
-        ("lens", "none"),
-        ("lens, streams in a file", "none"),
-        ("circuits", "none"),
-        ("lm", "none"),
-        ("lm", "global"),
-        ("gates", "local"),
-        ("gates", "global"),
-        ("acdc", "none"),
-        ("acdc, eap-ig", "local"),
-        ("sae", "local"),
-        ("neurons", "none"),
-        ("n2g", "local"),
-    ],
+    [(name, variant) for name in MEASURES for variant in VARIANTS.get(name, ("none",))],
 )
 def test_no_tensor_of_the_cpu_meets_the_models(name, variant, make_model, text, tmp_path):
-    model = make_model(variant)
+    model = _model(variant, make_model, text).requires_grad_(False)
     here = MEASURES[name](copy.deepcopy(model), text, tmp_path / "cpu")
     with accelerator():
         there = MEASURES[name](moved(model), text, tmp_path / "there")
