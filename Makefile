@@ -14,6 +14,8 @@ export HF_HUB_OFFLINE ?= 1
 
 # The accelerator's part: tests, speed, and the study's core groups, within MINUTES (docs/training.md).
 MINUTES ?= 25
+# Minutes after which this command ends; the same command goes on.
+STOP_AFTER ?=
 GPU_STUDY ?= runs/gpu-study
 # A Python that has everything already, where nothing can be installed.
 GPU_PYTHON ?=
@@ -25,7 +27,7 @@ demo: install
 	$(BIN)/sat-eval report --out results/demo
 
 gpu-study: $(if $(GPU_PYTHON),,install-test)
-	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_study --minutes $(MINUTES) --out $(GPU_STUDY)
+	$(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu_study --minutes $(MINUTES) --out $(GPU_STUDY)$(if $(STOP_AFTER), --stop-after $(STOP_AFTER))
 
 test: install-test install-docs lint types
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -54,6 +54,15 @@ STORIES = (
 TEXT = "demo:1000"
 """What autoencoders and tokenizers are trained on."""
 TOLERANCE = 1e-4
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
@@ -126,7 +135,9 @@ def families_of(shape: Shape) -> dict[str, tuple[str, dict[str, Any]]]:
         "GPT-NeoX, Pythia": ("GPTNeoX", base),
         "OPT": ("OPT", opt),
         "Llama": ("Llama", equal),
-        "SmolLM, Llama 3 (grouped queries)": ("Llama", {**grouped, "tie_word_embeddings": True}),
+        "SmolLM (grouped queries)": ("Llama", {**grouped, "tie_word_embeddings": True}),
+        "Llama 3 (scaled positions)": ("Llama", {**grouped, "rope_parameters": LLAMA3}),
+        "Llama (YaRN)": ("Llama", {**grouped, "rope_parameters": YARN}),
         "Mistral": ("Mistral", {**grouped, "sliding_window": 8}),
         "Mixtral": ("Mixtral", {**grouped, "num_local_experts": 4, "num_experts_per_tok": 2}),
         "Qwen 2": ("Qwen2", grouped),

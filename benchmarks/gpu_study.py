@@ -14,8 +14,9 @@ In this order, each step under ten minutes and all of them within the budget:
 
 Each step leaves a JSON file in OUT/steps. The same command goes on where it was interrupted: done
 steps are skipped, and a model continues from its checkpoint. The seconds used are in OUT/used.json
-and count against the budget; --minutes 50 gives 25 more. Without an accelerator the same is done on
-the CPU, at a smaller scale.
+and count against the budget; --minutes 50 gives 25 more. Where a command may take some minutes
+only, --stop-after 9 ends this one and leaves the rest to the next. Without an accelerator the same
+is done on the CPU, at a smaller scale.
 """
 
 from __future__ import annotations
@@ -23,13 +24,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, product
@@ -58,6 +63,12 @@ MARGIN = 0.75
 """Share of the time for training that the number of steps is chosen for."""
 LEAST = 5.0
 """Seconds below which no step is begun."""
+FEWEST = 10
+"""Steps between two validations below which nothing is trained."""
+SHORT = 10.0
+"""Minutes below which the CPU does everything at the tiny scale."""
+HEARTBEAT = 5.0
+"""Seconds between two notes of the time used, so that a command that is killed counts, too."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,7 @@ class Scale:
         checks: validations of a training.
         stories: validation stories.
         prompts: of IOI.
+        tests: files with tests marked ``gpu``, a step each.
     """
 
     vocabulary: str
@@ -84,7 +96,10 @@ class Scale:
     checks: int
     stories: int
     prompts: int
-    tests: tuple[str, ...] = ("tests",)
+    tests: tuple[str, ...] = (
+        "tests/sat_interp/training/test_gpu.py",
+        "tests/evaluations/test_gpu.py",
+    )
     variants: tuple[str, ...] = ("none", "local", "global")
 
 
@@ -141,6 +156,7 @@ class Place:
         budget: seconds in all.
         before: seconds used by earlier commands.
         steps: of every group; by default as many as fit.
+        stop_after: seconds after which this command ends.
     """
 
     out: Path
@@ -149,6 +165,7 @@ class Place:
     budget: float
     before: float = 0.0
     steps: int | None = None
+    stop_after: float = math.inf
     started: float = field(default_factory=time.perf_counter)
 
     def used(self) -> float:
@@ -159,9 +176,37 @@ class Place:
         """Seconds left of the budget."""
         return self.budget - self.used()
 
+    def left_here(self) -> float:
+        """Seconds left for this command."""
+        return min(self.left(), self.stop_after - (time.perf_counter() - self.started))
+
     def note(self) -> None:
         """Write down the seconds used."""
-        write_json(self.out / "used.json", {"seconds": round(self.used(), 1)})
+        used = {"seconds": round(self.used(), 1), "scale": self.scale_name}
+        write_json(self.out / "used.json", used)
+
+    @property
+    def scale_name(self) -> str:
+        """Name of the scale in ``SCALES``."""
+        return next(name for name, one in SCALES.items() if one == self.scale)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Write down the seconds used every few seconds."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(HEARTBEAT):
+                self.note()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            self.note()
 
     def done(self, name: str) -> dict[str, Any] | None:
         """What a step left, if it is done."""
@@ -173,7 +218,7 @@ class Place:
     ) -> dict[str, dict[str, Any] | None]:
         """Do steps that share the time of their kind; each may take twice its part of the rest."""
         waiting = [name for name in steps if self.done(name) is None]
-        end = time.perf_counter() + min(self.left(), SHARES[kind] * self.budget)
+        end = time.perf_counter() + min(self.left_here(), SHARES[kind] * self.budget)
         found = {}
         for name, run in steps.items():
             rest = end - time.perf_counter()
@@ -190,16 +235,13 @@ class Place:
         """
         if (before := self.done(name)) is not None:
             return before
-        limit = min(limit, self.left(), LONGEST)
+        limit = min(limit, self.left_here(), LONGEST)
         if limit < LEAST:
             say(f"{name}: no time left")
             return None
         say(f"{name}: at most {limit:.0f} s")
         begun = time.perf_counter()
-        try:
-            found = run(limit)
-        finally:
-            self.note()
+        found = run(limit)
         if "unfinished" in found:
             say(f"{name}: {found['unfinished']}; the same command goes on")
             return found
@@ -211,7 +253,9 @@ class Place:
 def study(place: Place) -> dict[str, Any]:
     """Do all steps that fit; return what is known, which is also in README.md."""
     scale = place.scale
-    tests = place.phase("tests", {"tests": lambda limit: run_tests(scale, limit)})
+    tests = place.phase(
+        "tests", {f"tests-{Path(file).parts[1]}": partial(run_tests, file) for file in scale.tests}
+    )
     cells = product(scale.batches, scale.variants, ("ours", "plain"))
     speed = place.phase(
         "speed",
@@ -231,9 +275,8 @@ def study(place: Place) -> dict[str, Any]:
             f"train-{group}": partial(train_group, place, group, plan["steps"]) for group in GROUPS
         }
         trained = place.phase("train", steps)
-    place.note()
     return {
-        "tests": tests["tests"],
+        "tests": all_tests(tests),
         "speed": speed,
         "rates": rates,
         "plan": plan,
@@ -244,8 +287,19 @@ def study(place: Place) -> dict[str, Any]:
 
 
 def planned(place: Place, rates: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """The number of steps, decided once; None while a rate is missing."""
-    if (before := place.done("plan")) is not None:
+    """The number of steps, decided until a group begins; None where rates are missing or few fit.
+
+    Raises:
+        UserError: groups have begun with another number of steps.
+    """
+    before = place.done("plan")
+    has_begun = any((place.out / "runs" / f"{group}-s0").exists() for group in GROUPS)
+    if before is not None and has_begun:
+        if place.steps not in (None, before["steps"]):
+            raise UserError(
+                f"--steps {place.steps}: the models in {place.out} are trained for "
+                f"{before['steps']} steps; name another --out"
+            )
         return before
     known = {
         name.removeprefix("rate-"): rate
@@ -256,19 +310,37 @@ def planned(place: Place, rates: Mapping[str, Mapping[str, Any] | None]) -> dict
         return None
     left = place.left()
     plan = {"steps": place.steps or steps_that_fit(known, MARGIN * left), "seconds_left": left}
+    if place.steps is None and plan["steps"] < FEWEST * place.scale.checks:
+        say(f"only {plan['steps']} steps would fit: give more --minutes, or --steps")
+        return None
     write_json(place.out / "steps" / "plan.json", plan)
     return plan
 
 
-def run_tests(scale: Scale, limit: float) -> dict[str, Any]:
-    """The tests marked ``gpu``: how many passed, failed and were skipped, and why."""
+def run_tests(file: str, limit: float) -> dict[str, Any]:
+    """The tests marked ``gpu`` of a file: how many passed, failed and were skipped, and why."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "tests.xml"
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", f"--junit-xml={report}"]
-        done = bounded([*command, *scale.tests], limit)
+        done = bounded([*command, file], limit)
         if report.is_file():
             return read_report(report)
         return {"unfinished": reason(done, limit)}
+
+
+def all_tests(parts: Mapping[str, dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Counts of all files together; None while one is to be run, and why one did not end."""
+    known = [part for part in parts.values() if part is not None]
+    if len(known) < len(parts):
+        return None
+    if unfinished := [part for part in known if "unfinished" in part]:
+        return unfinished[0]
+    skipped = sum((Counter(part["skipped"]) for part in known), Counter[str]())
+    return {
+        "passed": sum(part["passed"] for part in known),
+        "failures": [line for part in known for line in part["failures"]],
+        "skipped": dict(skipped),
+    }
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -371,14 +443,26 @@ def in_a_training_process(
 ) -> subprocess.CompletedProcess[str] | None:
     """:func:`train_here` in a process of its own; None where it was stopped by ``limit``."""
     own = ["--train", json.dumps([group, steps, name]), "--out", str(place.out)]
-    scale = next(key for key, one in SCALES.items() if one == place.scale)
     command = [sys.executable, "-m", "benchmarks.gpu_study", *own, "--device", place.device]
-    return bounded([*command, "--scale", scale], limit)
+    of_this = ["--scale", place.scale_name, "--parent", str(os.getpid())]
+    return bounded([*command, *of_this], limit)
+
+
+def end_with(parent: int) -> None:
+    """End this process when its parent has ended: left behind, it would hold the run's lock."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 def measure_rate(place: Place, group: str, limit: float) -> dict[str, Any]:
-    """Seconds of a step, and of all else: start, data, compilation, one validation."""
+    """Seconds of a step, and of all else: start, data, compilation, all validations.
+
+    There are as many validations as in a whole training. A rate is measured in one piece: what an
+    earlier command left unfinished is removed.
+    """
     steps, name = place.scale.rate_steps, f"rate-{group}"
+    shutil.rmtree(place.out / "runs" / name, ignore_errors=True)
     begun = time.perf_counter()
     done = in_a_training_process(place, group, steps, name, limit)
     whole = time.perf_counter() - begun
@@ -396,11 +480,11 @@ def measure_rate(place: Place, group: str, limit: float) -> dict[str, Any]:
 
 
 def steps_that_fit(rates: Mapping[str, Mapping[str, Any]], seconds: float) -> int:
-    """Steps of every group such that all of them together take ``seconds``; at least 2."""
+    """Steps of every group such that all of them together take ``seconds``; 0 where none fit."""
     own = [rates.get(group, rates["local-k4"]) for group in GROUPS]
     fixed = sum(rate["other_seconds"] for rate in own)
     each = sum(rate["seconds_per_step"] for rate in own)
-    return max(2, math.floor((seconds - fixed) / each))
+    return max(0, math.floor((seconds - fixed) / each))
 
 
 def train_group(place: Place, group: str, steps: int, limit: float) -> dict[str, Any]:
@@ -448,6 +532,13 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def scale_for(device: str, minutes: float) -> str:
+    """The name of the scale for a device: on the CPU the tiny one where there are few minutes."""
+    if device != "cpu":
+        return "accelerator"
+    return "cpu" if minutes >= SHORT else "tiny"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=25.0, help="budget, over all commands")
@@ -455,20 +546,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="cpu, or auto: the accelerator")
     parser.add_argument("--scale", choices=SCALES, help="by default that of the device")
     parser.add_argument("--steps", type=int, help="of every group; by default as many as fit")
+    parser.add_argument("--stop-after", type=float, default=math.inf, help="minutes, this command")
     parser.add_argument("--train", help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     try:
         device = resolve_device(options.device)
-        scale = SCALES[options.scale or ("cpu" if device.type == "cpu" else "accelerator")]
         used = options.out / "used.json"
-        before = json.loads(used.read_text())["seconds"] if used.is_file() else 0.0
-        budget = 60 * options.minutes
-        place = Place(options.out, scale, str(device), budget, before, options.steps)
+        before = json.loads(used.read_text()) if used.is_file() else {"seconds": 0.0}
+        scale = options.scale or before.get("scale") or scale_for(device.type, options.minutes)
+        if before.get("scale", scale) != scale:
+            raise UserError(f"--scale {scale}: {options.out} is of scale {before['scale']}")
+        place = Place(
+            options.out,
+            SCALES[scale],
+            str(device),
+            60 * options.minutes,
+            before["seconds"],
+            options.steps,
+            60 * options.stop_after,
+        )
         if options.train:
+            threading.Thread(target=end_with, args=[options.parent], daemon=True).start()
             train_here(place, *json.loads(options.train))
             return 0
         say(f"{device}, {place.left() / 60:.1f} of {options.minutes:g} minutes left")
-        found = study(place)
+        with place.noting():
+            found = study(place)
         for path in gpu_study_page.write(found, options.out):
             say(str(path))
     except UserError as error:

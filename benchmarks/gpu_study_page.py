@@ -77,9 +77,10 @@ def speed_table(cells: Mapping[str, Mapping[str, Any] | None]) -> Table:
         Heading("Share of the floor", "higher", "time of the step's products with weights, of it"),
     )
     failed = [
-        f"{cell['variant']}, batch {cell['batch']}, {cell['what']}: {cell['failed']}"
+        f"{cell['variant']}, batch {cell['batch']}, {cell['what']}: {cell[why]}"
         for cell in known
-        if "failed" in cell
+        for why in ("failed", "unfinished")
+        if why in cell
     ]
     caption = "Windows of 256 tokens. Plain: benchmarks/plain.py, compiled where ours is."
     return Table("speed", "Training steps", headings, rows, caption, failed, n_labels=3)
@@ -108,7 +109,7 @@ def study_lines(found: Mapping[str, Any]) -> list[str]:
     plan, trained, rates = found["plan"], found["trained"], list(found["rates"].items())
     if plan is None:
         found_none = [f"- {group}: {_why(one)}" for group, one in rates]
-        return ["No model is trained: the rate of the steps is not known.", "", *found_none]
+        return ["No model is trained: rates are missing, or too few steps fit.", "", *found_none]
     headings = (
         Heading("Group"),
         Heading("Tokens"),

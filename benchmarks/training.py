@@ -43,7 +43,7 @@ from benchmarks.plain import plain_loss
 from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp._util.devices import resolve_device
 from sat_interp._util.provenance import commit, versions
-from sat_interp.model.unembedding import BLOCK, CHUNK
+from sat_interp.model.unembedding import BLOCK, rows_of_a_chunk
 from sat_interp.training.loss import LossWeights, training_loss
 
 VOCABULARIES = {"paper": 50_257, "compact": 10_000}
@@ -93,8 +93,9 @@ def floor(model: SelfAblatingTransformer, batch: int, dtype: torch.dtype) -> Cal
     for times, rows, inner, columns in products(model, batch):
         w, dw = torch.randn(columns, inner, **made), torch.empty(columns, inner, **made)
         # Logits are made a chunk of rows and, on a CPU, a block of columns at a time.
-        chunk = CHUNK if columns == model.cfg.d_vocab else rows
-        block = BLOCK if chunk == CHUNK and made["device"].type == "cpu" else columns
+        are_logits = columns == model.cfg.d_vocab
+        chunk = rows_of_a_chunk(model.W_U) if are_logits else rows
+        block = BLOCK if are_logits and made["device"].type == "cpu" else columns
         x, dx = torch.randn(rows, inner, **made), torch.empty(rows, inner, **made)
         room = torch.randn(chunk * block, **made)
         for top, left in product(range(0, rows, chunk), range(0, columns, block)):
@@ -265,7 +266,7 @@ def in_a_process(settings: dict[str, Any], timeout: float | None = None) -> dict
             command, capture_output=True, text=True, env=environment, check=False, timeout=timeout
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"not done in {timeout:.0f} s"}
+        return {"unfinished": f"not done in {timeout:.0f} s"}
     if done.returncode:
         return {"failed": (done.stderr.strip().splitlines() or ["killed"])[-1][:200]}
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

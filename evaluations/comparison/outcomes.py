@@ -29,7 +29,7 @@ class Outcome:
     Attributes:
         direction: the predicted one.
         scale: whether two groups are compared by a ratio or by a difference.
-        effect: of the paper, on that scale, in the predicted direction.
+        effect: of interest, on that scale, in the predicted direction: the paper's, or the plan's.
         read: the value from one model's records of the evaluation, or the reason why there is none.
         counts: whether a record is of the settings that the plan names.
         sweeps: a setting in which a model's records may differ.
@@ -146,7 +146,8 @@ def outcome_values(
 ) -> pd.DataFrame:
     """Return a row for each outcome and run of a study: its value, or the reason why there is none.
 
-    Records count where their settings and text are those that most models of the study share.
+    Records count where their settings and text are those that most models of the study share, and
+    of a model that was trained again those of its newest weights.
     """
     runs = {run.name: run for run in study.runs()}
     rows = []
@@ -176,4 +177,13 @@ def _comparable(
             key = hash_of([config, record.data.get("content"), record.version])
             by_settings[key][name].append(record)
     sizes = Counter({key: len(of) for key, of in by_settings.items()})
-    return dict(by_settings[sizes.most_common(1)[0][0]]) if sizes else {}
+    if not sizes:
+        return {}
+    shared = by_settings[sizes.most_common(1)[0][0]]
+    return {name: _of_the_newest_weights(found) for name, found in shared.items()}
+
+
+def _of_the_newest_weights(records: Sequence[Record]) -> list[Record]:
+    """The records of the weights that the last record is of."""
+    newest = records[-1].model.get("weights_hash")
+    return [record for record in records if record.model.get("weights_hash") == newest]

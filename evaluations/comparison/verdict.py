@@ -1,4 +1,4 @@
-"""The verdict of a study: paired tests over seeds, Holm's correction, and the paper's effect."""
+"""The verdict of a study: paired tests over seeds, Holm's correction, the effect of interest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from sat_interp.training.study import BASELINE, Study
 
 ALPHA = 0.05
 BETTER, WORSE = "better", "worse"
-EXCLUDED = "no difference of the paper's size"
+EXCLUDED = "no gain of that size"
+"""The interval excludes a gain as large as the effect of interest; it may hold a loss as large."""
 UNDECIDED = "undecided"
 OPEN = "open"
 """A comparison of which seeds are not measured yet, and too few are."""
@@ -68,7 +69,7 @@ def verdicts(
 
     Columns: family, outcome, group, reference, n (pairs of seeds), planned (seeds of the study),
     left_out (reason: number of seeds), estimate with its 95 % interval (low, high) as a ratio or a
-    difference, p, p_holm, effect (the paper's) and verdict.
+    difference, p, p_holm, effect (the one of interest) and verdict.
     """
     rows = [
         {"family": family, **_row(values, outcome, *pair)}

@@ -27,7 +27,8 @@ LIMITS = (
     "Models of the paper's size, real text, and language models as examiners: this study has "
     "none of them. Its models have 4 layers of width 64.",
     "Effects smaller than the intervals. An undecided comparison is no evidence of equality; 'no "
-    "difference of the paper's size' is said only where the interval excludes that size.",
+    "gain of that size' is said only where the interval excludes a gain as large as the effect of "
+    "interest, and does not exclude a loss.",
     "That a ramp of the loss weight is what the paper did: its weights are constant.",
     "With five seeds the t intervals assume that differences of pairs are about normal.",
 )
@@ -49,6 +50,7 @@ def print_verdict(options: VerdictOptions) -> list[Path]:
     tables.show(every, shown)
     written = [path for table in every for path in tables.write([table], out, table.name)]
     written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
+    written.append(write_atomically(out / "models.csv", values.to_csv(index=False)))
     blocks = [f"# Verdict of the study {escape.markdown(study.name)}", *blocks_of(values, made)]
     blocks.append("![Every comparison with its 95 % interval](verdict.png)")
     return [*written, write_atomically(out / "README.md", "\n\n".join(blocks) + "\n")]
@@ -122,7 +124,10 @@ def _table(name: str, title: str, made: pd.DataFrame) -> Table:
         Heading("Group"),
         Heading("Against"),
         Heading("Estimate", definition="mean over seeds of the paired ratio (x) or difference"),
-        Heading("Paper's effect"),
+        Heading(
+            "Effect of interest",
+            definition="what the first paper reports; of R, of which none does, the plan's own",
+        ),
         Heading("p", definition="paired t test, two-sided, not corrected"),
         Heading("p, Holm"),
         Heading("Verdict"),
@@ -152,7 +157,7 @@ def values_table(values: pd.DataFrame) -> Table:
 
 
 def draw_verdict(made: pd.DataFrame) -> Figure:
-    """Draw every comparison with its interval; a dashed line is the paper's effect.
+    """Draw every comparison with its interval; a dashed line is the effect of interest.
 
     Secondary comparisons of which no outcome has an estimate yet are left out.
     """

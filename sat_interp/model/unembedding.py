@@ -24,7 +24,17 @@ from sat_interp.model.kernels import kernel
 BLOCK = 1024
 """Entries of the vocabulary in a block, on the CPU; an accelerator takes all of them at once."""
 CHUNK = 512
-"""Rows of logits held at once: the memory bound, chunk x d_vocab values."""
+"""Rows of logits held at once, on the CPU: the memory bound, chunk x d_vocab values."""
+LOGIT_BYTES = 1 << 30
+"""Bytes of float32 logits held at once on an accelerator. There a chunk costs a dozen launches, and
+as many operations of a compiled step: 65,280 rows in chunks of 512 are 20,000 of them."""
+
+
+def rows_of_a_chunk(W_U: Float[Tensor, "d_model d_vocab"]) -> int:
+    """Return how many rows of logits are held at once where cross-entropy has a gradient."""
+    if W_U.device.type == "cpu":
+        return CHUNK
+    return max(CHUNK, LOGIT_BYTES // (4 * W_U.shape[1]))
 
 
 def logits(
@@ -90,10 +100,13 @@ def cross_entropy(
     W_U: Float[Tensor, "d_model d_vocab"],
     targets: Int[Tensor, " tokens"],
     weights: tuple[float | Tensor, ...],
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     b_U: Float[Tensor, " d_vocab"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " streams"]]:
     """Weighted sum over streams of the mean cross-entropy of ``states @ W_U + b_U`` and targets.
+
+    Args:
+        chunk: rows of logits held at once; by default those of :func:`rows_of_a_chunk`.
 
     Returns:
         (the weighted sum, differentiable in states and W_U; each stream's own mean, detached), in
@@ -107,7 +120,7 @@ def cross_entropy(
     if b_U is not None and is_cpu and not b_U.any():
         b_U = None  # as in any model of ours; elsewhere the check would wait for the device
     run = _not_compiled if is_cpu else _CrossEntropy.apply
-    total, means = run(states, W_U, b_U, targets, weights, chunk)
+    total, means = run(states, W_U, b_U, targets, weights, chunk or rows_of_a_chunk(W_U))
     return total, means
 
 
@@ -116,7 +129,7 @@ def divergence(
     W_U: Float[Tensor, "d_model d_vocab"],
     b_U: Float[Tensor, " d_vocab"],
     original: tuple[Tensor, Tensor, Tensor],
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over tokens of KL(p || q) in nats, differentiable in states and W_U.
 
@@ -125,7 +138,8 @@ def divergence(
     Args:
         original: states, (tokens, d_model), W_U and b_U of the original model; no gradient.
     """
-    mean: Tensor = _Divergence.apply(states, W_U, b_U, *original, chunk)
+    rows = chunk or rows_of_a_chunk(W_U)
+    mean: Tensor = _Divergence.apply(states, W_U, b_U, *original, rows)
     return mean
 
 

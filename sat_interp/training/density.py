@@ -21,7 +21,7 @@ def density_at(target: float, step: int, steps: int) -> float:
     It falls linearly from 1 before the first step to ``target`` when half of the steps are done.
     """
     done = min(1.0, (step + 1) / (ANNEALED * steps))
-    return 1.0 + (target - 1.0) * done
+    return target if done == 1.0 else 1.0 + (target - 1.0) * done
 
 
 def kept_entries(entries: int, density: float) -> int:

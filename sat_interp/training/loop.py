@@ -19,6 +19,7 @@ from sat_interp._util.progress import bar
 from sat_interp.model.transformer import SelfAblatingTransformer
 from sat_interp.training.build import build_model, shape_of
 from sat_interp.training.config import TrainConfig
+from sat_interp.training.density import density_at
 from sat_interp.training.directory import RunDirectory, read_log
 from sat_interp.training.distributed import Processes
 from sat_interp.training.facts import check_facts
@@ -211,8 +212,12 @@ class _TrainingRun:
         trainer, progress = self.trainer, self.progress
         trainer.recent()  # raises if the model is no longer finite
         facts = progress.last = self._losses()
-        # Before the end of a ramp the ablated stream is not yet trained at its full weight.
-        counts = self.config.ablated_schedule.is_settled(trainer.step / self.config.steps)
+        # Before the end of a ramp the ablated stream is not yet trained at its full weight, and
+        # while the density falls the weights are not yet as sparse as asked for.
+        config, last = self.config, trainer.step - 1
+        is_settled = config.ablated_schedule.is_settled(trainer.step / config.steps)
+        density = density_at(config.weight_density, last, config.steps)
+        counts = is_settled and density == config.weight_density
         # A frozen clean stream stays as it is: then the other one decides.
         measure = "validation_ablated" if self.config.freeze == "base" else "validation_clean"
         if counts and facts[measure] < progress.best.get(measure, math.inf):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sat_interp._util.errors import UserError
 from sat_interp.model.streams import DualStates
 from sat_interp.model.transformer import ForwardPath, SelfAblatingTransformer
-from sat_interp.model.unembedding import CHUNK, cross_entropy, divergence, token_losses
+from sat_interp.model.unembedding import cross_entropy, divergence, token_losses
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def training_loss(
     model: SelfAblatingTransformer,
     windows: Int[Tensor, "batch pos_plus_1"],
     weights: LossWeights,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     path: ForwardPath = "fast",
     original: SelfAblatingTransformer | None = None,
 ) -> Losses:
@@ -75,7 +75,7 @@ def next_token_loss(
     tokens: Int[Tensor, "batch pos"],
     targets: Int[Tensor, "batch pos"],
     weights: LossWeights,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
     path: ForwardPath = "fast",
     original: SelfAblatingTransformer | None = None,
 ) -> Losses:
@@ -102,7 +102,7 @@ def _of_both(
     dual: DualStates,
     targets: Int[Tensor, " tokens"],
     weights: LossWeights,
-    chunk: int,
+    chunk: int | None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " streams"]]:
     """Weighted cross-entropy of both streams, and each one's own.
 
@@ -125,7 +125,7 @@ def _held(
     tokens: Int[Tensor, "batch pos"],
     weights: LossWeights,
     original: SelfAblatingTransformer | None,
-    chunk: int,
+    chunk: int | None,
 ) -> Losses:
     """Add the divergence of the clean stream from the original model, where it is held."""
     if not weights.held:

@@ -51,9 +51,11 @@ def test_the_stored_models_of_the_study_are_small_and_the_table_is_theirs(tmp_pa
         assert sum(file.stat().st_size for file in path.iterdir()) < 2**20
         weights = load_file(path / "model.safetensors")
         assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
-    chosen = answer / "models" / "local-k4-s3"  # the one model that fails IOI
-    arguments = ["accuracy", str(chosen), "--tasks", "ioi,quotes", "--out", str(tmp_path)]
-    assert main(arguments) == 0
-    again = pd.read_csv(tmp_path / "accuracy.csv").set_index("model").loc[chosen.name]
-    for column in ("ioi", "ioi_low", "ioi_high", "quotes", "clean_perplexity"):
-        assert again[column] == pytest.approx(table.loc[chosen.name, column], abs=1e-9)
+    # one model of each group, and one that fails IOI
+    chosen = [path for path in models if path.name.endswith("-s0") or path.name == "local-k4-s3"]
+    assert main(["accuracy", *map(str, chosen), "--tasks", "ioi", "--out", str(tmp_path)]) == 0
+    again = pd.read_csv(tmp_path / "accuracy.csv").set_index("model")
+    for path in chosen:
+        for column in ("ioi", "ioi_low", "ioi_high", "clean_perplexity"):
+            known = table.loc[path.name, column]
+            assert again.loc[path.name, column] == pytest.approx(known, abs=1e-9)

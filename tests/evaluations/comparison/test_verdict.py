@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -120,7 +121,7 @@ def test_known_effects_are_found_and_no_others():
     assert row["low"] < row["estimate"] < row["high"]
     assert row["n"] == 5
     rest = found[found["family"] == "secondary"]
-    assert set(rest["verdict"]) == {"no difference of the paper's size"}
+    assert set(rest["verdict"]) == {"no gain of that size"}
 
 
 def test_what_random_masks_give_too_is_no_gain_of_what_was_learned():
@@ -248,6 +249,19 @@ def test_a_model_that_fails_the_task_has_no_circuit_and_settings_are_not_mixed()
     assert len(values) == len(STUDY.runs())
 
 
+def test_of_a_model_that_was_trained_again_only_the_newest_weights_count():
+    some = []
+    for weights, score in (("old", 0.6), ("new", 0.7), ("new", 0.8)):
+        values = {"ce_score": score, "l0": 100 * score}
+        one = made("sae", "baseline-s0", 0, values, config={**SAE, "sparsity": score})
+        some.append(dataclasses.replace(one, model={**one.model, "weights_hash": weights}))
+    (outcome,) = (one for one in OUTCOMES if one.name == "sae_l0")
+    value = outcome_values(some, STUDY, [outcome]).set_index("model").loc["baseline-s0", "value"]
+    assert value == pytest.approx(75.0)
+    alone = outcome_values(some[:2], STUDY, [outcome]).set_index("model")
+    assert alone.loc["baseline-s0", "reason"] == "fewer than two autoencoders"
+
+
 def test_the_command_writes_tables_a_figure_and_a_page(tmp_path, capsys):
     for place, record in enumerate(records({"local-k4": (0.08, -0.2, 0.5)})):
         record.write(tmp_path / "out" / f"{record.evaluation}-{place}.json")
@@ -264,6 +278,14 @@ def test_the_command_writes_tables_a_figure_and_a_page(tmp_path, capsys):
     assert "## What it does not show" in page
     for name in ("verdict.png", "verdict.csv", "secondary.csv", "values.csv", "verdict.tex"):
         assert (tmp_path / "out" / "verdict" / name).is_file()
+    models = pd.read_csv(tmp_path / "out" / "verdict" / "models.csv")
+    scores = models[models["outcome"] == "simulation"].pivot(index="seed", columns="group")["value"]
+    difference = scores["local-k4"] - scores["baseline"]
+    written = pd.read_csv(tmp_path / "out" / "verdict" / "verdict.csv")
+    is_row = (written["outcome"] == "Simulation score") & (written["reference"] == "baseline")
+    (row,) = written[is_row].to_dict("records")
+    assert row["estimate"] == pytest.approx(difference.mean())
+    assert row["p"] == pytest.approx(stats.ttest_1samp(difference, 0.0).pvalue)
     capsys.readouterr()
     assert main([*arguments, "demo:baseline"]) == 2
     assert "verdict takes a study, no MODEL" in capsys.readouterr().err

@@ -8,7 +8,13 @@ from torch.nn import functional as F
 
 from sat_interp._util.errors import UserError
 from sat_interp.model import unembedding
-from sat_interp.model.unembedding import cross_entropy, log_normaliser, logits, token_losses
+from sat_interp.model.unembedding import (
+    cross_entropy,
+    log_normaliser,
+    logits,
+    rows_of_a_chunk,
+    token_losses,
+)
 
 
 @pytest.fixture(params=[4, 7, 23, 1000])
@@ -221,3 +227,12 @@ def test_the_log_normaliser_and_its_gradient(dtype, tolerance, d_vocab):
     assert torch.allclose(found, wanted, atol=tolerance)
     assert torch.allclose(gradient, wanted_gradient, atol=10 * tolerance)
     assert log_normaliser(states.detach()[:0], W_U, b_U).shape == (0,)
+
+
+def test_an_accelerator_holds_a_gigabyte_of_logits_and_a_cpu_512_rows():
+    W_U = torch.empty(2, 50_257)
+    assert rows_of_a_chunk(W_U) == 512
+    there = W_U.to("meta")
+    assert rows_of_a_chunk(there) == 2**30 // (4 * 50_257) == 5341
+    assert 256 * 255 / rows_of_a_chunk(there) < 13  # chunks of the paper's shape, batches of 256
+    assert rows_of_a_chunk(torch.empty(2, 10**6, device="meta")) == 512

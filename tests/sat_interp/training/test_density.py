@@ -119,6 +119,16 @@ def test_every_step_leaves_the_density_of_its_schedule(
     assert stored.card["weight_density"] == 0.3
 
 
+def test_the_best_model_is_as_sparse_as_asked_for(tiny: Tiny) -> None:
+    """Validations come at every step; the loss is lowest while the weights are still dense."""
+    config = tiny(weight_density=0.05, steps=8, validate_every=1)
+    result = train(config)
+    assert result.summary["best"]["step"] >= 4  # density falls until half of the steps are done
+    best = SelfAblatingTransformer.from_pretrained(Path(str(config.out)) / "best")
+    weight = dict(best.named_parameters())["blocks.0.mlp.W_in"]
+    assert int(weight.count_nonzero()) <= kept_entries(weight.numel(), 0.05)
+
+
 def test_a_run_is_that_of_its_twin(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
