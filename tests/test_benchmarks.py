@@ -105,7 +105,7 @@ def test_a_cell_of_the_benchmark_by_itself(monkeypatch):
 def test_a_cell_that_takes_too_long_or_fails_says_so():
     settings = {"shape": "paper", "variant": "none", "batch": 1, "precision": "float32"}
     settings |= {"threads": 1, "seconds": 0.0, "device": "cpu", "what": "ours"}
-    assert training.in_a_process(settings, timeout=0.05) == {"failed": "not done in 0 s"}
+    assert training.in_a_process(settings, timeout=0.05) == {"unfinished": "not done in 0 s"}
     failed = training.in_a_process({**settings, "device": "nowhere"})["failed"]
     assert "device 'nowhere' cannot be used here" in failed
 

@@ -9,6 +9,7 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.families import LLAMA3, YARN
 from evaluations.core import families
 from evaluations.core.hugging_face import Decoder
 from sat_interp._util.errors import UserError
@@ -28,15 +29,6 @@ SHAPE = {
 }
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
 ALTERNATING = ["sliding_attention", "full_attention"]
-YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 1e4,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 
