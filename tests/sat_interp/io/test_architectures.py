@@ -219,7 +219,7 @@ def _weight_missing(directory: Path) -> None:
         (_shard_missing, r"files of weights are missing \(model-00002-of-00002.safe"),
         (_incomplete, "half downloaded"),
         (_code, "code of its own .*never run"),
-        (_no_config, "neither a model of sat-train .cfg.json. nor one of transformers"),
+        (_no_config, "neither cfg.json .sat_interp. nor config.json .transformers."),
         (_weight_missing, "lack model.layers.0.mlp.up_proj.weight"),
     ],
 )

@@ -396,7 +396,7 @@ def test_damage_is_refused_by_name_in_one_line(saved, damage):
 
 def test_without_cfg_json_it_is_no_model(saved):
     (saved / "cfg.json").unlink()
-    with pytest.raises(UserError, match=r"cfg\.json is missing"):
+    with pytest.raises(UserError, match=r"neither cfg\.json .* nor config\.json"):
         load(saved)
 
 
