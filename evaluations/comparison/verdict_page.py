@@ -28,7 +28,7 @@ LIMITS = (
     "none of them. Its models have 4 layers of width 64.",
     "Effects smaller than the intervals. An undecided comparison is no evidence of equality; 'no "
     "gain of that size' is said only where the interval excludes a gain as large as the effect of "
-    "interest, and does not exclude a loss.",
+    "interest; it may hold a loss as large.",
     "That a ramp of the loss weight is what the paper did: its weights are constant.",
     "With five seeds the t intervals assume that differences of pairs are about normal.",
 )

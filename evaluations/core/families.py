@@ -19,11 +19,11 @@ from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATION
 
 from sat_interp._util.errors import UserError
 from sat_interp._util.reading import read_object
+from sat_interp.io.foreign import CONTEXT
 
 LONGEST_CONTEXT = 2048
 """Tokens. HookedTransformer keeps a mask of context x context in every layer: 17 GB at 131,072."""
 
-DECLARED_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
 LARGEST_SIZE = 1 << 40
 ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation")
 ROPE_TYPES = ("default", "linear", "llama3", "dynamic")
@@ -75,7 +75,7 @@ def context(config: Any, fields: Mapping[str, Any], tokenizer_limit: int | None)
     A model whose positions are not learned (rotary, ALiBi) is read with at most
     ``LONGEST_CONTEXT`` tokens, however many it declares.
     """
-    declared = [getattr(config, name, None) for name in DECLARED_CONTEXT]
+    declared = [getattr(config, name, None) for name in CONTEXT]
     own = next((size for size in declared if isinstance(size, int) and size > 0), None)
     if fields.get("positional_embedding_type", "standard") == "standard":
         return own or int(fields["n_ctx"])
@@ -263,7 +263,7 @@ def covered_activation(config: Any) -> str | None:
     name = next((name for name in names if isinstance(name, str)), None)
     if name is not None and name not in SUPPORTED_ACTIVATIONS:
         covered = ", ".join(SUPPORTED_ACTIVATIONS)
-        raise UserError(f"activation {name!r} is not covered; covered are {covered}")
+        raise UserError(f"activation {name!r} is not covered; supported: {covered}")
     return name
 
 
@@ -280,8 +280,8 @@ def _refuse_scaled_positions(config: Any, fields: Fields) -> None:
         kind = one.get("rope_type") if isinstance(one, dict) else None
         if kind not in (None, *ROPE_TYPES):
             raise UserError(
-                f"rotary positions of type {kind!r} are not covered by HookedTransformer: "
-                + ", ".join(ROPE_TYPES)
+                f"rotary positions of type {kind!r} are not covered by HookedTransformer; "
+                "supported: " + ", ".join(ROPE_TYPES)
             )
 
 

@@ -27,15 +27,8 @@ SIZES: dict[str, tuple[str, ...]] = {
 }
 """Names of a size in config.json, of the families that are read. The context is not among them:
 evaluations cut it, and it costs nothing before."""
-COUNTS = (
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "n_positions",
-    "n_ctx",
-    "seq_length",
-    "max_seq_len",
-)
-"""Names of other sizes, which may be left out or null."""
+CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
+"""Names of the context in config.json."""
 _MAY_BE_NONE = ("head_dim", "intermediate_size", "n_inner", "ffn_dim")
 _READ = (
     "config.json",
@@ -107,7 +100,7 @@ def _check_config(config: Any) -> tuple[str, int] | None:
     if not isinstance(architectures, list) or not all(isinstance(x, str) for x in architectures):
         raise UserError(f"architectures must be a list of names, not {shown(architectures)}")
     layers = _check_sizes(config)
-    for name in COUNTS:
+    for name in ("num_key_value_heads", *CONTEXT):
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
             raise UserError(f"{name} must be a whole number from 1, not {shown(value)}")

@@ -73,21 +73,13 @@ def _unpacked(file: Path) -> Path:
 
 def _read(file: Path) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from sat_interp.io.whole import refuse_incomplete
+    from sat_interp.io.whole import read_whole
 
-    load: Any = AutoModelForCausalLM.from_pretrained
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     try:
-        model, info = load(
-            **where,
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        refuse_incomplete(model, info)
+        model = read_whole(**where, dtype=torch.float32, local_files_only=True)
         vars(model)["hf_quantizer"] = None  # the weights are no longer quantised, and can be saved
         vars(model.config).pop("quantization_config", None)
         tokenizer = AutoTokenizer.from_pretrained(

@@ -37,7 +37,7 @@ from sat_interp.io.protocol import (
 )
 from sat_interp.io.released import gpt_neo_weights
 from sat_interp.io.rows import collect, fill
-from sat_interp.io.whole import refuse_incomplete, unembedding_name
+from sat_interp.io.whole import read_whole, unembedding_name
 from sat_interp.model.config import SelfAblationConfig
 
 _NOT_KEPT = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "quantization_config")
@@ -193,22 +193,16 @@ def read_weights(
             configuration says; by name.
     """
     settings = {} if dtype is None else {"dtype": dtype}
-    model: PreTrainedModel
-    load: Any = AutoModelForCausalLM.from_pretrained
     try:
         with quiet_transformers():
-            model, info = load(
+            return read_whole(
                 **where,
                 **settings,
-                trust_remote_code=False,
                 use_safetensors=True,
-                ignore_mismatched_sizes=True,  # refused below, by name
-                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # refused by name
             )
-        refuse_incomplete(model, info)
     except Exception as error:  # transformers raises whatever its reading of the files meets
         raise UserError(f"cannot load a model from {name}: {first_line(error)}") from error
-    return model
 
 
 def place(name: str) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def find_model(name: str | Path) -> Path | None:
     if path.exists():
         raise UserError(f"{path} is a file; name its directory")
     if isinstance(name, Path) or not _could_be_on_hub(name):
-        hub = "" if isinstance(name, Path) or set(name) & set("./~") else "; on the hub, OWNER/NAME"
-        raise UserError(f"there is no model directory {str(name)!r}{hub}")
+        hint = "" if "/" in str(name) else "; a model of the hub is named OWNER/NAME"
+        raise UserError(f"there is no model directory {str(name)!r}{hint}")
     return None
 
 

@@ -1,26 +1,34 @@
-"""Whether a model of transformers has all of its weights: those it lacks are random numbers."""
+"""Models of transformers with all of their weights: those that are missing are random numbers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from sat_interp._util.errors import UserError
 from sat_interp.io.architectures import is_tied
 from sat_interp.io.protocol import some_of
 
 
-def refuse_incomplete(model: PreTrainedModel, info: dict[str, Any]) -> None:
-    """Do nothing if all weights were read.
+def read_whole(**settings: Any) -> PreTrainedModel:
+    """Return a decoder of transformers; no code of its own is run.
 
     Args:
-        model: as ``from_pretrained`` made it.
-        info: what it reports beside the model (``output_loading_info``).
+        settings: arguments of ``from_pretrained``.
 
     Raises:
         UserError: weights are missing, or of another shape than the configuration says; by name.
+        Exception: whatever transformers raises where it cannot read the model.
     """
+    load: Any = AutoModelForCausalLM.from_pretrained
+    model, info = load(**settings, trust_remote_code=False, output_loading_info=True)
+    _refuse_incomplete(model, info)
+    return model  # type: ignore[no-any-return]
+
+
+def _refuse_incomplete(model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Refuse weights that transformers would fill with random numbers."""
     for name, stored, wanted in sorted(info["mismatched_keys"]):
         raise UserError(
             f"{name} has the shape {tuple(stored)}, and config.json asks for {tuple(wanted)}"

@@ -124,10 +124,9 @@ def load_masked(
         UserError: there is no such model, or it is not a masked language model.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec, local_files_only=local_only)
-        model = AutoModelForMaskedLM.from_pretrained(
-            spec, local_files_only=local_only, use_safetensors=True
-        )
+        safe = {"local_files_only": local_only, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(spec, **safe)
+        model = AutoModelForMaskedLM.from_pretrained(spec, **safe, use_safetensors=True)
     except Exception as error:  # transformers, tokenizers and safetensors raise many types
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason"
         raise UserError(

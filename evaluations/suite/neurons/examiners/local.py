@@ -72,7 +72,9 @@ def make(
     Raises:
         UserError: the model is missing or ``transformers`` cannot load it.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from sat_interp.io.whole import read_whole
 
     config = config or LocalConfig()
     file = smollm2_file() if path_or_id == SMOLLM2 else expanded(path_or_id)
@@ -88,10 +90,9 @@ def make(
     try:
         # the progress bar over GGUF tensors can only be hidden by redirecting stderr
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(**where)
-            model = AutoModelForCausalLM.from_pretrained(
-                **where, dtype=getattr(torch, config.dtype), trust_remote_code=False
-            ).eval()
+            tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+            safe = {} if "gguf_file" in where else {"use_safetensors": True}
+            model: Any = read_whole(**where, **safe, dtype=getattr(torch, config.dtype)).eval()
     except Exception as error:  # transformers raises many types of errors
         raise UserError(f"cannot load an examiner from {path_or_id}: {first_line(error)}") from None
     name = file.stem if file.exists() else path_or_id

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -180,6 +182,17 @@ def test_the_description_tells_two_models_of_one_name_apart(
         ).describe()
         != before
     )
+
+
+def test_an_examiner_that_lacks_weights_is_refused_by_name(directory: Path, tmp_path: Path):
+    lacking = tmp_path / "lacking"
+    shutil.copytree(directory, lacking)
+    weights = load_file(lacking / "model.safetensors")
+    name = next(name for name in weights if "mlp" in name and name.endswith("weight"))
+    del weights[name]
+    save_file(weights, lacking / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"weights lack {name}"):
+        local_examiner.make(str(lacking), "cpu")
 
 
 @pytest.mark.parametrize(
