@@ -30,7 +30,7 @@ from sat_interp._util.commandline import (
     run_command,
 )
 from sat_interp._util.errors import UserError, shown
-from sat_interp.engine.local import end_with_parent
+from sat_interp.engine.parent import end_with_parent
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

@@ -22,7 +22,7 @@ from sat_interp._util.commandline import (
 )
 from sat_interp._util.errors import UserError
 from sat_interp.engine.choose import EngineOptions
-from sat_interp.engine.local import end_with_parent
+from sat_interp.engine.parent import end_with_parent
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.training.config import TrainConfig, preset_settings
 

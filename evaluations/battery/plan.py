@@ -96,7 +96,7 @@ class EvaluationJob(Job):
 
     def command(self) -> Command:
         """Return the command."""
-        return Command("evaluations.cli", self.arguments)
+        return Command("evaluations.cli", self.arguments, imports=IMPORTS)
 
     def shipment(self) -> Shipment:
         """Return the command of one model with the files that it reads."""

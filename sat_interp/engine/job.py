@@ -101,7 +101,7 @@ class Command:
         module: the module that is run as a program, such as ``evaluations.cli``.
         arguments: the arguments.
         config: options that are written to a file, which follows as ``--config``.
-        imports: modules that it imports anyway; a cluster's worker imports them once for all jobs.
+        imports: modules that it imports anyway; they are imported once for several jobs.
     """
 
     module: str

@@ -7,21 +7,20 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 from sat_interp._util.files import write_atomically
 from sat_interp.engine.job import Command, End, Job
+from sat_interp.engine.parent import PARENT
 from sat_interp.engine.run import POLL
+from sat_interp.engine.warm import Fork, WarmProcess, can_fork
 
-PARENT = "SAT_EVAL_PARENT"
-"""Environment variable with the id of the process that a command ends with."""
 DEVICES = "CUDA_VISIBLE_DEVICES"
 """Environment variable with the GPUs that a process sees; torch for AMD's GPUs reads it, too."""
+Process = subprocess.Popen[bytes] | Fork
 
 
 @dataclass(frozen=True)
@@ -29,17 +28,17 @@ class _Child:
     """A running job."""
 
     job: Job
-    process: subprocess.Popen[bytes]
-    log: TextIO
-    path: Path
+    process: Process
+    log: Path
     device: str | None
 
 
 class LocalEngine:
     """Processes of this machine, each with its share of the cores.
 
-    The processes end with this one, even if it is killed. On a machine with several GPUs each
-    process sees one of them, the one with the smallest load.
+    The processes end with this one, even if it is killed. They are forks of one process that has
+    made the imports of the first command, where forks can be had. On a machine with several GPUs
+    they are fresh processes, and each sees one GPU, the one with the smallest load.
 
     Args:
         n_processes: number of parallel processes.
@@ -52,6 +51,7 @@ class LocalEngine:
     ) -> None:
         self.n_processes, self.logs, self._gpus = n_processes, Path(logs), gpus
         self._children: list[_Child] = []
+        self._warm: WarmProcess | None = None
 
     @functools.cached_property
     def gpus(self) -> Sequence[str]:
@@ -65,35 +65,53 @@ class LocalEngine:
     def start(self, job: Job) -> None:
         """Start the job's process."""
         device = self._free_device() if len(self.gpus) > 1 and job.resources.gpus else None
-        path = self.logs / f"{job.log_name}.log"
-        arguments = command_line(job.command(), path.with_suffix(".json"))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        log = open(path, "w" if job.attempts <= 1 else "a", encoding="utf-8")  # noqa: SIM115
-        process = subprocess.Popen(
-            arguments,
-            stdout=log,
-            stderr=log,
-            env=child_environment(threads(self.n_processes), device),
-        )
-        self._children.append(_Child(job, process, log, path, device))
+        log = self.logs / f"{job.log_name}.log"
+        command = job.command()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if job.attempts <= 1:
+            log.write_bytes(b"")
+        process = self._process(command, log, device)
+        self._children.append(_Child(job, process, log, device))
 
     def ended(self) -> list[tuple[Job, End]]:
         """Return the jobs whose processes have ended."""
-        over = [child for child in self._children if child.process.poll() is not None]
+        codes = [(child, child.process.poll()) for child in self._children]
+        over = [(child, code) for child, code in codes if code is not None]
         if not over:
             time.sleep(POLL)
-        for child in over:
+        for child, _ in over:
             self._children.remove(child)
-            child.log.close()
-        return [(child.job, end_of(child.process.returncode, child.path)) for child in over]
+        return [(child.job, end_of(code, child.log)) for child, code in over]
 
     def close(self) -> None:
         """End the processes that still run."""
         for child in self._children:
-            child.process.terminate()
-            child.process.wait()
-            child.log.close()
+            if isinstance(child.process, subprocess.Popen):
+                child.process.terminate()
+                child.process.wait()
         self._children.clear()
+        self._close_warm()
+
+    def _close_warm(self) -> None:
+        """End the process whose forks are commands, and its forks."""
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
+
+    def _process(
+        self, command: Command, log: Path, device: str | None
+    ) -> subprocess.Popen[bytes] | Fork:
+        """Start a command whose output is appended to a log."""
+        line = command_line(command, log.with_suffix(".json"))
+        environment = child_environment(threads(self.n_processes), device)
+        if command.imports and device is None and can_fork():
+            if self._warm is not None and not self._warm.is_alive():
+                self._close_warm()
+            if self._warm is None:
+                self._warm = WarmProcess(command.imports, environment)
+            return self._warm.start(line[2:], log, Path.cwd())
+        with open(log, "ab") as file:
+            return subprocess.Popen(line, stdout=file, stderr=file, env=environment)
 
     def _free_device(self) -> str:
         """Return the GPU with the smallest load."""
@@ -163,22 +181,6 @@ def end_of(code: int, log: Path) -> End:
     if code == 2 and errors:
         return End(errors[-1])
     return End(f"ended with code {code}; its log is {log}", is_final=False)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it as a job ends, even if it is killed.
-
-    The parent's process id is in the environment, since ``os.getppid`` is already another process
-    if the parent was killed while this process started.
-    """
-    if parent := os.environ.get(PARENT):
-        threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 def threads(n_processes: int) -> int:

@@ -1,7 +1,8 @@
 """Commands in forks of a process that has imported what they need: imports take longer than jobs.
 
-A worker of a cluster keeps one such process. It is asked for a command, forks, and tells how the
-fork ended; a fork is a process as a fresh one is, with its own log, directory and exit code.
+A worker of a cluster keeps one such process, and so does the engine of this machine. It is asked
+for a command, forks, and tells how the fork ended; a fork is a process as a fresh one is, with its
+own log, directory and exit code.
 """
 
 from __future__ import annotations
@@ -18,21 +19,24 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sat_interp.engine.local import PARENT
+from sat_interp.engine.parent import PARENT, end_with_parent
 
 WAIT = 0.1
-"""Seconds between two looks at a command that runs."""
+"""Seconds between two looks at the commands that run."""
+GRACE = 2.0
+"""Seconds in which a process that is no longer needed ends by itself, unless it still imports."""
 NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Environment variable by which torch looks for GPUs without opening them: forks could not."""
 
 
 class WarmProcess:
-    """A process that has imported modules, and runs commands in forks of itself, one at a time.
+    """A process that has imported modules, and runs commands in forks of itself.
 
-    It ends with the process that made it, and the command that it runs ends with it.
+    It ends with the process that made it, and the commands that it runs end with it.
 
     Args:
         imports: names of the modules.
@@ -41,38 +45,105 @@ class WarmProcess:
 
     def __init__(self, imports: Sequence[str], environment: Mapping[str, str]) -> None:
         self.made_for = _made_for(imports, environment)
+        self._codes: dict[int, int | None] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *imports],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={NVML: "1", **environment},
-            text=True,
+            env={NVML: "1", **environment, PARENT: str(os.getpid())},
+            bufsize=0,  # what select() does not see is not there
         )
         self._orders: Any = self._process.stdin
         self._reports: Any = self._process.stdout
 
+    def start(self, arguments: Sequence[str], log: Path, directory: Path) -> Fork:
+        """Start ``python -m`` with these arguments.
+
+        Args:
+            arguments: a module and its arguments.
+            log: file that its output is appended to.
+            directory: its working directory.
+        """
+        number = len(self._codes)
+        self._codes[number] = None
+        order = {
+            "number": number,
+            "arguments": list(arguments),
+            "log": str(log.absolute()),
+            "directory": str(directory.absolute()),
+        }
+        with suppress(BrokenPipeError):
+            self._orders.write(json.dumps(order).encode() + b"\n")
+        return Fork(self, number)
+
     def run(self, arguments: Sequence[str], log: Path) -> int:
-        """Run ``python -m`` with these arguments in the log's directory; return the exit code.
+        """Run ``python -m`` with these arguments in the log's directory; return the exit code."""
+        return self.start(arguments, log, log.parent).wait()
+
+    def code(self, number: int, wait: float | None = 0.0) -> int | None:
+        """Return the exit code of a command.
 
         As of a subprocess, it is negative where a signal ended the command, or this process.
+
+        Args:
+            number: of the command, in the order of their starts.
+            wait: seconds to wait for its end at most; by default as long as it takes.
         """
-        order = {"arguments": list(arguments), "log": str(log)}
-        with suppress(BrokenPipeError):
-            self._orders.write(json.dumps(order) + "\n")
-            self._orders.flush()
-        report = self._reports.readline()
-        return int(report) if report.strip() else min(self._process.wait(), -signal.SIGKILL)
+        while self._codes[number] is None:
+            if not select.select([self._reports], [], [], wait)[0]:
+                return None
+            if report := self._reports.readline():
+                ended, code = map(int, report.split())
+                self._codes[ended] = code
+            else:
+                lost = min(self._process.wait(), -signal.SIGKILL)
+                self._codes = {
+                    one: lost if code is None else code for one, code in self._codes.items()
+                }
+        return self._codes[number]
+
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
 
     def is_for(self, imports: Sequence[str], environment: Mapping[str, str]) -> bool:
         """Whether it runs, with these modules and this environment."""
-        return self._process.poll() is None and self.made_for == _made_for(imports, environment)
+        return self.is_alive() and self.made_for == _made_for(imports, environment)
 
     def close(self) -> None:
-        """End it."""
-        for pipe in (self._orders, self._reports):
-            with suppress(BrokenPipeError):
-                pipe.close()
-        self._process.wait()
+        """End it, and the commands that still run."""
+        self._orders.close()
+        try:
+            self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:  # it still imports
+            self._process.kill()
+            self._process.wait()
+        for number in self._codes:
+            self.code(number)
+        self._reports.close()
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A command in a fork of a process, as ``subprocess.Popen`` is a command in a fresh one.
+
+    Attributes:
+        maker: the process.
+        number: of the command, in the order of their starts.
+    """
+
+    maker: WarmProcess
+    number: int
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        return self.maker.code(self.number)
+
+    def wait(self) -> int:
+        """Wait for its end; return the exit code."""
+        code = self.maker.code(self.number, None)
+        assert code is not None
+        return code
 
 
 _kept: list[WarmProcess] = []
@@ -94,8 +165,8 @@ def run_warm(
 
 
 def can_fork() -> bool:
-    """Whether this system has forks."""
-    return hasattr(os, "fork")
+    """Whether this system has forks, and its libraries work in them (those of macOS do not)."""
+    return hasattr(os, "fork") and sys.platform != "darwin"
 
 
 def _made_for(imports: Sequence[str], environment: Mapping[str, str]) -> tuple[Any, ...]:
@@ -104,7 +175,9 @@ def _made_for(imports: Sequence[str], environment: Mapping[str, str]) -> tuple[A
 
 def main() -> None:
     """Import modules, then run commands that are read from stdin, until it is closed."""
-    reports = os.fdopen(os.dup(1), "w")
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the commands get it, too, and so does the parent
+    reports = os.fdopen(os.dup(1), "wb", 0)
     os.dup2(2, 1)  # what an import prints is no report
     gc.disable()
     for name in sys.argv[1:]:
@@ -112,32 +185,47 @@ def main() -> None:
             importlib.import_module(name)
     gc.freeze()  # a fork's collections would go through, and copy, all that was imported
     gc.enable()
-    for line in iter(sys.stdin.readline, ""):
-        sys.stdout.flush()
-        with warnings.catch_warnings():  # libraries have threads of their own; none of them works
-            warnings.simplefilter("ignore", DeprecationWarning)
-            child = os.fork()
+    orders = open(0, "rb", 0, closefd=False)  # noqa: SIM115 - a fork has another 0
+    children: dict[int, int] = {}
+    while True:
+        for number, code in _ended(children):
+            reports.write(b"%d %d\n" % (number, code))
+        if not select.select([orders], [], [], WAIT if children else None)[0]:
+            continue
+        line = orders.readline()
+        if not line:
+            break
+        child = _fork()
         if not child:
             reports.close()
             _become(json.loads(line))
             return
-        reports.write(f"{_wait(child)}\n")
-        reports.flush()
+        children[json.loads(line)["number"]] = child
+    for child in children.values():
+        os.kill(child, signal.SIGKILL)
 
 
-def _wait(child: int) -> int:
-    """Return the exit code of a child; end it, and this process, if the one that asked is gone."""
-    while True:
+def _fork() -> int:
+    sys.stdout.flush()
+    with warnings.catch_warnings():  # libraries have threads of their own; none of them works
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _ended(children: dict[int, int]) -> list[tuple[int, int]]:
+    """Take the children that have ended out of a list; return their numbers and exit codes."""
+    found = []
+    for number, child in list(children.items()):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
-        if select.select([0], [], [], WAIT)[0]:  # nothing is sent meanwhile: this is its end
-            os.kill(child, signal.SIGKILL)
-            sys.exit(1)
+            found.append((number, os.waitstatus_to_exitcode(status)))
+            del children[number]
+    return found
 
 
 def _become(order: Mapping[str, Any]) -> None:
     """Run a command as if Python had been started with it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     module, *arguments = order["arguments"]
     for path, flags, target in (
         (os.devnull, os.O_RDONLY, 0),
@@ -147,7 +235,7 @@ def _become(order: Mapping[str, Any]) -> None:
         os.dup2(opened, target)
         os.close(opened)
     os.dup2(1, 2)
-    os.chdir(Path(order["log"]).parent)
+    os.chdir(order["directory"])
     os.environ[PARENT] = str(os.getppid())
     if _has_opened_gpus():
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])

@@ -22,6 +22,7 @@ def asked(tmp_path, monkeypatch):
     )
     path.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(path))
+    monkeypatch.setattr("sat_interp.engine.local.can_fork", lambda: False)
 
     def lines() -> dict[str, list[str]]:
         split = [line.split() for line in file.read_text().splitlines()]

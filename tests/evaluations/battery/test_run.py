@@ -9,7 +9,8 @@ import pytest
 from evaluations.battery.plan import Budgets, plan
 from evaluations.battery.run import raise_failures
 from sat_interp._util.errors import UserError
-from sat_interp.engine.local import PARENT, LocalEngine
+from sat_interp.engine.local import LocalEngine
+from sat_interp.engine.parent import PARENT
 from sat_interp.engine.run import Claims, run
 from tests.evaluations.battery.test_plan import spec
 
@@ -17,6 +18,7 @@ from tests.evaluations.battery.test_plan import spec
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
     """A script in place of Python, which writes what it was asked and its threads."""
+    monkeypatch.setattr("sat_interp.engine.local.can_fork", lambda: False)
     path = tmp_path / "stub"
     path.write_text(
         "#!/bin/sh\n"

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 
+from sat_interp.engine.job import Command
 from sat_interp.engine.local import DEVICES, LocalEngine, visible_gpus
 from sat_interp.engine.run import Claims, run
+from sat_interp.engine.warm import can_fork
 from tests.sat_interp.engine.stubs import Small
 
 
@@ -75,3 +78,30 @@ def test_the_options_of_a_job_are_a_file_and_a_lost_one_keeps_its_log(tmp_path, 
     assert (job.state, job.attempts) == ("failed", 3)
     assert job.reason == f"ended by signal 9; its log is {tmp_path}/logs/a.log (3 attempts)"
     assert (tmp_path / "logs" / "a.log").read_text().count('"steps": 3') == 3
+
+
+@pytest.mark.skipif(not can_fork(), reason="this system has no forks")
+def test_what_jobs_import_is_imported_once_and_a_lost_process_is_made_anew(tmp_path, monkeypatch):
+    (tmp_path / "slow.py").write_text("import os\nMADE_BY = os.getpid()\n")
+    (tmp_path / "job.py").write_text(
+        "import os, signal, sys, slow\n"
+        "from pathlib import Path\n"
+        "print(sys.argv[1], os.getcwd(), slow.MADE_BY, flush=True)\n"
+        "if sys.argv[1] == 'b' and not Path('lost').exists():\n"
+        "    Path('lost').touch()\n"
+        "    os.kill(os.getppid(), signal.SIGKILL)\n"
+        "    signal.pause()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.chdir(tmp_path)
+    jobs = [Small(name, arguments=[name]) for name in "abc"]
+    for job in jobs:
+        told = Command("job", job.arguments, imports=["slow"])
+        job.command = lambda told=told: told  # type: ignore[method-assign]
+    run(jobs, LocalEngine(1, tmp_path / "logs", gpus=[]), Claims(tmp_path))
+    assert [(job.state, job.attempts) for job in jobs] == [("done", 1), ("done", 2), ("done", 1)]
+    told = {job.name: (tmp_path / "logs" / f"{job.name}.log").read_text() for job in jobs}
+    makers = {name: [line.split()[-1] for line in log.splitlines()] for name, log in told.items()}
+    assert set(told["a"].split()[1:2]) == {str(tmp_path)}
+    assert makers["a"][0] == makers["b"][0]
+    assert len({*makers["a"], *makers["b"], *makers["c"]}) == 2

@@ -55,6 +55,50 @@ def test_commands_are_fresh_processes_that_need_not_import_again(process, comman
     assert lines[0][2:] == [str(log.parent), "1", "['a b']"]
 
 
+def test_commands_run_side_by_side_where_they_are_asked_to(process, command, tmp_path):
+    command(
+        "import time; from pathlib import Path; Path(sys.argv[1]).touch()\n"
+        "while not Path('..', sys.argv[2], sys.argv[2]).exists(): time.sleep(0.01)\n"
+        "print(os.getcwd()); sys.exit(int(sys.argv[3]))"
+    )
+    forks = []
+    for own, other, code in (("a", "b", 3), ("b", "a", 0)):
+        (tmp_path / own).mkdir()
+        log = tmp_path / f"{own}.log"
+        forks.append(process.start(["command", own, other, str(code)], log, tmp_path / own))
+    assert [fork.wait() for fork in forks] == [3, 0]
+    assert [fork.poll() for fork in forks] == [3, 0]
+    assert (tmp_path / "b.log").read_text() == f"{tmp_path / 'b'}\n"
+
+
+def test_what_runs_ends_when_it_is_closed(environment, command, log):
+    command("import time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)")
+    process = WarmProcess(["slow"], environment)
+    fork = process.start(["command"], log, log.parent)
+    _wait_for(lambda: (log.parent / "pid").exists() and (log.parent / "pid").read_text())
+    assert fork.poll() is None
+    process.close()
+    assert fork.poll() == fork.wait() == -signal.SIGKILL
+    _wait_for_the_end_of(log.parent / "pid")
+
+
+def test_closing_does_not_wait_for_an_import(environment, tmp_path, monkeypatch):
+    monkeypatch.setattr(warm, "GRACE", 0.1)
+    (tmp_path / "endless.py").write_text("import time; time.sleep(600)\n")
+    WarmProcess(["endless"], environment).close()
+
+
+def test_an_interrupt_of_the_terminal_reaches_the_command_alone(process, command, log):
+    command(
+        "import signal, time\n"
+        "os.kill(os.getppid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); time.sleep(600)"
+    )
+    assert process.run(["command"], log) == -signal.SIGINT
+    assert log.read_text().endswith("KeyboardInterrupt\n")
+    command("print('well')")
+    assert process.run(["command"], log) == 0
+
+
 @pytest.mark.parametrize(
     ("text", "code", "written"),
     [
@@ -76,7 +120,7 @@ def test_the_end_of_a_command_is_that_of_a_process(process, command, log, text, 
 def test_a_command_ends_with_the_process_that_forked_it(process, command, log):
     """As sat-train and sat-eval do."""
     command(
-        "import time; from sat_interp.engine.local import end_with_parent; end_with_parent()\n"
+        "import time; from sat_interp.engine.parent import end_with_parent; end_with_parent()\n"
         "open('pid', 'w').write(str(os.getpid()))\n"
         "os.kill(os.getppid(), 9); time.sleep(600)"
     )
