@@ -156,11 +156,11 @@ def test_roles_cover_the_prompt_once():
 
 def test_optimal_constants_are_minima_and_carry_a_certificate():
     model = tiny()
-    facts = some_facts(model, 16).prompts
+    facts = some_facts(model, 5).prompts
     run = run_of(model, facts)
     clean = run.answers([NOTHING]).p[0]
-    found = fit(run, PROBLEMS, clean, 300)
-    polished = fit(run, PROBLEMS, clean, 300, polish=60)
+    found = fit(run, PROBLEMS, clean, 120)
+    polished = fit(run, PROBLEMS, clean, 120, polish=10)
     mean = run.embeddings().mean(0).expand(len(PROBLEMS), -1)
     plain = (clean - run.answers(PROBLEMS, constants(mean)).p).clamp(min=0).mean(1)
     exact = (clean - run.answers(PROBLEMS, constants(found.vectors)).p).clamp(min=0).mean(1)
