@@ -123,19 +123,39 @@ def _table(name: str, title: str, made: pd.DataFrame) -> Table:
         Heading("Outcome"),
         Heading("Group"),
         Heading("Against"),
-        Heading("Estimate", definition="mean over seeds of the paired ratio (x) or difference"),
-        Heading(
-            "Effect of interest",
-            definition="what the first paper reports; of R, of which none does, the plan's own",
-        ),
+        Heading("Pairs", definition="seeds with a value of both groups"),
+        Heading("Estimate", definition="mean over pairs of the ratio (edges, L0) or difference"),
         Heading("p", definition="paired t test, two-sided, not corrected"),
         Heading("p, Holm"),
         Heading("Verdict"),
     )
     ordered = made.sort_values("outcome", kind="stable")
     rows = [_row(row) for _, row in ordered.iterrows()]
-    note = "Intervals: Student's t over the pairs of seeds, 95 %. The plan is docs/study.md."
-    return Table(name, title, headings, rows, note, n_labels=3)
+    caption = "Intervals: Student's t over the pairs of seeds, 95 %. The plan is docs/study.md."
+    return Table(name, title, headings, rows, caption, [_interest(made), *_gaps(made)], n_labels=3)
+
+
+def _interest(made: pd.DataFrame) -> str:
+    """Return a note of the effects of interest."""
+    effects = made.drop_duplicates("outcome").set_index("outcome")["effect"]
+    listed = ", ".join(
+        f"{_estimate(effect, str(name))} of {TITLES[str(name)]}" for name, effect in effects.items()
+    )
+    return f"Effects of interest, the first paper's or the plan's (R): {listed}."
+
+
+def _gaps(made: pd.DataFrame) -> list[str]:
+    """Return a note for each reason why pairs have no value: how many of each comparison."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for _, row in made.iterrows():
+        for reason, count in row["left_out"].items():
+            pair = f"{count} of {row['group']} against {row['reference']}"
+            found.setdefault((str(row["outcome"]), reason), []).append(pair)
+    return [
+        f"Pairs left out, {TITLES[outcome]}, {reason}: {', '.join(pairs)}."
+        for (outcome, reason), pairs in found.items()
+        if reason != NOT_MEASURED
+    ]
 
 
 def values_table(values: pd.DataFrame) -> Table:
@@ -197,22 +217,18 @@ def _panel(axes: Axes, part: pd.DataFrame, outcome: Outcome) -> None:
 
 
 def _row(row: pd.Series) -> list[Cell]:
-    labels = [str(row[name]) for name in _LABELS]
-    left_out = "; ".join(f"{count} {reason}" for reason, count in row["left_out"].items())
-    details = [f"(n={row['n']}{f', left out: {left_out}' if left_out else ''})"]
-    if not math.isnan(row["low"]):
-        details.insert(0, f"[{row['low']:.3f}, {row['high']:.3f}]")
-    names = ("estimate", "low", "high", "n")
-    exact = {name: None if pd.isna(row[name]) else float(row[name]) for name in names}
+    outcome = str(row["outcome"])
+    labels = [TITLES[outcome], str(row["group"]), str(row["reference"])]
+    exact = {name: _exact(row[name]) for name in ("estimate", "low", "high", "effect")}
     if row["n"] < ENOUGH_SEEDS:  # of fewer seeds nothing is shown before all are measured
         exact["estimate"] = None
+    low, high = (_estimate(exact[name], outcome) for name in ("low", "high"))
+    interval = () if exact["low"] is None else (f"[{low}, {high}]",)
+    pairs = f"{row['n']} of {row['planned']}"
     return [
-        *(
-            Cell.label(name, TITLES[text] if name == "outcome" else text)
-            for name, text in zip(_LABELS, labels, strict=True)
-        ),
-        Cell(_number(exact["estimate"]), "value", tuple(details), exact),
-        Cell(_number(row["effect"]), "value", (), {"effect": float(row["effect"])}),
+        *(Cell.label(name, text) for name, text in zip(_LABELS, labels, strict=True)),
+        Cell(pairs, "value", (), {"n": int(row["n"]), "planned": int(row["planned"])}),
+        Cell(_estimate(exact["estimate"], outcome), "value", interval, exact),
         *(Cell(_number(row[name]), "value", (), {name: _exact(row[name])}) for name in _P),
         Cell.label("verdict", str(row["verdict"])),
     ]
@@ -220,14 +236,20 @@ def _row(row: pd.Series) -> list[Cell]:
 
 _LABELS = ("outcome", "group", "reference")
 _P = ("p", "p_holm")
+_RATIOS = {one.name for one in (*OUTCOMES, EDGES) if one.scale == "ratio"}
 
 
 def _exact(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return None if math.isnan(value) else float(value)
 
 
-def _number(value: float | None) -> str:
-    return EMPTY if value is None or math.isnan(value) else f"{value:.3f}"
+def _estimate(value: float | None, outcome: str) -> str:
+    """A ratio to two decimals, a difference to three."""
+    return _number(value, 2 if outcome in _RATIOS else 3)
+
+
+def _number(value: float | None, decimals: int = 3) -> str:
+    return EMPTY if value is None or math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _mean(values: pd.DataFrame, group: str, name: str) -> Cell:
