@@ -151,7 +151,13 @@ def test_the_answer_is_a_whole_comparison_seed_by_seed() -> None:
     assert [run.seed for run in runs[:30:6]] == [0, 1, 2, 3, 4]
     groups = {f"{variant}-k{k}" for variant in ("local", "global") for k in (1, 4, 16)}
     groups |= {f"local-k4-{gates}" for gates in ("random", "frozen", "detached", "dropout")}
-    groups |= {"baseline", "matched-local-k16", "local-k4-constant", "weight-sparse"}
+    groups |= {
+        "baseline",
+        "matched-local-k16",
+        "local-k4-constant",
+        "weight-sparse",
+        "weight-sparse-half",
+    }
     assert {run.group for run in runs} == groups
     assert len(runs) == 5 * len(groups)
     for run in runs:
@@ -159,7 +165,7 @@ def test_the_answer_is_a_whole_comparison_seed_by_seed() -> None:
         schedule = 1.0 if run.group == "local-k4-constant" else "0.03@0.65:1.0@0.95"
         assert config.ablated_weight == schedule
         assert config.steps == (9000 if run.kind == "matched" else 4500)
-        assert (config.weight_density < 1) == (run.group == "weight-sparse")
+        assert (config.weight_density < 1) == run.group.startswith("weight-sparse")
         assert config.stored_precision == "float16"
 
 
