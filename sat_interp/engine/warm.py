@@ -46,6 +46,7 @@ class WarmProcess:
     def __init__(self, imports: Sequence[str], environment: Mapping[str, str]) -> None:
         self.made_for = _made_for(imports, environment)
         self._codes: dict[int, int | None] = {}
+        self._had_nvml = NVML in environment
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *imports],
             stdin=subprocess.PIPE,
@@ -71,6 +72,7 @@ class WarmProcess:
             "arguments": list(arguments),
             "log": str(log.absolute()),
             "directory": str(directory.absolute()),
+            "nvml": self._had_nvml,
         }
         with suppress(BrokenPipeError):
             self._orders.write(json.dumps(order).encode() + b"\n")
@@ -96,10 +98,7 @@ class WarmProcess:
                 ended, code = map(int, report.split())
                 self._codes[ended] = code
             else:
-                lost = min(self._process.wait(), -signal.SIGKILL)
-                self._codes = {
-                    one: lost if code is None else code for one, code in self._codes.items()
-                }
+                self._lose(min(self._process.wait(), -signal.SIGKILL))
         return self._codes[number]
 
     def is_alive(self) -> bool:
@@ -121,6 +120,12 @@ class WarmProcess:
         for number in self._codes:
             self.code(number)
         self._reports.close()
+        self._lose(-signal.SIGKILL)
+
+    def _lose(self, code: int) -> None:
+        """Count the commands that still ran as ended with a code."""
+        for number in [one for one, known in self._codes.items() if known is None]:
+            self._codes[number] = code
 
 
 @dataclass(frozen=True)
@@ -176,33 +181,64 @@ def _made_for(imports: Sequence[str], environment: Mapping[str, str]) -> tuple[A
 def main() -> None:
     """Import modules, then run commands that are read from stdin, until it is closed."""
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the commands get it, too, and so does the parent
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the exit codes away
+    interrupts = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the commands get them, too
+    reports = _own_output()
+    are_whole = _import(sys.argv[1:])
+    orders = open(0, "rb", 0, closefd=False)  # noqa: SIM115 - a fork has another 0
+    maker, children = os.getpid(), dict[int, int]()
+    try:
+        while True:
+            for number, code in _ended(children):
+                reports.write(b"%d %d\n" % (number, code))
+            if not select.select([orders], [], [], WAIT if children else None)[0]:
+                continue
+            line = orders.readline()
+            if not line:
+                return
+            order = json.loads(line)
+            try:
+                child = _fork()
+            except OSError as error:  # no memory, or no more processes: others go on
+                with open(order["log"], "a") as log:
+                    log.write(f"no process could be started: {error}\n")
+                reports.write(b"%d 1\n" % order["number"])
+                continue
+            if not child:
+                reports.close()
+                signal.signal(signal.SIGINT, interrupts)
+                _become(order, maker, are_whole)
+                return
+            children[order["number"]] = child
+    finally:
+        if os.getpid() == maker:
+            for child in children.values():
+                os.kill(child, signal.SIGKILL)
+
+
+def _own_output() -> Any:
+    """Return what was stdout; what an import prints goes to stderr, if there is one."""
+    try:
+        os.fstat(2)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     reports = os.fdopen(os.dup(1), "wb", 0)
-    os.dup2(2, 1)  # what an import prints is no report
+    os.dup2(2, 1)
+    return reports
+
+
+def _import(names: Sequence[str]) -> bool:
+    """Import modules; return whether all could be. A command that lacks one says why itself."""
     gc.disable()
-    for name in sys.argv[1:]:
-        with suppress(ImportError):  # the command says what is missing
+    are_whole = True
+    for name in names:
+        try:
             importlib.import_module(name)
+        except Exception:
+            are_whole = False
     gc.freeze()  # a fork's collections would go through, and copy, all that was imported
     gc.enable()
-    orders = open(0, "rb", 0, closefd=False)  # noqa: SIM115 - a fork has another 0
-    children: dict[int, int] = {}
-    while True:
-        for number, code in _ended(children):
-            reports.write(b"%d %d\n" % (number, code))
-        if not select.select([orders], [], [], WAIT if children else None)[0]:
-            continue
-        line = orders.readline()
-        if not line:
-            break
-        child = _fork()
-        if not child:
-            reports.close()
-            _become(json.loads(line))
-            return
-        children[json.loads(line)["number"]] = child
-    for child in children.values():
-        os.kill(child, signal.SIGKILL)
+    return are_whole
 
 
 def _fork() -> int:
@@ -223,9 +259,14 @@ def _ended(children: dict[int, int]) -> list[tuple[int, int]]:
     return found
 
 
-def _become(order: Mapping[str, Any]) -> None:
-    """Run a command as if Python had been started with it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+def _become(order: Mapping[str, Any], maker: int, are_whole: bool) -> None:
+    """Run a command as if Python had been started with it.
+
+    Args:
+        order: the command.
+        maker: id of the process that this is a fork of.
+        are_whole: whether all imports could be made; Python is indeed started where they could not.
+    """
     module, *arguments = order["arguments"]
     for path, flags, target in (
         (os.devnull, os.O_RDONLY, 0),
@@ -236,11 +277,22 @@ def _become(order: Mapping[str, Any]) -> None:
         os.close(opened)
     os.dup2(1, 2)
     os.chdir(order["directory"])
-    os.environ[PARENT] = str(os.getppid())
-    if _has_opened_gpus():
+    os.environ[PARENT] = str(maker)
+    if not order["nvml"]:
+        os.environ.pop(NVML, None)
+    if not are_whole or _has_opened_gpus():
         os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    _seed()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _seed() -> None:
+    """Seed the generators that would be the same in all forks, as a fresh process does."""
+    if torch := sys.modules.get("torch"):
+        torch.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
 
 
 def _has_opened_gpus() -> bool:

@@ -40,7 +40,7 @@ def command(tmp_path):
 
 @pytest.fixture
 def process(environment):
-    made = WarmProcess(["slow", "no_such_module"], environment)
+    made = WarmProcess(["slow"], environment)
     yield made
     made.close()
 
@@ -99,6 +99,65 @@ def test_an_interrupt_of_the_terminal_reaches_the_command_alone(process, command
     assert process.run(["command"], log) == 0
 
 
+@pytest.mark.parametrize("error", ["ImportError('no libx')", "OSError('no libx')"])
+def test_what_cannot_be_imported_is_told_by_the_command(environment, command, log, error):
+    """A second attempt in a process where the first was half done would tell something else."""
+    (log.parent / "broken.py").write_text(
+        "import slow\n"
+        "if hasattr(slow, 'half'): raise RuntimeError('half done')\n"
+        f"slow.half = True\nraise {error}\n"
+    )
+    command("import broken")
+    process = WarmProcess(["slow", "broken"], environment)
+    try:
+        assert process.run(["command"], log) == 1
+    finally:
+        process.close()
+    assert log.read_text().endswith("Error: no libx\n")
+
+
+def test_one_that_cannot_be_started_costs_no_other(environment, command, tmp_path):
+    (tmp_path / "full.py").write_text(
+        "import os\nplain, calls = os.fork, []\n"
+        "def fork():\n"
+        "    calls.append(1)\n"
+        "    if len(calls) == 2: raise BlockingIOError(11, 'no more processes')\n"
+        "    return plain()\n"
+        "os.fork = fork\n"
+    )
+    command("import time\nwhile not os.path.exists('go'): time.sleep(0.01)")
+    process = WarmProcess(["full"], environment)
+    first, second = (
+        process.start(["command"], tmp_path / name, tmp_path) for name in ("one.log", "two.log")
+    )
+    assert second.wait() == 1
+    (tmp_path / "go").touch()
+    assert first.wait() == 0
+    assert "no process could be started: [Errno 11]" in (tmp_path / "two.log").read_text()
+    process.close()
+
+
+def test_forks_have_generators_and_signals_of_their_own(environment, command, log, monkeypatch):
+    command(
+        "import signal, numpy, torch\n"
+        "print(float(torch.rand(1, dtype=torch.float64)), numpy.random.rand(),\n"
+        "      signal.getsignal(signal.SIGINT).name, os.environ.get(sys.argv[1]))"
+    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a command in the background
+    ignored = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        process = WarmProcess(["slow", "torch", "numpy"], environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGCHLD, ignored)
+    assert [process.run(["command", warm.NVML], log) for _ in range(2)] == [0, 0]
+    process.close()
+    one, other = (line.split() for line in log.read_text().splitlines())
+    assert one[0] != other[0]
+    assert one[1] != other[1]
+    assert one[2:] == other[2:] == ["SIG_IGN", "None"]
+
+
 @pytest.mark.parametrize(
     ("text", "code", "written"),
     [
@@ -125,7 +184,7 @@ def test_a_command_ends_with_the_process_that_forked_it(process, command, log):
         "os.kill(os.getppid(), 9); time.sleep(600)"
     )
     assert process.run(["command"], log) == -signal.SIGKILL
-    assert not process.is_for(["slow", "no_such_module"], {})
+    assert not process.is_for(["slow"], {})
     _wait_for_the_end_of(log.parent / "pid")
 
 
