@@ -138,10 +138,11 @@ def _table(name: str, title: str, made: pd.DataFrame) -> Table:
 def _interest(made: pd.DataFrame) -> str:
     """Return a note of the effects of interest."""
     effects = made.drop_duplicates("outcome").set_index("outcome")["effect"]
-    listed = ", ".join(
-        f"{_estimate(effect, str(name))} of {TITLES[str(name)]}" for name, effect in effects.items()
+    listed = "; ".join(
+        f"{TITLES[str(name)]}: a {_SCALES[str(name)]} of {_estimate(effect, str(name))}"
+        for name, effect in effects.items()
     )
-    return f"Effects of interest, the first paper's or the plan's (R): {listed}."
+    return f"Effects of interest (the first paper's; for R the plan's). {listed}."
 
 
 def _gaps(made: pd.DataFrame) -> list[str]:
@@ -236,7 +237,7 @@ def _row(row: pd.Series) -> list[Cell]:
 
 _LABELS = ("outcome", "group", "reference")
 _P = ("p", "p_holm")
-_RATIOS = {one.name for one in (*OUTCOMES, EDGES) if one.scale == "ratio"}
+_SCALES = {outcome.name: outcome.scale for outcome in (*OUTCOMES, EDGES)}
 
 
 def _exact(value: float) -> float | None:
@@ -245,7 +246,7 @@ def _exact(value: float) -> float | None:
 
 def _estimate(value: float | None, outcome: str) -> str:
     """A ratio to two decimals, a difference to three."""
-    return _number(value, 2 if outcome in _RATIOS else 3)
+    return _number(value, 2 if _SCALES[outcome] == "ratio" else 3)
 
 
 def _number(value: float | None, decimals: int = 3) -> str:

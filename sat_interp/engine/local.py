@@ -21,6 +21,7 @@ from sat_interp.engine.warm import Fork, WarmProcess, can_fork
 DEVICES = "CUDA_VISIBLE_DEVICES"
 """Environment variable with the GPUs that a process sees; torch for AMD's GPUs reads it, too."""
 Process = subprocess.Popen[bytes] | Fork
+"""What runs a command: a fresh process, or a fork of one that has imported what it needs."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class _Child:
 class LocalEngine:
     """Processes of this machine, each with its share of the cores.
 
-    The processes end with this one, even if it is killed. They are forks of one process that has
-    made the imports of the first command, where forks can be had. On a machine with several GPUs
+    The processes end with this one, even if it is killed. Where the system can fork, they are forks
+    of one process that has imported what the first command needs. On a machine with several GPUs
     they are fresh processes, and each sees one GPU, the one with the smallest load.
 
     Args:
@@ -98,9 +99,7 @@ class LocalEngine:
             self._warm.close()
             self._warm = None
 
-    def _process(
-        self, command: Command, log: Path, device: str | None
-    ) -> subprocess.Popen[bytes] | Fork:
+    def _process(self, command: Command, log: Path, device: str | None) -> Process:
         """Start a command whose output is appended to a log."""
         line = command_line(command, log.with_suffix(".json"))
         environment = child_environment(threads(self.n_processes), device)

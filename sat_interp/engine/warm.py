@@ -83,13 +83,13 @@ class WarmProcess:
         return self.start(arguments, log, log.parent).wait()
 
     def code(self, number: int, wait: float | None = 0.0) -> int | None:
-        """Return the exit code of a command.
+        """Return the exit code of a command; None while it runs.
 
         As of a subprocess, it is negative where a signal ended the command, or this process.
 
         Args:
             number: of the command, in the order of their starts.
-            wait: seconds to wait for its end at most; by default as long as it takes.
+            wait: seconds to wait for its end at most; None is as long as it takes.
         """
         while self._codes[number] is None:
             if not select.select([self._reports], [], [], wait)[0]:

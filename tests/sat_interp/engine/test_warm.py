@@ -137,7 +137,7 @@ def test_one_that_cannot_be_started_costs_no_other(environment, command, tmp_pat
     process.close()
 
 
-def test_forks_have_generators_and_signals_of_their_own(environment, command, log, monkeypatch):
+def test_forks_have_generators_and_signals_of_their_own(environment, command, log):
     command(
         "import signal, numpy, torch\n"
         "print(float(torch.rand(1, dtype=torch.float64)), numpy.random.rand(),\n"
