@@ -5,7 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +46,17 @@ def process(environment):
     made = WarmProcess(["slow"], environment)
     yield made
     made.close()
+
+
+@contextmanager
+def handled(**handlers: Any) -> Iterator[None]:
+    """Handlers of signals by name, which a process that is started inherits where they ignore."""
+    before = {name: signal.signal(signal.Signals[name], one) for name, one in handlers.items()}
+    try:
+        yield
+    finally:
+        for name, one in before.items():
+            signal.signal(signal.Signals[name], one)
 
 
 def test_commands_are_fresh_processes_that_need_not_import_again(process, command, log):
@@ -88,7 +102,9 @@ def test_closing_does_not_wait_for_an_import(environment, tmp_path, monkeypatch)
     WarmProcess(["endless"], environment).close()
 
 
-def test_an_interrupt_of_the_terminal_reaches_the_command_alone(process, command, log):
+def test_an_interrupt_of_the_terminal_reaches_the_command_alone(environment, command, log):
+    with handled(SIGINT=signal.default_int_handler):  # also where tests run in the background
+        process = WarmProcess(["slow"], environment)
     command(
         "import signal, time\n"
         "os.kill(os.getppid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT); time.sleep(600)"
@@ -97,6 +113,7 @@ def test_an_interrupt_of_the_terminal_reaches_the_command_alone(process, command
     assert log.read_text().endswith("KeyboardInterrupt\n")
     command("print('well')")
     assert process.run(["command"], log) == 0
+    process.close()
 
 
 @pytest.mark.parametrize("error", ["ImportError('no libx')", "OSError('no libx')"])
@@ -108,7 +125,7 @@ def test_what_cannot_be_imported_is_told_by_the_command(environment, command, lo
         f"slow.half = True\nraise {error}\n"
     )
     command("import broken")
-    process = WarmProcess(["slow", "broken"], environment)
+    process = WarmProcess(["slow", "broken"], {**environment, "PYTHONUNBUFFERED": "1"})
     try:
         assert process.run(["command"], log) == 1
     finally:
@@ -143,13 +160,9 @@ def test_forks_have_generators_and_signals_of_their_own(environment, command, lo
         "print(float(torch.rand(1, dtype=torch.float64)), numpy.random.rand(),\n"
         "      signal.getsignal(signal.SIGINT).name, os.environ.get(sys.argv[1]))"
     )
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a command in the background
-    ignored = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    try:
+    # as of a command in the background
+    with handled(SIGINT=signal.SIG_IGN, SIGCHLD=signal.SIG_IGN):
         process = WarmProcess(["slow", "torch", "numpy"], environment)
-    finally:
-        signal.signal(signal.SIGINT, before)
-        signal.signal(signal.SIGCHLD, ignored)
     assert [process.run(["command", warm.NVML], log) for _ in range(2)] == [0, 0]
     process.close()
     one, other = (line.split() for line in log.read_text().splitlines())
