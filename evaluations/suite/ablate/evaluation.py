@@ -235,7 +235,8 @@ def _stream(
         return None
     assert isinstance(model, SelfAblatingTransformer)
     evaluations = min(config.evaluations, JOINT_EVALUATIONS)
-    return measure_ablated_stream(model, split.fit.clean, split.held.clean, evaluations)
+    sides = split.fit.clean, split.held.clean
+    return measure_ablated_stream(model, *sides, evaluations, config.memory * 2**20)
 
 
 def _switched_off_row(switched_off: SwitchedOff) -> dict[str, Any]:

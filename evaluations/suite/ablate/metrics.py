@@ -316,7 +316,7 @@ def _redundancy(measured: Sequence[Measured], config: AblateConfig) -> list[Metr
     gains = []
     for layer, together in sets.items():
         heads = [one for one in measured if one.kind == "head" and one.layer == layer]
-        if heads:
+        if sum(one.numbers for one in heads) == together.numbers:  # every head is measured
             gains.append(costs([together], "oa")[0] - costs(heads, "oa").sum(0))
     if not gains:
         return []

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 from transformer_lens import HookedTransformer
@@ -133,9 +133,7 @@ def _own_masks(run: CleanRun, number: int, seed: int) -> dict[tuple[int, str], T
     """Which units the model's gates switch off, by layer and site."""
     model = run.model
     assert isinstance(model, SelfAblatingTransformer)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # random gates draw from the global generator
-        _, pairs = model.clean_and_masks(run.buckets[number].tokens)
+    pairs = _drawn_masks(model, run.buckets[number].tokens, seed)
     found: dict[tuple[int, str], Tensor] = {}
     for layer, (attention, neurons) in enumerate(pairs):
         block = model.blocks[layer]
@@ -172,63 +170,131 @@ class AblatedStream:
 
 
 def measure_ablated_stream(
-    model: SelfAblatingTransformer, fit: Sequence[Tensor], held: Sequence[Tensor], evaluations: int
+    model: SelfAblatingTransformer,
+    fit: Sequence[Tensor],
+    held: Sequence[Tensor],
+    evaluations: int,
+    memory: int,
 ) -> AblatedStream:
-    """Measure what of the ablated stream's loss is due to zeros being no ordinary activations."""
-    sizes = [
+    """Measure what of the ablated stream's loss is due to zeros being no ordinary activations.
+
+    Args:
+        memory: bytes of activations that one pass may hold.
+    """
+    places = [
         (layer, site, width)
         for layer in range(model.cfg.n_layers)
-        for site, width in _widths(model)
-    ]
-    total = sum(width for _, _, width in sizes)
-
-    def losses(point: Tensor, batches: Sequence[Tensor]) -> Tensor:
-        parts = dict(
-            zip([one[:2] for one in sizes], point.split([w for *_, w in sizes]), strict=True)
+        for site, width in (
+            (Z, model.cfg.n_heads * model.cfg.d_head),
+            (POST, int(model.cfg.d_mlp or 0)),
         )
-        return torch.cat([_ablated_losses(model, batch, parts) for batch in batches])
+    ]
+    sizes = [width for *_, width in places]
+    fitted, measured = (
+        [piece for batch in side for piece in _pieces(model, batch, memory)] for side in (fit, held)
+    )
+    n = sum(map(len, fitted))
+
+    def losses(point: Tensor, piece: _MaskedWindows) -> Tensor:
+        parts = zip([one[:2] for one in places], point.split(sizes), strict=True)
+        return _ablated_losses(model, piece, dict(parts))
 
     def evaluate(points: Tensor, problems: Tensor) -> tuple[Tensor, Tensor]:
-        leaf = points[0].detach().requires_grad_()
-        with torch.enable_grad():
-            value = losses(leaf, fit).mean()
-            (gradient,) = torch.autograd.grad(value, leaf)
-        return value.detach().double().cpu()[None], gradient.double()[None]
+        value, gradient = torch.zeros(1, dtype=torch.float64), torch.zeros_like(points).double()
+        for piece in fitted:
+            leaf = points[0].detach().requires_grad_()
+            with torch.enable_grad():
+                share = losses(leaf, piece).sum() / n
+                (found,) = torch.autograd.grad(share, leaf)
+            value += share.detach().double().cpu()
+            gradient[0] += found.double().cpu()
+        return value, gradient
 
-    begin = torch.zeros(1, total, dtype=torch.float64)
+    begin = torch.zeros(1, sum(sizes), dtype=torch.float64)
     found = minimise(evaluate, begin, Tolerance(1e-4, 1e-3, evaluations))
     with torch.no_grad():
-        zero, best = (losses(point, held).double().cpu() for point in (begin[0], found.point[0]))
+        zero, best = (
+            torch.cat([losses(point, piece) for piece in measured]).double().cpu()
+            for point in (begin[0], found.point[0])
+        )
     return AblatedStream(zero, best)
 
 
-def _widths(model: SelfAblatingTransformer) -> list[tuple[str, int]]:
+@dataclass(frozen=True)
+class _MaskedWindows:
+    """Windows of one pass, with each layer's masks of attention units and of neurons."""
+
+    tokens: Int[Tensor, "window pos"]
+    masks: Sequence[tuple[Tensor, Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def _pieces(
+    model: SelfAblatingTransformer, tokens: Int[Tensor, "window pos"], memory: int
+) -> list[_MaskedWindows]:
+    """Windows in pieces of one pass each; random masks are drawn for all windows at once."""
+    tokens = tokens.to(model.W_E.device)
+    masks = _drawn_masks(model, tokens, seed=0)
+    size = _windows_of_a_pass(model, tokens.shape[1], memory)
     return [
-        ("attn.hook_z_masked", model.cfg.n_heads * model.cfg.d_head),
-        ("mlp.hook_post_masked", int(model.cfg.d_mlp or 0)),
+        _MaskedWindows(
+            tokens[start : start + size],
+            [(one[start : start + size], two[start : start + size]) for one, two in masks],
+        )
+        for start in range(0, len(tokens), size)
     ]
+
+
+def _windows_of_a_pass(model: HookedTransformer, n_pos: int, memory: int) -> int:
+    """How many windows one pass of both streams may hold, with what its gradient needs."""
+    cfg = model.cfg
+    attention = 4 * cfg.n_heads * cfg.d_head + cfg.n_heads * n_pos
+    per_position = 2 * cfg.n_layers * (8 * cfg.d_model + attention + 4 * (cfg.d_mlp or 0))
+    row = n_pos * (per_position + 6 * cfg.d_vocab_out)
+    return max(1, memory // (row * model.W_E.element_size()))
+
+
+def _drawn_masks(
+    model: SelfAblatingTransformer, tokens: Int[Tensor, "window pos"], seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Each layer's masks of attention units and of neurons."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # random gates draw from the global generator
+        return model.clean_and_masks(tokens)[1]
 
 
 def _ablated_losses(
-    model: SelfAblatingTransformer, tokens: Tensor, constants: dict[tuple[int, str], Tensor]
-) -> Float[Tensor, " prompt"]:
+    model: SelfAblatingTransformer,
+    windows: _MaskedWindows,
+    constants: dict[tuple[int, str], Tensor],
+) -> Float[Tensor, " window"]:
     """Mean cross-entropy of each window's tokens after the first."""
 
-    def fill(constant: Tensor) -> Callable[..., Tensor]:
+    def given(mask: Tensor) -> Callable[..., Tensor]:
+        return lambda value, hook: mask
+
+    def filled(mask: Tensor, constant: Tensor) -> Callable[..., Tensor]:
         def hook(value: Tensor, hook: object) -> Tensor:
             flat = value.flatten(2)
-            filled = torch.where(flat == 0, constant.to(flat), flat)
-            return filled.view(value.shape)
+            return torch.where(mask == 0, constant.to(flat), flat).view(value.shape)
 
         return hook
 
-    hooks: list[Any] = [
-        (f"blocks.{layer}.ablated.{site}", fill(one)) for (layer, site), one in constants.items()
-    ]
-    with model.hooks(fwd_hooks=hooks), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        logits = model.dual(tokens.to(model.W_E.device), path="hooked").ablated_logits
-    flat = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten().to(logits.device), reduction="none"
-    )
+    hooks: list[Any] = []
+    for layer, (attention, neurons) in enumerate(windows.masks):
+        block = model.blocks[layer]
+        name, ablated = f"blocks.{layer}.gates", f"blocks.{layer}.ablated"
+        coordinates = spread_over_coordinates(attention, block.attn.W_Q)
+        hooks += [
+            (f"{name}.hook_attention_mask", given(attention)),
+            (f"{name}.hook_neuron_mask", given(neurons)),
+            (f"{ablated}.attn.hook_z_masked", filled(coordinates, constants[layer, Z])),
+            (f"{ablated}.mlp.hook_post_masked", filled(neurons, constants[layer, POST])),
+        ]
+    tokens = windows.tokens
+    with model.hooks(fwd_hooks=hooks):
+        logits = model.dual(tokens, path="hooked").ablated_logits
+    flat = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     return flat.view(len(tokens), -1).mean(1)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformer_lens.hook_points import HookPoint
 from transformers import PreTrainedTokenizerFast
 
 from evaluations.core.ablation import find_components
+from evaluations.core.ablation_pass import POST, Z
 from evaluations.core.ablation_run import CleanRun
 from evaluations.core.record import Record, plain
 from evaluations.core.spec import Measurement
@@ -23,8 +25,14 @@ from evaluations.suite.ablate.config import METHODS, AblateConfig
 from evaluations.suite.ablate.data import assert_apart, split_prompts, split_text
 from evaluations.suite.ablate.evaluation import check, evaluate, prior_kl
 from evaluations.suite.ablate.measure import Bench
-from evaluations.suite.ablate.switched_off import measure_ablated_stream, measure_switched_off
+from evaluations.suite.ablate.switched_off import (
+    _ablated_losses,
+    _pieces,
+    measure_ablated_stream,
+    measure_switched_off,
+)
 from evaluations.tasks.pairs import Pair, PairBatch, TaskPrompts
+from sat_interp import SelfAblatingTransformer, SelfAblationConfig, gpt_neo_config
 from sat_interp._util.errors import UserError
 from tests.evaluations.conftest import ModelMaker
 
@@ -222,11 +230,89 @@ def test_zeros_of_the_ablated_stream_are_its_own_loss(
 ) -> None:
     model = make_model("local")
     split = split_text(stories(tokenizer, tmp_path), 16, 12, 8, seed=0)
-    found = measure_ablated_stream(model, split.fit.clean, split.held.clean, 5)
+    found = measure_ablated_stream(model, split.fit.clean, split.held.clean, 5, 2**26)
     batch = split.held.clean[0]
     logits = model.dual(batch).ablated_logits[:, :-1].log_softmax(-1)
     own = -logits.gather(-1, batch[:, 1:, None])[..., 0].mean(1)
     torch.testing.assert_close(found.zero, own.detach())
+
+
+@pytest.mark.parametrize("gates", ["learned", "random"])
+def test_the_ablated_stream_in_pieces_is_the_whole(
+    make_model: ModelMaker, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, gates: str
+) -> None:
+    """Windows one at a time, with the masks that all of them together have."""
+    model = make_model("local", gates=gates)
+    split = split_text(stories(tokenizer, tmp_path), 16, 12, 8, seed=0)
+    real, sizes = model.dual, []
+    model.dual = lambda tokens, path: sizes.append(len(tokens)) or real(tokens, path)  # type: ignore
+    whole, pieces = (
+        measure_ablated_stream(model, split.fit.clean, split.held.clean, 5, memory)
+        for memory in (2**30, 1)
+    )
+    assert {16, 12, 1} == set(sizes)
+    torch.testing.assert_close(whole.zero, pieces.zero)
+    torch.testing.assert_close(whole.constants, pieces.constants, rtol=1e-6, atol=1e-9)
+    assert whole.constants.mean() < whole.zero.mean()
+
+
+def test_constants_replace_what_the_masks_switch_off_and_nothing_else(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Half of the neurons that the masks keep are 0 with ReLU: they stay 0."""
+    torch.manual_seed(0)
+    shape = {"n_layers": 2, "d_model": 16, "n_heads": 4, "d_vocab": len(tokenizer), "n_ctx": 12}
+    cfg = gpt_neo_config(**shape, initializer_range=0.3, dtype=torch.float64)
+    cfg.act_fn = "relu"
+    ablation = SelfAblationConfig(variant="local", k_attention=3, k_neurons=20)
+    model = SelfAblatingTransformer(cfg, ablation, tokenizer=tokenizer).eval()
+    tokens = split_text(stories(tokenizer, tmp_path), 16, 12, 8, seed=0).held.clean[0]
+    generator = torch.Generator().manual_seed(1)
+    constants = {
+        (layer, site): torch.randn(16 if site == Z else 64, generator=generator).double()
+        for layer in range(2)
+        for site in (Z, POST)
+    }
+    masks, kept = {}, []
+
+    def remember(value: torch.Tensor, hook: HookPoint) -> None:
+        masks[hook.name] = value
+
+    def twin(value: torch.Tensor, hook: HookPoint) -> torch.Tensor:
+        _, layer, _, site, _ = str(hook.name).split(".")
+        unit, place = ("attention", Z) if site == "attn" else ("neuron", POST)
+        mask = masks[f"blocks.{layer}.gates.hook_{unit}_mask"].view(value.shape)
+        constant = constants[int(layer), place].view(value.shape[2:])
+        kept.append(((mask == 1) & (value == 0)).double().mean().item())
+        return value + (1 - mask) * constant
+
+    hooks = [(lambda name: name.endswith("_mask"), remember)]
+    hooks.append((lambda name: ".ablated." in name and name.endswith("_masked"), twin))
+    with model.hooks(fwd_hooks=hooks):
+        logits = model.dual(tokens, path="hooked").ablated_logits[:, :-1].log_softmax(-1)
+    wanted = -logits.gather(-1, tokens[:, 1:, None])[..., 0].mean(1)
+    assert max(kept) > 0.1
+    (piece,) = _pieces(model, tokens, 2**30)
+    torch.testing.assert_close(_ablated_losses(model, piece, constants), wanted)
+
+
+def test_a_layer_of_which_some_heads_were_left_out_has_no_redundancy(
+    make_model: ModelMaker,
+) -> None:
+    """All heads of layer 0 are measured, one of layer 1: the mean is that of layer 0."""
+    parts = ("a0.heads", "a0.h0", "a0.h1", "a0.h2", "a0.h3", "a1.heads", "a1.h0")
+    config = replace(FAST, methods=("zero", "oa"), no_bridge=True)
+    results = [
+        evaluate(make_model(), task(60), replace(config, components=some))
+        for some in (parts, parts[:5], parts[5:])
+    ]
+    both, first, second = ({one.name: one for one in result.metrics} for result in results)
+    assert both["redundancy"].value == first["redundancy"].value
+    assert both["redundancy"].n == first["redundancy"].n == 1
+    assert "redundancy" not in second
+    cost = deltas(results[1])
+    singles = sum(cost[f"a0.h{head}"]["oa"] for head in range(4))
+    assert first["redundancy"].value == pytest.approx(cost["a0.heads"]["oa"] - singles)
 
 
 def test_every_method(make_model: ModelMaker) -> None:
