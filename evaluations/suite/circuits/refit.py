@@ -71,7 +71,8 @@ class Refitted:
         flat: constants, one set for each circuit, laid out source after source.
         delta: mean KL on the prompts of the fit, in nats.
         gradient: largest entry of the gradient at the constants.
-        gap: by how much the value fell in the second half of the evaluations.
+        gap: by how much the value fell in the second half of the last round (``ROUND`` evaluations,
+            fewer where the fit ended sooner), not of all evaluations.
         converged: whether both are small enough.
         start: the start that was best on the sample.
     """

@@ -17,6 +17,7 @@ theta of their distribution. u is uniform in (0, 1) throughout, and p = sigmoid(
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -276,13 +277,14 @@ class Price:
 
     Attributes:
         per_edge: lambda.
-        ends: the heads at the two ends of each edge; -1 for none.
+        ends: the heads at the ends of each edge: at its source, and at its destination (several
+            where they share a key or a value); -1 for none.
         n_heads: N.
         dtype: of the parameters.
     """
 
     per_edge: float
-    ends: Int[Tensor, "edge 2"]
+    ends: Int[Tensor, "edge end"]
     n_heads: int
     dtype: torch.dtype = torch.float32
 
@@ -303,7 +305,7 @@ class Price:
 
 
 def node_penalty(
-    p: Float[Tensor, "edge"], ends: Int[Tensor, "edge 2"], n_heads: int
+    p: Float[Tensor, "edge"], ends: Int[Tensor, "edge end"], n_heads: int
 ) -> Float[Tensor, ""]:
     """Return sum_h (N/2) tanh(2 s_h / N), s_h the sum of p over the edges at head h."""
     total = p.new_zeros(n_heads + 1)
@@ -312,12 +314,24 @@ def node_penalty(
     return (n_heads / 2 * torch.tanh(2 * total[:n_heads] / n_heads)).sum()
 
 
-def head_ends(graph: Graph) -> Int[Tensor, "edge 2"]:
-    """Return the number of the head at the source and at the destination of each edge, or -1."""
+def head_ends(graph: Graph) -> Int[Tensor, "edge end"]:
+    """Return the numbers of the heads at the source and at the destination of each edge.
 
-    def number(layer: int, head: int | None) -> int:
-        return -1 if head is None or layer < 0 else layer * graph.n_heads + head
+    A shared key or value is a destination of all heads of its group: each has an end. -1 where
+    there is no head, or no further one.
+    """
 
-    tails = torch.tensor([number(node.layer, node.head) for node in graph.sources])
-    heads = torch.tensor([number(node.layer, node.head) for node in graph.destinations])
-    return torch.stack([tails[graph.edge_source], heads[graph.edge_destination]], 1)
+    def numbers(sources: Iterable[int]) -> list[int]:
+        nodes = [graph.sources[source] for source in sources]
+        return [one.layer * graph.n_heads + one.head for one in nodes if one.head is not None]
+
+    tails = [numbers([source]) for source in range(graph.n_sources)]
+    heads = [numbers(graph.feeds(destination)) for destination in range(graph.n_destinations)]
+    ends = [_padded(tails)[graph.edge_source], _padded(heads)[graph.edge_destination]]
+    return torch.cat(ends, 1)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "row place"]:
+    """Rows of different lengths as one tensor, filled with -1."""
+    width = max(1, *map(len, rows))
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])

@@ -28,6 +28,7 @@ from evaluations.suite.circuits.graph import Graph
 from evaluations.suite.circuits.methods.masks import Distribution
 from evaluations.suite.circuits.patched import PromptBatch
 from evaluations.suite.circuits.rows import RowPass, RowPrompts, kl, live_edges
+from evaluations.suite.circuits.shape import PARTS
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import write_atomically
@@ -282,7 +283,7 @@ def edge_families(graph: Graph) -> list[Int[Tensor, " edge"]]:
     Edges from heads and from others, into heads and into others.
     """
     from_head = torch.tensor([node.head is not None for node in graph.sources])[graph.edge_source]
-    into_head = torch.tensor([node.head is not None for node in graph.destinations])
+    into_head = torch.tensor([node.part in PARTS for node in graph.destinations])
     kind = 2 * from_head.long() + into_head[graph.edge_destination].long()
     families = [(kind == number).nonzero().flatten() for number in range(4)]
     return [family for family in families if len(family)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 import torch
@@ -132,14 +133,32 @@ def test_a_node_costs_what_its_edges_make_of_it() -> None:
 
 @pytest.mark.parametrize("grouped", [False, True])
 def test_the_heads_at_the_ends_of_edges(grouped: bool) -> None:
+    """A shared key or value is an end of every head that reads it: here two of four."""
     graph = Graph.of(tiny_model("grouped"), grouped)
     ends = head_ends(graph)
     for edge in range(graph.n_edges):
         source, destination = graph.edge_name(edge)
-        for name, numbers in ((source, ends[edge, 0]), (destination, ends[edge, 1])):
-            layer, _, head = name[1:].split(".")[0], None, name.partition(".h")[2][:1]
-            expected = int(layer) * 4 + int(head) if head else -1
-            assert numbers == expected, name
+        expected = _heads_named(source), _heads_named(destination)
+        assert (ends[edge, :1].tolist(), ends[edge, 1:].tolist()) == (
+            expected[0] or [-1],
+            expected[1] + [-1] * (ends.shape[1] - 1 - len(expected[1])),
+        )
+    p = torch.linspace(0, 1, graph.n_edges, dtype=torch.float64)
+    total = [0.0] * 8
+    for edge in range(graph.n_edges):
+        for head in [one for name in graph.edge_name(edge) for one in _heads_named(name)]:
+            total[head] += p[edge].item()
+    expected_price = sum(4 * math.tanh(2 * one / 8) for one in total)
+    assert node_penalty(p, ends, 8).item() == pytest.approx(expected_price)
+
+
+def _heads_named(node: str) -> list[int]:
+    """Heads of a node's name in a model of four heads, two a group: a1.h2.q, a1.g0.k (0 and 1)."""
+    layer, kind, number = re.fullmatch(r"a(\d)\.(h|g)(\d).*|.*", node).groups()  # type: ignore[union-attr]
+    if kind is None:
+        return []
+    own = [int(number)] if kind == "h" else [2 * int(number), 2 * int(number) + 1]
+    return [4 * int(layer) + head for head in own]
 
 
 def test_edge_prunings_price_is_zero_at_its_target() -> None:
