@@ -32,7 +32,7 @@ from evaluations.suite.lens.measure import (
 )
 from evaluations.suite.lens.positions import Positions, read_positions
 from evaluations.suite.lens.prompt import SHOWN, prompt_tokens, read_prompt
-from evaluations.suite.lens.store import Owner, load_lenses, save_lenses
+from evaluations.suite.lens.store import Owner, Stories, load_lenses, save_lenses
 from sat_interp._util.errors import UserError
 
 BANK = 256
@@ -97,7 +97,7 @@ def evaluate(model: HookedTransformer, data: LensData, config: LensConfig) -> Me
 
     Raises:
         UserError: parallel blocks, too few stories, activations that are not finite, a prompt that
-            cannot be read, or lenses of another model.
+            cannot be read, or lenses of another model or fitted on other stories.
     """
     check(model, config)
     check_vocabulary(model, data.text)
@@ -113,14 +113,15 @@ def _measure(model: HookedTransformer, data: LensData, config: LensConfig) -> Me
         data.text, config.fit_windows, config.held_windows, window, f"lens/{config.seed}"
     )
 
+    stories = Stories(data.content, config.fit_windows, config.held_windows, window, config.seed)
     memory = config.memory * 2**20
 
     @cache
     def fitted() -> Positions:
         return read_positions(model, fit.tokens, config.first, BANK, config.seed, memory)
 
-    lenses = _lenses(ending, data, config, fitted)
-    file = _saved(lenses, data, config)
+    lenses = _lenses(ending, data, stories, config, fitted)
+    file = _saved(lenses, data, stories, config)
     positions = read_positions(model, held.tokens, config.first, 1, config.seed, memory)
     curves = measure_curves(ending, lenses, lenses.kinds, positions, config.seed)
     prediction = mean_prediction(ending, [fitted().streams[-1]])
@@ -149,25 +150,29 @@ def _measure(model: HookedTransformer, data: LensData, config: LensConfig) -> Me
 
 
 def _lenses(
-    ending: Ending, data: LensData, config: LensConfig, fitted: Callable[[], Positions]
+    ending: Ending,
+    data: LensData,
+    stories: Stories,
+    config: LensConfig,
+    fitted: Callable[[], Positions],
 ) -> Lenses:
     if config.load is not None:
-        return load_lenses(config.load, data.owner, ending.model)
+        return load_lenses(config.load, data.owner, stories, ending.model)
 
     def fitting() -> Fitting:
         positions = fitted()
         return Fitting(ending, positions, ending.targets(positions.streams[-1]), config)
 
-    return fit_lenses(ending.model, fitting, config, data.owner, data.content)
+    return fit_lenses(ending.model, fitting, config, data.owner, stories)
 
 
-def _saved(lenses: Lenses, data: LensData, config: LensConfig) -> str | None:
+def _saved(lenses: Lenses, data: LensData, stories: Stories, config: LensConfig) -> str | None:
     """Write the lenses beside the records; returns the file's name."""
     if data.directory is None or config.load is not None:
         return None
     key = hash_of([config.recorded(), data.content, data.owner.key])
     name = f"lenses-{key}.safetensors"
-    path = save_lenses(lenses, data.owner, data.directory / name)
+    path = save_lenses(lenses, data.owner, stories, data.directory / name)
     log.info("lenses of %s: %s", data.owner.name, path)
     return name
 

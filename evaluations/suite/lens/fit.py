@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from evaluations.suite.lens.fit_constants import Fit, FitConfig, Problem, fit_co
 from evaluations.suite.lens.fit_maps import Maps, Recipe
 from evaluations.suite.lens.lenses import Lenses, Spent, parameters
 from evaluations.suite.lens.positions import Positions
-from evaluations.suite.lens.store import Owner, load_lenses, save_lenses
+from evaluations.suite.lens.store import Owner, Stories, load_lenses, save_lenses
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError
 from sat_interp._util.files import default_cache
 
-FORMAT = 2
+FORMAT = 3
 PAPER_BATCH = 64
 SETTINGS = {
     "tuned": ("tuned_steps", "tuned_batch"),
@@ -34,7 +34,7 @@ SETTINGS = {
     "oca": ("starts", "sample", "evaluations"),
     "shared": ("starts", "sample", "evaluations"),
 }
-"""What decides a lens, besides the model, the text, the windows and the seed."""
+"""What decides a lens, besides the model, the stories and the first position."""
 
 
 @dataclass(frozen=True)
@@ -72,40 +72,40 @@ def fit_lenses(
     fitting: Callable[[], Fitting],
     config: LensConfig,
     owner: Owner,
-    content: str,
+    stories: Stories,
     cache: Path | None = None,
 ) -> Lenses:
     """Fit the lenses that are asked for; those in the cache are read.
 
     Args:
         fitting: gives the positions, where a lens is not in the cache.
-        content: hash of the text.
+        stories: what decides which stories ``fitting`` has.
     """
     directory = (cache or default_cache() / "lenses") / owner.key
     found, known = Lenses(), None
     for kind in progress.bar(config.lenses, desc="lenses", unit="lens"):
-        path = directory / f"{kind}-{_key(kind, content, config)}.safetensors"
-        lens = _cached(path, owner, model)
+        path = directory / f"{kind}-{_key(kind, stories, config)}.safetensors"
+        lens = _cached(path, owner, stories, model)
         if lens is None:
             known = known or fitting()
             lens = _fit(kind, known)
-            save_lenses(lens, owner, path)
+            save_lenses(lens, owner, stories, path)
         found.tensors |= lens.tensors
         found.spent |= lens.spent
         found.fits |= lens.fits
     return found
 
 
-def _key(kind: str, content: str, config: LensConfig) -> str:
-    names = ("fit_windows", "held_windows", "window", "first", "seed", *SETTINGS.get(kind, ()))
-    return hash_of([FORMAT, content, {name: getattr(config, name) for name in names}])
+def _key(kind: str, stories: Stories, config: LensConfig) -> str:
+    names = ("first", *SETTINGS.get(kind, ()))
+    return hash_of([FORMAT, asdict(stories), {name: getattr(config, name) for name in names}])
 
 
-def _cached(path: Path, owner: Owner, model: HookedTransformer) -> Lenses | None:
+def _cached(path: Path, owner: Owner, stories: Stories, model: HookedTransformer) -> Lenses | None:
     if not path.exists():
         return None
     try:
-        return load_lenses(path, owner, model)
+        return load_lenses(path, owner, stories, model)
     except UserError:
         return None  # damaged: it is fitted again
 

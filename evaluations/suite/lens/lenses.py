@@ -36,7 +36,8 @@ class Spent:
 
     Attributes:
         parameters: numbers estimated from text.
-        tokens: different positions of text that they were estimated from.
+        tokens: different positions of text that they were estimated from, or, of ``resample``,
+            that its other positions are drawn from.
         read: positions evaluated in all, each as often as it was.
         seconds: of processor time.
     """

@@ -156,7 +156,9 @@ def _spent_table(row: Row) -> Table:
     headings = (
         Heading("Lens"),
         Heading("Parameters", None, "Numbers estimated from text"),
-        Heading("Positions", None, "Different positions of text that they are estimated from"),
+        Heading(
+            "Positions", None, "Different positions of text that they are estimated, or drawn, from"
+        ),
         Heading("Positions read", None, "Positions evaluated, each as often as it was"),
     )
     return Table(

@@ -39,12 +39,13 @@ from evaluations.suite.lens.fit_maps import Recipe, fit_official, fit_paper
 from evaluations.suite.lens.lenses import Lenses, Spent, parameters
 from evaluations.suite.lens.measure import measure_curves
 from evaluations.suite.lens.positions import Positions, read_positions
-from evaluations.suite.lens.store import Owner, load_lenses, save_lenses
+from evaluations.suite.lens.store import Owner, Stories, load_lenses, save_lenses
 from sat_interp._util.errors import UserError
 from tests.evaluations.conftest import STORIES
 from tests.unlike_ours import unlike_ours
 
 OWNER = Owner("tiny", "ab" * 32, "key")
+FITTED_ON = Stories("cd" * 8, 16, 12, 24, 0)
 FAST = LensConfig(
     fit_windows=16,
     held_windows=12,
@@ -355,8 +356,8 @@ def test_saved_lenses_are_read_again(read, tmp_path):
     ending, _ = read
     tensors = {"mean/c": torch.randn(2, 8, dtype=torch.float64)}
     lenses = Lenses(tensors, {"mean": Spent(16, 84, 84, 0.1)}, {})
-    path = save_lenses(lenses, OWNER, tmp_path / "lenses.safetensors")
-    again = load_lenses(path, OWNER, ending.model)
+    path = save_lenses(lenses, OWNER, FITTED_ON, tmp_path / "lenses.safetensors")
+    again = load_lenses(path, OWNER, FITTED_ON, ending.model)
     assert again.spent == lenses.spent
     assert torch.equal(again.tensors["mean/c"], tensors["mean/c"])
 
@@ -366,7 +367,7 @@ def test_a_file_that_is_not_this_models_is_refused_in_one_line(read, tmp_path, w
     ending, _ = read
     size = 5 if what == "shape" else 8
     lenses = Lenses({"mean/c": torch.zeros(2, size)}, {"mean": Spent(16, 84, 84, 0.1)})
-    path = save_lenses(lenses, OWNER, tmp_path / "lenses.safetensors")
+    path = save_lenses(lenses, OWNER, FITTED_ON, tmp_path / "lenses.safetensors")
     owner = dataclasses.replace(OWNER, key="other", name="mine") if what == "other" else OWNER
     if what == "cut":
         path.write_bytes(path.read_bytes()[:-20])
@@ -377,7 +378,7 @@ def test_a_file_that_is_not_this_models_is_refused_in_one_line(read, tmp_path, w
     if what == "directory":
         path = tmp_path
     with pytest.raises(UserError) as caught:
-        load_lenses(path, owner, ending.model)
+        load_lenses(path, owner, FITTED_ON, ending.model)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
     if what == "other":
@@ -432,6 +433,23 @@ def test_all_lenses_of_a_model_with_gates(make_model, long_text, tmp_path, monke
     frame = report.details(record, tmp_path)
     assert len(frame) == len(kinds) * _shape(model)[0]
     assert frame.groupby("lens")["kl"].mean()["oca"] == pytest.approx(value["area_oca"])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": 1}, {"held_windows": 14}, {"fit_windows": 15}, {"window": 20}]
+)
+def test_lenses_are_not_measured_on_stories_that_may_have_fitted_them(
+    make_model, long_text, tmp_path, changes
+):
+    """Under another seed, or with more windows held out, some of those would be of the fit."""
+    model, settings = make_model(), {"lenses": ("mean",), "no_edits": True}
+    record = measured(model, long_text, tmp_path, **settings)
+    file = str(tmp_path / record.extra["file"])
+    with pytest.raises(UserError, match="has lenses fitted on text .*, not on text") as caught:
+        measured(model, long_text, tmp_path, **settings, load=file, **changes)
+    assert "\n" not in str(caught.value)
+    again = measured(model, long_text, tmp_path, **settings, load=file, resamples=7)
+    assert again.metrics[0].value == record.metrics[0].value
 
 
 def _shape(model: HookedTransformer) -> tuple[int, int]:
