@@ -40,10 +40,6 @@ PLACE = Path(__file__).parent / "golden_values"
 # Other processors add in another order. Models are in float64, where that costs about 1e-13, and
 # some figures are of float32 activations.
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
-RANKED = {"agreement_gnt": 0.02, "agreement_gnt_dims": 0.02}
-"""Correlations of ranks, and their bounds. Among outputs that cannot reach the prediction rounding
-alone decides the order, and processors round differently."""
-
 Values = dict[str, dict[str, float | None]]
 """By metric: its value, standard error, interval, n and n_failed."""
 
@@ -354,15 +350,15 @@ def differences(wanted: dict[str, Values], found: dict[str, Values]) -> list[str
                 continue
             for part in old[metric].keys() | new[metric].keys():
                 one, two = old[metric].get(part), new[metric].get(part)
-                if not _close(one, two, RANKED.get(metric, ABSOLUTE)):
+                if not _close(one, two):
                     told.append(f"{case}: {metric}.{part} is {two}, was {one}")
     return sorted(told)
 
 
-def _close(one: float | None, two: float | None, absolute: float = ABSOLUTE) -> bool:
+def _close(one: float | None, two: float | None) -> bool:
     if one is None or two is None:
         return one is two
-    return math.isclose(one, two, rel_tol=RELATIVE, abs_tol=absolute)
+    return math.isclose(one, two, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
 def read(name: str) -> dict[str, Any] | None:

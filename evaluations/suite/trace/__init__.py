@@ -24,7 +24,7 @@ token of the subject decides, and methods are judged by whether they find it."""
         "sat-eval trace demo:baseline demo:local-k4 --facts ioi",
         "sat-eval trace runs/mine --facts facts.json --answer own",
     ),
-    version=2,
+    version=3,
     options=TraceConfig,
     shared=(),
     cost=Cost({"quick": 7, "demo": 240, "paper": 240}, guessed=("paper",)),

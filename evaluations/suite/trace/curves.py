@@ -22,6 +22,8 @@ from evaluations.core.statistics import ENOUGH, LEVEL, TAILS
 
 SMALLEST = 0.02
 """Least mean loss of the corrupted answers with which an effect is defined."""
+DECIMALS = 4
+"""Of values that are ranked: below that, order is rounding."""
 TOO_SMALL = f"the corruption costs the answers less than {SMALLEST}"
 
 
@@ -112,8 +114,12 @@ def peak_over_mean(effects: Float[np.ndarray, "layer resample"]) -> Float[np.nda
 def rank_correlation(
     one: Float[np.ndarray, "point resample"], other: Float[np.ndarray, "point resample"]
 ) -> Float[np.ndarray, " resample"]:
-    """Return Spearman's correlation over points in every resample, ties at their mean rank."""
-    ranks = [rankdata(values, axis=0) for values in (one, other)]
+    """Return Spearman's correlation over points in every resample, ties at their mean rank.
+
+    Values are rounded to ``DECIMALS``: outputs that cannot reach the prediction have effects of 0
+    but for rounding, and are tied.
+    """
+    ranks = [rankdata(values.round(DECIMALS), axis=0) for values in (one, other)]
     first, second = (rank - rank.mean(0) for rank in ranks)
     with np.errstate(divide="ignore", invalid="ignore"):
         found: np.ndarray = (first * second).sum(0) / np.sqrt(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from evaluations.suite.trace.curves import SMALLEST, Value
 from evaluations.suite.trace.figures import Curve, Figures
@@ -32,10 +33,10 @@ def extra(figures: Figures) -> dict[str, Any]:
 
 def _curve(figures: Figures, method: str, curve: Curve) -> dict[str, Any]:
     found = [figures.resamples.value(one) for one in figures.of(method, curve)]
-    losses = figures.traced.held[method]
+    losses = figures.held(method, curve)
     rows = figures.rows(figures.traced.plan, curve)
-    below = float(losses.logit[0].mean())
-    logit = 1 - losses.logit[rows].mean(1) / below if below >= SMALLEST else [None] * len(rows)
+    below = float(losses.logit[0].nanmean())
+    logit = 1 - losses.logit[rows].nanmean(1) / below if below >= SMALLEST else [None] * len(rows)
     fitted = figures.fitted(method, curve)
     return {
         "method": method,
@@ -62,27 +63,28 @@ def _knocked(figures: Figures, curve: Curve) -> dict[str, Any]:
 
 
 def _heat(figures: Figures) -> list[dict[str, Any]]:
-    """Layers down, tokens across; None where no fact has such a token."""
+    """Layers down, tokens across: each over the facts that have such a token, n of them."""
     traced = figures.traced
     plan = traced.heat_plan
     assert plan is not None
-    has_role = {role: any(positions(fact)[role] for fact in traced.held_facts) for role in ROLES}
+    places = [positions(fact) for fact in traced.held_facts]
+    has_role = {role: torch.tensor([bool(one[role]) for one in places]) for role in ROLES}
+    n = [int(has_role[role].sum()) for role in ROLES]
     kinds = sorted({kind for kind, *_ in plan.at})
     maps = []
     for method in HEAT_METHODS:
         if method not in traced.heat:
             continue
-        losses = traced.heat[method]
-        effects = figures.resamples.effects(losses.p.numpy(), losses.corrupted.numpy())[:, 0]
+        effects = {
+            role: figures.effects_of(traced.heat[method].of(has_role[role]))[:, 0] for role in ROLES
+        }
         for kind in kinds:
             grid = [
-                [
-                    _finite(effects[plan.at[kind, role, 1, layer]]) if has_role[role] else None
-                    for role in ROLES
-                ]
+                [_finite(effects[role][plan.at[kind, role, 1, layer]]) for role in ROLES]
                 for layer in range(figures.n_layers)
             ]
-            maps.append({"method": method, "kind": kind, "tokens": list(ROLES), "value": grid})
+            one = {"method": method, "kind": kind, "tokens": list(ROLES), "n": n, "value": grid}
+            maps.append(one)
     return maps
 
 

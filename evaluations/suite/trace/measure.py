@@ -7,8 +7,9 @@ Everything is measured as a *loss* of each fact, (p_clean - p)_+ averaged over d
 from __future__ import annotations
 
 import itertools
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,12 +20,21 @@ from transformer_lens import HookedTransformer
 from evaluations.suite.trace.config import TraceConfig
 from evaluations.suite.trace.corrupt import constants, draw_partners, noise, noise_size, swap
 from evaluations.suite.trace.fit import Constants, fit
-from evaluations.suite.trace.run import NOTHING, Answers, Change, Problem, TraceRun
+from evaluations.suite.trace.run import (
+    NOTHING,
+    Answers,
+    Change,
+    Problem,
+    TraceRun,
+    has_known_decider,
+)
 from evaluations.tasks.facts import FactPrompt
 
 FIT_SHARE = 0.6
 LEAST = 5
 """Fewest facts on either side of the split."""
+LISTED = 10_000
+"""Sets of layers that are listed, to draw from; of more, sets are drawn one by one."""
 TRUTH = ("deciding", "other")
 ROLES = ("first_subject", "middle_subject", "last_subject", "next", "further", "last")
 """Tokens of the heat map, in their order."""
@@ -67,7 +77,10 @@ def window_layers(layer: int, window: int, n_layers: int) -> tuple[int, ...]:
 
 @dataclass
 class Losses:
-    """(p_clean - p)_+ of problems on facts, averaged over draws; the same in centred logits."""
+    """(p_clean - p)_+ of problems on facts, averaged over draws; the same in centred logits.
+
+    Not a number of facts that no draw could corrupt: those without an unrelated subject.
+    """
 
     p: Float[Tensor, "problem fact"]
     logit: Float[Tensor, "problem fact"]
@@ -77,6 +90,11 @@ class Losses:
         """The loss with nothing restored."""
         return self.p[0]
 
+    def of(self, facts: Bool[Tensor, " fact"]) -> Losses:
+        """Return the losses of some facts; those of the others are not a number."""
+        nan = torch.tensor(torch.nan, dtype=self.p.dtype)
+        return Losses(torch.where(facts, self.p, nan), torch.where(facts, self.logit, nan))
+
 
 @dataclass
 class Traced:
@@ -84,6 +102,7 @@ class Traced:
 
     Attributes:
         plan: points of the curves, those at deciding tokens among them.
+        fit_known: which of the facts fitted on have a subject whose deciding token is known.
         fitted, held: losses by method on the facts of either side.
         knocked: losses of the clean run with the plan's outputs put to 0, on the held facts.
         heat_plan, heat: points of the heat map, and their losses on the held facts.
@@ -96,7 +115,7 @@ class Traced:
 
     plan: Plan
     held_facts: Sequence[FactPrompt]
-    n_fit: int
+    fit_known: Bool[Tensor, " fitted"]
     p_clean: Float[Tensor, " fact"]
     fitted: dict[str, Losses] = field(default_factory=dict)
     held: dict[str, Losses] = field(default_factory=dict)
@@ -109,6 +128,11 @@ class Traced:
     kept: dict[str, Bool[Tensor, " fact"]] = field(default_factory=dict)
     constants: Constants | None = None
     n_without_partner: int = 0
+
+    @property
+    def n_fit(self) -> int:
+        """Facts that constants are fitted on."""
+        return len(self.fit_known)
 
 
 def split_by_subject(facts: Sequence[FactPrompt], seed: int) -> tuple[list[int], list[int]]:
@@ -134,6 +158,17 @@ def draw_span(fact: FactPrompt, first: int, rng: random.Random) -> tuple[int, ..
         return ()
     start = rng.choice(starts)
     return tuple(range(start, start + size))
+
+
+def draw_layers(n_layers: int, size: int, n_sets: int, rng: random.Random) -> list[tuple[int, ...]]:
+    """Return different sets of so many layers, or all of them where there are no more."""
+    if math.comb(n_layers, size) <= LISTED:
+        every = list(itertools.combinations(range(n_layers), size))
+        return rng.sample(every, min(n_sets, len(every)))
+    chosen: dict[tuple[int, ...], None] = {}
+    while len(chosen) < min(n_sets, LISTED):
+        chosen.setdefault(tuple(sorted(rng.sample(range(n_layers), size))))
+    return list(chosen)
 
 
 class Bench:
@@ -185,7 +220,8 @@ class Bench:
         if has_truth:
             points += itertools.product(self.kinds, TRUTH, sorted({1, *config.windows}))
         plan = Plan.of(points, n_layers)
-        traced = Traced(plan, held.facts, len(self.fit_run), self.clean[id(held)].p[0])
+        fit_known = torch.tensor([has_known_decider(fact) for fact in self.fit_run.facts])
+        traced = Traced(plan, held.facts, fit_known, self.clean[id(held)].p[0])
         if {"oat", "oat_shared"} & set(config.methods):
             own = plan.problems if "oat" in config.methods else [NOTHING]
             p_clean = self.clean[id(self.fit_run)].p[0]
@@ -211,12 +247,12 @@ class Bench:
     ) -> Losses:
         """The losses of problems by one method, averaged over its draws."""
         found = [
-            self._lost(run, run.answers(problems, change))
-            for change in self._changes(run, method, fitted, where)
+            self._lost(run, run.answers(problems, change)).of(is_changed)
+            for change, is_changed in self._changes(run, method, fitted, where)
         ]
         return Losses(
-            torch.stack([one.p for one in found]).mean(0),
-            torch.stack([one.logit for one in found]).mean(0),
+            torch.stack([one.p for one in found]).nanmean(0),
+            torch.stack([one.logit for one in found]).nanmean(0),
         )
 
     def _lost(self, run: TraceRun, answers: Answers) -> Losses:
@@ -227,15 +263,24 @@ class Bench:
 
     def _changes(
         self, run: TraceRun, method: str, fitted: Constants | None, where: str
-    ) -> list[Change]:
+    ) -> Iterator[tuple[Change, Bool[Tensor, " fact"]]]:
+        """Each draw of a method, and the facts that it changes."""
+        every = torch.ones(len(run), dtype=torch.bool)
         if method in ("oat", "oat_shared"):
             assert fitted is not None
             vectors = fitted.vectors if method == "oat" else fitted.vectors[:1]
-            return [constants(vectors, where)]
-        seeds = [1000 * self.config.seed + draw for draw in range(self.config.draws)]
-        if method == "swap":
-            return [swap(run, draw_partners(run, seed), where) for seed in seeds]
-        return [noise(run, self.sizes[method], seed, where) for seed in seeds]
+            yield constants(vectors, where), every
+            return
+        for draw in range(self.config.draws):
+            seed = 1000 * self.config.seed + draw
+            if method == "swap":
+                partners = draw_partners(run, seed)
+                yield (
+                    swap(run, partners, where),
+                    torch.tensor([one is not None for one in partners]),
+                )
+            else:
+                yield noise(run, self.sizes[method], seed, where), every
 
     def _knocked(self, plan: Plan) -> Losses:
         run = self.held_run
@@ -252,15 +297,15 @@ class Bench:
                 )
 
     def _random_sets(self, traced: Traced) -> None:
-        """Layers drawn at random in place of neighbours: as many as the smallest window has."""
+        """Layers drawn at random in place of neighbours: as many as most windows have."""
         config, n_layers = self.config, self.model.cfg.n_layers
         rng = random.Random(f"layers/{config.seed}")
         for window in config.windows:
-            size = min(len(window_layers(at, window, n_layers)) for at in range(n_layers))
-            if size in (1, n_layers) or not config.random_sets:
+            sizes = {len(window_layers(at, window, n_layers)) for at in range(n_layers)}
+            size = max(sizes - {n_layers}, default=1)
+            if size == 1 or not config.random_sets:
                 continue
-            every = list(itertools.combinations(range(n_layers), size))
-            chosen = rng.sample(every, min(config.random_sets, len(every)))
+            chosen = draw_layers(n_layers, size, config.random_sets, rng)
             problems = [
                 NOTHING,
                 *itertools.starmap(Problem, itertools.product(self.kinds, config.tokens, chosen)),

@@ -12,13 +12,14 @@ from evaluations.core.record import Direction, Metric
 from evaluations.core.statistics import share_interval
 from evaluations.suite.trace.config import TraceConfig
 from evaluations.suite.trace.curves import (
+    DECIMALS,
     SMALLEST,
     effective_layers,
     peak_over_mean,
     rank_correlation,
 )
 from evaluations.suite.trace.drawn import extra
-from evaluations.suite.trace.figures import Figures
+from evaluations.suite.trace.figures import NO_PARTNER, Figures
 from evaluations.suite.trace.fit import Constants
 from evaluations.suite.trace.measure import TRUTH, Losses, Traced
 from evaluations.suite.trace.words import KIND, NAMES, WHERE
@@ -98,6 +99,7 @@ def _damage(figures: Figures) -> list[Metric]:
             f"Probability lost, {NAMES[method]}",
             figures.resamples.means(losses.corrupted[None].numpy())[0],
             "Mean of (p_clean - p_corrupted)_+ over held-out facts, nothing restored",
+            method=method,
         )
         for method, losses in figures.traced.held.items()
     ]
@@ -146,6 +148,8 @@ def _peaks(figures: Figures) -> list[Metric]:
                     figures.of(method, curve)[at],
                     f"Average indirect effect at layer {at}, where it is largest on the facts "
                     "that constants are fitted on; measured on held-out facts",
+                    method=method,
+                    tokens=tokens,
                 )
             )
     return metrics
@@ -176,6 +180,7 @@ def _precision(figures: Figures) -> list[Metric]:
                     f"in proportion to the sum of their effects, window {window}",
                     direction,
                     "no effect above 0",
+                    method=method,
                 )
             )
     return metrics
@@ -194,9 +199,11 @@ def _agreement(figures: Figures) -> list[Metric]:
             f"Agreement with knock-out, {NAMES[method]}",
             rank_correlation(effects[rows], knocked[rows]),
             "Spearman's correlation, over layers, outputs and tokens, of the AIE and the "
-            f"probability lost where the same outputs are 0 in the clean run; window {window}",
+            "probability lost where the same outputs are 0 in the clean run, both to "
+            f"{DECIMALS} decimals; window {window}",
             "higher",
             "effects or knock-outs do not vary",
+            method=method,
         )
         for method, effects in figures.effects.items()
     ]
@@ -247,7 +254,7 @@ def _against_random(figures: Figures, window: int, method: str, losses: Losses) 
     """Neighbouring layers less random sets of as many."""
     traced = figures.traced
     size = len(traced.random_plans[window][1].layers)
-    effects = figures.resamples.effects(losses.p.numpy(), losses.corrupted.numpy())
+    effects = figures.effects_of(losses)
     plan = traced.plan
     rows = [
         at
@@ -279,9 +286,7 @@ def planted_truth(figures: Figures) -> list[Metric]:
                 interval=share_interval(hits, of, "facts") if of else None,
                 n=of,
                 n_failed=traced.n_without_partner,
-                reasons={"no unrelated subject": traced.n_without_partner}
-                if traced.n_without_partner
-                else {},
+                reasons={NO_PARTNER: traced.n_without_partner} if traced.n_without_partner else {},
                 description="Held-out facts whose answer stays the first choice with this token "
                 "of the subject taken from an unrelated one: the planted truth, checked",
             )
@@ -300,9 +305,11 @@ def _found(figures: Figures, method: str, window: int) -> list[Metric]:
         where: [row for kind in kinds for row in figures.rows(plan, (kind, where, window))]
         for where in TRUTH
     }
-    restored = {where: -losses.p[some].sum(0)[figures.known] for where, some in rows.items()}
+    changed = figures.known & ~losses.corrupted.isnan()
+    restored = {where: -losses.p[some].sum(0)[changed] for where, some in rows.items()}
     hits = int((restored["deciding"] > restored["other"]).sum())
-    n = int(figures.known.sum())
+    of, n_failed = figures.n_facts(method, "deciding")
+    n = of - n_failed
     margin = [
         figures.of(method, (kind, "deciding", window)) - figures.of(method, (kind, "other", window))
         for kind in kinds
@@ -313,11 +320,13 @@ def _found(figures: Figures, method: str, window: int) -> list[Metric]:
         Metric(
             f"found_{method}{ending}",
             f"Deciding token found, {what}",
-            hits / n,
+            hits / n if n else None,
             "share",
             "higher",
-            interval=share_interval(hits, n, "facts"),
+            interval=share_interval(hits, n, "facts") if n else None,
             n=n,
+            n_failed=n_failed,
+            reasons={NO_PARTNER: n_failed} if n_failed else {},
             description="Held-out facts whose answer is brought back further by restoring outputs "
             "at the subject token that decides than at the other, summed over layers and outputs; "
             "chance is 0.5",
@@ -329,5 +338,7 @@ def _found(figures: Figures, method: str, window: int) -> list[Metric]:
             "Mean over layers and outputs of the AIE at the subject token that decides less that "
             "at the other",
             "higher",
+            method=method,
+            tokens="deciding",
         ),
     ]

@@ -331,7 +331,7 @@ def _maps(row: Row, record: Record) -> Figure | None:
             image = axes.imshow(
                 grid, vmin=0, vmax=top, cmap="viridis", aspect="auto", origin="lower"
             )
-            ticks = [ROLE[one["tokens"][at]] for at in shown]
+            ticks = [f"{ROLE[one['tokens'][at]]}\nn = {one['n'][at]:,}" for at in shown]
             axes.set_xticks(range(len(ticks)), ticks, fontsize=7)
             axes.set_yticks(range(n_layers) if n_layers <= 12 else range(0, n_layers, 6))
             axes.tick_params(labelsize=7)

@@ -268,14 +268,18 @@ def _editor(
     return edit
 
 
+def has_known_decider(fact: FactPrompt) -> bool:
+    """Whether it is known which of the subject's two tokens decides."""
+    return fact.fact.decides is not None and len(fact.subject) == 2
+
+
 def positions(fact: FactPrompt, span: Sequence[int] = ()) -> dict[str, tuple[int, ...]]:
     """Positions of a fact by name."""
     subject, decides = fact.subject, fact.fact.decides
     first, last = subject[:1], subject[-1:]
     rest = tuple(range(subject[-1] + 1, len(fact.tokens) - 1))
     both = {"first": (first, last), "last": (last, first)}
-    known = decides is not None and len(subject) == 2
-    deciding, other = both[str(decides)] if known else ((), ())
+    deciding, other = both[str(decides)] if has_known_decider(fact) else ((), ())
     return {
         "last": (len(fact.tokens) - 1,),
         "last_subject": last,

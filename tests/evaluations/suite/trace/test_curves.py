@@ -88,3 +88,12 @@ def test_rank_correlation_is_scipys():
         assert found[column] == pytest.approx(spearmanr(one[:, column], other[:, column]).statistic)
     one[0, 1] = np.nan
     assert math.isnan(rank_correlation(one, other)[1])
+
+
+def test_effects_that_are_zero_but_for_rounding_are_tied():
+    """Their order would decide half of the correlation; by hand, without the noise."""
+    clean = np.array([0.0, 0.0, 0.0, 0.0, 0.3, 0.5])[:, None]
+    other = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5])[:, None]
+    noise = 1e-6 * np.random.default_rng(0).standard_normal((6, 20))
+    found = rank_correlation(clean + noise, np.repeat(other, 20, 1))
+    assert found == pytest.approx(spearmanr(clean[:, 0], other[:, 0]).statistic)

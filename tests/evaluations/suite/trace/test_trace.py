@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 
 import pytest
 import torch
@@ -18,14 +19,16 @@ from evaluations.suite.trace.evaluation import TOO_FEW, TOO_LONG, UNKNOWN, defau
 from evaluations.suite.trace.figures import Figures
 from evaluations.suite.trace.measure import (
     TRUTH,
+    Bench,
     Losses,
     Plan,
     Traced,
+    draw_layers,
     draw_span,
     split_by_subject,
     window_layers,
 )
-from evaluations.suite.trace.metrics import planted_truth
+from evaluations.suite.trace.metrics import _damage, _peaks, planted_truth
 from evaluations.suite.trace.run import Problem
 from evaluations.tasks.facts import FactPrompts
 from sat_interp._util.errors import UserError
@@ -94,8 +97,6 @@ def test_no_subject_is_on_both_sides():
 
 
 def test_a_span_lies_beside_the_subject():
-    import random
-
     for fact in some_facts(tiny(), 30).prompts:
         span = draw_span(fact, 1, random.Random(0))
         if span:
@@ -155,7 +156,7 @@ def test_a_fact_is_found_where_the_deciding_token_brings_back_more():
     lost[at["mlp", "other", (0,)]] = torch.tensor([0.3, 0.8, 0.2, 0.8]).double()
     lost[at["mlp", "deciding", (0, 1)]] = torch.tensor([0.0, 0.0, 0.4, 0.8]).double()
     lost[at["mlp", "other", (0, 1)]] = torch.tensor([0.4, 0.4, 0.8, 0.8]).double()
-    traced = Traced(plan, facts, 6, torch.full((4,), 0.9).double())
+    traced = Traced(plan, facts, torch.ones(4).bool(), torch.full((4,), 0.9).double())
     traced.held = {"gnt": Losses(lost, lost)}
     found = {one.name: one for one in planted_truth(Figures(traced, FAST))}
     assert found["found_gnt"].value == 3 / 4  # all but the third
@@ -163,6 +164,94 @@ def test_a_fact_is_found_where_the_deciding_token_brings_back_more():
     assert found["margin_gnt"].value == pytest.approx((5.3 - 4.9) / 2 / 4 / 0.8)
     assert found["found_gnt_w3"].value == 3 / 4  # all but the last, a tie
     assert found["margin_gnt_w3"].value == pytest.approx((2.4 - 1.2) / 4 / 0.8)
+
+
+def test_facts_without_an_unrelated_subject_are_counted_not_scored():
+    """Two layers, four facts, by hand: the swap has no partner for the first one."""
+    facts = some_facts(tiny(), 4, decides="first").prompts
+    plan = Plan.of([("mlp", where, 1) for where in (*TRUTH, "last")], 2)
+    at = {place: number for number, place in enumerate(plan.problems)}
+    lost = torch.full((len(plan.problems), 4), 0.8, dtype=torch.float64)
+    lost[at["mlp", "deciding", (0,)]] = torch.tensor([0.1, 0.5, 0.7, 0.9]).double()
+    lost[at["mlp", "last", (1,)]] = torch.tensor([0.0, 0.2, 0.4, 0.3]).double()
+    traced = Traced(plan, facts, torch.ones(4).bool(), torch.full((4,), 0.9).double())
+    traced.held = {"swap": Losses(lost, lost).of(torch.tensor([False, True, True, True]))}
+    traced.fitted = traced.held
+    figures = Figures(traced, FAST)
+    found = {one.name: one for one in [*planted_truth(figures), *all_curves(figures)]}
+    assert found["found_swap"].value == 2 / 3
+    assert found["damage_swap"].value == pytest.approx(0.8)
+    assert found["aie_swap_mlp_last_w1"].value == pytest.approx(1 - 0.9 / 2.4)
+    assert found["aie_swap_mlp_deciding_w1"].value == pytest.approx(1 - 2.1 / 2.4)
+    for one in found.values():
+        assert (one.n, one.n_failed, one.reasons) == (3, 1, {"no unrelated subject": 1})
+    traced.held = {"swap": Losses(lost, lost).of(torch.zeros(4).bool())}
+    (none,) = _damage(Figures(traced, FAST))
+    assert none.value is None
+    assert none.reasons == {"no unrelated subject": 4}
+
+
+def all_curves(figures):
+    return [*_damage(figures), *_peaks(figures)]
+
+
+def test_a_method_that_finds_no_partner_leaves_the_fact_out():
+    """The subject of three tokens is alone with that length."""
+    model = tiny()
+    facts = some_facts(model, 30, decides="last")
+    tokens = facts.prompts[0].tokens
+    alone = [
+        dataclasses.replace(one, subject=tuple(range(1, 5))) if one.tokens == tokens else one
+        for one in facts.prompts
+    ]
+    config = dataclasses.replace(LEAN, methods=("swap",), tokens=("last", "last_subject"), draws=3)
+    alone_on = [split_by_subject(alone, seed)[1].count(0) for seed in range(9)].index(1)
+    config = dataclasses.replace(config, seed=alone_on)
+    found = by_name(evaluate(model, dataclasses.replace(facts, prompts=tuple(alone)), config))
+    damage = found["damage_swap"]
+    assert damage.n_failed == 1
+    assert damage.reasons == {"no unrelated subject": 1}
+    assert found["found_swap"].n == damage.n  # its subject has four tokens: no deciding one
+
+
+def test_the_map_is_over_the_facts_that_have_the_token(traced):
+    """Twin: the map of the facts alone that have a token between subject and last."""
+    model, facts, _ = traced
+    config = dataclasses.replace(LEAN, methods=("gnt",))
+    short = [one for one in facts.prompts if len(one.tokens) == 6]
+    moved = [dataclasses.replace(one, subject=(3, 4)) for one in short[: len(short) // 2]]
+    some = (*moved, *short[len(moved) :])
+    (grid,) = evaluate(model, dataclasses.replace(facts, prompts=some), config).extra["heat"]
+    n = dict(zip(grid["tokens"], grid["n"], strict=True))
+    assert 0 < n["next"] < n["last"]
+    bench = Bench(model, some, [one.answer for one in some], 1, config)
+    measured = bench.measure()
+    plan, losses = measured.heat_plan, measured.heat["gnt"]
+    has_next = torch.tensor([one.subject[-1] < 4 for one in measured.held_facts])
+    assert int(has_next.sum()) == n["next"]
+    at = grid["tokens"].index("next")
+    for layer, row in enumerate(grid["value"]):
+        p = losses.p[plan.at["mlp", "next", 1, layer]][has_next]
+        assert row[at] == pytest.approx(1 - (p.mean() / losses.p[0][has_next].mean()).item())
+
+
+def test_random_layers_are_as_many_as_a_window_in_the_middle():
+    model = tiny(n_layers=9)
+    facts = some_facts(model, 20, decides="last")
+    config = dataclasses.replace(LEAN, methods=("gnt",), windows=(3, 5), random_sets=2)
+    measured = Bench(
+        model, facts.prompts, [one.answer for one in facts.prompts], 1, config
+    ).measure()
+    sizes = {w: {len(one.layers) for one in p[1:]} for w, p in measured.random_plans.items()}
+    assert sizes == {3: {3}, 5: {5}}
+
+
+@pytest.mark.parametrize(("n_layers", "size"), [(4, 3), (48, 9)])
+def test_sets_of_layers_are_different_and_drawn_from_all(n_layers, size):
+    found = draw_layers(n_layers, size, 200, random.Random(0))
+    assert len(found) == len(set(found)) == min(200, math.comb(n_layers, size))
+    assert all(len(set(one)) == size and list(one) == sorted(one) for one in found)
+    assert {layer for one in found for layer in one} == set(range(n_layers))
 
 
 def test_optimal_constants_beat_the_shared_one_where_they_are_fitted(traced):
