@@ -331,7 +331,7 @@ def _maps(row: Row, record: Record) -> Figure | None:
             image = axes.imshow(
                 grid, vmin=0, vmax=top, cmap="viridis", aspect="auto", origin="lower"
             )
-            ticks = [f"{ROLE[one['tokens'][at]]}\nn = {one['n'][at]:,}" for at in shown]
+            ticks = [_tick(one, at) for at in shown]
             axes.set_xticks(range(len(ticks)), ticks, fontsize=7)
             axes.set_yticks(range(n_layers) if n_layers <= 12 else range(0, n_layers, 6))
             axes.tick_params(labelsize=7)
@@ -340,6 +340,12 @@ def _maps(row: Row, record: Record) -> Figure | None:
     figure.colorbar(image, ax=panels, label="AIE, 0 and above", shrink=0.8)
     figure.suptitle(f"{row.label}: effect of one layer's output at one token", fontsize=10)
     return figure
+
+
+def _tick(grid: Mapping[str, Any], at: int) -> str:
+    """A token's name and the number of facts that have it, which older records lack."""
+    n = f"\nn = {grid['n'][at]:,}" if "n" in grid else ""
+    return f"{ROLE[grid['tokens'][at]]}{n}"
 
 
 def _truth(row: Row, record: Record) -> Figure | None:
