@@ -171,13 +171,16 @@ def _verdict(models: list[str], settings: Mapping[str, Any]) -> None:
 
 
 def _curves(models: list[str], settings: Mapping[str, Any]) -> None:
-    from evaluations.comparison.curves import draw_curves, read_run
+    from evaluations.comparison.curves import draw_curves, read_runs
     from evaluations.output import console, say
     from evaluations.tables import draw
 
-    figure = draw_curves([read_run(path) for path in models])
-    written = draw.save({"": [figure]}, Path(settings["out"]), "curves")
-    say(console(), ", ".join(map(str, written)))
+    runs, problems = read_runs(models)
+    if runs:
+        written = draw.save({"": [draw_curves(runs)]}, Path(settings["out"]), "curves")
+        say(console(), ", ".join(map(str, written)))
+    if problems:
+        raise UserError("; ".join(map(str, problems)))
 
 
 COMMANDS = (

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,12 @@ from matplotlib.ticker import EngFormatter
 from evaluations.tables import draw
 from sat_interp._util import escape
 from sat_interp._util.errors import UserError
+from sat_interp.training.facts import read_lines
 
 LOG = "log.jsonl"
 STREAMS = ("clean", "ablated")
+LARGEST = 1e18
+"""Numbers from here on are none that a run logs."""
 WINDOW = 0.02
 """Share of the run over which training losses are averaged."""
 
@@ -33,18 +35,35 @@ class RunLog:
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(training tokens seen, value) wherever the log has ``key``."""
         rate = self.tokens_per_step
-        found = [(line["step"] * rate, line[key]) for line in self.lines if line.get(key)]
+        known = [line for line in self.lines if _is_finite(line.get(key))]
+        found = [(line["step"] * rate, line[key]) for line in known]
         tokens, values = zip(*found, strict=True) if found else ((), ())
         return np.array(tokens, float), np.array(values, float)
 
     @property
     def tokens_per_step(self) -> float:
         """Lines of training carry tokens; validations only their step."""
-        return next((line["tokens"] / line["step"] for line in self.lines if "tokens" in line), 1.0)
+        known = (one for one in self.lines if one["step"] and _is_finite(one.get("tokens")))
+        return next((line["tokens"] / line["step"] for line in known), 1.0)
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST  # type: ignore[arg-type]
+
+
+def read_runs(paths: Iterable[str | Path]) -> tuple[list[RunLog], list[UserError]]:
+    """Read runs, and why others cannot be read."""
+    runs, problems = [], []
+    for path in paths:
+        try:
+            runs.append(read_run(path))
+        except UserError as error:
+            problems.append(error)
+    return runs, problems
 
 
 def read_run(path: str | Path) -> RunLog:
-    """A run from its directory or its log.
+    """A run from its directory or its log; damaged lines are left out, as of a run in progress.
 
     Raises:
         UserError: there is no log, or it holds something else.
@@ -53,11 +72,10 @@ def read_run(path: str | Path) -> RunLog:
     log = path if path.is_file() else path / LOG
     if not log.is_file():
         raise UserError(f"{path} has no {LOG}: name a directory that sat-train wrote")
-    try:
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
-        kept = [line for line in lines if isinstance(line["step"], int)]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{log} is not the log of a training run") from None
+    kept, damaged = read_lines(log.read_bytes())
+    kept = [line for line in kept if line["step"] < LARGEST]
+    if damaged and not kept:
+        raise UserError(f"{log} is not the log of a training run")
     if not kept:
         raise UserError(f"{log} is empty: the run has not logged a step yet")
     return RunLog(log.resolve().parent.name, kept)
@@ -88,9 +106,10 @@ def draw_curves(runs: Sequence[RunLog]) -> Figure:
 
 def _draw(axes: Axes, run: RunLog, stream: str, color: str) -> None:
     tokens, losses = run.series(stream)
-    width = max(1, round(WINDOW * len(losses)))
-    means = np.convolve(losses, np.ones(width) / width, mode="valid")
-    axes.plot(tokens[width - 1 :], means, color=color, linewidth=1.0, alpha=0.8)
+    if len(losses):
+        width = max(1, round(WINDOW * len(losses)))
+        means = np.convolve(losses, np.ones(width) / width, mode="valid")
+        axes.plot(tokens[width - 1 :], means, color=color, linewidth=1.0, alpha=0.8)
     tokens, losses = run.series(f"validation_{stream}")
     last = f" ({losses[-1]:.3f})" if len(losses) else ""
     axes.plot(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from evaluations import tables
 from evaluations.comparison.comparison_page import Section, write_comparison
-from evaluations.comparison.curves import draw_curves, read_run
+from evaluations.comparison.curves import draw_curves, read_runs
 from evaluations.core.spec import Spec
 from evaluations.tables import draw, markdown
 from sat_interp._util import escape
@@ -112,5 +112,7 @@ def _curves(report: Report, out: Path) -> list[Path]:
         wanted = {file_name(name) for name in names}
         below = sorted(report.directory.rglob("log.jsonl"))
         logs = [path.parent for path in below if path.parent.name in wanted]
-    runs = [read_run(path) for path in logs if (path / "log.jsonl").is_file()]
+    runs, problems = read_runs(path for path in logs if (path / "log.jsonl").is_file())
+    for problem in problems:
+        log.warning("training curves: a run is left out: %s", problem)
     return draw.save({"": [draw_curves(runs)]}, out, "curves") if runs else []

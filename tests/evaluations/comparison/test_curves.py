@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -50,6 +51,42 @@ def test_the_command_takes_runs(tmp_path, capsys):
     assert main(["curves", *runs, "--out", str(tmp_path / "out")]) == 0
     assert "curves.png" in capsys.readouterr().out
     assert (tmp_path / "out" / "curves.svg").is_file()
+
+
+def test_a_run_that_cannot_be_read_costs_the_others_nothing(tmp_path, capsys):
+    good = _run(tmp_path, "good", gated=False)
+    assert main(["curves", str(good), str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr()
+    assert "curves.png" in told.out
+    assert told.err.startswith(f"error: {tmp_path / 'none'} has no log.jsonl")
+
+
+def test_a_log_that_is_being_written_is_read_up_to_there(tmp_path):
+    log = _run(tmp_path, "a", gated=False) / "log.jsonl"
+    whole = len(read_run(log).series("clean")[0])
+    log.write_text(log.read_text() + '{"step": 210, "tok')
+    assert len(read_run(log).series("clean")[0]) == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"step": 0, "validation_clean": 3.2},  # the first line of a run with --init
+        {"step": 0, "tokens": 0, "clean": 3.0},
+        {"step": 5, "tokens": "many", "clean": 3.0},
+        {"step": 5, "tokens": 100, "clean": {"a": 1}},
+        {"step": 5, "tokens": 100, "clean": math.nan},
+    ],
+)
+def test_numbers_that_no_run_logs_are_left_out(tmp_path, line):
+    directory = tmp_path / "odd"
+    directory.mkdir()
+    (directory / "log.jsonl").write_text(json.dumps(line) + "\n")
+    draw.save({"": [draw_curves([read_run(directory)])]}, tmp_path, "curves")
+    good = _run(tmp_path, "good", gated=False)
+    with (good / "log.jsonl").open("a") as file:
+        file.write(json.dumps({**line, "step": 300}) + "\n")
+    assert read_run(good).series("clean")[0][0] == 10 * 1024
 
 
 @pytest.mark.parametrize("content", [None, "", "no json\n", '{"other": 1}\n', "[1]\n"])
