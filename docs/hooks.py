@@ -204,16 +204,22 @@ def verdict(study: str) -> str:
     """Return the page of ``sat-eval verdict``, below a heading of the second level."""
     from evaluations.comparison.verdict_page import blocks_of
 
-    return "\n\n".join(blocks_of(*read_study_verdict(study), level=3))
+    return "\n\n".join(blocks_of(*read_study_verdict(study), study_of(study), level=3))
 
 
 @functools.cache
 def read_study_verdict(study: str) -> tuple[Any, Any]:
     """Return the values and the verdicts of a study."""
     from evaluations.comparison.verdict import read_verdict
+
+    return read_verdict(str(RESULTS / study), study_of(study))
+
+
+def study_of(name: str) -> Any:
+    """Return a study from its file."""
     from sat_interp.training.study import read_study
 
-    return read_verdict(str(RESULTS / study), read_study(ROOT / "studies" / f"{study}.yaml"))
+    return read_study(ROOT / "studies" / f"{name}.yaml")
 
 
 def value(study: str, model: str, evaluation: str, metric: str, digits: str) -> str:

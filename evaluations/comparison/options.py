@@ -67,5 +67,6 @@ class VerdictOptions:
     study: str = "studies/answer.yaml"
     """Study file (sat-train --study)."""
 
-    out: str = "results/answer"
-    """Directory with the records; the verdict is written to OUT/verdict."""
+    out: str | None = None
+    """Directory with the records, by default results/ and the study's name; the verdict is written
+    to OUT/verdict."""

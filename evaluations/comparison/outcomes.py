@@ -13,13 +13,16 @@ import pandas as pd
 
 from evaluations.comparison.measures import ABLE
 from evaluations.comparison.selection import counts
-from evaluations.core.record import Direction, Record, hash_of
-from sat_interp.training.study import Study
+from evaluations.core.record import UPPER_BOUND, Direction, Record, hash_of
+from sat_interp._util.errors import UserError
+from sat_interp.training.study import Study, StudyRun
 
 CE_SCORE = 0.75
 """CE score at which autoencoders' L0 is compared."""
 NOT_MEASURED = "not measured"
-COLUMNS = ("outcome", "group", "seed", "model", "value", "reason")
+UNITS = ("head", "mlp")
+"""Kinds of components that R is over."""
+COLUMNS = ("outcome", "group", "seed", "model", "value", "reason", "note")
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,13 @@ class Outcome:
     Attributes:
         direction: the predicted one.
         scale: whether two groups are compared by a ratio or by a difference.
-        effect: of interest, on that scale, in the predicted direction: the paper's, or the plan's.
+        effect: of interest, on that scale, in the predicted direction: the paper's, or the plan's;
+            None of outcomes that are not in the plan.
         read: the value from one model's records of the evaluation, or the reason why there is none.
         counts: whether a record is of the settings that the plan names.
         sweeps: a setting in which a model's records may differ.
+        note: what has to be known of the value, from the same records.
+        reads_extra: whether the value is in the records' ``extra``.
     """
 
     name: str
@@ -40,10 +46,12 @@ class Outcome:
     evaluation: str
     direction: Direction
     scale: Literal["ratio", "difference"]
-    effect: float
+    effect: float | None
     read: Callable[[Sequence[Record]], float | str]
     counts: Callable[[Record], bool]
     sweeps: str = ""
+    note: Callable[[Sequence[Record]], str] = lambda records: ""
+    reads_extra: bool = False
 
 
 def l0_at_score(records: Sequence[Record], score: float = CE_SCORE) -> float | str:
@@ -68,6 +76,27 @@ def _of(metric: str) -> Callable[[Sequence[Record]], float | str]:
         return found.value
 
     return read
+
+
+def _bound(metric: str) -> Callable[[Sequence[Record]], str]:
+    """Say whether the newest record's metric is an upper bound."""
+
+    def read(records: Sequence[Record]) -> str:
+        found = max(records, key=lambda record: record.started).metric(metric)
+        return UPPER_BOUND if found and UPPER_BOUND in found.description else ""
+
+    return read
+
+
+def spoof_share_of_the_rest(records: Sequence[Record]) -> float | str:
+    """R over all heads and MLPs but the one that zeros cost most: 1 - sum oa / sum zero."""
+    newest = max(records, key=lambda record: record.started)
+    units = [one["held"] for one in newest.extra.get("components", ()) if one["kind"] in UNITS]
+    if not all({"zero", "oa"} <= held.keys() for held in units) or len(units) < 2:
+        return NOT_MEASURED
+    costs = sorted((held["zero"]["delta"], held["oa"]["delta"]) for held in units)
+    zero, best = (sum(side) for side in zip(*costs[:-1], strict=True))
+    return 1 - best / zero if zero > 0 else "zeros cost nothing there"
 
 
 def _edges(records: Sequence[Record]) -> float | str:
@@ -97,6 +126,7 @@ OUTCOMES = (
         30 / 79,  # arXiv 2505.00509, Table 1: local k = 4, baseline, at one threshold
         _of("e20_oa"),
         lambda record: "oa" in record.config.get("ablations", ()) and is_ioi(record),
+        note=_bound("e20_oa"),
     ),
     Outcome(
         "sae_l0",
@@ -136,43 +166,77 @@ OUTCOMES = (
 )
 """The primary outcomes."""
 EDGES = Outcome(
-    "ioi_edges", "IOI edges at tau 0.03", "acdc", "lower", "ratio", 30 / 79, _edges, counts
+    "ioi_edges", "IOI edges at tau 0.03", "acdc", "lower", "ratio", None, _edges, counts
 )
-"""Secondary: one threshold on models of different scale compares little."""
+"""Descriptive: one threshold on models of different scale compares little."""
+REST = Outcome(
+    "spoof_share_rest",
+    "R without the largest component",
+    "ablate",
+    "lower",
+    "difference",
+    None,
+    spoof_share_of_the_rest,
+    lambda record: bool(record.config.get("text")),
+    reads_extra=True,
+)
+"""Not in the plan: one component can be most of what zeros cost."""
+FURTHER = (EDGES, REST)
+"""Outcomes without a planned test."""
 
 
 def outcome_values(
-    records: Sequence[Record], study: Study, outcomes: Sequence[Outcome] = (*OUTCOMES, EDGES)
+    records: Sequence[Record], study: Study, outcomes: Sequence[Outcome] = (*OUTCOMES, *FURTHER)
 ) -> pd.DataFrame:
     """Return a row for each outcome and run of a study: its value, or the reason why there is none.
 
-    Records count where their settings and text are those that most models of the study share, and
-    of a model that was trained again those of its newest weights.
+    Records count where the model was trained as the study says, where their settings and text are
+    those that most models of the study share, and of a model that was trained again those of its
+    newest weights.
+
+    Raises:
+        UserError: no record is of a model of the study.
     """
     runs = {run.name: run for run in study.runs()}
+    known = [record for record in records if _is_of(record, runs)]
+    if not known:
+        raise UserError(f"no record is of a model of the study {study.name}: {_why(records, runs)}")
     rows = []
     for outcome in outcomes:
-        found = _comparable(records, outcome, runs)
+        found = _comparable(known, outcome)
         for run in runs.values():
             value = outcome.read(found[run.name]) if run.name in found else NOT_MEASURED
             is_text = isinstance(value, str)
             number = math.nan if is_text else value
             reason = value if is_text else ""
-            rows.append((outcome.name, run.group, run.seed, run.name, number, reason))
+            note = "" if reason else outcome.note(found[run.name])
+            rows.append((outcome.name, run.group, run.seed, run.name, number, reason, note))
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": "float64"})
 
 
-def _comparable(
-    records: Sequence[Record], outcome: Outcome, runs: Mapping[str, object]
-) -> dict[str, list[Record]]:
+def _is_of(record: Record, runs: Mapping[str, StudyRun]) -> bool:
+    """Whether a record is of a run's model: of its name, and trained as the study says."""
+    run = runs.get(str(record.model.get("name")))
+    if run is None or record.model.get("control"):
+        return False
+    return not run.differences(record.model.get("training") or {})
+
+
+def _why(records: Sequence[Record], runs: Mapping[str, StudyRun]) -> str:
+    """Why no record is of the study: another recipe, or other names."""
+    for record in records:
+        run = runs.get(str(record.model.get("name")))
+        if run and (names := run.differences(record.model.get("training") or {})):
+            return f"{run.name} was trained with another {names[0]}; name its own study file"
+    return "run sat-eval all with the study first"
+
+
+def _comparable(records: Sequence[Record], outcome: Outcome) -> dict[str, list[Record]]:
     """The records of each run whose settings and text most runs share."""
     by_settings: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in sorted(records, key=lambda record: record.started):
         name = str(record.model.get("name"))
-        is_control = bool(record.model.get("control"))
-        if record.evaluation != outcome.evaluation or name not in runs or is_control:
-            continue
-        if outcome.counts(record):
+        if record.evaluation == outcome.evaluation and outcome.counts(record):
             config = {key: one for key, one in record.config.items() if key != outcome.sweeps}
             key = hash_of([config, record.data.get("content"), record.version])
             by_settings[key][name].append(record)

@@ -149,8 +149,8 @@ def _of_study(models: Sequence[Model], study: Study) -> list[Group]:
                 {},
             ),
         )
-        if run.name in by_name:
-            found = by_name[run.name]
+        found = by_name.get(run.name)
+        if found is not None and not run.differences(_training(found)):
             group.members[run.seed] = dataclasses.replace(found, spec=str(run.directory))
     return list(made.values())
 

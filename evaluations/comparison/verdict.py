@@ -10,9 +10,16 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from evaluations.comparison.outcomes import NOT_MEASURED, OUTCOMES, Outcome, outcome_values
+from evaluations.comparison.outcomes import (
+    FURTHER,
+    NOT_MEASURED,
+    OUTCOMES,
+    Outcome,
+    outcome_values,
+)
 from evaluations.comparison.seeds import ENOUGH_SEEDS, seed_mean
-from evaluations.core.records import collect
+from evaluations.core.record import read_record
+from evaluations.core.records import collect, identity
 from sat_interp._util.errors import UserError
 from sat_interp.training.study import BASELINE, Study
 
@@ -21,9 +28,13 @@ BETTER, WORSE = "better", "worse"
 EXCLUDED = "no gain of that size"
 """The interval excludes a gain as large as the effect of interest; it may hold a loss as large."""
 UNDECIDED = "undecided"
+TOO_FEW = "too few pairs"
+"""All seeds are measured, and fewer than three pairs have a value on both sides."""
 OPEN = "open"
-"""A comparison of which seeds are not measured yet, and too few are."""
-Family = Literal["primary", "secondary"]
+"""A comparison of which seeds are not measured yet; nothing of it is shown before they are."""
+NOT_PLANNED = "not planned"
+"""A comparison that the plan does not have: an estimate, and no verdict."""
+Family = Literal["primary", "secondary", "further"]
 
 
 def holm(p: Sequence[float], tests: int) -> list[float]:
@@ -44,10 +55,11 @@ def holm(p: Sequence[float], tests: int) -> list[float]:
 
 
 def plan(study: Study) -> list[tuple[Family, str, str]]:
-    """Return (family, group, reference) of every planned comparison.
+    """Return (family, group, reference) of every comparison.
 
     Primary: the first group that has controls, against the baseline, its random masks and matched
-    baselines. Secondary: every other group against the baseline.
+    baselines. Secondary: every other group against the baseline. Further, without a verdict: the
+    first group against its other controls.
 
     Raises:
         UserError: the study has no baseline, or no group with learned gates.
@@ -57,29 +69,46 @@ def plan(study: Study) -> list[tuple[Family, str, str]]:
         raise UserError("a verdict needs a baseline and a group with learned gates in the study")
     learned = (*study.controls_for, *study.learned_groups)[0]
     against = [BASELINE, f"{learned}-random", *(one for one in groups if one.startswith("matched"))]
-    primary = [("primary", learned, one) for one in against if one in groups]
+    primary = [one for one in against if one in groups]
     others = [one for one in groups if one not in (learned, BASELINE)]
-    return [*primary, *(("secondary", one, BASELINE) for one in others)]  # type: ignore[list-item]
+    controls = [one for one in groups if one.startswith(f"{learned}-") and one not in against]
+    found: list[tuple[Family, str, str]] = [("primary", learned, one) for one in primary]
+    found += [("secondary", one, BASELINE) for one in others]
+    return [*found, *(("further", learned, one) for one in controls)]
 
 
 def verdicts(
-    values: pd.DataFrame, study: Study, outcomes: Sequence[Outcome] = OUTCOMES
+    values: pd.DataFrame,
+    study: Study,
+    outcomes: Sequence[Outcome] = OUTCOMES,
+    further: Sequence[Outcome] = FURTHER,
 ) -> pd.DataFrame:
-    """Return a row for each outcome and planned comparison.
+    """Return a row for each outcome and comparison.
+
+    Further outcomes are compared as the primary ones are, without a correction or a verdict.
 
     Columns: family, outcome, group, reference, n (pairs of seeds), planned (seeds of the study),
     left_out (reason: number of seeds), estimate with its 95 % interval (low, high) as a ratio or a
     difference, p, p_holm, effect (the one of interest) and verdict.
     """
+    pairs = plan(study)
     rows = [
         {"family": family, **_row(values, outcome, *pair)}
-        for family, *pair in plan(study)
+        for family, *pair in pairs
         for outcome in outcomes
     ]
+    rows += [
+        {"family": "further", **_row(values, outcome, *pair)}
+        for family, *pair in pairs
+        for outcome in further
+        if family == "primary"
+    ]
     made = pd.DataFrame(rows)
-    for _, part in made.groupby("family"):
+    made["p_holm"] = math.nan
+    for family in ("primary", "secondary"):
+        part = made[made["family"] == family]
         made.loc[part.index, "p_holm"] = holm(list(part["p"]), len(part))
-    by_name = {outcome.name: outcome for outcome in outcomes}
+    by_name = {outcome.name: outcome for outcome in (*outcomes, *further)}
     made["verdict"] = [_verdict(row, by_name[row["outcome"]]) for _, row in made.iterrows()]
     return made
 
@@ -87,21 +116,56 @@ def verdicts(
 def overall(made: pd.DataFrame) -> dict[str, str]:
     """Return the plan's answer for each outcome, from its primary comparisons."""
     primary = made[made["family"] == "primary"]
-    return {str(name): _answer(list(part["verdict"])) for name, part in primary.groupby("outcome")}
+    return {
+        str(name): _answer(dict(zip(part["reference"], part["verdict"], strict=True)))
+        for name, part in primary.groupby("outcome")
+    }
+
+
+def sensitivity(values: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Return the plan's answers again, with a row for what is left out.
+
+    Nothing, each seed in turn, and all models that fail the task (by the reason that the first
+    outcome gives), from all outcomes.
+    """
+    circuits = values[values["outcome"] == OUTCOMES[0].name]
+    failing = set(circuits.loc[~circuits["reason"].isin(("", NOT_MEASURED)), "model"])
+    seeds = sorted(set(values["seed"]))
+    parts = {
+        "nothing": values,
+        **{f"seed {seed}": values[values["seed"] != seed] for seed in seeds},
+        "models without a circuit": values[~values["model"].isin(failing)],
+    }
+    return pd.DataFrame(
+        [{"left_out": name, **overall(verdicts(part, study))} for name, part in parts.items()]
+    )
 
 
 def read_verdict(out: str, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the values and the verdicts of a study from the records below a directory."""
-    values = outcome_values(collect(out).records, study)
+    collected, whole = (
+        collect(out),
+        {outcome.evaluation for outcome in (*OUTCOMES, *FURTHER) if outcome.reads_extra},
+    )
+    records = [
+        read_record(collected.files[identity(one)]) if one.evaluation in whole else one
+        for one in collected.records
+    ]
+    values = outcome_values(records, study)
     return values, verdicts(values, study)
 
 
-def _answer(found: Sequence[str]) -> str:
-    if all(one == BETTER for one in found):
-        return "yes"
-    if any(one in (WORSE, EXCLUDED) for one in found):
+def _answer(found: Mapping[str, str]) -> str:
+    """The answer from the verdict against each reference; 'yes' takes all that the plan names."""
+    verdicts = found.values()
+    has_all = any(one.endswith("-random") for one in found) and any(
+        one.startswith("matched") for one in found
+    )
+    if all(one == BETTER for one in verdicts):
+        return "yes" if has_all else UNDECIDED
+    if any(one in (WORSE, EXCLUDED) for one in verdicts):
         return "no"
-    return OPEN if OPEN in found else UNDECIDED
+    return OPEN if OPEN in verdicts else UNDECIDED
 
 
 def _row(values: pd.DataFrame, outcome: Outcome, group: str, reference: str) -> dict[str, object]:
@@ -119,7 +183,7 @@ def _row(values: pd.DataFrame, outcome: Outcome, group: str, reference: str) -> 
     pairs = np.log(pairs) if outcome.scale == "ratio" else pairs
     back = math.exp if outcome.scale == "ratio" else float
     differences = pairs[:, 0] - pairs[:, 1]
-    mean = seed_mean(differences)
+    mean = None if NOT_MEASURED in reasons else seed_mean(differences)
     ends = (mean.low, mean.high) if mean else (None, None)
     return {
         "outcome": outcome.name,
@@ -131,7 +195,7 @@ def _row(values: pd.DataFrame, outcome: Outcome, group: str, reference: str) -> 
         "estimate": back(mean.mean) if mean else math.nan,
         "low": math.nan if ends[0] is None else back(ends[0]),
         "high": math.nan if ends[1] is None else back(ends[1]),
-        "p": _p_value(differences),
+        "p": math.nan if NOT_MEASURED in reasons else _p_value(differences),
         "effect": outcome.effect,
     }
 
@@ -146,18 +210,24 @@ def _side(
 
 
 def _p_value(differences: np.ndarray) -> float:
-    """Two-sided p of the paired t test; NaN with too few seeds or where all are equal."""
+    """Two-sided p of the paired t test; NaN with too few seeds, or where all differences are 0."""
     from scipy.stats import ttest_1samp
 
-    if len(differences) < ENOUGH_SEEDS or np.ptp(differences) == 0:
+    if len(differences) < ENOUGH_SEEDS or not differences.any():
         return math.nan
+    if np.ptp(differences) == 0:
+        return 0.0
     return float(ttest_1samp(differences, 0.0).pvalue)
 
 
 def _verdict(row: pd.Series, outcome: Outcome) -> str:
     neutral = 1.0 if outcome.scale == "ratio" else 0.0
+    if NOT_MEASURED in row["left_out"]:
+        return OPEN
+    if row["family"] == "further":
+        return NOT_PLANNED
     if math.isnan(row["low"]):
-        return OPEN if NOT_MEASURED in row["left_out"] else UNDECIDED
+        return TOO_FEW
     side = "lower" if row["estimate"] < neutral else "higher"
     if row["p_holm"] < ALPHA:
         return BETTER if side == outcome.direction else WORSE

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluations import tables
 from evaluations.comparison.options import VerdictOptions
-from evaluations.comparison.outcomes import EDGES, NOT_MEASURED, OUTCOMES, Outcome
+from evaluations.comparison.outcomes import FURTHER, NOT_MEASURED, OUTCOMES, Outcome
 from evaluations.comparison.seeds import ENOUGH_SEEDS, seed_mean
-from evaluations.comparison.verdict import BETTER, overall, read_verdict
+from evaluations.comparison.verdict import BETTER, overall, read_verdict, sensitivity
 from evaluations.output import console, say
 from evaluations.tables import Cell, Heading, Table, draw, markdown
 from evaluations.tables.table import EMPTY
 from sat_interp._util import escape
 from sat_interp._util.files import write_atomically
-from sat_interp.training.study import read_study
+from sat_interp.training.study import Study, read_study
 
-TITLES = {outcome.name: outcome.title for outcome in (*OUTCOMES, EDGES)}
+TITLES = {outcome.name: outcome.title for outcome in (*OUTCOMES, *FURTHER)}
 LIMITS = (
     "Models of the paper's size, real text, and language models as examiners: this study has "
     "none of them. Its models have 4 layers of width 64.",
     "Effects smaller than the intervals. An undecided comparison is no evidence of equality; 'no "
     "gain of that size' is said only where the interval excludes a gain as large as the effect of "
-    "interest; it may hold a loss as large.",
+    "interest; it may hold a loss as large. These intervals are not corrected for the number of "
+    "comparisons.",
     "That a ramp of the loss weight is what the paper did: its weights are constant.",
     "With five seeds the t intervals assume that differences of pairs are about normal.",
 )
@@ -42,21 +43,28 @@ def print_verdict(options: VerdictOptions) -> list[Path]:
         UserError: no such directory or study, or a study without a comparison.
     """
     study = read_study(options.study)
-    values, made = read_verdict(options.out, study)
-    shown, out = console(), Path(options.out) / "verdict"
+    directory = Path("results") / study.name if options.out is None else Path(options.out)
+    values, made = read_verdict(str(directory), study)
+    shown, out = console(), directory / "verdict"
     for line in sentences(made):
         say(shown, line)
-    every = [*verdict_tables(made), values_table(values)]
+    every = every_table(values, made, study)
     tables.show(every, shown)
     written = [path for table in every for path in tables.write([table], out, table.name)]
     written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
     written.append(write_atomically(out / "models.csv", values.to_csv(index=False)))
-    blocks = [f"# Verdict of the study {escape.markdown(study.name)}", *blocks_of(values, made)]
+    title = f"# Verdict of the study {escape.markdown(study.name)}"
+    blocks = [title, *blocks_of(values, made, study)]
     blocks.append("![Every comparison with its 95 % interval](verdict.png)")
     return [*written, write_atomically(out / "README.md", "\n\n".join(blocks) + "\n")]
 
 
-def blocks_of(values: pd.DataFrame, made: pd.DataFrame, level: int = 2) -> list[str]:
+def every_table(values: pd.DataFrame, made: pd.DataFrame, study: Study) -> list[Table]:
+    """Return the tables of the comparisons, of how firm the answers are, and of each group."""
+    return [*verdict_tables(made), sensitivity_table(values, study), values_table(values)]
+
+
+def blocks_of(values: pd.DataFrame, made: pd.DataFrame, study: Study, level: int = 2) -> list[str]:
     """Return the page as Markdown: answers, what stands open, the tables, what none of it shows.
 
     Args:
@@ -74,7 +82,7 @@ def blocks_of(values: pd.DataFrame, made: pd.DataFrame, level: int = 2) -> list[
         if lines
     }
     limits = blocks.pop("What it does not show")
-    every = "\n\n".join(map(markdown, [*verdict_tables(made), values_table(values)]))
+    every = "\n\n".join(map(markdown, every_table(values, made, study)))
     blocks |= {"Tables": every, "What it does not show": limits}
     return [f"{mark} {title}\n\n{text}" for title, text in blocks.items()]
 
@@ -95,8 +103,8 @@ def sentences(made: pd.DataFrame) -> list[str]:
 def open_comparisons(made: pd.DataFrame) -> list[str]:
     """Return a line for each primary comparison that lacks seeds, with the outcomes that do.
 
-    Of fewer than three pairs of seeds no estimate is shown anywhere, so that nothing is decided by
-    what is seen before all are measured.
+    No estimate of it is shown anywhere, so that nothing is decided by what is seen before all are
+    measured.
     """
     lines: dict[str, list[str]] = {}
     for _, row in made[made["family"] == "primary"].iterrows():
@@ -108,8 +116,8 @@ def open_comparisons(made: pd.DataFrame) -> list[str]:
 
 
 def verdict_tables(made: pd.DataFrame) -> list[Table]:
-    """Return a row for each comparison: a table of the primary ones, one of the secondary ones."""
-    names = {"primary": "verdict", "secondary": "secondary"}
+    """Return a row for each comparison: a table of the primary ones, the secondary, and others."""
+    names = {"primary": "verdict", "secondary": "secondary", "further": "further"}
     found = {family: made[made["family"] == family] for family in names}
     return [
         _table(names[family], f"{family.capitalize()} comparisons", part)
@@ -124,7 +132,11 @@ def _table(name: str, title: str, made: pd.DataFrame) -> Table:
         Heading("Group"),
         Heading("Against"),
         Heading("Pairs", definition="seeds with a value of both groups"),
-        Heading("Estimate", definition="mean over pairs of the ratio (edges, L0) or difference"),
+        Heading(
+            "Estimate",
+            definition="over pairs, the geometric mean of the ratio (edges, L0) or the mean of the "
+            "difference",
+        ),
         Heading("p", definition="paired t test, two-sided, not corrected"),
         Heading("p, Holm"),
         Heading("Verdict"),
@@ -132,17 +144,20 @@ def _table(name: str, title: str, made: pd.DataFrame) -> Table:
     ordered = made.sort_values("outcome", kind="stable")
     rows = [_row(row) for _, row in ordered.iterrows()]
     caption = "Intervals: Student's t over the pairs of seeds, 95 %. The plan is docs/study.md."
-    return Table(name, title, headings, rows, caption, [_interest(made), *_gaps(made)], n_labels=3)
+    notes = [*_interest(made), *_gaps(made)]
+    return Table(name, title, headings, rows, caption, notes, n_labels=3)
 
 
-def _interest(made: pd.DataFrame) -> str:
-    """Return a note of the effects of interest."""
+def _interest(made: pd.DataFrame) -> list[str]:
+    """Return a note of the effects of interest, or that there is no verdict."""
+    if set(made["family"]) == {"further"}:
+        return ["Not in the plan: p is not corrected, and there is no verdict."]
     effects = made.drop_duplicates("outcome").set_index("outcome")["effect"]
     listed = "; ".join(
         f"{TITLES[str(name)]}: a {_SCALES[str(name)]} of {_estimate(effect, str(name))}"
         for name, effect in effects.items()
     )
-    return f"Effects of interest (the first paper's; for R the plan's). {listed}."
+    return [f"Effects of interest (the first paper's; for R the plan's). {listed}."]
 
 
 def _gaps(made: pd.DataFrame) -> list[str]:
@@ -159,6 +174,22 @@ def _gaps(made: pd.DataFrame) -> list[str]:
     ]
 
 
+def sensitivity_table(values: pd.DataFrame, study: Study) -> Table:
+    """Return the answer to each outcome again, with seeds and failing models left out."""
+    found = sensitivity(values, study)
+    names = [name for name in found.columns if name != "left_out"]
+    rows = [
+        [
+            Cell.label("left_out", str(row["left_out"])),
+            *(Cell.label(name, str(row[name])) for name in names),
+        ]
+        for _, row in found.iterrows()
+    ]
+    headings = (Heading("Left out"), *(Heading(TITLES[name]) for name in names))
+    caption = "The plan's answers, computed again with the same tests and corrections."
+    return Table("sensitivity", "Answers without some of the models", headings, rows, caption, [])
+
+
 def values_table(values: pd.DataFrame) -> Table:
     """Return the mean of each group, its interval over seeds, and what is missing."""
     names = list(dict.fromkeys(values["outcome"]))
@@ -172,8 +203,15 @@ def values_table(values: pd.DataFrame) -> Table:
         f"{TITLES[str(outcome)]}, {reason}: {', '.join(part['model'])}"
         for (outcome, reason), part in reasons.groupby(["outcome", "reason"])
     ]
+    notes += [
+        f"{TITLES[str(outcome)]}, {note} of {len(part)} models: {', '.join(part['model'])}"
+        for (outcome, note), part in values[values["note"] != ""].groupby(["outcome", "note"])
+    ]
     headings = (Heading("Group"), *(Heading(TITLES[name]) for name in names))
-    caption = "Mean over seeds, interval by Student's t, number of seeds; nothing below 3 seeds."
+    caption = (
+        "Mean over seeds (geometric of edges and L0), interval by Student's t, number of seeds; "
+        "nothing below 3 seeds."
+    )
     return Table("values", "Outcomes by group", headings, rows, caption, notes)
 
 
@@ -182,7 +220,7 @@ def draw_verdict(made: pd.DataFrame) -> Figure:
 
     Secondary comparisons of which no outcome has an estimate yet are left out.
     """
-    shown = made[_is_drawn(made)]
+    shown = made[_is_drawn(made) & made["outcome"].isin([one.name for one in OUTCOMES])]
     size = (3 + 2.7 * len(OUTCOMES), 1.2 + 0.3 * len(shown) / len(OUTCOMES))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(OUTCOMES), sharey=True, squeeze=False)[0]
@@ -194,18 +232,23 @@ def draw_verdict(made: pd.DataFrame) -> Figure:
 def _is_drawn(made: pd.DataFrame) -> pd.Series:
     """Whether a row is of a primary comparison, or of one with an estimate for some outcome."""
     most_pairs = made.groupby(["group", "reference"])["n"].transform("max")
-    return (made["family"] == "primary") | (most_pairs >= ENOUGH_SEEDS)
+    return (made["family"] == "primary") | ((most_pairs >= ENOUGH_SEEDS) & ~_is_open(made))
+
+
+def _is_open(made: pd.DataFrame) -> pd.Series:
+    return made["left_out"].map(lambda reasons: NOT_MEASURED in reasons)
 
 
 def _panel(axes: Axes, part: pd.DataFrame, outcome: Outcome) -> None:
     labels = [f"{row['group']} v {row['reference']}" for _, row in part.iterrows()]
     for place, (_, row) in enumerate(part.iterrows()):
-        if row["n"] >= ENOUGH_SEEDS:
+        if not math.isnan(row["low"]):
             color = draw.PALETTE[1] if row["verdict"] == BETTER else draw.PALETTE[0]
             axes.plot(row["estimate"], place, "o", color=color, markersize=5)
             axes.plot([row["low"], row["high"]], [place, place], color=color, linewidth=1.5)
     axes.axvline(1.0 if outcome.scale == "ratio" else 0.0, color="0.6", linewidth=0.8)
-    axes.axvline(outcome.effect, color=draw.PALETTE[6], linewidth=1, linestyle="--")
+    if outcome.effect is not None:
+        axes.axvline(outcome.effect, color=draw.PALETTE[6], linewidth=1, linestyle="--")
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     if outcome.scale == "ratio":
@@ -237,11 +280,11 @@ def _row(row: pd.Series) -> list[Cell]:
 
 _LABELS = ("outcome", "group", "reference")
 _P = ("p", "p_holm")
-_SCALES = {outcome.name: outcome.scale for outcome in (*OUTCOMES, EDGES)}
+_SCALES = {outcome.name: outcome.scale for outcome in (*OUTCOMES, *FURTHER)}
 
 
-def _exact(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)
+def _exact(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else float(value)
 
 
 def _estimate(value: float | None, outcome: str) -> str:
@@ -255,12 +298,17 @@ def _number(value: float | None, decimals: int = 3) -> str:
 
 def _mean(values: pd.DataFrame, group: str, name: str) -> Cell:
     part = values[(values["group"] == group) & (values["outcome"] == name)]
-    known: Sequence[float] = list(part["value"].dropna())
-    mean = seed_mean(known)
+    known, is_ratio = part["value"].dropna().to_numpy(), _SCALES[name] == "ratio"
+    if is_ratio and not (known > 0).all():
+        return Cell.none(name, text=f"{EMPTY} (a value of 0)")
+    mean = seed_mean(list(np.log(known) if is_ratio else known))
     if mean is None:
         return Cell.none(name)
     if mean.n < ENOUGH_SEEDS:
         return Cell.none(name, text=f"{EMPTY} (n={mean.n})")
-    interval = [] if mean.low is None else [f"[{mean.low:.3f}, {mean.high:.3f}]"]
-    exact = {name: mean.mean, f"{name}_low": mean.low, f"{name}_high": mean.high}
-    return Cell(f"{mean.mean:.3f}", "value", (*interval, f"(n={mean.n})"), exact)
+    back = math.exp if is_ratio else float
+    value, *ends = (None if x is None else back(x) for x in (mean.mean, mean.low, mean.high))
+    low, high = (_estimate(end, name) for end in ends)
+    interval = [] if ends[0] is None else [f"[{low}, {high}]"]
+    exact = {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
+    return Cell(_estimate(value, name), "value", (*interval, f"(n={mean.n})"), exact)

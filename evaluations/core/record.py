@@ -42,6 +42,10 @@ class Interval:
     method: str
 
 
+UPPER_BOUND = "an upper bound"
+"""What the description of a metric says whose value is at least the true one."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """One metric. ``value`` is None if it could not be computed, and ``reasons`` says why.

@@ -11,10 +11,22 @@ import pytest
 from scipy import stats
 
 from evaluations.cli import main
-from evaluations.comparison.outcomes import EDGES, OUTCOMES, l0_at_score, outcome_values
-from evaluations.comparison.verdict import holm, overall, plan, verdicts
-from evaluations.comparison.verdict_page import draw_verdict, open_comparisons, verdict_tables
+from evaluations.comparison.outcomes import (
+    EDGES,
+    OUTCOMES,
+    l0_at_score,
+    outcome_values,
+    spoof_share_of_the_rest,
+)
+from evaluations.comparison.verdict import holm, overall, plan, sensitivity, verdicts
+from evaluations.comparison.verdict_page import (
+    draw_verdict,
+    open_comparisons,
+    values_table,
+    verdict_tables,
+)
 from evaluations.core.frame import results_frame
+from evaluations.core.record import UPPER_BOUND
 from sat_interp._util.errors import UserError
 from sat_interp.training.study import Study
 from tests.evaluations.comparison.study_records import acdc, made
@@ -109,6 +121,14 @@ def test_the_planned_comparisons():
         ("secondary", "local-k4-random", "baseline"),
         ("secondary", "matched-local-k4", "baseline"),
     ]
+    controls = Study(
+        "s",
+        variants={"none": {}, "local": {}},
+        k=(4,),
+        controls=("random", "frozen"),
+        controls_for=("local-k4",),
+    )
+    assert plan(controls)[-1] == ("further", "local-k4", "local-k4-frozen")
     with pytest.raises(UserError, match="needs a baseline"):
         plan(Study("s", variants={"local": {}}))
 
@@ -129,6 +149,119 @@ def test_what_random_masks_give_too_is_no_gain_of_what_was_learned():
     found = judged(records({"local-k4": effect, "local-k4-random": effect}))
     assert of(found, "simulation")["verdict"] == "better"
     assert set(overall(found).values()) == {"no"}
+
+
+def test_yes_takes_all_references_of_the_plan():
+    """Better than the baseline alone, in a study without controls, is no answer."""
+    alone = Study("s", variants={"none": {}, "local": {}}, k=(4,), seeds=SEEDS)
+    found = judged(records({"local-k4": (0.08, -0.2, 0.5)}, groups=["baseline", "local-k4"]), alone)
+    primary = found[found["family"] == "primary"]
+    assert set(primary["verdict"]) == {"better"}
+    assert set(overall(found).values()) == {"undecided"}
+
+
+def test_models_of_another_study_with_the_same_names_are_not_taken(tmp_path, capsys):
+    """Their recipe is another one: a verdict of them would be of no study."""
+    other = [
+        dataclasses.replace(one, model={**one.model, "training": {"steps": 7, "n_ctx": 9}})
+        for one in records({"local-k4": (0.08, -0.2, 0.5)})
+    ]
+    with pytest.raises(UserError, match=r"study s: .* was trained with another n_ctx"):
+        outcome_values(other, STUDY)
+    own = [one for one in records({}) if one.model["name"].startswith("local-k4-s")]
+    mixed = [*other, *own]
+    values = outcome_values(mixed, STUDY)
+    assert set(values.loc[values["reason"] != "not measured", "group"]) == {"local-k4"}
+    with pytest.raises(UserError, match="run sat-eval all with the study first"):
+        outcome_values([], STUDY)
+
+
+def test_equal_differences_are_certain():
+    values = outcome_values(records({}), STUDY)
+    rows = values["outcome"] == "simulation"
+    values.loc[rows, "value"] = [
+        0.5 + 0.1 * (group == "local-k4") for group in values["group"][rows]
+    ]
+    row = of(verdicts(values, STUDY), "simulation")
+    assert (row["p"], row["verdict"]) == (0.0, "better")
+    values.loc[rows, "value"] = 0.5
+    row = of(verdicts(values, STUDY), "simulation")
+    assert math.isnan(row["p"])
+    assert row["verdict"] == "no gain of that size"
+
+
+def test_too_few_pairs_are_told_from_wide_intervals():
+    values = outcome_values(records({}), STUDY)
+    rows = (values["outcome"] == "circuit_edges") & (values["seed"] > 1)
+    rows &= values["group"] == "local-k4"
+    values.loc[rows, ["value", "reason"]] = (math.nan, "accuracy below 0.9")
+    table = verdicts(values, STUDY)
+    row = of(table, "circuit_edges")
+    assert (row["n"], row["verdict"]) == (2, "too few pairs")
+    assert overall(table)["circuit_edges"] == "undecided"
+
+
+def test_the_rest_of_r_is_without_what_zeros_cost_most():
+    """By hand: 1 - (.1 + .1) / (.2 + .3), the MLP of 2.0 and the embedding left out."""
+    costs = {"a0.h0": (0.2, 0.1), "m0": (2.0, 0.5), "a0.h1": (0.3, 0.1), "embed": (9.0, 1.0)}
+    kinds = {"a": "head", "m": "mlp", "e": "embedding"}
+    components = [
+        {
+            "name": name,
+            "kind": kinds[name[0]],
+            "held": {"zero": {"delta": zero}, "oa": {"delta": best}},
+        }
+        for name, (zero, best) in costs.items()
+    ]
+    record = made("ablate", "baseline-s0", 0, {"spoof_share": 0.5})
+    record.extra["components"] = components
+    assert spoof_share_of_the_rest([record]) == pytest.approx(0.6)
+    record.extra["components"] = components[:1]
+    assert spoof_share_of_the_rest([record]) == "not measured"
+    components[0]["held"]["zero"]["delta"] = 0.0
+    record.extra["components"] = components[:2]
+    assert spoof_share_of_the_rest([record]) == "zeros cost nothing there"
+
+
+def test_a_value_that_is_an_upper_bound_is_noted():
+    found = [circuits("baseline-s0", 0, 30.0), circuits("local-k4-s0", 0, 11.0)]
+    metrics = [
+        dataclasses.replace(one, description=f"fewest edges; {UPPER_BOUND}; 3 % never")
+        for one in found[1].metrics
+    ]
+    found[1] = dataclasses.replace(found[1], metrics=metrics)
+    values = outcome_values(found, STUDY, OUTCOMES[:1]).set_index("model")
+    assert values.loc["baseline-s0", "note"] == ""
+    assert values.loc["local-k4-s0", "note"] == "an upper bound"
+    (shown,) = (one for one in values_table(values.reset_index()).notes if "bound" in one)
+    assert shown.endswith("an upper bound of 1 models: local-k4-s0")
+
+
+def test_answers_are_given_again_without_each_seed():
+    """The effect is that of seed 0 alone: without it nothing is better."""
+    values = outcome_values(records({"local-k4": (0.08, -0.2, 0.5)}), STUDY)
+    found = sensitivity(values, STUDY).set_index("left_out")
+    assert list(found.index) == [
+        "nothing",
+        *(f"seed {n}" for n in range(5)),
+        "models without a circuit",
+    ]
+    assert set(found["simulation"]) == {"yes"}
+    failing = values["model"].isin(("local-k4-s0", "local-k4-s1", "local-k4-s2"))
+    rows = failing & (values["outcome"] == "circuit_edges")
+    values.loc[rows, ["value", "reason"]] = (math.nan, "accuracy below 0.9")
+    found = sensitivity(values, STUDY).set_index("left_out")
+    assert found.loc["nothing", "simulation"] == "yes"
+    assert found.loc["models without a circuit", "simulation"] == "undecided"
+
+
+def test_means_of_ratios_are_geometric():
+    values = outcome_values(records({}), STUDY)
+    rows = (values["outcome"] == "circuit_edges") & (values["group"] == "local-k4")
+    values.loc[rows, "value"] = [10.0, 20.0, 40.0, 20.0, 20.0]
+    row = next(one for one in values_table(values).rows if one[0].text == "local-k4")
+    assert row[1].text == "20.00"
+    assert row[1].exact["circuit_edges_low"] > 0
 
 
 def test_the_other_direction_is_worse():
@@ -185,6 +318,9 @@ def test_two_seeds_give_no_test_and_missing_ones_are_counted():
     kept = [one for one in some if one.model["name"] not in ("baseline-s0", "local-k4-s1")]
     row = of(judged(kept), "simulation")
     assert (row["n"], row["left_out"]) == (3, {"not measured": 2})
+    assert row["verdict"] == "open"  # nothing is shown before all seeds are measured
+    assert math.isnan(row["estimate"])
+    assert math.isnan(row["p"])
     kept = [one for one in kept if one.model["name"] != "baseline-s2"]
     row = of(judged(kept), "simulation")
     assert (row["n"], row["verdict"], row["planned"]) == (2, "open", 5)
@@ -195,11 +331,12 @@ def test_two_seeds_give_no_test_and_missing_ones_are_counted():
     lines = open_comparisons(table)
     assert lines[0].startswith("local-k4 against baseline: ")
     assert "Simulation score (2 of 5 seeds)" in lines[0]
-    primary, secondary = verdict_tables(table)
+    primary, secondary, further = verdict_tables(table)
     row = next(one for one in primary.rows if one[2].text == "baseline")
     assert [cell.text for cell in row[3:6]] == ["2 of 5", "–", "–"]
     assert {one[2].text for one in secondary.rows} == {"baseline"}
-    assert len(primary.rows) + len(secondary.rows) == len(table)
+    assert sum(len(one.rows) for one in (primary, secondary, further)) == len(table)
+    assert {one[-1].text for one in further.rows} == {"open"}
 
 
 def test_the_figure_has_no_line_for_a_secondary_comparison_without_an_estimate():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from evaluations.core.record import Direction, Interval, Metric
+from evaluations.core.record import UPPER_BOUND, Direction, Interval, Metric
 from evaluations.core.statistics import LEVEL
 from evaluations.suite.circuits.frontier.config import (
     EDGE_FIGURES,
@@ -141,7 +141,7 @@ def _metric(curve: Curve, name: str, found: Estimate, why: str) -> Metric:
     about = [figure.description, f"{curve.name}; n: held-out prompts"]
     smallest = next((point.n for point in frontier.points if point.n), None)
     if figure.unit == "edges" and found.value == smallest and smallest is not None:
-        about.append("the smallest circuit that was found: an upper bound")
+        about.append(f"the smallest circuit that was found: {UPPER_BOUND}")
     if found.missed and not reason:
         about.append(f"{100 * found.missed:.3g} % of the resamples never get there")
     return Metric(
