@@ -15,6 +15,7 @@ from evaluations.comparison.measures import ABLE
 from evaluations.comparison.selection import counts
 from evaluations.core.record import UPPER_BOUND, Direction, Record, hash_of
 from sat_interp._util.errors import UserError
+from sat_interp.training.recipe import differences
 from sat_interp.training.study import Study, StudyRun
 
 CE_SCORE = 0.75
@@ -219,14 +220,14 @@ def _is_of(record: Record, runs: Mapping[str, StudyRun]) -> bool:
     run = runs.get(str(record.model.get("name")))
     if run is None or record.model.get("control"):
         return False
-    return not run.differences(record.model.get("training") or {})
+    return not differences(run, record.model.get("training") or {})
 
 
 def _why(records: Sequence[Record], runs: Mapping[str, StudyRun]) -> str:
     """Why no record is of the study: another recipe, or other names."""
     for record in records:
         run = runs.get(str(record.model.get("name")))
-        if run and (names := run.differences(record.model.get("training") or {})):
+        if run and (names := differences(run, record.model.get("training") or {})):
             return f"{run.name} was trained with another {names[0]}; name its own study file"
     return "run sat-eval all with the study first"
 

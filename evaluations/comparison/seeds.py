@@ -19,6 +19,7 @@ from evaluations.comparison.selection import Model
 from evaluations.core.record import hash_of
 from evaluations.core.statistics import t_quantile
 from evaluations.tables.names import distinguished
+from sat_interp.training.recipe import differences
 from sat_interp.training.study import MATCHED_LONGEST, RunKind, Study
 
 ENOUGH_SEEDS = 3
@@ -150,7 +151,7 @@ def _of_study(models: Sequence[Model], study: Study) -> list[Group]:
             ),
         )
         found = by_name.get(run.name)
-        if found is not None and not run.differences(_training(found)):
+        if found is not None and not differences(run, _training(found)):
             group.members[run.seed] = dataclasses.replace(found, spec=str(run.directory))
     return list(made.values())
 

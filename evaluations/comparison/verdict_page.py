@@ -273,7 +273,7 @@ def _row(row: pd.Series) -> list[Cell]:
         *(Cell.label(name, text) for name, text in zip(_LABELS, labels, strict=True)),
         Cell(pairs, "value", (), {"n": int(row["n"]), "planned": int(row["planned"])}),
         Cell(_estimate(exact["estimate"], outcome), "value", interval, exact),
-        *(Cell(_number(row[name]), "value", (), {name: _exact(row[name])}) for name in _P),
+        *(Cell(_probability(row[name]), "value", (), {name: _exact(row[name])}) for name in _P),
         Cell.label("verdict", str(row["verdict"])),
     ]
 
@@ -294,6 +294,10 @@ def _estimate(value: float | None, outcome: str) -> str:
 
 def _number(value: float | None, decimals: int = 3) -> str:
     return EMPTY if value is None or math.isnan(value) else f"{value:.{decimals}f}"
+
+
+def _probability(p: float) -> str:
+    return "<0.001" if p < 0.0005 else _number(p)
 
 
 def _mean(values: pd.DataFrame, group: str, name: str) -> Cell:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -34,12 +34,6 @@ CONTROLS = tuple(kind for kind in get_args(GateKind) if kind != "learned")
 HERE = EngineOptions()
 MATCHED_LONGEST = 2
 """A matched baseline may take this many times the steps of the run it is to match."""
-RECIPE = (
-    *("variant", "gates", "k_attention", "k_neurons", "ablated_weight", "weight_density"),
-    *("n_layers", "d_model", "n_heads", "n_ctx", "data", "tokenizer", "seed"),
-    *("batch_size", "learning_rate", "steps"),
-)
-"""Settings by which a model is told from one of the same name of another study."""
 OWNED = {
     "variant": "variants",
     "k_attention": "k",
@@ -230,30 +224,6 @@ class StudyRun:
     def directory(self) -> Path:
         """Directory of the run."""
         return Path(str(self.config.out))
-
-    def differences(self, training: Mapping[str, Any]) -> list[str]:
-        """Return the settings in which a model was trained otherwise than this run is.
-
-        Models of two studies can have one name. Settings that the model's record does not have are
-        left out, and so are the steps of a matched baseline, which takes those it needs. Of paths
-        the last part counts.
-
-        Args:
-            training: of the model's record.
-        """
-        training = {**training, "steps": training.get("planned_steps", training.get("steps"))}
-        names = [name for name in RECIPE if training.get(name) is not None]
-        if self.kind == "matched":
-            names = [name for name in names if name != "steps"]
-        return [
-            name
-            for name in names
-            if _last_part(training[name]) != _last_part(getattr(self.config, name))
-        ]
-
-
-def _last_part(value: object) -> object:
-    return Path(value).name if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)

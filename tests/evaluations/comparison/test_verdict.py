@@ -184,6 +184,8 @@ def test_equal_differences_are_certain():
     ]
     row = of(verdicts(values, STUDY), "simulation")
     assert (row["p"], row["verdict"]) == (0.0, "better")
+    shown = verdict_tables(verdicts(values, STUDY))[0].rows
+    assert "<0.001" in {cell.text for line in shown for cell in line}
     values.loc[rows, "value"] = 0.5
     row = of(verdicts(values, STUDY), "simulation")
     assert math.isnan(row["p"])
