@@ -296,12 +296,13 @@ def _wrong_value(match: re.Match[str], context: _Context) -> str:
     details = " ".join(match[2].split())
     if action is None or action.dest == "config":
         return details
-    hint, value = _hint(action), re.search(r"(?:Given|Got) value: (.*)", match[2], re.DOTALL)
+    hint, values = _hint(action), re.findall(r"(?:Given|Got) value: (.*)", match[2])
+    value = values[-1].strip() if values else None
     kinds = [kind for kind in alternatives(hint) if kind is not type(None)]
-    if value and all(get_origin(kind) is Literal for kind in kinds):
-        return suggest(option.removeprefix("--"), value[1].strip(), choices(hint))
+    if value is not None and all(get_origin(kind) is Literal for kind in kinds):
+        return suggest(option.removeprefix("--"), value, choices(hint))
     wanted = f"{option} must be {type_words(hint) or 'of another type'}"
-    return f"{wanted}, not {value[1].strip()!r}" if value else f"{wanted} ({details})"
+    return f"{wanted} ({details})" if value is None else f"{wanted}, not {value!r}"
 
 
 def _wrong_part(match: re.Match[str], context: _Context) -> str:

@@ -96,8 +96,9 @@ def read_yaml(path: str | Path, most: int = 1 << 18) -> Any:
     """A YAML file's content, of plain types.
 
     Raises:
-        UnreadableError: as :func:`read_text`, or it is not valid YAML, nested too deeply, or holds
-            more than ``MOST_VALUES`` values once its aliases are followed.
+        UnreadableError: as :func:`read_text`, or it is not valid YAML, nested too deeply, has a key
+            twice in one mapping, or holds more than ``MOST_VALUES`` values once its aliases are
+            followed.
     """
     text = read_text(path, most)
     try:
@@ -127,6 +128,7 @@ def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
     if isinstance(node, yaml.SequenceNode):
         children = node.value
     elif isinstance(node, yaml.MappingNode):
+        _refuse_repeated(node)
         children = [item for pair in node.value for item in pair]
     total = 1 + sum(_count(child, counted, depth + 1) for child in children)
     if total > MOST_VALUES:
@@ -135,6 +137,17 @@ def _count(node: yaml.Node, counted: dict[int, int], depth: int) -> int:
         )
     counted[id(node)] = total
     return total
+
+
+def _refuse_repeated(node: yaml.MappingNode) -> None:
+    """Refuse a mapping that has a key twice: YAML would take the last one."""
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
+            continue
+        line = key.start_mark.line + 1
+        if (first := lines.setdefault((key.tag, key.value), line)) != line:
+            raise UnreadableError(f"{key.value} is there twice, in lines {first} and {line}")
 
 
 def _one_line(error: BaseException) -> str:

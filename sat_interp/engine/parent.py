@@ -16,7 +16,8 @@ def end_with_parent() -> None:
     The parent's process id is in the environment, since ``os.getppid`` is already another process
     if the parent was killed while this process started.
     """
-    if parent := os.environ.get(PARENT):
+    parent = os.environ.get(PARENT, "")
+    if parent.isdecimal():
         threading.Thread(target=_watch, args=(int(parent),), daemon=True).start()
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sat_interp._util.devices import resolve_device
+from sat_interp._util.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,24 @@ class Processes:
             dist.barrier()
 
 
+def _number(name: str, otherwise: int) -> int:
+    value = os.environ.get(name, str(otherwise))
+    if not value.isdecimal():
+        raise UserError(f"the environment variable {name} must be a whole number, not {value!r}")
+    return int(value)
+
+
 @contextmanager
 def processes(device: str) -> Iterator[Processes]:
     """Join the processes ``torchrun`` started, or be the only one.
 
     Raises:
-        UserError: an unknown device, or one this machine does not have.
+        UserError: an unknown device, or one this machine does not have; variables of the
+            environment that are no numbers.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0")) if world > 1 else 0
-    place = own_device(device, int(os.environ.get("LOCAL_RANK", "0")) if world > 1 else None)
+    world = _number("WORLD_SIZE", 1)
+    rank = _number("RANK", 0) if world > 1 else 0
+    place = own_device(device, _number("LOCAL_RANK", 0) if world > 1 else None)
     if world == 1 or dist.is_initialized():
         yield Processes(rank, world, place)
         return

@@ -38,6 +38,7 @@ OWNED = {
     "variant": "variants",
     "k_attention": "k",
     "k_neurons": "k",
+    "k": "k",
     "seed": "seeds",
     "out": "out",
     "gates": "controls",
@@ -47,7 +48,7 @@ OWNED = {
     "resume": "out",
 }
 """Settings of a run that a study decides, and the key that decides them."""
-OF_A_GROUP = ("variant", "k_attention", "k_neurons", "gates")
+OF_A_GROUP = ("variant", "k", "k_attention", "k_neurons", "gates")
 """Those of them that a group of ``extra`` decides for itself."""
 
 

@@ -160,6 +160,7 @@ MISTAKES = {
     "--zzzz": "unknown option --zzzz: tool --help lists the options",
     "--seed=half": "--seed must be a whole number, not 'half'",
     "--seed=1.5": "--seed must be a whole number, not '1.5'",
+    "--seed=1e3": "--seed must be a whole number, not '1000.0'",
     "--lm.seed=x": "--lm.seed must be a whole number, not 'x'",
     "--threshold=low": "--threshold must be a number, not 'low'",
     "--method=eapp": "unknown method 'eapp': did you mean 'eap'? choices: acdc, eap",

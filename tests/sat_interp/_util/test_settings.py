@@ -426,3 +426,23 @@ def test_a_seed_no_generator_takes_is_one_line(
         error = capsys.readouterr().err
         assert error.startswith("error: seed must be from 0 to 2^63 - 1, not ")
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("seeds: [0]\nseeds: [1, 2]\n", "seeds is there twice, in lines 1 and 2"),
+        ("a:\n  steps: 5\n  tau: 1\n  steps: 50\n", "steps is there twice, in lines 2 and 4"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path: Path, text: str, told: str) -> None:
+    """YAML would take the last one without a word."""
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UnreadableError, match=told):
+        read_yaml(tmp_path / "x.yaml")
+
+
+def test_keys_of_different_mappings_and_merged_ones_may_be_equal(tmp_path: Path) -> None:
+    text = "base: &b {steps: 5}\none: {<<: *b, steps: 6}\ntwo: {steps: 7, '7': a, 7: b}\n"
+    (tmp_path / "x.yaml").write_text(text)
+    assert read_yaml(tmp_path / "x.yaml")["one"] == {"steps": 6}

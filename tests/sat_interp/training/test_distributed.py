@@ -67,6 +67,17 @@ def test_each_local_process_takes_an_accelerator_of_its_own(
     assert own_device("xpu:0", 1) == torch.device("xpu", 0)
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
+def test_variables_that_are_no_numbers_are_named(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, "two")
+    told = f"{name} must be a whole number, not 'two'"
+    with pytest.raises(UserError, match=told), processes("cpu"):
+        pass
+
+
 def test_one_process_is_alone() -> None:
     with processes("cpu") as found:
         assert (found.rank, found.world, found.device.type) == (0, 1, "cpu")

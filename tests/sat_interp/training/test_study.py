@@ -193,6 +193,8 @@ def test_the_studies_that_ship_are_whole(name: str) -> None:
         ({"settings": {"step": 5}}, "unknown setting 'step': did you mean 'steps'?"),
         ({"variants": {"local": {"stpes": 5}}}, "unknown setting 'stpes'"),
         ({"settings": {"seed": 5}}, "seed cannot be a setting of a study: use its key seeds"),
+        ({"settings": {"k": 9}}, "k cannot be a setting of a study: use its key k"),
+        ({"variants": {"local": {"k": 2}}}, "k cannot be a setting of a study: use its key k"),
         ({"k": "four"}, "k must be a list of whole numbers, not 'four'"),
         ({"k": [0]}, "k_attention must be at least 1"),
         ({"seeds": []}, "a study needs seeds"),
