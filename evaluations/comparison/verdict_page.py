@@ -45,18 +45,19 @@ def print_verdict(options: VerdictOptions) -> list[Path]:
     study = read_study(options.study)
     directory = Path("results") / study.name if options.out is None else Path(options.out)
     values, made = read_verdict(str(directory), study)
-    shown, out = console(), directory / "verdict"
-    for line in sentences(made):
-        say(shown, line)
-    every = every_table(values, made, study)
-    tables.show(every, shown)
+    out, every = directory / "verdict", every_table(values, made, study)
     written = [path for table in every for path in tables.write([table], out, table.name)]
     written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
     written.append(write_atomically(out / "models.csv", values.to_csv(index=False)))
     title = f"# Verdict of the study {escape.markdown(study.name)}"
     blocks = [title, *blocks_of(values, made, study)]
     blocks.append("![Every comparison with its 95 % interval](verdict.png)")
-    return [*written, write_atomically(out / "README.md", "\n\n".join(blocks) + "\n")]
+    written.append(write_atomically(out / "README.md", "\n\n".join(blocks) + "\n"))
+    shown = console()  # last: a reader such as head may close the pipe
+    for line in sentences(made):
+        say(shown, line)
+    tables.show(every, shown)
+    return written
 
 
 def every_table(values: pd.DataFrame, made: pd.DataFrame, study: Study) -> list[Table]:
