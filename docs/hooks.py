@@ -202,9 +202,10 @@ def paper(study: str, name: str) -> str:
 
 def verdict(study: str) -> str:
     """Return the page of ``sat-eval verdict``, below a heading of the second level."""
-    from evaluations.comparison.verdict_page import blocks_of
+    from evaluations.comparison.verdict_page import blocks_of, every_table
 
-    return "\n\n".join(blocks_of(*read_study_verdict(study), study_of(study), level=3))
+    values, made = read_study_verdict(study)
+    return "\n\n".join(blocks_of(made, every_table(values, made, study_of(study)), level=3))
 
 
 @functools.cache

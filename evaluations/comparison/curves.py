@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter
 from evaluations.tables import draw
 from sat_interp._util import escape
 from sat_interp._util.errors import UserError
-from sat_interp.training.facts import read_lines
+from sat_interp.training.facts import is_number, read_lines
 
 LOG = "log.jsonl"
 STREAMS = ("clean", "ablated")
@@ -35,7 +35,7 @@ class RunLog:
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """(training tokens seen, value) wherever the log has ``key``."""
         rate = self.tokens_per_step
-        known = [line for line in self.lines if _is_finite(line.get(key))]
+        known = [line for line in self.lines if _can_be_drawn(line.get(key))]
         found = [(line["step"] * rate, line[key]) for line in known]
         tokens, values = zip(*found, strict=True) if found else ((), ())
         return np.array(tokens, float), np.array(values, float)
@@ -43,12 +43,12 @@ class RunLog:
     @property
     def tokens_per_step(self) -> float:
         """Lines of training carry tokens; validations only their step."""
-        known = (one for one in self.lines if one["step"] and _is_finite(one.get("tokens")))
+        known = (one for one in self.lines if one["step"] and _can_be_drawn(one.get("tokens")))
         return next((line["tokens"] / line["step"] for line in known), 1.0)
 
 
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < LARGEST  # type: ignore[arg-type]
+def _can_be_drawn(value: Any) -> bool:
+    return is_number(value) and abs(value) < LARGEST
 
 
 def read_runs(paths: Iterable[str | Path]) -> tuple[list[RunLog], list[UserError]]:

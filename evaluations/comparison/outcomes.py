@@ -14,6 +14,7 @@ import pandas as pd
 from evaluations.comparison.measures import ABLE
 from evaluations.comparison.selection import counts
 from evaluations.core.record import UPPER_BOUND, Direction, Record, hash_of
+from evaluations.suite.ablate.config import UNITS
 from sat_interp._util.errors import UserError
 from sat_interp.training.recipe import differences
 from sat_interp.training.study import Study, StudyRun
@@ -21,8 +22,6 @@ from sat_interp.training.study import Study, StudyRun
 CE_SCORE = 0.75
 """CE score at which autoencoders' L0 is compared."""
 NOT_MEASURED = "not measured"
-UNITS = ("head", "mlp")
-"""Kinds of components that R is over."""
 COLUMNS = ("outcome", "group", "seed", "model", "value", "reason", "note")
 
 
@@ -67,11 +66,15 @@ def l0_at_score(records: Sequence[Record], score: float = CE_SCORE) -> float | s
     return float(np.interp(score, scores, l0))
 
 
+def _newest(records: Sequence[Record]) -> Record:
+    return max(records, key=lambda record: record.started)
+
+
 def _of(metric: str) -> Callable[[Sequence[Record]], float | str]:
     """Read one metric of the newest record."""
 
     def read(records: Sequence[Record]) -> float | str:
-        found = max(records, key=lambda record: record.started).metric(metric)
+        found = _newest(records).metric(metric)
         if found is None or found.value is None:
             return ", ".join(found.reasons) if found and found.reasons else NOT_MEASURED
         return found.value
@@ -83,7 +86,7 @@ def _bound(metric: str) -> Callable[[Sequence[Record]], str]:
     """Say whether the newest record's metric is an upper bound."""
 
     def read(records: Sequence[Record]) -> str:
-        found = max(records, key=lambda record: record.started).metric(metric)
+        found = _newest(records).metric(metric)
         return UPPER_BOUND if found and UPPER_BOUND in found.description else ""
 
     return read
@@ -91,7 +94,7 @@ def _bound(metric: str) -> Callable[[Sequence[Record]], str]:
 
 def spoof_share_of_the_rest(records: Sequence[Record]) -> float | str:
     """R over all heads and MLPs but the one that zeros cost most: 1 - sum oa / sum zero."""
-    newest = max(records, key=lambda record: record.started)
+    newest = _newest(records)
     units = [one["held"] for one in newest.extra.get("components", ()) if one["kind"] in UNITS]
     if not all({"zero", "oa"} <= held.keys() for held in units) or len(units) < 2:
         return NOT_MEASURED

@@ -143,10 +143,8 @@ def sensitivity(values: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def read_verdict(out: str, study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the values and the verdicts of a study from the records below a directory."""
-    collected, whole = (
-        collect(out),
-        {outcome.evaluation for outcome in (*OUTCOMES, *FURTHER) if outcome.reads_extra},
-    )
+    collected = collect(out)
+    whole = {outcome.evaluation for outcome in (*OUTCOMES, *FURTHER) if outcome.reads_extra}
     records = [
         read_record(collected.files[identity(one)]) if one.evaluation in whole else one
         for one in collected.records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ def print_verdict(options: VerdictOptions) -> list[Path]:
     written += draw.save({"": [draw_verdict(made)]}, out, "verdict")
     written.append(write_atomically(out / "models.csv", values.to_csv(index=False)))
     title = f"# Verdict of the study {escape.markdown(study.name)}"
-    blocks = [title, *blocks_of(values, made, study)]
+    blocks = [title, *blocks_of(made, every)]
     blocks.append("![Every comparison with its 95 % interval](verdict.png)")
     written.append(write_atomically(out / "README.md", "\n\n".join(blocks) + "\n"))
     shown = console()  # last: a reader such as head may close the pipe
@@ -65,10 +66,11 @@ def every_table(values: pd.DataFrame, made: pd.DataFrame, study: Study) -> list[
     return [*verdict_tables(made), sensitivity_table(values, study), values_table(values)]
 
 
-def blocks_of(values: pd.DataFrame, made: pd.DataFrame, study: Study, level: int = 2) -> list[str]:
+def blocks_of(made: pd.DataFrame, every: Sequence[Table], level: int = 2) -> list[str]:
     """Return the page as Markdown: answers, what stands open, the tables, what none of it shows.
 
     Args:
+        every: all tables (:func:`every_table`).
         level: of its headings.
     """
     mark = "#" * level
@@ -83,8 +85,7 @@ def blocks_of(values: pd.DataFrame, made: pd.DataFrame, study: Study, level: int
         if lines
     }
     limits = blocks.pop("What it does not show")
-    every = "\n\n".join(map(markdown, every_table(values, made, study)))
-    blocks |= {"Tables": every, "What it does not show": limits}
+    blocks |= {"Tables": "\n\n".join(map(markdown, every)), "What it does not show": limits}
     return [f"{mark} {title}\n\n{text}" for title, text in blocks.items()]
 
 

@@ -25,9 +25,9 @@ def check_facts(facts: dict[str, Any]) -> None:
         _need(facts, name, lambda value: isinstance(value, dict))
         if facts[name]:  # empty before the first validation
             _need(facts[name], "step", _is_count)
-            _need(facts[name], "validation_clean", _is_number)
+            _need(facts[name], "validation_clean", is_number)
             if "validation_ablated" in facts[name]:
-                _need(facts[name], "validation_ablated", _is_number)
+                _need(facts[name], "validation_ablated", is_number)
     _need(facts, "inputs", _is_of_texts)
 
 
@@ -56,8 +56,8 @@ def check_summary(summary: Any, whole: bool = True) -> dict[str, Any]:
     for losses in (summary["best"], summary.get("final", {})):
         for name in ("clean_loss", "clean_perplexity", "ablated_loss", "ablated_perplexity"):
             if name in losses or (whole and name.startswith("clean")):
-                _need(losses, name, _is_number)
-    _need(summary["best"], "clean_perplexity", _is_number)
+                _need(losses, name, is_number)
+    _need(summary["best"], "clean_perplexity", is_number)
     if "inputs" in summary:  # runs of before this was written have none
         _need(summary, "inputs", _is_of_texts)
     return summary
@@ -99,7 +99,8 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of a log is a finite number; True and False are none."""
     if type(value) not in (int, float):
         return False
     try:
@@ -109,7 +110,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_amount(value: Any) -> bool:
-    return _is_number(value) and value >= 0
+    return is_number(value) and value >= 0
 
 
 def _is_of_texts(value: Any) -> bool:

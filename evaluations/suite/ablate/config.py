@@ -28,6 +28,8 @@ TEXT_METHODS = ("zero", "mean_all", "resample", "noise", "oa", "oa_stopped")
 METHODS = (*TASK_METHODS, "resample_all")
 COMPARED = ("zero", "mean", "mean_all", "resample", "cf")
 """Methods that optimal ablation is compared with over all heads and MLPs."""
+UNITS = ("head", "mlp")
+"""Kinds of components that figures of a whole model, such as R, are made of."""
 
 
 @dataclass(frozen=True)

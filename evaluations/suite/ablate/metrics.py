@@ -26,13 +26,11 @@ from evaluations.suite.ablate.compare import (
     spearman,
     total_share,
 )
-from evaluations.suite.ablate.config import COMPARED, AblateConfig
+from evaluations.suite.ablate.config import COMPARED, UNITS, AblateConfig
 from evaluations.suite.ablate.measure import Measured
 from evaluations.suite.ablate.switched_off import AblatedStream, SwitchedOff
 from evaluations.tasks.pairs import Competence
 
-UNITS = ("head", "mlp")
-"""Kinds that figures of a whole model are made of."""
 LEAST_ZERO = 1e-3
 """Costs of zero below which a component has no spoof share, in nats."""
 SKILLED = 0.9
