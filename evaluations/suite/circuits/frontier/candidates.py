@@ -24,7 +24,8 @@ from evaluations.suite.circuits.config import (
     ScoreBy,
 )
 from evaluations.suite.circuits.controls import random_circuits
-from evaluations.suite.circuits.frontier.config import FrontierConfig
+from evaluations.suite.circuits.frontier.bench import Bench
+from evaluations.suite.circuits.frontier.config import REFERENCE, FrontierConfig
 from evaluations.suite.circuits.frontier.store import Store
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
@@ -65,13 +66,15 @@ class Candidate:
 
 
 def find_circuits(
-    method: str, case: Case, config: FrontierConfig, ceiling: float, store: Store
+    method: str, bench: Bench, config: FrontierConfig, ceiling: float
 ) -> list[Candidate]:
     """Return a method's circuits of many sizes, each once, the empty circuit first.
 
-    ``acdc`` runs at several thresholds, which are shares of the ceiling, and at three more between
-    the last that leaves edges and the first that leaves none, since a search that removes a few
-    edges too many then removes all. The rankings of ``eap`` and ``eap-ig``, by signed and by
+    ``acdc`` runs at several thresholds, which are shares of the ceiling. While the smallest circuit
+    costs at most a fifth of the ceiling where it was found, larger thresholds follow in the ratio
+    of the last two: E(.2) would be an upper bound. Three more lie between the last that leaves
+    edges and the first that leaves none, since a search that removes a few edges too many then
+    removes all. The rankings of ``eap`` and ``eap-ig``, by signed and by
     absolute score, are cut at several sizes; edges on no path are then removed. ``ugs`` and
     ``hcgs`` search once for each price of an edge; the circuit of each search is the edges that are
     more likely on than off, and the ranking by logits is also cut at the sizes within a factor of
@@ -79,13 +82,13 @@ def find_circuits(
     that further removals and exchanges make cheaper (``methods.refine``).
 
     Args:
-        ceiling: I of the case's task, in nats.
-        store: of searches that are done.
+        bench: the prompts, and what is known of them.
+        ceiling: I of the task, in nats.
     """
-    n_edges = case.graph.n_edges
-    found = [Candidate(torch.zeros(n_edges, dtype=torch.bool), "no edges")]
+    case, store = bench.case, bench.store
+    found = [Candidate(torch.zeros(case.graph.n_edges, dtype=torch.bool), "no edges")]
     if method == "acdc":
-        found += _by_thresholds(case, config, ceiling, store)
+        found += _by_thresholds(bench, config, ceiling, found)
     elif method in MASKED:
         found += _by_masks(method, case, config, store)
     else:
@@ -94,19 +97,30 @@ def find_circuits(
 
 
 def _by_thresholds(
-    case: Case, config: FrontierConfig, ceiling: float, store: Store
-) -> Iterable[Candidate]:
-    empty, smallest = math.inf, 0.0
-    for share in progress.bar(config.shares_of_ceiling(), desc="acdc", unit="tau"):
-        yield (one := _by_threshold(case, share * ceiling, store))
-        if one.n:
-            smallest = max(smallest, share)
-        elif share > smallest:
-            empty = min(empty, share)
+    bench: Bench, config: FrontierConfig, ceiling: float, known: Sequence[Candidate]
+) -> list[Candidate]:
+    case, store, shares = bench.case, bench.store, config.shares_of_ceiling()
+    bar = progress.bar(shares, desc="acdc", unit="tau")
+    found = {share: _by_threshold(case, share * ceiling, store) for share in bar}
+    share = shares[-1]
+    while found[share].n and _costs_little(bench, [*known, *found.values()], ceiling):
+        share *= config.ratio()
+        found[share] = _by_threshold(case, share * ceiling, store)
+    smallest = max((share for share, one in found.items() if one.n), default=0.0)
+    empty = min((share for share in found if share > smallest), default=math.inf)
     for _ in range(BISECTIONS if 0 < smallest < empty < math.inf else 0):
         middle = math.sqrt(smallest * empty)
-        yield (one := _by_threshold(case, middle * ceiling, store))
-        smallest, empty = (middle, empty) if one.n else (smallest, middle)
+        found[middle] = _by_threshold(case, middle * ceiling, store)
+        smallest, empty = (middle, empty) if found[middle].n else (smallest, middle)
+    return list(found.values())
+
+
+def _costs_little(bench: Bench, found: Sequence[Candidate], ceiling: float) -> bool:
+    """Return whether the smallest circuit with edges costs at most a fifth of the ceiling."""
+    circuits = _distinct(found)
+    measured = bench.measure([one.kept for one in circuits])
+    fit = next(cost.fit for one, cost in zip(circuits, measured, strict=True) if one.n)
+    return fit is not None and fit <= REFERENCE * ceiling
 
 
 def _by_threshold(case: Case, tau: float, store: Store) -> Candidate:

@@ -64,7 +64,7 @@ class FrontierConfig(MaskOptions, FitOptions):
 
     thresholds: tuple[float, ...] = ()
     """Thresholds of acdc, as shares of I; by default --points of them, from 0.001 to 0.1, in equal
-    ratios."""
+    ratios. Larger ones follow while the smallest circuit costs at most a fifth of I."""
 
     penalties: tuple[float, ...] = (3e-4, 3e-3, 1e-2, 3e-2, 1e-1)
     """Prices of an edge in nats, for ugs and hcgs: a search for each."""
@@ -143,6 +143,11 @@ class FrontierConfig(MaskOptions, FitOptions):
         low, high = THRESHOLDS
         ratio = (high / low) ** (1 / (self.points - 1))
         return [low * ratio**step for step in range(self.points)]
+
+    def ratio(self) -> float:
+        """Return the ratio in which thresholds go on: that of the last two; of a single one 2."""
+        shares = self.shares_of_ceiling()
+        return shares[-1] / shares[-2] if len(shares) > 1 else 2.0
 
     def cuts(self, n_edges: int) -> list[int]:
         """Return the sizes at which rankings of so many edges are cut, in ascending order."""

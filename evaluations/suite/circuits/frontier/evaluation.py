@@ -147,7 +147,7 @@ def _curves(
     made: list[Curve] = []
     pool: list[Candidate] = []
     for method in config.methods:
-        found = find_circuits(method, bench.case, config, side.ceiling, bench.store)
+        found = find_circuits(method, bench, config, side.ceiling)
         pool += [Candidate(one.kept, f"{method}: {one.setting}") for one in found]
         frontier = make_frontier(bench, found, side.ceiling, config)
         made.append(Curve(ablation, method, is_null, frontier))

@@ -15,6 +15,7 @@ from evaluations.core.record import Metric, Record
 from evaluations.suite.circuits.case import Case, held_out_case
 from evaluations.suite.circuits.faithfulness import faithfulness
 from evaluations.suite.circuits.frontier import candidates, report
+from evaluations.suite.circuits.frontier.bench import Bench
 from evaluations.suite.circuits.frontier.candidates import Candidate
 from evaluations.suite.circuits.frontier.config import FrontierConfig
 from evaluations.suite.circuits.frontier.data import FrontierData, ceiling
@@ -341,28 +342,88 @@ def test_thresholds_are_in_equal_ratios_or_as_given():
     assert FrontierConfig(thresholds=(0.5, 0.1, 0.5)).shares_of_ceiling() == [0.1, 0.5]
 
 
-def test_acdc_is_run_between_the_last_circuit_and_the_first_empty_one(model, data, monkeypatch):
-    """Edges are kept up to a threshold of 0.03 I; the interval around it is halved three times."""
-    case = Case.of(model, data.prompts, "resample")
+def _bench(model, data, ablation="resample") -> Bench:
+    return Bench(model, data.prompts, ablation, Graph.of(model), FrontierConfig(**QUICK))
+
+
+def _acdc(monkeypatch, kept):
+    """Let ACDC keep the first ``kept(tau)`` edges, and return the thresholds it will be run at."""
     ran = []
 
     def found(case, tau):
         ran.append(tau)
         n = case.graph.n_edges
-        return FoundCircuit(torch.full((n,), tau < 0.03), torch.zeros(n))
+        return FoundCircuit(torch.arange(n) < kept(tau), torch.zeros(n))
 
     monkeypatch.setattr(candidates, "by_acdc", found)
-    store = candidates.Store("thresholds")
+    return ran
+
+
+def test_acdc_is_run_between_the_last_circuit_and_the_first_empty_one(model, data, monkeypatch):
+    """Edges are kept up to a threshold of 0.03 I; the interval around it is halved three times."""
+    bench = _bench(model, data)
+    n_edges = bench.case.graph.n_edges
+    ran = _acdc(monkeypatch, lambda tau: n_edges * (tau < 0.03))
     config = FrontierConfig(thresholds=(0.01, 0.04, 0.16))
-    circuits = candidates.find_circuits("acdc", case, config, 1.0, store)
+    circuits = candidates.find_circuits("acdc", bench, config, 1.0)
     assert ran[:3] == [0.01, 0.04, 0.16]
     assert ran[3:] == pytest.approx([0.02, 0.02828, 0.03364], rel=1e-3)
-    assert [one.n for one in circuits] == [0, case.graph.n_edges]
+    assert [one.n for one in circuits] == [0, n_edges]
     ran.clear()
-    for thresholds in ((0.01, 0.02), (0.04, 0.16)):  # no empty circuit, and only empty ones
-        config = FrontierConfig(thresholds=thresholds)
-        candidates.find_circuits("acdc", case, config, 1.0, candidates.Store(str(thresholds)))
-    assert ran == [0.01, 0.02, 0.04, 0.16]
+    config = FrontierConfig(thresholds=(0.05, 0.16))  # only empty ones
+    candidates.find_circuits("acdc", bench, config, 1.0)
+    assert ran == [0.05]  # 0.16 is known
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "first_dear", "expected"),
+    [
+        ((0.01, 0.03), 0.2, [0.01, 0.03, 0.09, 0.27]),  # in the ratio of the last two
+        ((0.05,), 0.2, [0.05, 0.1, 0.2]),  # a single one is doubled
+        ((0.01, 0.03), 0.03, [0.01, 0.03]),  # the smallest already costs too much
+    ],
+)
+def test_thresholds_go_on_until_the_smallest_circuit_costs_more_than_a_fifth(
+    model, data, monkeypatch, thresholds, first_dear, expected
+):
+    """All edges cost nothing; from ``first_dear`` I on a single edge stays, which costs plenty."""
+    bench = _bench(model, data)
+    n_edges = bench.case.graph.n_edges
+    one = torch.arange(n_edges) < 1
+    ceiling = bench.measure([one])[0].fit * 4.9  # more than a fifth, if only just
+    ran = _acdc(monkeypatch, lambda tau: 1 if tau >= 0.99 * first_dear * ceiling else n_edges)
+    config = FrontierConfig(thresholds=thresholds)
+    found = candidates.find_circuits("acdc", bench, config, ceiling)
+    assert ran == pytest.approx([share * ceiling for share in expected], rel=1e-3)
+    assert [one.n for one in found] == [0, 1, n_edges]
+
+
+def test_thresholds_that_go_on_end_at_the_empty_circuit(model, data, monkeypatch):
+    """All edges cost nothing at 0.01 to 0.04, none is left at 0.08: three more lie between."""
+    bench = _bench(model, data)
+    n_edges = bench.case.graph.n_edges
+    ran = _acdc(monkeypatch, lambda tau: n_edges * (tau < 0.05))
+    found = candidates.find_circuits("acdc", bench, FrontierConfig(thresholds=(0.01, 0.02)), 1.0)
+    assert ran[:4] == pytest.approx([0.01, 0.02, 0.04, 0.08])
+    assert len(ran) == 7
+    assert all(0.04 < tau < 0.08 for tau in ran[4:])
+    assert [one.n for one in found] == [0, n_edges]
+
+
+def test_thresholds_that_are_too_low_do_not_bound_a_fifth(model, data):
+    """At 0.00002 I nearly all edges stay; going on gives the circuits of thresholds written out."""
+    low = {**SMALL, "methods": ("acdc",)}
+    written = tuple(1e-5 * 2**step for step in range(40))
+    found, all_of_them = (
+        evaluate(model, data, FrontierConfig(**{**low, "thresholds": thresholds}))
+        for thresholds in ((1e-5, 2e-5), written)
+    )
+    curve, written_out = (
+        next(one for one in result.extra["curves"] if one["method"] == "acdc" and not one["null"])
+        for result in (found, all_of_them)
+    )
+    smallest = next(point["edges"] for point in curve["points"] if point["edges"])
+    assert curve["summary"]["e20"]["value"] == written_out["summary"]["e20"]["value"] > smallest
 
 
 def test_a_curve_that_costs_more_on_held_out_prompts_is_marked():
