@@ -7,7 +7,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from sat_interp._util.commandline import (
     build,
@@ -25,6 +26,9 @@ from sat_interp.engine.choose import EngineOptions
 from sat_interp.engine.parent import end_with_parent
 from sat_interp.model.config import SelfAblationConfig
 from sat_interp.training.config import TrainConfig, preset_settings
+
+if TYPE_CHECKING:
+    from sat_interp.training.study import Study
 
 EXAMPLES = """\
 examples:
@@ -85,9 +89,19 @@ def _train_study(arguments: list[str]) -> None:
     parser.add_argument("--out")
     options = parse_options(parser, arguments)
     study = read_study(options["study"], options["out"])
+    _check_measures(study)
     done = train_study(study, options=build(EngineOptions, options))
     Console(width=None if sys.stdout.isatty() else 110).print(study_table(done))
     raise_failures(done)
+
+
+def _check_measures(study: Study) -> None:
+    """Let what measures studies look at ``measures``, before hours of training.
+
+    Training does not import evaluations: they are found by the entry point ``sat_interp.measures``.
+    """
+    for entry in metadata.entry_points(group="sat_interp.measures"):
+        entry.load()(study.measures)
 
 
 def parse(arguments: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluations.battery.feasibility import Answer, Subject, answers
+from evaluations.battery.measures import measured_study
 from evaluations.battery.options import BatteryOptions
 from evaluations.battery.plan import (
     Budgets,
@@ -29,7 +30,7 @@ from evaluations.output import console, say
 from evaluations.registry import SPECS
 from sat_interp._util.errors import UserError
 from sat_interp.engine.overview import duration
-from sat_interp.training.study import Study, read_study
+from sat_interp.training.study import Study
 
 
 def run_battery(
@@ -46,7 +47,7 @@ def run_battery(
     Raises:
         UserError: there is no model, a part failed, or runs of the study are not trained yet.
     """
-    study = read_study(options.study) if options.study else None
+    study = measured_study(options.study)
     chosen, missing = _models(models, study, options)
     out = str(settings.get("out") or DEFAULT_OUT)
     common = {"out": out, **_changed(settings)}

@@ -92,7 +92,7 @@ class EvaluationJob(Job):
     @property
     def arguments(self) -> list[str]:
         """The command line after ``sat-eval``."""
-        return [self.spec.name, *self.models, *map(_argument, self.settings.items())]
+        return [self.spec.name, *self.models, *as_arguments(self.settings)]
 
     def command(self) -> Command:
         """Return the command."""
@@ -261,11 +261,11 @@ def study_plan(
     """Return the jobs that a study names, in its order; controls are not measured beside them.
 
     Args:
-        measures: an evaluation and its options an entry (``Study.measures``).
+        measures: an evaluation and its options an entry (``Study.measures``), checked.
         parts: the evaluations to keep; all by default.
 
     Raises:
-        UserError: an unknown evaluation, or an option it does not have.
+        UserError: an unknown evaluation.
     """
     chosen_specs(parts)
     gated = {model for model in models if size_of(model).has_gates}
@@ -273,9 +273,6 @@ def study_plan(
     for entry in measures:
         for name, options in entry.items():
             spec = find_spec(name)
-            for option in options:
-                if option not in spec.option_names:
-                    raise UserError(suggest(f"option of {name}", option, spec.option_names))
             if parts and name not in parts:
                 continue
             chosen = [one for one in models if "gates" not in spec.needs or one in gated]
@@ -308,9 +305,12 @@ def estimated_seconds(jobs: Sequence[EvaluationJob], n_processes: int) -> float 
     return max([sum(known) / n_processes, *known]) if known else 0.0
 
 
-def _argument(setting: tuple[str, Any]) -> str:
-    """Return an option as an argument of the command line."""
-    name, value = setting
+def as_arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Return options as arguments of the command line; a flag that is off is left out."""
+    return [_argument(name, value) for name, value in settings.items() if value is not False]
+
+
+def _argument(name: str, value: Any) -> str:
     option = f"--{name.replace('_', '-')}"
     if value is True:
         return option

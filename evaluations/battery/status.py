@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table as RichTable
 
+from evaluations.battery.measures import measured_study
 from evaluations.battery.options import StatusOptions
 from evaluations.battery.plan import chosen_specs, claim, size_of, title
 from evaluations.core.model_source import ModelSource
@@ -23,7 +24,7 @@ from sat_interp._util.errors import UserError
 from sat_interp.engine.run import Claims
 from sat_interp.training.directory import RunDirectory
 from sat_interp.training.state import checkpoints
-from sat_interp.training.study import Study, StudyRun, read_study
+from sat_interp.training.study import Study, StudyRun
 
 DONE, RUNNING, MISSING, NONE = "done", "running", "missing", "–"
 
@@ -77,7 +78,7 @@ def print_status(models: Sequence[str], options: StatusOptions) -> list[Row]:
     Raises:
         UserError: there is no model, or no such study or evaluation.
     """
-    study = read_study(options.study) if options.study else None
+    study = measured_study(options.study)
     if study is None and not models:
         raise UserError("there is no model to list: name one, or --study FILE")
     parts = parts_of(study, options.parts)

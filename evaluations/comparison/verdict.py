@@ -64,14 +64,20 @@ def plan(study: Study) -> list[tuple[Family, str, str]]:
     Raises:
         UserError: the study has no baseline, or no group with learned gates.
     """
-    groups = list(dict.fromkeys(run.group for run in study.runs()))
+    kinds = {run.group: run.kind for run in study.runs()}
+    groups = list(kinds)
     if BASELINE not in groups or not study.learned_groups:
         raise UserError("a verdict needs a baseline and a group with learned gates in the study")
     learned = (*study.controls_for, *study.learned_groups)[0]
-    against = [BASELINE, f"{learned}-random", *(one for one in groups if one.startswith("matched"))]
-    primary = [one for one in against if one in groups]
+    random = f"{learned}-random"
+    primary = [BASELINE, *([random] if kinds.get(random) == "control" else [])]
+    primary += [one for one in groups if kinds[one] == "matched"]
     others = [one for one in groups if one not in (learned, BASELINE)]
-    controls = [one for one in groups if one.startswith(f"{learned}-") and one not in against]
+    controls = [
+        one
+        for one in groups
+        if kinds[one] == "control" and one.startswith(f"{learned}-") and one != random
+    ]
     found: list[tuple[Family, str, str]] = [("primary", learned, one) for one in primary]
     found += [("secondary", one, BASELINE) for one in others]
     return [*found, *(("further", learned, one) for one in controls)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -127,8 +127,10 @@ class Study:
         shared = [name for own in (self.settings, *self.variants.values()) for name in own]
         _refuse_owned(shared, ())
         _refuse_owned([name for own in self.extra.values() for name in own], OF_A_GROUP)
-        made = [run.group for run in self._of_seed(self.seeds[0])]  # refuses impossible settings
-        if twice := next((name for name in self.extra if made.count(name) > 1), None):
+        runs = self.runs()  # refuses impossible settings
+        made = list(dict.fromkeys(run.group for run in runs))
+        others = {run.group for run in runs if run.kind != "extra"}
+        if twice := next((name for name in self.extra if name in others), None):
             raise UserError(f"extra: there is a group {twice} already: choose another name")
         _refuse_unknown("group", self.first, made)
         for group in self.matched_groups:
@@ -164,21 +166,21 @@ class Study:
             made.append(self._run(BASELINE, "baseline", seed, "none"))
         learned = [(v, k) for v in self.variants if v != "none" for k in self.k]
         for variant, k in learned:
-            made.append(self._run(f"{variant}-k{k}", "learned", seed, variant, k=k))
+            made.append(self._run(f"{variant}-k{k}", "learned", seed, variant, {"k": k}))
         for variant, k in learned:
             group = f"{variant}-k{k}"
             for gates in self.controls if group in (self.controls_for or [group]) else ():
+                own = {"k": k, "gates": gates}
                 made.append(
-                    self._run(
-                        f"{group}-{gates}", "control", seed, variant, k=k, gates=gates, like=group
-                    )
+                    self._run(f"{group}-{gates}", "control", seed, variant, own, like=group)
                 )
         for group in self.matched_groups:
-            made.append(_longer(self._run(f"matched-{group}", "matched", seed, "none", like=group)))
-        for group, own in self.extra.items():
-            settings = {**own}
-            variant = str(settings.pop("variant", "none"))
-            made.append(self._run(group, "extra", seed, variant, **settings))
+            matched = self._run(f"matched-{group}", "matched", seed, "none", like=group)
+            made.append(_longer(matched))
+        for group, settings in self.extra.items():
+            own = {**settings}
+            variant = str(own.pop("variant", "none"))
+            made.append(self._run(group, "extra", seed, variant, own))
         return made
 
     def _run(
@@ -187,12 +189,11 @@ class Study:
         kind: RunKind,
         seed: int,
         variant: str,
-        *,
+        own: Mapping[str, Any] | None = None,
         like: str | None = None,
-        **own: Any,
     ) -> StudyRun:
         name = f"{group}-s{seed}"
-        settings = {**self.settings, **self.variants.get(variant, {}), **own}
+        settings = {**self.settings, **self.variants.get(variant, {}), **(own or {})}
         config = TrainConfig.from_preset(
             self.preset,
             **settings,
@@ -280,15 +281,33 @@ def train_study(
         options: the engine.
 
     Raises:
-        UserError: the engine cannot be used.
+        UserError: the engine cannot be used, or a shape or number of units is not possible; raised
+            before anything is trained.
     """
-    jobs = [_job(run, study.runs()) for run in study.runs()]
+    runs = study.runs()
+    _check_shapes(runs)
+    jobs = [_job(run, runs) for run in runs]
     claims = Claims(study.directory)
     if options.engine == "local" and options.n_local == 1:
         run_jobs(jobs, HereEngine(_trainer(study, jobs, train)), claims)
     else:
         _train_elsewhere(study, jobs, options, claims)
     return [RunOutcome(job.run, job.summary, job.was_finished, job.reason) for job in jobs]
+
+
+def _check_shapes(runs: Sequence[StudyRun]) -> None:
+    """Raise UserError where the shape of a new model, or its number of units, is not possible.
+
+    A model to begin from is read when its run begins.
+    """
+    from sat_interp.training.build import shape_of  # imports torch
+
+    one_of_each = {run.group: run for run in reversed(runs) if run.config.init is None}
+    for group, run in one_of_each.items():
+        try:
+            shape_of(run.config)
+        except UserError as error:
+            raise UserError(f"{group}: {error}") from None
 
 
 def _job(run: StudyRun, runs: Sequence[StudyRun]) -> TrainingJob:

@@ -152,7 +152,7 @@ def test_a_study_names_what_is_measured_and_in_which_order(asked, tmp_path, make
     ("measures", "message"),
     [
         ([{"acdcc": {}}], "unknown evaluation 'acdcc'"),
-        ([{"lm": {"story": 3}}], "unknown option of lm 'story': did you mean 'stories'?"),
+        ([{"lm": {"story": 3}}], "measures: lm: unknown option 'story': did you mean 'stories'?"),
         ("lm", "measures must be a list of evaluations"),
         ([{"lm": {}, "acdc": {}}], "an entry is one evaluation with its options"),
         ([{"lm": 3}], "measures: lm must be a mapping of settings"),

@@ -205,6 +205,11 @@ def test_the_studies_that_ship_are_whole(name: str) -> None:
         ({"extra": {"a/b": {}}}, "a group's name consists of letters, digits, - and _, not 'a/b'"),
         ({"extra": {"a": {"seed": 3}}}, "seed cannot be a setting of a study: use its key seeds"),
         ({"extra": {"a": {"variant": "lokal"}}}, "lokal"),
+        ({"extra": {"a": {"group": "b"}}}, "unknown setting 'group'"),
+        ({"extra": {"a": {"like": "b"}}}, "unknown setting 'like'"),
+        ({"extra": {"a": {"self": "b"}}}, "unknown setting 'self'"),
+        ({"settings": {"kind": "learned"}}, "unknown setting 'kind'"),
+        ({"seeds": [0, -1]}, "seed must be"),
         ({"extra": {"baseline": {}}}, "there is a group baseline already: choose another name"),
         ({"first": "lokal-k4"}, "unknown group 'lokal-k4': did you mean 'local-k4'?"),
         (
@@ -231,6 +236,23 @@ def test_what_is_no_study_is_told(tmp_path: Path, text: str) -> None:
         read_study(path)
     with pytest.raises(UserError, match="is not a valid study file"):
         read_study(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"variants": ["none", "local"], "k": [4, 1000]}, "local-k1000: k_attention is 1000"),
+        ({"extra": {"odd": {"n_heads": 5}}}, "odd: d_model 64 is not divisible by n_heads 5"),
+    ],
+)
+def test_an_impossible_shape_is_told_before_anything_is_trained(
+    write: Callable[..., Path], content: dict[str, Any], told: str
+) -> None:
+    seen: list[TrainConfig] = []
+    with pytest.raises(UserError) as error:
+        train_study(read_study(write(**content)), fake(lambda _: 5.0, seen))
+    assert told in str(error.value)
+    assert not seen
 
 
 def test_true_matches_all_learned_groups(write: Callable[..., Path]) -> None:
