@@ -16,7 +16,7 @@ from evaluations.core.outcome import Outcome
 from evaluations.output import console
 from evaluations.tables import Cell, Heading, Table
 from evaluations.tasks.pairs import competence
-from evaluations.tasks.registry import make_task
+from evaluations.tasks.registry import check_name, make_task
 from sat_interp._util import progress
 from sat_interp._util.errors import UserError, first_line
 
@@ -34,8 +34,11 @@ def print_accuracy(models: Sequence[str], options: AccuracyOptions) -> list[Path
         The files written: ``accuracy.md``, ``.csv`` and ``.tex``.
 
     Raises:
-        UserError: no model could be read, or, when all else is written, the ones that could not.
+        UserError: an unknown task; no model could be read; or, when all else is written, the ones
+            that could not.
     """
+    for task in options.tasks:
+        check_name(task)
     outcome, rows = Outcome(), list[list[Cell]]()
     unusable: dict[str, list[str]] = defaultdict(list)
     for source in progress.bar(sources(list(models), None), desc="accuracy", unit="model"):
@@ -46,8 +49,8 @@ def print_accuracy(models: Sequence[str], options: AccuracyOptions) -> list[Path
         outcome.raise_failures()
     notes = [f"{reason} ({', '.join(names)})" for reason, names in unusable.items()]
     table = _table(rows, options, notes)
-    tables.show([table], console())
     written = tables.write([table], Path(options.out), "accuracy")
+    tables.show([table], console())
     outcome.raise_failures()
     return written
 

@@ -81,7 +81,10 @@ class Report:
         Raises:
             UserError: no such directory, evaluation, model or study, or no record.
         """
-        found, study = collect(options.out), read_study(options.study) if options.study else None
+        found, study = (
+            collect(options.out),
+            read_study(options.study) if options.study is not None else None,
+        )
         specs = _chosen_specs(options)
         evaluations = {spec.name for spec in specs}
         known = [record for record in found.records if record.evaluation in evaluations]

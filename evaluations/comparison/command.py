@@ -14,7 +14,7 @@ from sat_interp._util.errors import UserError
 
 
 def print_report(models: Sequence[str], options: ReportOptions) -> list[Path]:
-    """Print the summary and the tables of a report, and write all of it.
+    """Write a report, then print its summary and tables, so that a closed pipe loses no file.
 
     Args:
         models: names of models in the order of their rows; all by default.
@@ -27,13 +27,13 @@ def print_report(models: Sequence[str], options: ReportOptions) -> list[Path]:
     """
     report = Report.of(models, options)
     out, shown = Path(options.out) / "report", console()
+    written, failures = write(report, out)
     for answer in report.summary:
         say(shown, f"{answer.question} {answer.text}")
     say(shown, "")
     tables.show(report.tables, shown)
     for line in report.notes:
         say(shown, line)
-    written, failures = write(report, out)
     say(shown, f"{out}: open report.html or report.md ({len(written)} files)")
     if left_out := [*(f"left out: {one}" for one in report.left_out), *failures]:
         raise UserError("; ".join(left_out))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -248,7 +249,7 @@ def record_files(directory: str | Path) -> list[Path]:
     return [
         path
         for path in sorted(Path(directory).rglob("*.json"))
-        if not (path.parent / "cfg.json").exists()
+        if not os.path.exists(path.parent / "cfg.json")  # False, too, where nothing may be read
     ]
 
 

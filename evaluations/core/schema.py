@@ -7,6 +7,7 @@ record); if present, it must have its type. Numbers are finite and small enough 
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
@@ -98,6 +99,23 @@ class DataFields(TypedDict):
     n_tokens: NotRequired[Count]
 
 
+def _dated(text: str) -> str:
+    if text and not _is_date(text):
+        raise ValueError("is no date and time, such as 2025-06-01T12:00:00+00:00")
+    return text
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+Moment = Annotated[str, AfterValidator(_dated)]
+
+
 class RecordFields(TypedDict):
     """The fields of all records."""
 
@@ -112,7 +130,7 @@ class RecordFields(TypedDict):
     extra: NotRequired[dict[str, Any]]
     versions: NotRequired[dict[str, str]]
     commit: NotRequired[str | None]
-    started: NotRequired[str]
+    started: NotRequired[Moment]
     seconds: NotRequired[Number]
     device: NotRequired[str]
     version: NotRequired[Count]

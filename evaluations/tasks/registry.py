@@ -120,6 +120,15 @@ def make_task(
     return _completed(made, {}, note, tokenizer, start)
 
 
+def check_name(task: str) -> None:
+    """Refuse a task that no tokenizer could have prompts of.
+
+    Raises:
+        UserError: it is neither one of ``TASKS`` nor a file of prompts.
+    """
+    _resolved(task)
+
+
 def _resolved(task: object) -> tuple[str, Task | list[dict[str, Any]]]:
     """Return a task's name, and the task or the entries of its file."""
     if isinstance(task, Task):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import io
 import logging
 import os
 import re
@@ -101,6 +102,7 @@ def parse_options(parser: jsonargparse.ArgumentParser, arguments: Sequence[str])
         SystemExit: after ``--help``, ``--version`` or ``--print-config``, with code 0.
     """
     arguments = [hyphenated(argument) for argument in arguments]
+    _refuse_empty(arguments)
     config_values(arguments)
     try:
         parsed = parser.parse_args(arguments)
@@ -345,6 +347,14 @@ def hyphenated(argument: str) -> str:
     return option.replace("_", "-") + equals + value
 
 
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise UserError for an option whose value is empty text, as of a shell variable not set."""
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        option, equals, value = argument.partition("=")
+        if option.startswith("--") and (value if equals else following) == "":
+            raise UserError(f"{option} is empty: give a value, or leave the option out")
+
+
 def given_options(arguments: Sequence[str]) -> dict[str, str]:
     """Options of a command line, spelled with hyphens, and the text after each (the last one's)."""
     return dict(_options(arguments))
@@ -403,7 +413,12 @@ def named_as_options(config: type) -> Iterator[None]:
 
 
 def run_command(command: Callable[[], object]) -> int:
-    """Run a command; an error that the user can correct becomes one line and exit code 2."""
+    """Run a command; an error that the user can correct becomes one line and exit code 2.
+
+    A character that the encoding of standard output lacks is printed as a question mark.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     try:
         command()
     except UserError as error:

@@ -86,7 +86,7 @@ def _key(record: Record) -> str:
     """Return a key that all points of a front share."""
     differing = ("sparsity", "target_l0")
     config = {name: value for name, value in record.config.items() if name not in differing}
-    subject: list[Any] = [*model_ids([record]), record.model["name"], record.data["content"]]
+    subject: list[Any] = [*model_ids([record]), record.model["name"], record.data.get("content")]
     return json.dumps([subject, config], sort_keys=True)
 
 

@@ -42,6 +42,14 @@ def test_no_model_and_no_prompt_are_refused(tmp_path, capsys):
     assert "prompts must be at least 1, not 0" in capsys.readouterr().err
 
 
+def test_an_unknown_task_is_refused_before_any_model_is_read(tmp_path, capsys):
+    arguments = ["accuracy", "nowhere", "--tasks", "ioi,gendr", "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'gendr': did you mean 'gender'?" in line
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_stored_models_of_the_study_are_small_and_the_table_is_theirs(tmp_path):
     answer = Path(__file__).parents[3] / "results" / "answer"
     table = pd.read_csv(answer / "accuracy.csv").set_index("model")

@@ -75,6 +75,16 @@ def test_the_report_of_a_directory_with_everything_in_it(results, capsys):
     assert (out / "report.md").read_text() == page
 
 
+def test_a_closed_pipe_loses_no_file(results, monkeypatch, capsys):
+    def closed(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("evaluations.comparison.command.tables.show", closed)
+    assert main(["report", "--out", str(results)]) == 2
+    assert "Broken pipe" in capsys.readouterr().err
+    assert (results / "report" / "report.html").stat().st_size > 0
+
+
 def test_a_study_decides_what_is_shown(results, tmp_path, capsys):
     study = tmp_path / "study.yaml"
     content = {"variants": ["none", "global"], "k": [4], "seeds": [0, 1]}

@@ -133,6 +133,21 @@ def test_the_planned_comparisons():
         plan(Study("s", variants={"local": {}}))
 
 
+def test_a_group_of_another_kind_is_no_reference_whatever_its_name():
+    named = Study(
+        "s",
+        variants={"none": {}, "local": {}},
+        k=(4,),
+        extra={"matched-x": {}, "local-k4-random": {}, "local-k4-frozen": {}},
+    )
+    assert plan(named) == [
+        ("primary", "local-k4", "baseline"),
+        ("secondary", "matched-x", "baseline"),
+        ("secondary", "local-k4-random", "baseline"),
+        ("secondary", "local-k4-frozen", "baseline"),
+    ]
+
+
 def test_known_effects_are_found_and_no_others():
     found = judged(records({"local-k4": (0.08, -0.2, 0.5)}))
     assert overall(found) == dict.fromkeys(NAMES, "yes")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -131,3 +132,24 @@ def test_all_that_the_runner_says_of_a_model_is_read_back(
     assert read_record(path).model["control"] == loaded.control
     assert read_record(path).model["configuration"] == loaded.configuration
     assert read_record(path).version == 3
+
+
+def test_a_directory_that_cannot_be_entered_costs_no_other_its_records(
+    make_record, tmp_path, monkeypatch
+):
+    """As for a user without the right to enter it; the tests may run as one who has every right."""
+    make_record().write(tmp_path / "open" / "lm-0123456789ab.json")
+    make_record().write(tmp_path / "shut" / "lm-0123456789ab.json")
+    stat = os.stat
+
+    def refusing(path, *arguments, **settings):
+        if isinstance(path, str | os.PathLike) and "shut/" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return stat(path, *arguments, **settings)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    records, problems = read_records(tmp_path)
+    assert len(records) == 1
+    ((path, reason),) = problems.items()
+    assert path.parent.name == "shut"
+    assert "Permission denied" in str(reason)

@@ -121,3 +121,9 @@ def test_a_missing_part_of_extra_is_no_reason_to_lose_the_figures():
     for evaluation in EVALUATIONS:
         content = {**real(evaluation), "extra": {}}
         assert Record.from_json(json.dumps(content)).extra == {}
+
+
+@pytest.mark.parametrize("started", ["yesterday", "9999", "2025-13-01T00:00:00"])
+def test_a_record_is_not_taken_for_the_newest_by_what_is_no_date(started):
+    with pytest.raises(InvalidRecordError, match="started.*is no date and time"):
+        Record.from_json(json.dumps({**real("lm"), "started": started}))

@@ -7,7 +7,12 @@ import logging
 
 import pytest
 
-from sat_interp._util.commandline import log_to_stderr, run_command
+from sat_interp._util.commandline import (
+    log_to_stderr,
+    option_parser,
+    parse_options,
+    run_command,
+)
 from sat_interp._util.errors import UserError
 
 NAMES = {
@@ -77,3 +82,19 @@ def test_handlers_of_the_program_stay(monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     log_to_stderr()
     assert logging.getLogger().handlers == [handler]
+
+
+def test_what_the_encoding_of_standard_output_lacks_is_no_traceback(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert run_command(lambda: print("0.49 \u2013 0.52", flush=True)) == 0
+    assert written.getvalue() == b"0.49 ? 0.52\n"
+
+
+@pytest.mark.parametrize("arguments", [["--study="], ["--out", ""], ["--study", "", "--out", "a"]])
+def test_empty_text_is_no_value(arguments):
+    parser = option_parser()
+    for name in ("--study", "--out"):
+        parser.add_argument(name)
+    with pytest.raises(UserError, match="--(study|out) is empty: give a value"):
+        parse_options(parser, arguments)

@@ -85,3 +85,10 @@ def test_the_common_score_is_in_the_middle_of_what_all_cover(make_point):
     assert common_score([]) is None
     without = [*points[:3], make_point(3, 9, math.nan, "other")]
     assert common_score(fronts(without)) is None
+
+
+def test_records_of_an_unknown_text_are_a_front_of_their_own(make_point):
+    known = [make_point(1, 40, 0.9), make_point(2, 20, 0.8)]
+    without = {name: value for name, value in known[0].data.items() if name != "content"}
+    unknown = [dataclasses.replace(record, data=without) for record in known]
+    assert len(fronts([*known, *unknown])) == 2
