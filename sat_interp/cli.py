@@ -76,8 +76,9 @@ def _train_study(arguments: list[str]) -> None:
     """Train what is missing of a study, print a table, and fail if any run failed."""
     from rich.console import Console
 
-    from sat_interp.training.study import raise_failures, read_study, train_study
+    from sat_interp.training.study import read_study
     from sat_interp.training.study_table import study_table
+    from sat_interp.training.study_training import raise_failures, train_study
 
     own = [hyphenated(f"--{field.name}") for field in dataclasses.fields(EngineOptions)]
     known = ("--study", "--out", *own)

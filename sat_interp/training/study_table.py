@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from sat_interp._util import escape
-from sat_interp.training.study import RunOutcome
+from sat_interp.training.study_training import RunOutcome
 
 
 def study_table(done: Sequence[RunOutcome]) -> Table:

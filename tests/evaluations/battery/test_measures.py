@@ -14,7 +14,8 @@ from evaluations.cli import main as sat_eval
 from evaluations.registry import SPECS
 from sat_interp._util.errors import UserError
 from sat_interp.cli import main as sat_train
-from sat_interp.training import study as studies
+from sat_interp.training import study_training
+from sat_interp.training.study import read_study
 
 STUDIES = Path(__file__).parents[3] / "studies"
 
@@ -46,7 +47,7 @@ def test_one_evaluation_may_be_there_with_several_options() -> None:
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_what_our_studies_measure_is_possible(path: Path) -> None:
-    check_measures(studies.read_study(path).measures)
+    check_measures(read_study(path).measures)
 
 
 def test_flags_are_off_by_default() -> None:
@@ -81,7 +82,7 @@ def test_commands_refuse_it_before_they_do_anything(
     capsys: pytest.CaptureFixture[str],
     command: str,
 ) -> None:
-    monkeypatch.setattr(studies, "train_study", None)  # not reached
+    monkeypatch.setattr(study_training, "train_study", None)  # not reached
     arguments = ["--study", str(study("lm", {"acdc": {"promts": 6}})), "--out", str(tmp_path / "o")]
     run = sat_train if command == "train" else lambda given: sat_eval([command, *given])
     assert run(arguments) == 2

@@ -13,7 +13,8 @@ import yaml
 from sat_interp._util.errors import UserError
 from sat_interp.cli import main
 from sat_interp.training.config import TrainConfig
-from sat_interp.training.study import Study, raise_failures, read_study, train_study
+from sat_interp.training.study import Study, read_study
+from sat_interp.training.study_training import raise_failures, train_study
 from tests.sat_interp.training.conftest import TINY
 from tests.sat_interp.training.test_resume import interrupted
 
