@@ -26,7 +26,7 @@ from evaluations.suite.circuits.config import (
 from evaluations.suite.circuits.controls import random_circuits
 from evaluations.suite.circuits.frontier.bench import Bench
 from evaluations.suite.circuits.frontier.config import REFERENCE, FrontierConfig
-from evaluations.suite.circuits.frontier.store import Store
+from evaluations.suite.circuits.frontier.store import Store, circuit_name
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
 from evaluations.suite.circuits.methods.find import (
@@ -37,6 +37,7 @@ from evaluations.suite.circuits.methods.find import (
     searched,
     suggest,
 )
+from evaluations.suite.circuits.methods.refine import Judge, smaller
 from evaluations.suite.circuits.methods.search import CONSTANTS_RATE, Searched
 from sat_interp._util import progress
 
@@ -74,12 +75,13 @@ def find_circuits(
     costs at most a fifth of the ceiling where it was found, larger thresholds follow in the ratio
     of the last two: E(.2) would be an upper bound. Three more lie between the last that leaves
     edges and the first that leaves none, since a search that removes a few edges too many then
-    removes all. The rankings of ``eap`` and ``eap-ig``, by signed and by
-    absolute score, are cut at several sizes; edges on no path are then removed. ``ugs`` and
-    ``hcgs`` search once for each price of an edge; the circuit of each search is the edges that are
-    more likely on than off, and the ranking by logits is also cut at the sizes within a factor of
-    two. ``edge-pruning`` searches once for each size. From these, a circuit of each size is made
-    that further removals and exchanges make cheaper (``methods.refine``).
+    removes all. Where the smallest circuit still costs so little, edges are removed from it, those
+    first that cost least (``methods.refine``), until it costs more. The rankings of ``eap`` and
+    ``eap-ig``, by signed and by absolute score, are cut at several sizes; edges on no path are then
+    removed. ``ugs`` and ``hcgs`` search once for each price of an edge; the circuit of each search
+    is the edges that are more likely on than off, and the ranking by logits is also cut at the
+    sizes within a factor of two. ``edge-pruning`` searches once for each size. From these, a
+    circuit of each size is made that further removals and exchanges make cheaper.
 
     Args:
         bench: the prompts, and what is known of them.
@@ -112,15 +114,37 @@ def _by_thresholds(
         middle = math.sqrt(smallest * empty)
         found[middle] = _by_threshold(case, middle * ceiling, store)
         smallest, empty = (middle, empty) if found[middle].n else (smallest, middle)
-    return list(found.values())
+    return [*found.values(), *_removed(bench, [*known, *found.values()], ceiling)]
 
 
 def _costs_little(bench: Bench, found: Sequence[Candidate], ceiling: float) -> bool:
     """Return whether the smallest circuit with edges costs at most a fifth of the ceiling."""
     circuits = _distinct(found)
     measured = bench.measure([one.kept for one in circuits])
-    fit = next(cost.fit for one, cost in zip(circuits, measured, strict=True) if one.n)
+    fits = (cost.fit for one, cost in zip(circuits, measured, strict=True) if one.n)
+    fit = next(fits, None)
     return fit is not None and fit <= REFERENCE * ceiling
+
+
+def _removed(bench: Bench, found: Sequence[Candidate], ceiling: float) -> list[Candidate]:
+    """Return smaller circuits than the smallest, as long as that costs little."""
+    case, made = bench.case, list[Candidate]()
+    while _costs_little(bench, [*found, *made], ceiling):
+        smallest = next(one for one in _distinct([*found, *made]) if one.n)
+        name = f"smaller-{circuit_name(smallest.kept)}"
+        less = _kept(case, bench.store, name, "edges removed", _smaller(case, smallest))
+        if less.n == smallest.n:
+            break
+        made.append(less)
+    return made
+
+
+def _smaller(case: Case, circuit: Candidate) -> Callable[[], Edges]:
+    def make() -> Edges:
+        judge = Judge(case)
+        return _edges(smaller(judge, judge.starts([circuit.kept])[0]).kept)
+
+    return make
 
 
 def _by_threshold(case: Case, tau: float, store: Store) -> Candidate:

@@ -102,6 +102,19 @@ def pruned(judge: Judge, circuit: Judged, size: int) -> Judged:
     return circuit
 
 
+def smaller(judge: Judge, circuit: Judged) -> Judged:
+    """Return a circuit without a tenth of its edges, at least one: those that cost least.
+
+    Where every removal takes more edges off their paths, it has fewer; if no edge would be left,
+    the circuit is returned as it is.
+    """
+    found = pruned(judge, circuit, max(1, circuit.n - max(1, int(SHARE * circuit.n))))
+    if found.n < circuit.n:
+        return found
+    near = removals(judge.graph, circuit.kept, judge.slope(circuit), 1)
+    return judge.best(near, circuit.flat) if near else circuit
+
+
 def _without(
     judge: Judge, circuit: Judged, near: Sequence[Circuit], step: int, size: int
 ) -> Circuit:

@@ -361,6 +361,7 @@ def _acdc(monkeypatch, kept):
 
 def test_acdc_is_run_between_the_last_circuit_and_the_first_empty_one(model, data, monkeypatch):
     """Edges are kept up to a threshold of 0.03 I; the interval around it is halved three times."""
+    monkeypatch.setattr(candidates, "REFERENCE", -1.0)  # no circuit costs so little: none follows
     bench = _bench(model, data)
     n_edges = bench.case.graph.n_edges
     ran = _acdc(monkeypatch, lambda tau: n_edges * (tau < 0.03))
@@ -399,15 +400,27 @@ def test_thresholds_go_on_until_the_smallest_circuit_costs_more_than_a_fifth(
 
 
 def test_thresholds_that_go_on_end_at_the_empty_circuit(model, data, monkeypatch):
-    """All edges cost nothing at 0.01 to 0.04, none is left at 0.08: three more lie between."""
+    """All edges cost nothing at 0.01 to 0.04, none is left at 0.08: three more lie between.
+
+    Edges are then removed until the circuit costs more than a fifth, and not beyond.
+    """
     bench = _bench(model, data)
     n_edges = bench.case.graph.n_edges
     ran = _acdc(monkeypatch, lambda tau: n_edges * (tau < 0.05))
-    found = candidates.find_circuits("acdc", bench, FrontierConfig(thresholds=(0.01, 0.02)), 1.0)
+    ceiling = 2 * bench.empty.fit
+    config = FrontierConfig(thresholds=(0.01 / ceiling, 0.02 / ceiling))
+    none, first, *others = candidates.find_circuits("acdc", bench, config, ceiling)
     assert ran[:4] == pytest.approx([0.01, 0.02, 0.04, 0.08])
     assert len(ran) == 7
     assert all(0.04 < tau < 0.08 for tau in ran[4:])
-    assert [one.n for one in found] == [0, n_edges]
+    assert (none.n, others[-1].n) == (0, n_edges)
+    assert len(others) > 2
+    cost = {one.n: bench.measure([one.kept])[0].fit for one in (first, *others)}
+    assert cost.pop(first.n) > ceiling / 5
+    assert max(cost.values()) <= ceiling / 5
+    monkeypatch.setattr(candidates, "smaller", None)  # what is done is read
+    again = candidates.find_circuits("acdc", bench, config, ceiling)
+    assert [one.n for one in again] == [0, first.n, *(one.n for one in others)]
 
 
 def test_thresholds_that_are_too_low_do_not_bound_a_fifth(model, data):

@@ -25,6 +25,7 @@ from evaluations.suite.circuits.methods.refine import (
     pruned,
     refined,
     removals,
+    smaller,
 )
 from evaluations.suite.circuits.methods.search import Searched
 from evaluations.suite.circuits.methods.selection import live_circuit
@@ -119,6 +120,50 @@ def test_no_removal_leaves_fewer_edges_than_wanted(model: HookedTransformer) -> 
     assert not empty.any()
     judge = Judge(_case(model, "zero"))
     assert pruned(judge, judge.starts([kept])[0], 1).n == 2
+
+
+def test_the_smaller_circuit_is_the_cheapest_of_all_that_lack_one_edge(
+    model: HookedTransformer,
+) -> None:
+    """Of those with the most edges left; a single path is returned as it is."""
+    judge = Judge(_case(model, "resample"))
+    graph, tried = judge.graph, 0
+    for kept in _random_circuits(graph):
+        circuit = judge.starts([kept])[0]
+        near = []
+        for edge in kept.nonzero().flatten().tolist():
+            less = kept.clone()
+            less[edge] = False
+            near.append(on_paths(graph, less))
+        most = max(int(less.sum()) for less in near)
+        found = smaller(judge, circuit)
+        if most == 0:
+            assert torch.equal(found.kept, kept)
+        elif circuit.n < 20:  # a tenth is one edge
+            costs = judge.costs(
+                torch.stack([less for less in near if int(less.sum()) == most]), None
+            )
+            assert found.n == most
+            assert found.cost == pytest.approx(float(costs.min()))
+            tried += 1
+        else:
+            assert circuit.n - 2 >= found.n >= circuit.n - 3
+    assert tried > 5
+
+
+def test_a_smaller_circuit_lacks_two_edges_where_one_leaves_the_other_without_a_path(
+    model: HookedTransformer,
+) -> None:
+    """The path of the embedding alone stays, or that through the MLP: the cheaper one."""
+    judge = Judge(_case(model, "resample"))
+    graph = judge.graph
+    names = ("embed", "m0"), ("m0", "resid_final"), ("embed", "resid_final")
+    edges = [graph.edge_named(*one) for one in names]
+    both = torch.zeros(graph.n_edges, dtype=torch.bool)
+    both[edges[:2]] = True
+    assert smaller(judge, judge.starts([both])[0]).n == 2  # a single path: no edge would be left
+    both[edges] = True
+    assert smaller(judge, judge.starts([both])[0]).n == 2  # without the direct edge
 
 
 @pytest.mark.parametrize("is_whole", [True, False])
