@@ -59,7 +59,7 @@ def plan(study: Study) -> list[tuple[Family, str, str]]:
 
     Primary: the first group that has controls, against the baseline, its random masks and matched
     baselines. Secondary: every other group against the baseline. Further, without a verdict: the
-    first group against its other controls.
+    first group against its other controls, and groups of ``extra`` that are named after it.
 
     Raises:
         UserError: the study has no baseline, or no group with learned gates.
@@ -73,14 +73,10 @@ def plan(study: Study) -> list[tuple[Family, str, str]]:
     primary = [BASELINE, *([random] if kinds.get(random) == "control" else [])]
     primary += [one for one in groups if kinds[one] == "matched"]
     others = [one for one in groups if one not in (learned, BASELINE)]
-    controls = [
-        one
-        for one in groups
-        if kinds[one] == "control" and one.startswith(f"{learned}-") and one != random
-    ]
+    relatives = [one for one in groups if one.startswith(f"{learned}-") and one not in primary]
     found: list[tuple[Family, str, str]] = [("primary", learned, one) for one in primary]
     found += [("secondary", one, BASELINE) for one in others]
-    return [*found, *(("further", learned, one) for one in controls)]
+    return [*found, *(("further", learned, one) for one in relatives)]
 
 
 def verdicts(

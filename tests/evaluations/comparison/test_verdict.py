@@ -138,13 +138,13 @@ def test_a_group_of_another_kind_is_no_reference_whatever_its_name():
         "s",
         variants={"none": {}, "local": {}},
         k=(4,),
-        extra={"matched-x": {}, "local-k4-random": {}, "local-k4-frozen": {}},
+        extra={"matched-x": {}, "local-k4-random": {}},
     )
     assert plan(named) == [
         ("primary", "local-k4", "baseline"),
         ("secondary", "matched-x", "baseline"),
         ("secondary", "local-k4-random", "baseline"),
-        ("secondary", "local-k4-frozen", "baseline"),
+        ("further", "local-k4", "local-k4-random"),
     ]
 
 

@@ -26,6 +26,7 @@ from evaluations.suite.circuits.config import (
 from evaluations.suite.circuits.controls import random_circuits
 from evaluations.suite.circuits.frontier.bench import Bench
 from evaluations.suite.circuits.frontier.config import REFERENCE, FrontierConfig
+from evaluations.suite.circuits.frontier.curves import chosen
 from evaluations.suite.circuits.frontier.store import Store, circuit_name
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
@@ -65,23 +66,28 @@ class Candidate:
         """Number of edges."""
         return int(self.kept.sum())
 
+    @property
+    def key(self) -> bytes:
+        """The edges, as a dictionary takes them."""
+        return self.kept.numpy().tobytes()
+
 
 def find_circuits(
     method: str, bench: Bench, config: FrontierConfig, ceiling: float
 ) -> list[Candidate]:
     """Return a method's circuits of many sizes, each once, the empty circuit first.
 
-    ``acdc`` runs at several thresholds, which are shares of the ceiling. While the smallest circuit
-    costs at most a fifth of the ceiling where it was found, larger thresholds follow in the ratio
+    ``acdc`` runs at several thresholds, which are shares of the ceiling. While the circuit of the
+    largest costs at most a fifth of the ceiling where it was found, larger ones follow in the ratio
     of the last two: E(.2) would be an upper bound. Three more lie between the last that leaves
     edges and the first that leaves none, since a search that removes a few edges too many then
-    removes all. Where the smallest circuit still costs so little, edges are removed from it, those
-    first that cost least (``methods.refine``), until it costs more. The rankings of ``eap`` and
-    ``eap-ig``, by signed and by absolute score, are cut at several sizes; edges on no path are then
-    removed. ``ugs`` and ``hcgs`` search once for each price of an edge; the circuit of each search
-    is the edges that are more likely on than off, and the ranking by logits is also cut at the
-    sizes within a factor of two. ``edge-pruning`` searches once for each size. From these, a
-    circuit of each size is made that further removals and exchanges make cheaper.
+    removes all. Where the smallest circuit of the frontier still costs so little, edges are removed
+    from it, those first that cost least (``methods.refine``), until it costs more. The rankings of
+    ``eap`` and ``eap-ig``, by signed and by absolute score, are cut at several sizes; edges on no
+    path are then removed. ``ugs`` and ``hcgs`` search once for each price of an edge; the circuit
+    of each search is the edges that are more likely on than off, and the ranking by logits is also
+    cut at the sizes within a factor of two. ``edge-pruning`` searches once for each size. From
+    these, a circuit of each size is made that further removals and exchanges make cheaper.
 
     Args:
         bench: the prompts, and what is known of them.
@@ -104,8 +110,8 @@ def _by_thresholds(
     case, store, shares = bench.case, bench.store, config.shares_of_ceiling()
     bar = progress.bar(shares, desc="acdc", unit="tau")
     found = {share: _by_threshold(case, share * ceiling, store) for share in bar}
-    share = shares[-1]
-    while found[share].n and _costs_little(bench, [*known, *found.values()], ceiling):
+    share, little = shares[-1], REFERENCE * ceiling
+    while found[share].n and _costs(bench, [*known, *found.values()])[found[share].key] <= little:
         share *= config.ratio()
         found[share] = _by_threshold(case, share * ceiling, store)
     smallest = max((share for share, one in found.items() if one.n), default=0.0)
@@ -114,29 +120,35 @@ def _by_thresholds(
         middle = math.sqrt(smallest * empty)
         found[middle] = _by_threshold(case, middle * ceiling, store)
         smallest, empty = (middle, empty) if found[middle].n else (smallest, middle)
-    return [*found.values(), *_removed(bench, [*known, *found.values()], ceiling)]
+    return [*found.values(), *_by_removals(bench, [*known, *found.values()], little)]
 
 
-def _costs_little(bench: Bench, found: Sequence[Candidate], ceiling: float) -> bool:
-    """Return whether the smallest circuit with edges costs at most a fifth of the ceiling."""
-    circuits = _distinct(found)
-    measured = bench.measure([one.kept for one in circuits])
-    fits = (cost.fit for one, cost in zip(circuits, measured, strict=True) if one.n)
-    fit = next(fits, None)
-    return fit is not None and fit <= REFERENCE * ceiling
+def _by_removals(bench: Bench, found: Sequence[Candidate], little: float) -> list[Candidate]:
+    """Return circuits below the smallest of the frontier, up to one that costs more than a bit.
 
-
-def _removed(bench: Bench, found: Sequence[Candidate], ceiling: float) -> list[Candidate]:
-    """Return smaller circuits than the smallest, as long as that costs little."""
-    case, made = bench.case, list[Candidate]()
-    while _costs_little(bench, [*found, *made], ceiling):
-        smallest = next(one for one in _distinct([*found, *made]) if one.n)
+    Args:
+        found: all circuits so far.
+        little: a cost in nats; a frontier whose smallest circuit costs more gets none.
+    """
+    circuits, costs = _distinct(found), list(_costs(bench, found).values())
+    frontier = [circuits[place] for place in chosen([one.n for one in circuits], costs)]
+    smallest = next((one for one in frontier if one.n), None)
+    made: list[Candidate] = []
+    while smallest and _costs(bench, [*found, *made])[smallest.key] <= little:
         name = f"smaller-{circuit_name(smallest.kept)}"
-        less = _kept(case, bench.store, name, "edges removed", _smaller(case, smallest))
+        less = _kept(bench.case, bench.store, name, "edges removed", _smaller(bench.case, smallest))
         if less.n == smallest.n:
             break
-        made.append(less)
+        made.append(smallest := less)
     return made
+
+
+def _costs(bench: Bench, found: Sequence[Candidate]) -> dict[bytes, float]:
+    """Return the cost of each circuit where it was found, by number of edges."""
+    circuits = _distinct(found)
+    measured = bench.measure([one.kept for one in circuits])
+    fits = [math.inf if one.fit is None else one.fit for one in measured]
+    return dict(zip((one.key for one in circuits), fits, strict=True))
 
 
 def _smaller(case: Case, circuit: Candidate) -> Callable[[], Edges]:
@@ -280,7 +292,7 @@ def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Return the circuits by number of edges, each once."""
     by_edges: dict[bytes, Candidate] = {}
     for one in candidates:
-        by_edges.setdefault(one.kept.numpy().tobytes(), one)
+        by_edges.setdefault(one.key, one)
     return sorted(by_edges.values(), key=lambda one: one.n)
 
 

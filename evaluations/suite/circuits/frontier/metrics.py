@@ -139,9 +139,9 @@ def _metric(curve: Curve, name: str, found: Estimate, why: str) -> Metric:
     n = len(frontier.whole)
     reason = why or _missing(name, found, frontier)
     about = [figure.description, f"{curve.name}; n: held-out prompts"]
-    smallest = next((point.n for point in frontier.points if point.n), None)
+    smallest = min((edges for edges, _ in frontier.tried if edges), default=None)
     if figure.unit == "edges" and found.value == smallest and smallest is not None:
-        about.append(f"the smallest circuit that was found: {UPPER_BOUND}")
+        about.append(f"the smallest circuit that was tried: {UPPER_BOUND}")
     if found.missed and not reason:
         about.append(f"{100 * found.missed:.3g} % of the resamples never get there")
     return Metric(

@@ -11,21 +11,22 @@ import pytest
 import torch
 from transformer_lens import HookedTransformer
 
-from evaluations.core.record import Metric, Record
+from evaluations.core.record import UPPER_BOUND, Metric, Record
 from evaluations.suite.circuits.case import Case, held_out_case
 from evaluations.suite.circuits.faithfulness import faithfulness
-from evaluations.suite.circuits.frontier import candidates, report
+from evaluations.suite.circuits.frontier import candidates, metrics, report
 from evaluations.suite.circuits.frontier.bench import Bench
 from evaluations.suite.circuits.frontier.candidates import Candidate
 from evaluations.suite.circuits.frontier.config import FrontierConfig
 from evaluations.suite.circuits.frontier.data import FrontierData, ceiling
 from evaluations.suite.circuits.frontier.evaluation import evaluate
 from evaluations.suite.circuits.frontier.frontiers import Frontier, Point
+from evaluations.suite.circuits.frontier.results import Curve
 from evaluations.suite.circuits.graph import Graph, on_paths
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
 from evaluations.suite.circuits.methods.find import FoundCircuit
 from evaluations.suite.circuits.patched import kl_divergence
-from evaluations.tasks.pairs import TaskPrompts
+from evaluations.tasks.pairs import Competence, TaskPrompts
 from sat_interp._util.errors import UserError
 from tests.evaluations.suite.circuits.cases import copied, task
 from tests.evaluations.suite.circuits.test_patched import _patched_by_hooks
@@ -396,7 +397,13 @@ def test_thresholds_go_on_until_the_smallest_circuit_costs_more_than_a_fifth(
     config = FrontierConfig(thresholds=thresholds)
     found = candidates.find_circuits("acdc", bench, config, ceiling)
     assert ran == pytest.approx([share * ceiling for share in expected], rel=1e-3)
-    assert [one.n for one in found] == [0, 1, n_edges]
+    # that edge alone costs more than none: edges are removed from the circuit above it
+    assert [one.n for one in found][:2] == [0, 1]
+    costs = [one.fit for one in bench.measure([one.kept for one in found])]
+    within = [cost <= ceiling / 5 for cost in costs]
+    assert within == sorted(within)
+    assert within.count(False) in (2, 3)  # the last removal may leave that edge
+    assert len(within) > 5
 
 
 def test_thresholds_that_go_on_end_at_the_empty_circuit(model, data, monkeypatch):
@@ -437,6 +444,24 @@ def test_thresholds_that_are_too_low_do_not_bound_a_fifth(model, data):
     )
     smallest = next(point["edges"] for point in curve["points"] if point["edges"])
     assert curve["summary"]["e20"]["value"] == written_out["summary"]["e20"]["value"] > smallest
+
+
+@pytest.mark.parametrize(
+    ("tried", "is_bound"), [([(0, 4.0), (5, 0.5)], True), ([(0, 4.0), (3, 4.1), (5, 0.5)], False)]
+)
+def test_the_smallest_circuit_that_was_tried_bounds_the_number_of_edges(tried, is_bound):
+    """5 edges cost an eighth of I = 4. With 3 it costs more than with none: off the frontier."""
+    none = Candidate(torch.zeros(9, dtype=torch.bool), "none")
+    some = Candidate(torch.arange(9) < 5, "some")
+    flat = np.zeros(6)
+    points = [Point(none, 4.0, np.full(6, 4.0), flat), Point(some, 0.5, np.full(6, 0.5), flat)]
+    frontier = Frontier(points, tried, 4.0, flat, flat, (1, 5), 20, 0)
+    found = metrics.curve_metrics(
+        [Curve("oa", "acdc", False, frontier)], Competence(1, 1, 1, 1, 2.0, None, 6, 0, 0), ""
+    )
+    e20 = next(one for one in found if one.name == "e20_oa_acdc")
+    assert e20.value == 5
+    assert (UPPER_BOUND in e20.description) == is_bound
 
 
 def test_a_curve_that_costs_more_on_held_out_prompts_is_marked():
