@@ -81,10 +81,8 @@ class Report:
         Raises:
             UserError: no such directory, evaluation, model or study, or no record.
         """
-        found, study = (
-            collect(options.out),
-            read_study(options.study) if options.study is not None else None,
-        )
+        found = collect(options.out)
+        study = None if options.study is None else read_study(options.study)
         specs = _chosen_specs(options)
         evaluations = {spec.name for spec in specs}
         known = [record for record in found.records if record.evaluation in evaluations]
