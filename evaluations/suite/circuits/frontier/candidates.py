@@ -26,7 +26,7 @@ from evaluations.suite.circuits.config import (
 from evaluations.suite.circuits.controls import random_circuits
 from evaluations.suite.circuits.frontier.bench import Bench
 from evaluations.suite.circuits.frontier.config import REFERENCE, FrontierConfig
-from evaluations.suite.circuits.frontier.curves import chosen
+from evaluations.suite.circuits.frontier.curves import FLOOR, chosen
 from evaluations.suite.circuits.frontier.store import Store, circuit_name
 from evaluations.suite.circuits.graph import on_paths
 from evaluations.suite.circuits.methods.eap import attribution, first, ranking
@@ -78,8 +78,8 @@ def find_circuits(
     """Return a method's circuits of many sizes, each once, the empty circuit first.
 
     ``acdc`` runs at several thresholds, which are shares of the ceiling. While the circuit of the
-    largest costs at most a fifth of the ceiling where it was found, larger ones follow in the ratio
-    of the last two: E(.2) would be an upper bound. Three more lie between the last that leaves
+    largest costs at most a fifth of the ceiling where it was found, larger ones follow, each twice
+    the last: E(.2) would be an upper bound. Three more lie between the last that leaves
     edges and the first that leaves none, since a search that removes a few edges too many then
     removes all. Where the smallest circuit of the frontier still costs so little, edges are removed
     from it, those first that cost least (``methods.refine``), until it costs more. The rankings of
@@ -110,9 +110,10 @@ def _by_thresholds(
     case, store, shares = bench.case, bench.store, config.shares_of_ceiling()
     bar = progress.bar(shares, desc="acdc", unit="tau")
     found = {share: _by_threshold(case, share * ceiling, store) for share in bar}
-    share, little = shares[-1], REFERENCE * ceiling
+    # of predictions that do not depend on the prompt no circuit costs anything
+    share, little = shares[-1], REFERENCE * ceiling if ceiling > FLOOR else -math.inf
     while found[share].n and _costs(bench, [*known, *found.values()])[found[share].key] <= little:
-        share *= config.ratio()
+        share *= 2
         found[share] = _by_threshold(case, share * ceiling, store)
     smallest = max((share for share, one in found.items() if one.n), default=0.0)
     empty = min((share for share in found if share > smallest), default=math.inf)

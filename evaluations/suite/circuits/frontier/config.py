@@ -144,11 +144,6 @@ class FrontierConfig(MaskOptions, FitOptions):
         ratio = (high / low) ** (1 / (self.points - 1))
         return [low * ratio**step for step in range(self.points)]
 
-    def ratio(self) -> float:
-        """Return the ratio in which thresholds go on: that of the last two; of a single one 2."""
-        shares = self.shares_of_ceiling()
-        return shares[-1] / shares[-2] if len(shares) > 1 else 2.0
-
     def cuts(self, n_edges: int) -> list[int]:
         """Return the sizes at which rankings of so many edges are cut, in ascending order."""
         if self.sizes:

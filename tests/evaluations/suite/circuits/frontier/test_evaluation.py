@@ -380,8 +380,8 @@ def test_acdc_is_run_between_the_last_circuit_and_the_first_empty_one(model, dat
 @pytest.mark.parametrize(
     ("thresholds", "first_dear", "expected"),
     [
-        ((0.01, 0.03), 0.2, [0.01, 0.03, 0.09, 0.27]),  # in the ratio of the last two
-        ((0.05,), 0.2, [0.05, 0.1, 0.2]),  # a single one is doubled
+        ((0.01, 0.03), 0.2, [0.01, 0.03, 0.06, 0.12, 0.24]),  # each twice the last
+        ((0.05,), 0.2, [0.05, 0.1, 0.2]),
         ((0.01, 0.03), 0.03, [0.01, 0.03]),  # the smallest already costs too much
     ],
 )
@@ -428,6 +428,17 @@ def test_thresholds_that_go_on_end_at_the_empty_circuit(model, data, monkeypatch
     monkeypatch.setattr(candidates, "smaller", None)  # what is done is read
     again = candidates.find_circuits("acdc", bench, config, ceiling)
     assert [one.n for one in again] == [0, first.n, *(one.n for one in others)]
+
+
+@pytest.mark.parametrize("ceiling", [0.0, 1e-7])
+def test_thresholds_do_not_go_on_where_nothing_depends_on_the_prompt(
+    model, data, monkeypatch, ceiling
+):
+    """A share of no cost is no cost, however large: the search would not end."""
+    bench = _bench(model, data)
+    ran = _acdc(monkeypatch, lambda _: bench.case.graph.n_edges)
+    candidates.find_circuits("acdc", bench, FrontierConfig(thresholds=(0.01, 0.02)), ceiling)
+    assert len(set(ran)) <= 2
 
 
 def test_thresholds_that_are_too_low_do_not_bound_a_fifth(model, data):
