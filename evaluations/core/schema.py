@@ -100,17 +100,12 @@ class DataFields(TypedDict):
 
 
 def _dated(text: str) -> str:
-    if text and not _is_date(text):
-        raise ValueError("is no date and time, such as 2025-06-01T12:00:00+00:00")
-    return text
-
-
-def _is_date(text: str) -> bool:
     try:
-        datetime.fromisoformat(text)
+        if text:
+            datetime.fromisoformat(text)
     except ValueError:
-        return False
-    return True
+        raise ValueError("is no date and time, such as 2025-06-01T12:00:00+00:00") from None
+    return text
 
 
 Moment = Annotated[str, AfterValidator(_dated)]

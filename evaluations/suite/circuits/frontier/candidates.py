@@ -111,8 +111,8 @@ def _by_thresholds(
     bar = progress.bar(shares, desc="acdc", unit="tau")
     found = {share: _by_threshold(case, share * ceiling, store) for share in bar}
     # of predictions that do not depend on the prompt no circuit costs anything
-    share, little = shares[-1], REFERENCE * ceiling if ceiling > FLOOR else -math.inf
-    while found[share].n and _costs(bench, [*known, *found.values()])[found[share].key] <= little:
+    share, most = shares[-1], REFERENCE * ceiling if ceiling > FLOOR else -math.inf
+    while found[share].n and _costs(bench, [*known, *found.values()])[found[share].key] <= most:
         share *= 2
         found[share] = _by_threshold(case, share * ceiling, store)
     smallest = max((share for share, one in found.items() if one.n), default=0.0)
@@ -121,21 +121,22 @@ def _by_thresholds(
         middle = math.sqrt(smallest * empty)
         found[middle] = _by_threshold(case, middle * ceiling, store)
         smallest, empty = (middle, empty) if found[middle].n else (smallest, middle)
-    return [*found.values(), *_by_removals(bench, [*known, *found.values()], little)]
+    return [*found.values(), *_by_removals(bench, [*known, *found.values()], most)]
 
 
-def _by_removals(bench: Bench, found: Sequence[Candidate], little: float) -> list[Candidate]:
-    """Return circuits below the smallest of the frontier, up to one that costs more than a bit.
+def _by_removals(bench: Bench, found: Sequence[Candidate], most: float) -> list[Candidate]:
+    """Return circuits made from the smallest of the frontier by removing edges.
 
     Args:
         found: all circuits so far.
-        little: a cost in nats; a frontier whose smallest circuit costs more gets none.
+        most: a cost in nats. The first circuit that costs more is the last one returned; if the
+            smallest of the frontier already does, there is none.
     """
     circuits, costs = _distinct(found), list(_costs(bench, found).values())
     frontier = [circuits[place] for place in chosen([one.n for one in circuits], costs)]
     smallest = next((one for one in frontier if one.n), None)
     made: list[Candidate] = []
-    while smallest and _costs(bench, [*found, *made])[smallest.key] <= little:
+    while smallest and _costs(bench, [*found, *made])[smallest.key] <= most:
         name = f"smaller-{circuit_name(smallest.kept)}"
         less = _kept(bench.case, bench.store, name, "edges removed", _smaller(bench.case, smallest))
         if less.n == smallest.n:
